@@ -1,0 +1,13 @@
+//! The charlstm server: trains character-level LSTMs, keeps them, and
+//! generates text from them for many sessions at once. ARCHITECTURE.md is
+//! the map; each module says what lives in it and what does not.
+
+pub mod config;
+pub mod generation;
+pub mod model;
+pub mod repository;
+pub mod rpc;
+pub mod serve;
+pub mod sessions;
+pub mod shutdown;
+pub mod training;

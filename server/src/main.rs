@@ -1,0 +1,3 @@
+//! The program `charlstm-server`.
+
+fn main() {}

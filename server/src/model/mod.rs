@@ -1,0 +1,8 @@
+//! The network and everything it is made of: vocabulary, corpus, parameters,
+//! the step that generates, the pass that trains, the sampler. No gRPC, no
+//! protobuf, no async runtime here.
+
+pub mod architecture;
+pub mod parameters;
+pub mod step;
+pub mod vocabulary;
