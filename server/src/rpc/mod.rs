@@ -1,1 +1,4 @@
-//! To come.
+//! The tonic services: protobuf in, domain calls, protobuf out. Generated
+//! types and `tonic` stop here.
+
+pub mod status;
