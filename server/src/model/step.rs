@@ -169,6 +169,17 @@ impl Stepper {
         state
     }
 
+    /// Sets a row back to the state before the first character.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    pub fn reset(&mut self, row: usize) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let network = &self.weights.network;
+        let zeros = HiddenState::zeros(&network.architecture);
+        write_row(network, &mut self.layers, row, &zeros);
+    }
+
     /// A copy of the state of a row.
     ///
     /// # Panics
