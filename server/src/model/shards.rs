@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 
 use tch::TchError;
 
-use super::architecture::Architecture;
 use super::buffer::Buffer;
 use super::learner::LearnError;
 use super::parameters::Parameters;
@@ -267,12 +266,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// Numbers that a training of this shape holds in memory at once.
-pub(super) fn numbers_needed(architecture: &Architecture, batch_size: usize, time: usize) -> usize {
-    let characters = batch_size * time;
-    let layer = characters * architecture.hidden_size * (4 + 3);
-    architecture.num_layers * layer
-        + characters * (architecture.hidden_size + 2 * architecture.vocabulary_size)
 }
