@@ -61,7 +61,7 @@ impl Batches {
 
     /// Writes one batch, time first: `inputs` and `targets` are
     /// `[sequence_length, batch_size]`. Targets are the inputs one character
-    /// on; that of a row's last character is the row's first (the notebook
+    /// on; that of the last column of all is the first column (the notebook
     /// wraps them around).
     ///
     /// # Panics
@@ -69,13 +69,12 @@ impl Batches {
     pub fn fill(&self, tokens: &[u32], step: usize, inputs: &mut [u32], targets: &mut [u32]) {
         assert!(step < self.steps, "step {step} of {}", self.steps);
         let width = self.steps * self.sequence_length;
-        for row in 0..self.batch_size {
-            let sequence =
-                &tokens[row * width + step * self.sequence_length..][..self.sequence_length];
+        for (row, sequence) in tokens.chunks_exact(width).take(self.batch_size).enumerate() {
             for time in 0..self.sequence_length {
+                let column = step * self.sequence_length + time;
                 let place = time * self.batch_size + row;
-                inputs[place] = sequence[time];
-                targets[place] = sequence[(time + 1) % self.sequence_length];
+                inputs[place] = sequence[column];
+                targets[place] = sequence[(column + 1) % width];
             }
         }
     }
@@ -85,16 +84,53 @@ impl Batches {
 mod tests {
     use super::*;
 
+    /// One of the examples that the notebook's own function was run on.
+    #[derive(serde::Deserialize)]
+    struct Example {
+        name: String,
+        data: Vec<u32>,
+        batches: Vec<Batch>,
+    }
+
+    /// `[batch, sequence]`, as the notebook has them.
+    #[derive(serde::Deserialize)]
+    struct Batch {
+        inputs: Vec<Vec<u32>>,
+        targets: Vec<Vec<u32>>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        batch_size: usize,
+        sequence_length: usize,
+        examples: Vec<Example>,
+    }
+
+    fn transposed(rows: &[Vec<u32>]) -> Vec<u32> {
+        (0..rows[0].len())
+            .flat_map(|time| rows.iter().map(move |row| row[time]))
+            .collect()
+    }
+
     #[test]
-    fn rows_go_on_from_batch_to_batch_and_targets_wrap_around() {
-        let tokens: Vec<u32> = (0..14).collect();
-        let batches = Batches::new(tokens.len(), 2, 3).expect("long enough");
-        assert_eq!(batches.steps(), 2);
-        let (mut inputs, mut targets) = ([0; 6], [0; 6]);
-        batches.fill(&tokens, 1, &mut inputs, &mut targets);
-        // Rows 3 4 5 and 9 10 11, time first.
-        assert_eq!(inputs, [3, 9, 4, 10, 5, 11]);
-        assert_eq!(targets, [4, 10, 5, 11, 3, 9]);
+    fn batches_are_those_of_the_notebook() {
+        let golden: Golden = serde_json::from_str(include_str!(
+            "../../../tests/golden/iterbatches.json"
+        ))
+        .expect("the golden file");
+        let characters = golden.batch_size * golden.sequence_length;
+        for example in &golden.examples {
+            let batches =
+                Batches::new(example.data.len(), golden.batch_size, golden.sequence_length)
+                    .expect("long enough");
+            assert_eq!(batches.steps(), example.batches.len(), "{}", example.name);
+            for (step, expected) in example.batches.iter().enumerate() {
+                let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);
+                batches.fill(&example.data, step, &mut inputs, &mut targets);
+                assert_eq!(inputs, transposed(&expected.inputs), "{}", example.name);
+                assert_eq!(targets, transposed(&expected.targets), "{}", example.name);
+            }
+        }
     }
 
     #[test]

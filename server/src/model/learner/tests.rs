@@ -1,4 +1,8 @@
+use std::collections::HashMap;
+
 use super::*;
+use crate::model::parameters::layout;
+use crate::model::step::{HiddenState, StepWeights, Stepper};
 
 fn config(threads: usize) -> LearnerConfig {
     LearnerConfig {
@@ -79,4 +83,112 @@ fn a_snapshot_of_another_network_is_refused() {
         .err()
         .expect("refused");
     assert!(error.to_string().contains("parameters"), "{error}");
+}
+
+/// What the notebook's steps gave in PyTorch: tests/golden/notebook.json.
+#[derive(serde::Deserialize)]
+struct Golden {
+    vocabulary_size: usize,
+    learning_rate: f64,
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    hidden_size: usize,
+    num_layers: usize,
+    batch_size: usize,
+    sequence_length: usize,
+    clip_norm: f64,
+    token_count: usize,
+    steps: Vec<Step>,
+    first_gradients: HashMap<String, Vec<f64>>,
+    last_parameters: HashMap<String, Vec<f64>>,
+    evaluation: Evaluation,
+}
+
+#[derive(serde::Deserialize)]
+struct Step {
+    loss: f64,
+    gradient_norm: f64,
+}
+
+#[derive(serde::Deserialize)]
+struct Evaluation {
+    tokens: Vec<u32>,
+    logits: Vec<Vec<f64>>,
+}
+
+/// Asserts that two rows of numbers differ by at most 1e-4 of their norm.
+fn assert_close(what: &str, ours: &[f32], expected: &[f64]) {
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut ours.iter().zip(expected).map(|(a, b)| f64::from(*a) - b));
+    let size = norm(&mut expected.iter().copied());
+    assert!(difference <= 1e-4 * size, "{what}: {difference} of {size}");
+}
+
+#[test]
+fn losses_gradients_and_parameters_are_those_of_the_notebook_in_pytorch() {
+    let golden: Golden =
+        serde_json::from_str(include_str!("../../../../tests/golden/notebook.json"))
+            .expect("the golden file");
+    for case in &golden.cases {
+        for threads in [1, 2] {
+            follow(&golden, case, threads);
+        }
+    }
+}
+
+fn follow(golden: &Golden, case: &Case, threads: usize) {
+    let architecture = Architecture {
+        vocabulary_size: golden.vocabulary_size,
+        hidden_size: case.hidden_size,
+        num_layers: case.num_layers,
+    };
+    let mut initial = Parameters::zeros(architecture);
+    for (k, value) in initial.values.iter_mut().enumerate() {
+        *value = (0.1 * (0.7 * k as f64 + 0.3).sin()) as f32;
+    }
+    let config = LearnerConfig {
+        architecture,
+        batch_size: case.batch_size,
+        sequence_length: case.sequence_length,
+        epochs: 1,
+        dropout: 0.0,
+        learning_rate: golden.learning_rate,
+        clip_norm: case.clip_norm,
+        seed: 0,
+        threads,
+        device: Device::Cpu,
+    };
+    let tokens = (0..case.token_count)
+        .map(|i| ((7 * i * i + 3 * i) % golden.vocabulary_size) as u32)
+        .collect();
+    let mut learner = Learner::new(config, tokens, Some(initial)).expect("a learner");
+    for (number, step) in case.steps.iter().enumerate() {
+        let outcome = learner.step().expect("a step");
+        assert!((outcome.loss / step.loss - 1.0).abs() < 1e-4, "{}", case.name);
+        assert!((outcome.gradient_norm / step.gradient_norm - 1.0).abs() < 1e-4);
+        if number == 0 {
+            let (_, gradients) = learner.backend.parts();
+            for view in layout(&architecture) {
+                let expected = &case.first_gradients[&view.name];
+                assert_close(&view.name, &gradients[view.range], expected);
+            }
+        }
+    }
+    let parameters = learner.parameters().expect("parameters");
+    for view in layout(&architecture) {
+        let ours = &parameters.values[view.range.clone()];
+        assert_close(&view.name, ours, &case.last_parameters[&view.name]);
+    }
+    let weights = Arc::new(StepWeights::new(&parameters));
+    let mut stepper = Stepper::new(weights, 1).expect("a stepper");
+    let mut state = HiddenState::zeros(&architecture);
+    let logits = stepper
+        .prefill_logits(&mut state, &case.evaluation.tokens)
+        .expect("logits");
+    assert_close("logits", &logits, &case.evaluation.logits.concat());
 }
