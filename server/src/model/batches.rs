@@ -114,15 +114,17 @@ mod tests {
 
     #[test]
     fn batches_are_those_of_the_notebook() {
-        let golden: Golden = serde_json::from_str(include_str!(
-            "../../../tests/golden/iterbatches.json"
-        ))
-        .expect("the golden file");
+        let golden: Golden =
+            serde_json::from_str(include_str!("../../../tests/golden/iterbatches.json"))
+                .expect("the golden file");
         let characters = golden.batch_size * golden.sequence_length;
         for example in &golden.examples {
-            let batches =
-                Batches::new(example.data.len(), golden.batch_size, golden.sequence_length)
-                    .expect("long enough");
+            let batches = Batches::new(
+                example.data.len(),
+                golden.batch_size,
+                golden.sequence_length,
+            )
+            .expect("long enough");
             assert_eq!(batches.steps(), example.batches.len(), "{}", example.name);
             for (step, expected) in example.batches.iter().enumerate() {
                 let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);

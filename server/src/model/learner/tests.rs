@@ -169,7 +169,11 @@ fn follow(golden: &Golden, case: &Case, threads: usize) {
     let mut learner = Learner::new(config, tokens, Some(initial)).expect("a learner");
     for (number, step) in case.steps.iter().enumerate() {
         let outcome = learner.step().expect("a step");
-        assert!((outcome.loss / step.loss - 1.0).abs() < 1e-4, "{}", case.name);
+        assert!(
+            (outcome.loss / step.loss - 1.0).abs() < 1e-4,
+            "{}",
+            case.name
+        );
         assert!((outcome.gradient_norm / step.gradient_norm - 1.0).abs() < 1e-4);
         if number == 0 {
             let (_, gradients) = learner.backend.parts();

@@ -30,17 +30,17 @@ impl WithSimd for Forward<'_> {
             let (c, h) = (&mut self.c[states.clone()], &mut self.h[states]);
             for unit in (0..hidden).step_by(S::F32_LANES) {
                 let count = S::F32_LANES.min(hidden - unit);
-                let sum = |gate| get(simd, gates, gate * hidden + unit, count);
-                let input = sigmoid(simd, sum(0));
-                let forget = sigmoid(simd, sum(1));
-                let candidate = tanh(simd, sum(2));
-                let output = sigmoid(simd, sum(3));
+                let input = sigmoid(simd, get(simd, gates, unit, count));
+                let forget = sigmoid(simd, get(simd, gates, hidden + unit, count));
+                let candidate = tanh(simd, get(simd, gates, 2 * hidden + unit, count));
+                let output = sigmoid(simd, get(simd, gates, 3 * hidden + unit, count));
                 let kept = simd.mul_f32s(forget, get(simd, old_c, unit, count));
                 let new_c = simd.mul_add_e_f32s(input, candidate, kept);
                 let new_h = simd.mul_f32s(output, tanh(simd, new_c));
-                for (gate, value) in [input, forget, candidate, output].into_iter().enumerate() {
-                    put(simd, gates, gate * hidden + unit, count, value);
-                }
+                put(simd, gates, unit, count, input);
+                put(simd, gates, hidden + unit, count, forget);
+                put(simd, gates, 2 * hidden + unit, count, candidate);
+                put(simd, gates, 3 * hidden + unit, count, output);
                 put(simd, c, unit, count, new_c);
                 put(simd, h, unit, count, new_h);
             }
@@ -70,38 +70,49 @@ impl WithSimd for Backward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let hidden = self.hidden;
-        let one = simd.splat_f32s(1.0);
-        let mul = |a, b| simd.mul_f32s(a, b);
-        // Derivatives of the functions, from their values.
-        let d_sigmoid = |y| mul(y, simd.sub_f32s(one, y));
-        let d_tanh = |y| simd.sub_f32s(one, mul(y, y));
         for (row, gates) in self.gates.chunks_exact_mut(4 * hidden).enumerate() {
             let states = row * hidden..(row + 1) * hidden;
             let (old_c, c) = (&self.old_c[states.clone()], &self.c[states.clone()]);
             let (d_h, d_c) = (&self.d_h[states.clone()], &mut self.d_c[states]);
             for unit in (0..hidden).step_by(S::F32_LANES) {
                 let count = S::F32_LANES.min(hidden - unit);
-                let gate = |gate| get(simd, gates, gate * hidden + unit, count);
-                let (input, forget) = (gate(0), gate(1));
-                let (candidate, output) = (gate(2), gate(3));
+                let input = get(simd, gates, unit, count);
+                let forget = get(simd, gates, hidden + unit, count);
+                let candidate = get(simd, gates, 2 * hidden + unit, count);
+                let output = get(simd, gates, 3 * hidden + unit, count);
                 let squashed = tanh(simd, get(simd, c, unit, count));
                 let d_h = get(simd, d_h, unit, count);
-                let through_h = mul(mul(d_h, output), d_tanh(squashed));
-                let d_cell = simd.add_f32s(get(simd, d_c, unit, count), through_h);
+                let d_squashed = simd.mul_f32s(simd.mul_f32s(d_h, output), d_tanh(simd, squashed));
+                let d_cell = simd.add_f32s(get(simd, d_c, unit, count), d_squashed);
                 let old_c = get(simd, old_c, unit, count);
-                let gradients = [
-                    mul(mul(d_cell, candidate), d_sigmoid(input)),
-                    mul(mul(d_cell, old_c), d_sigmoid(forget)),
-                    mul(mul(d_cell, input), d_tanh(candidate)),
-                    mul(mul(d_h, squashed), d_sigmoid(output)),
-                ];
-                for (gate, value) in gradients.into_iter().enumerate() {
-                    put(simd, gates, gate * hidden + unit, count, value);
-                }
-                put(simd, d_c, unit, count, mul(d_cell, forget));
+                let d_input = simd.mul_f32s(d_cell, candidate);
+                let d_forget = simd.mul_f32s(d_cell, old_c);
+                let d_candidate = simd.mul_f32s(d_cell, input);
+                let d_output = simd.mul_f32s(d_h, squashed);
+                let d_input = simd.mul_f32s(d_input, d_sigmoid(simd, input));
+                let d_forget = simd.mul_f32s(d_forget, d_sigmoid(simd, forget));
+                let d_candidate = simd.mul_f32s(d_candidate, d_tanh(simd, candidate));
+                let d_output = simd.mul_f32s(d_output, d_sigmoid(simd, output));
+                put(simd, gates, unit, count, d_input);
+                put(simd, gates, hidden + unit, count, d_forget);
+                put(simd, gates, 2 * hidden + unit, count, d_candidate);
+                put(simd, gates, 3 * hidden + unit, count, d_output);
+                put(simd, d_c, unit, count, simd.mul_f32s(d_cell, forget));
             }
         }
     }
+}
+
+/// Derivative of the sigmoid, from its value.
+#[inline(always)]
+fn d_sigmoid<S: Simd>(simd: S, value: S::f32s) -> S::f32s {
+    simd.mul_f32s(value, simd.sub_f32s(simd.splat_f32s(1.0), value))
+}
+
+/// Derivative of the hyperbolic tangent, from its value.
+#[inline(always)]
+fn d_tanh<S: Simd>(simd: S, value: S::f32s) -> S::f32s {
+    simd.sub_f32s(simd.splat_f32s(1.0), simd.mul_f32s(value, value))
 }
 
 /// `count` numbers from `at` on as a register; zeros fill it up.
