@@ -2,6 +2,8 @@
 //! resident, and the faster way through a stretch of known characters.
 //! Arithmetic in `kernel`, layout of the weights in `packed`.
 
+pub mod check;
+
 use std::sync::Arc;
 
 use pulp::{Arch, Simd, WithSimd};

@@ -1,0 +1,88 @@
+//! Whether this machine's arithmetic keeps the promise of the step: a row is
+//! bit for bit the same in any batch. It does by construction; the check finds
+//! out where a processor or a compiler would break it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{HiddenState, StepError, StepWeights, Stepper};
+
+/// Batches that a row is looked at in: sizes that leave one, two and more rows
+/// beside full blocks, and one of several blocks.
+const BATCHES: [usize; 5] = [2, 3, 4, 7, 13];
+
+/// Characters that each row is fed.
+const STEPS: usize = 3;
+
+/// What the check found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepCheck {
+    /// True where a row does not depend on the rows beside it.
+    pub row_invariant: bool,
+    /// Time of a step of one row.
+    pub one_row: Duration,
+    /// Time of a step of the largest batch that was looked at, for each row.
+    pub row_in_batch: Duration,
+}
+
+/// Steps a few characters alone and in batches. Blocks for some tens of steps:
+/// 50 ms for the notebook's model on a slow core.
+///
+/// # Errors
+/// As [`Stepper::step`].
+pub fn check(weights: &Arc<StepWeights>) -> Result<StepCheck, StepError> {
+    let vocabulary = weights.architecture().vocabulary_size;
+    let token = |row: usize, step: usize| ((row * 31 + step * 17 + 1) % vocabulary) as u32;
+    let run = |rows: &[usize]| -> Result<(Vec<Vec<f32>>, Duration), StepError> {
+        let mut stepper = Stepper::new(weights.clone(), rows.len())?;
+        for _ in rows {
+            stepper.push(&HiddenState::zeros(weights.architecture()));
+        }
+        let begin = Instant::now();
+        let mut logits = Vec::new();
+        for step in 0..STEPS {
+            let tokens: Vec<u32> = rows.iter().map(|&row| token(row, step)).collect();
+            logits = stepper.step(&tokens)?.to_vec();
+        }
+        let time = begin.elapsed() / STEPS as u32;
+        Ok((
+            logits.chunks(vocabulary).map(<[f32]>::to_vec).collect(),
+            time,
+        ))
+    };
+
+    let (alone, one_row) = run(&[0])?;
+    let mut found = StepCheck {
+        row_invariant: true,
+        one_row,
+        row_in_batch: one_row,
+    };
+    for size in BATCHES {
+        // The row stands first, then last: the order must not matter either.
+        let mut rows: Vec<usize> = (0..size).collect();
+        let (first, _) = run(&rows)?;
+        rows.reverse();
+        let (last, time) = run(&rows)?;
+        found.row_invariant &= first[0] == alone[0] && last[size - 1] == alone[0];
+        found.row_in_batch = time / size as u32;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::architecture::Architecture;
+    use crate::model::initial;
+
+    #[test]
+    fn this_machine_keeps_rows_independent() {
+        let architecture = Architecture {
+            vocabulary_size: 20,
+            hidden_size: 50,
+            num_layers: 2,
+        };
+        let weights = Arc::new(StepWeights::new(&initial::uniform(architecture, 2)));
+        assert!(check(&weights).expect("steps").row_invariant);
+    }
+}
