@@ -273,6 +273,11 @@ def table(results: dict) -> str:
         )
     for entry in results["generation"]:
         rows.append(row(f"generation, {entry['streams']} streams, chars/s", entry))
+        between = entry["charlstm"].get("between_microseconds")
+        if between and between.get("p50"):
+            p50, p99 = between["p50"], between["p99"]
+            name = f"  between characters, p50 {p50 / 1e3:.2f} ms, p99 / p50"
+            rows.append((name, "", "", f"{p99 / p50:.2f}", "< 3" if entry["streams"] == 64 else ""))
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
     lines = [line(cells, widths) for cells in rows]
     rule = "-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])
