@@ -3,7 +3,7 @@
 # instead. DEVICE=cuda builds with the CUDA library.
 
 DEVICE ?= cpu
-# Flags for the server of `make serve`, as ARGS="--listen 0.0.0.0:50051".
+# Flags for what `make serve` and `make bench` run.
 ARGS ?=
 
 CARGO := cargo
@@ -37,9 +37,10 @@ serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 libtorch: ## Fetch the pinned libtorch (DEVICE=cuda: with CUDA, 4 GB)
 	@python3 scripts/libtorch.py --device $(DEVICE)
 
-bench: libtorch ## Compare with PyTorch: training and generation (installs PyTorch, 4 GB)
+bench: libtorch ## Compare with PyTorch, which is installed for it (4 GB); ARGS="--rounds 1"
 	$(CARGO) build --release -p charlstm-server -p charlstm-client
-	python3 bench/run.py
+	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
+	@python3 bench/run.py $(ARGS)
 
 check: libtorch ## Format, lints and docs, with warnings as errors
 	$(CARGO) fmt --all --check

@@ -6,14 +6,14 @@ prints the text. Everything is kept in a temporary folder, which is removed at
 the end, also after Ctrl-C.
 """
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
+
+from release import RELEASE, Failure, running_server, stop_cleanly
 
 # The model and its training: about a minute on two slow cores.
 HIDDEN_SIZE = 128
@@ -30,59 +30,10 @@ PRIME = "Sed ut perspiciatis unde omnis "
 FIRST_CHARS = 400
 MORE_CHARS = 200
 
-# Seconds that the server may take to start, and to stop.
-START_SECONDS = 60
-STOP_SECONDS = 60
-
-ROOT = Path(__file__).resolve().parent.parent
-RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-
-
-class Failure(Exception):
-    """Ends the demo with a message."""
-
 
 def heading(text: str) -> None:
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     print(f"\n{bold}== {text}{plain}", flush=True)
-
-
-@contextmanager
-def server(data: Path, log: Path):
-    """Runs a server on a free port; gives its address. Stops it at the end."""
-    command = [RELEASE / "charlstm-server", "--listen", "127.0.0.1:0", "--data-dir", data]
-    with log.open("wb") as errors:
-        # Its own session: Ctrl-C is for the demo, which then stops the server.
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-        )
-    try:
-        yield process, listening_address(process)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def listening_address(process: subprocess.Popen) -> str:
-    signal.signal(signal.SIGALRM, lambda *_: process.kill())
-    signal.alarm(START_SECONDS)
-    line = process.stdout.readline().strip()
-    signal.alarm(0)
-    prefix = "listening on "
-    if not line.startswith(prefix):
-        raise Failure(f"the server did not start; it said {line!r}")
-    return line[len(prefix) :]
-
-
-def stop(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        code = process.wait(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise Failure(f"the server did not stop within {STOP_SECONDS} s of SIGTERM") from None
-    if code != 0:
-        raise Failure(f"the server ended with exit code {code}, not 0")
 
 
 def client(address: str, *arguments: str, stdin=subprocess.DEVNULL) -> None:
@@ -112,11 +63,11 @@ def train(address: str) -> None:
 
 
 def generate(address: str, prime: str, length: int) -> None:
-    flags = ["--model", "demo", "--session", "demo", "--prime", prime]
+    flags = ["--model", "demo", "--session", "demo"]
     flags += ["--length", str(length), "--temperature", "0.7"]
-    # A session that goes on keeps its random state, unless it is given a seed.
+    # A session that goes on needs no prime, and keeps its random state.
     if prime:
-        flags += ["--seed", str(SEED)]
+        flags += ["--prime", prime, "--seed", str(SEED)]
     client(address, "generate", *flags)
     print(flush=True)
 
@@ -125,7 +76,7 @@ def demo(folder: Path) -> None:
     log = folder / "server.log"
     heading("1. A server starts on a free port, with an empty data folder")
     try:
-        with server(folder / "data", log) as (process, address):
+        with running_server(folder / "data", log) as (process, address):
             print(f"charlstm-server listens on {address}", flush=True)
             heading("2. It learns Latin from Cicero's De finibus, book one (about a minute)")
             train(address)
@@ -134,7 +85,7 @@ def demo(folder: Path) -> None:
             heading(f"4. It goes on in the same session, {MORE_CHARS} characters more")
             generate(address, "", MORE_CHARS)
             heading("5. The server is told to stop (SIGTERM)")
-            stop(process)
+            stop_cleanly(process)
             print("charlstm-server ended cleanly, with exit code 0", flush=True)
     except Failure:
         said = log.read_text(errors="replace").strip() if log.exists() else ""

@@ -1,0 +1,211 @@
+//! A real server for the tests at the top: the program `charlstm-server` on a
+//! free port, with a data folder that is gone afterwards. What the tests ask
+//! of it is not here.
+
+// Each test program compiles this and uses what it needs of it.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// Ample for a slow machine that runs other tests too; reached only by a
+/// server that hangs.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// As above; a clean stop saves trainings and sessions.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running `charlstm-server`. It is killed when this is dropped.
+pub(crate) struct Server {
+    child: Child,
+    url: String,
+    folder: TempDir,
+    /// Open, so that the server never writes into a closed pipe.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Starts a server with an empty data folder and further flags. Blocks
+    /// until it says where it listens; panics, with its log, when it does not.
+    pub(crate) fn start(extra_flags: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), extra_flags)
+    }
+
+    /// As [`Server::start`], in a folder that an earlier server left with
+    /// [`Server::stop`].
+    pub(crate) fn start_in(folder: TempDir, extra_flags: &[&str]) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.path().join("server.log"))
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_charlstm-server"));
+        // What the person who runs the tests has set is not for this server.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CHARLSTM_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(folder.path().join("data"))
+            .args(extra_flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        // A server that hangs is killed, which ends the wait for its line.
+        within(START_LIMIT, child.id(), || {
+            stdout.read_line(&mut line).unwrap();
+        });
+        let server = Self {
+            child,
+            url: line
+                .trim_end()
+                .strip_prefix("listening on ")
+                .unwrap_or_default()
+                .to_owned(),
+            folder,
+            _stdout: stdout,
+        };
+        assert!(
+            !server.url.is_empty(),
+            "the server did not say where it listens, but {line:?}"
+        );
+        server
+    }
+
+    /// Where it listens, as `127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> &str {
+        self.url
+            .split_once("://")
+            .map_or(self.url.as_str(), |(_, address)| address)
+    }
+
+    /// Where it listens, as `http://127.0.0.1:PORT`.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A folder for files of the test; the server's data folder and log are
+    /// in it too.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Process id, for signals.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM and waits for the end. The exit code, or `None` where a
+    /// signal ended it (also when it had to be killed).
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.signal_and_wait(libc::SIGTERM).code()
+    }
+
+    /// Terminates it and keeps its folder, for [`Server::start_in`]. Panics
+    /// when the exit code is not 0.
+    pub(crate) fn stop(mut self) -> TempDir {
+        assert_eq!(self.terminate(), Some(0), "a clean stop");
+        let empty = tempfile::tempdir().unwrap();
+        std::mem::replace(&mut self.folder, empty)
+    }
+
+    /// Kills it as a power cut would and keeps its folder.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.signal_and_wait(libc::SIGKILL);
+        let empty = tempfile::tempdir().unwrap();
+        std::mem::replace(&mut self.folder, empty)
+    }
+
+    fn signal_and_wait(&mut self, signal: libc::c_int) -> ExitStatus {
+        send_signal(self.child.id(), signal);
+        let id = self.child.id();
+        let child = &mut self.child;
+        within(STOP_LIMIT, id, || child.wait().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let log = self.folder.path().join("server.log");
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            eprintln!("--- log of the server ---\n{log}---");
+        }
+    }
+}
+
+/// Does `work`, and kills the process if that takes longer than `limit`.
+fn within<T>(limit: Duration, process: u32, work: impl FnOnce() -> T) -> T {
+    let (done, watched) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        if let Err(mpsc::RecvTimeoutError::Timeout) = watched.recv_timeout(limit) {
+            send_signal(process, libc::SIGKILL);
+        }
+    });
+    let result = work();
+    drop(done);
+    watch.join().unwrap();
+    result
+}
+
+fn send_signal(process: u32, signal: libc::c_int) {
+    let id = libc::pid_t::try_from(process).unwrap();
+    // SAFETY: kill has no preconditions; the process is our child and has not
+    // been waited for, so its id is not another process's.
+    unsafe {
+        libc::kill(id, signal);
+    }
+}
+
+/// The root of the checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// A program that `make python` puts into `.venv/bin`. Where it is missing:
+/// `None`, after saying so; but a panic when CHARLSTM_REQUIRE_ALL is set.
+pub(crate) fn python_tool(name: &str) -> Option<PathBuf> {
+    let path = root().join(".venv/bin").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    let message = format!("{} is not there; `make python` installs it", path.display());
+    assert!(
+        std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
+        "CHARLSTM_REQUIRE_ALL is set, and {message}"
+    );
+    eprintln!("passed over: {message}");
+    None
+}
+
+/// Runs a program to its end in the root of the checkout; its standard
+/// output. Panics with all that it said when it fails.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.current_dir(root()).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{stdout}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    stdout
+}
