@@ -3,6 +3,8 @@
 //! protobuf, no async runtime here.
 
 pub mod architecture;
+pub mod checkpoint;
+pub mod device;
 pub mod parameters;
 pub mod step;
 pub mod vocabulary;
