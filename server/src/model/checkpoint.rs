@@ -78,6 +78,8 @@ pub struct Contents {
     pub sha256: [u8; 32],
     /// Length of the file in bytes.
     pub bytes: u64,
+    /// False for a bare `state_dict`: all but the sizes came from elsewhere.
+    pub has_metadata: bool,
 }
 
 /// A file is not a model, or could not be read or written.
@@ -297,6 +299,7 @@ fn read(
     Ok(Contents {
         sha256: reader.digest.finalize().into(),
         bytes: length,
+        has_metadata: header.has_metadata,
         architecture: header.architecture,
         vocabulary: header.vocabulary,
         facts: header.facts,

@@ -28,6 +28,8 @@ pub(super) struct Header {
     pub(super) architecture: Architecture,
     pub(super) vocabulary: Vocabulary,
     pub(super) facts: ModelFacts,
+    /// False for a bare `state_dict`.
+    pub(super) has_metadata: bool,
     /// In the order in which they lie in the file, without gaps; each with
     /// its place in the flat row.
     tensors: Vec<ParameterView>,
@@ -48,6 +50,7 @@ impl Header {
             architecture,
             vocabulary: model.vocabulary.clone(),
             facts: model.facts.clone(),
+            has_metadata: true,
             tensors: parameters::layout(&architecture),
         })
     }
@@ -151,6 +154,7 @@ impl Header {
             architecture,
             vocabulary,
             facts,
+            has_metadata: ours.is_some(),
         })
     }
 }
