@@ -27,6 +27,12 @@ pub const MAX_LAYERS: usize = 8;
 /// Most distinct characters.
 pub const MAX_VOCABULARY: usize = 65_536;
 
+/// No model has more bytes: those of its first and last matrix, and of two
+/// square ones a layer, each with the gates' factor of four.
+pub const MAX_FILE_BYTES: u64 = 4
+    * (4 * MAX_HIDDEN_SIZE as u64)
+    * (2 * MAX_VOCABULARY as u64 + 2 * (MAX_LAYERS * MAX_HIDDEN_SIZE) as u64);
+
 /// Floats that are read or written at a time.
 const CHUNK_FLOATS: usize = 64 * 1024;
 

@@ -66,15 +66,3 @@ impl RepositoryError {
         }
     }
 }
-
-impl From<CheckpointError> for RepositoryError {
-    fn from(error: CheckpointError) -> Self {
-        match error {
-            CheckpointError::Io(source) => Self::Io {
-                path: PathBuf::from("model.safetensors"),
-                source,
-            },
-            error => Self::NotAModel(error),
-        }
-    }
-}

@@ -126,6 +126,21 @@ impl Index {
         })
     }
 
+    /// All versions that are on disk, damaged ones too.
+    pub(super) fn stored(&self, name: &str) -> Result<Vec<ModelId>, RepositoryError> {
+        let entries = self.names.get(name).map(|versions| &versions.entries);
+        match entries.filter(|entries| !entries.is_empty()) {
+            None => Err(self.not_found(name.to_owned())),
+            Some(entries) => Ok(entries
+                .keys()
+                .map(|&version| ModelId {
+                    name: name.to_owned(),
+                    version,
+                })
+                .collect()),
+        }
+    }
+
     pub(super) fn damaged(&self) -> Vec<DamagedModel> {
         let mut damaged = Vec::new();
         for (name, versions) in &self.names {

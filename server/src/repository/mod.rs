@@ -12,12 +12,12 @@ mod name;
 mod storage;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::architecture::Architecture;
-use crate::model::checkpoint::{Contents, ModelFacts, ModelFile};
+use crate::model::checkpoint::{CheckpointError, Contents, MAX_FILE_BYTES, ModelFacts, ModelFile};
 use crate::model::step::StepWeights;
 use crate::model::vocabulary::Vocabulary;
 
@@ -31,6 +31,9 @@ use self::storage::{Staged, Storage};
 /// Bytes of loaded models that stay in memory after their last use. Those in
 /// use stay in any case.
 const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
+
+/// Bytes that a file is copied in with at a time.
+const COPY_BYTES: usize = 1024 * 1024;
 
 /// One version of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,6 +169,28 @@ impl Repository {
         self.index().versions(name)
     }
 
+    /// Everything on disk that a reference names, damaged versions too: all
+    /// versions of a name, or the one of `name@3` or `name@latest`.
+    ///
+    /// # Errors
+    /// `BadName`, `BadReference`, `NotFound`.
+    pub fn stored(&self, reference: &str) -> Result<Vec<ModelId>, RepositoryError> {
+        let index = self.index();
+        let Reference { name, version } = Reference::parse(reference)?;
+        match version {
+            Version::Latest if reference == name => index.stored(name),
+            Version::Latest => Ok(vec![index.latest(name)?.id.clone()]),
+            Version::Number(version) => {
+                let id = ModelId {
+                    name: name.to_owned(),
+                    version,
+                };
+                index.contains(&id)?;
+                Ok(vec![id])
+            }
+        }
+    }
+
     /// The number of models, each name once.
     pub fn count(&self) -> usize {
         self.index().count()
@@ -201,7 +226,7 @@ impl Repository {
     pub fn publish(&self, name: &str, file: &ModelFile) -> Result<ModelId, RepositoryError> {
         check_name(name)?;
         let mut staged = self.shared.storage.stage()?;
-        file.write_to(io::BufWriter::new(staged.file()))?;
+        staged.write(file)?;
         let contents = staged.check(None)?;
         self.settle(name, staged, contents)
     }
@@ -213,6 +238,7 @@ impl Repository {
     pub fn upload(&self) -> Result<Upload, RepositoryError> {
         Ok(Upload {
             staged: self.shared.storage.stage()?,
+            bytes: 0,
         })
     }
 
@@ -254,7 +280,14 @@ impl Repository {
         let io = |source| RepositoryError::io(path, source);
         let mut upload = self.upload()?;
         let mut source = File::open(path).map_err(io)?;
-        io::copy(&mut source, &mut upload).map_err(io)?;
+        let mut chunk = vec![0; COPY_BYTES];
+        loop {
+            let count = source.read(&mut chunk).map_err(io)?;
+            if count == 0 {
+                break;
+            }
+            upload.append(&chunk[..count])?;
+        }
         self.import(name, upload, vocabulary)
     }
 
@@ -334,13 +367,16 @@ impl Repository {
                 reason,
             }
         };
+        let path = self.shared.storage.model_path(id);
+        let io = |source| RepositoryError::io(&path, source);
         let file = self.shared.storage.open_model(id)?;
-        let length = file.metadata().map_err(|source| RepositoryError::Io {
-            path: self.shared.storage.model_path(id),
-            source,
-        })?;
-        let (model, contents) = ModelFile::read_from(file, length.len(), None)
-            .map_err(|error| damaged(error.to_string()))?;
+        let length = file.metadata().map_err(io)?.len();
+        let (model, contents) =
+            ModelFile::read_from(file, length, None).map_err(|error| match error {
+                // The disk may do better the next time.
+                CheckpointError::Io(source) => io(source),
+                error => damaged(error.to_string()),
+            })?;
         if contents.sha256 != description.digest {
             return Err(damaged("its bytes are not those that were stored".into()));
         }
@@ -373,15 +409,24 @@ impl Repository {
 #[derive(Debug)]
 pub struct Upload {
     staged: Staged,
+    bytes: u64,
 }
 
-impl Write for Upload {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.staged.file().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.staged.file().flush()
+impl Upload {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `Io`, and `NotAModel` as soon as there are more bytes than any model
+    /// has: nobody fills the disk.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
+        self.bytes += bytes.len() as u64;
+        if self.bytes > MAX_FILE_BYTES {
+            return Err(RepositoryError::NotAModel(CheckpointError::Length {
+                expected: MAX_FILE_BYTES,
+                actual: self.bytes,
+            }));
+        }
+        self.staged.append(bytes)
     }
 }
 

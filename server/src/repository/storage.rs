@@ -13,7 +13,7 @@ use super::index::{Entry, Index};
 use super::name::{check_name, version_number};
 use super::{ModelDescription, ModelId, RepositoryError};
 use crate::model::architecture::Architecture;
-use crate::model::checkpoint::{Contents, ModelFacts, ModelFile};
+use crate::model::checkpoint::{CheckpointError, Contents, ModelFacts, ModelFile};
 use crate::model::vocabulary::Vocabulary;
 
 /// Under the folder of the models: no model can have that name.
@@ -182,9 +182,19 @@ impl Storage {
 }
 
 impl Staged {
-    /// The model file, to be written from the beginning.
-    pub(super) fn file(&mut self) -> &mut File {
-        &mut self.file
+    /// Writes the model file.
+    pub(super) fn write(&mut self, model: &ModelFile) -> Result<(), RepositoryError> {
+        model.write_to(&mut self.file).map_err(|error| match error {
+            CheckpointError::Io(source) => RepositoryError::io(self.folder.path(), source),
+            error => RepositoryError::NotAModel(error),
+        })
+    }
+
+    /// Appends to the model file.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
+        self.file
+            .write_all(bytes)
+            .map_err(|source| RepositoryError::io(self.folder.path(), source))
     }
 
     /// Makes the written file durable, and reads it again from the disk:
@@ -193,12 +203,9 @@ impl Staged {
         &self,
         vocabulary: Option<&Vocabulary>,
     ) -> Result<Contents, RepositoryError> {
-        let path = self.folder.path().join(MODEL_FILE);
-        let io = |error| RepositoryError::io(&path, error);
-        self.file.sync_all().map_err(io)?;
-        let file = File::open(&path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        Ok(Contents::read_from(file, length, vocabulary)?)
+        let synced = self.file.sync_all();
+        synced.map_err(|source| RepositoryError::io(self.folder.path(), source))?;
+        self.reread(|file, length| Contents::read_from(file, length, vocabulary))
     }
 
     /// The written model.
@@ -206,11 +213,22 @@ impl Staged {
         &self,
         vocabulary: Option<&Vocabulary>,
     ) -> Result<ModelFile, RepositoryError> {
+        self.reread(|file, length| ModelFile::read_from(file, length, vocabulary))
+            .map(|(model, _)| model)
+    }
+
+    fn reread<T>(
+        &self,
+        read: impl FnOnce(File, u64) -> Result<T, CheckpointError>,
+    ) -> Result<T, RepositoryError> {
         let path = self.folder.path().join(MODEL_FILE);
-        let io = |error| RepositoryError::io(&path, error);
+        let io = |source| RepositoryError::io(&path, source);
         let file = File::open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
-        Ok(ModelFile::read_from(file, length, vocabulary)?.0)
+        read(file, length).map_err(|error| match error {
+            CheckpointError::Io(source) => io(source),
+            error => RepositoryError::NotAModel(error),
+        })
     }
 
     /// Writes the manifest, and makes the folder durable.

@@ -260,7 +260,7 @@ fn an_imported_file_is_a_model_without_a_training_of_this_server() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let mut upload = repository.upload().unwrap();
-    upload.write_all(&model(0.1).to_bytes().unwrap()).unwrap();
+    upload.append(&model(0.1).to_bytes().unwrap()).unwrap();
     let a = repository.import("a", upload, None).unwrap();
     let description = repository.describe(&a).unwrap();
     assert_eq!(description.facts.training_id, "");
@@ -280,7 +280,7 @@ fn an_upload_that_is_no_model_or_is_broken_off_leaves_nothing_behind() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let mut upload = repository.upload().unwrap();
-    upload.write_all(b"this is not a model").unwrap();
+    upload.append(b"this is not a model").unwrap();
     let error = repository.import("a", upload, None).unwrap_err();
     assert!(matches!(error, RepositoryError::NotAModel(_)), "{error}");
     drop(repository.upload().unwrap());
@@ -296,6 +296,6 @@ fn an_open_file_stays_readable_when_its_version_is_removed() {
     let (mut file, description) = repository.open_file(&a).unwrap();
     repository.remove(&a).unwrap();
     let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+    file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, description.bytes);
 }
