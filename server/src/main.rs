@@ -1,3 +1,58 @@
-//! The program `charlstm-server`.
+//! The program `charlstm-server`: settings, log, server, exit code.
 
-fn main() {}
+use std::fmt::Display;
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use charlstm_server::config::{Config, ConfigError, LogFormat};
+use charlstm_server::{serve, shutdown};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let config = match Config::from_process() {
+        Ok(config) => config,
+        Err(ConfigError::Usage(usage)) => usage.exit(),
+        Err(error) => return fail(&error, 2),
+    };
+    write_log(&config);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 1),
+    };
+    let outcome = runtime.block_on(run(config));
+    // Drops the connections that did not close by themselves.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signals()?;
+    let listener = serve::listen(config.listen).await?;
+    serve::serve(config, listener, shutdown).await?;
+    Ok(())
+}
+
+/// The log goes to standard error.
+fn write_log(config: &Config) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse_lossy(&config.log_filter);
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let log = log
+        .with_writer(stderr)
+        .with_ansi(config.log_colours && stderr().is_terminal());
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn fail(error: &dyn Display, code: u8) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
+}

@@ -1,1 +1,246 @@
-//! To come.
+//! Wires models, engines and services onto a listener, serves until told to
+//! stop, and ends within a bounded time. What a service does is in `rpc`.
+
+mod services;
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use charlstm_proto::v1::model_service_server::ModelServiceServer;
+use charlstm_proto::v1::server_service_server::ServerServiceServer;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use self::services::Services;
+use crate::config::{
+    Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, SHUTDOWN_GRACE, TlsFiles,
+};
+use crate::model::device::DeviceError;
+use crate::repository::{Repository, RepositoryError};
+use crate::rpc::admission::{Door, Tokens};
+use crate::rpc::model::{ModelApi, NoPins};
+use crate::rpc::server::{Load, ServerApi, ServerFacts};
+
+/// The server could not start, or broke.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The address is taken, or not one of this machine.
+    #[error("cannot listen on {address}: {source}{}", listen_advice(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The device is not there.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The data folder belongs to another server that runs.
+    #[error("{} is in use by another charlstm-server; give each its own --data-dir", .0.display())]
+    DataFolderInUse(PathBuf),
+    /// A file or folder that the configuration names cannot be used.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The models cannot be opened.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// Certificate and key are not what TLS needs.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    /// The network failed.
+    #[error("the network failed: {0}")]
+    Network(String),
+}
+
+fn listen_advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        " (another server may be running there; choose another address with --listen)"
+    } else {
+        ""
+    }
+}
+
+/// Binds the address.
+///
+/// # Errors
+/// [`ServeError::Listen`].
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Serves on the listener until `shutdown` is cancelled and the calls under
+/// way have ended, or their grace time has. Prints one line to standard
+/// output when it is ready.
+///
+/// Connections that do not close in time live on in the runtime: the caller
+/// shuts that down.
+///
+/// # Errors
+/// Any [`ServeError`] but `Listen`, before anything is served.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let started = Instant::now();
+    let mut server = transport(config.tls.as_ref())?;
+    let door = Door {
+        tokens: tokens(config.auth_token_file.as_deref())?,
+        ..Door::default()
+    };
+    let device = config.device.select()?;
+    let _lock = lock_data_folder(&config.data_dir)?;
+    let repository = Repository::open(&config.data_dir)?;
+
+    let facts = ServerFacts {
+        device,
+        threads: config.threads,
+        max_sessions: config.max_sessions,
+        max_batch: config.max_batch,
+        max_queue: config.max_queue,
+        started,
+    };
+    let mut services = Services::new(door.clone())?;
+    let models = ModelApi::new(repository.clone(), Arc::new(NoPins));
+    services.add(ModelServiceServer::new(models).max_decoding_message_size(MAX_MESSAGE_BYTES));
+    let about = ServerApi::new(facts, repository, Load::default);
+    services.add(ServerServiceServer::new(about));
+
+    let (routes, health) = services.finish().await;
+    let address = listener.local_addr().map_err(network)?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stopped = shutdown.clone().cancelled_owned();
+    let serving = tokio::spawn(
+        server
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, stopped),
+    );
+    announce(address, config.tls.is_some(), device)?;
+
+    shutdown.cancelled().await;
+    health.stop().await;
+    drain(&door, serving).await;
+    tracing::info!("the server has stopped");
+    Ok(())
+}
+
+/// Waits until all calls have ended and the connections are closed, but not
+/// for clients that keep silent, and not longer than the grace time.
+async fn drain<E>(door: &Door, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+    door.inside.close();
+    let calls_ended = async {
+        tokio::select! {
+            _ = &mut serving => return,
+            () = door.inside.wait() => {}
+        }
+        // The last bytes of the answers are still on their way; clients that
+        // answer at all close within this time.
+        let _ = tokio::time::timeout(SHUTDOWN_GRACE / 10, &mut serving).await;
+    };
+    if tokio::time::timeout(SHUTDOWN_GRACE, calls_ended)
+        .await
+        .is_err()
+    {
+        let calls = door.inside.len();
+        tracing::warn!(calls, "calls that did not end in time are dropped");
+    }
+    serving.abort();
+}
+
+fn transport(tls: Option<&TlsFiles>) -> Result<Server, ServeError> {
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    let Some(files) = tls else {
+        return Ok(server);
+    };
+    let identity = Identity::from_pem(read(&files.cert)?, read(&files.key)?);
+    let mut tls = ServerTlsConfig::new().identity(identity);
+    if let Some(path) = &files.client_ca {
+        tls = tls.client_ca_root(Certificate::from_pem(read(path)?));
+    }
+    server
+        .tls_config(tls)
+        .map_err(|error| ServeError::Tls(in_full(&error)))
+}
+
+fn tokens(path: Option<&Path>) -> Result<Option<Arc<Tokens>>, ServeError> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let wrong = |reason: &str| ServeError::File {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let text = String::from_utf8(read(path)?).map_err(|_| wrong("it is not UTF-8"))?;
+    let tokens = Tokens::parse(&text).ok_or_else(|| wrong("there is no token in it"))?;
+    Ok(Some(Arc::new(tokens)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
+    std::fs::read(path).map_err(|error| ServeError::File {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Makes the folder and locks it for this process: two servers would clean
+/// up each other's unfinished files.
+fn lock_data_folder(folder: &Path) -> Result<File, ServeError> {
+    let wrong = |error: io::Error| ServeError::File {
+        path: folder.to_owned(),
+        reason: error.to_string(),
+    };
+    std::fs::create_dir_all(folder).map_err(wrong)?;
+    let file = File::create(folder.join("lock")).map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServeError::DataFolderInUse(folder.to_owned())),
+        Err(TryLockError::Error(error)) => Err(wrong(error)),
+    }
+}
+
+/// The one line on standard output, which programs wait for.
+fn announce(
+    address: SocketAddr,
+    tls: bool,
+    device: impl std::fmt::Display,
+) -> Result<(), ServeError> {
+    let scheme = if tls { "https" } else { "http" };
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "listening on {scheme}://{address}")
+        .and_then(|()| stdout.flush())
+        .map_err(network)?;
+    tracing::info!(%address, tls, %device, "the server is ready");
+    Ok(())
+}
+
+fn network(error: impl std::error::Error) -> ServeError {
+    ServeError::Network(in_full(&error))
+}
+
+/// An error with its causes: the outermost text of the transport's errors
+/// says nothing.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

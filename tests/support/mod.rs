@@ -3,10 +3,10 @@
 //! of it is not here.
 
 // Each test program compiles this and uses what it needs of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 /// Ample for a slow machine that runs other tests too; reached only by a
 /// server that hangs.
@@ -27,7 +28,7 @@ pub(crate) struct Server {
     url: String,
     folder: TempDir,
     /// Open, so that the server never writes into a closed pipe.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -45,17 +46,7 @@ impl Server {
             .append(true)
             .open(folder.path().join("server.log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_charlstm-server"));
-        // What the person who runs the tests has set is not for this server.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("CHARLSTM_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(folder.path().join("data"))
-            .args(extra_flags)
+        let mut child = command(&folder.path().join("data"), extra_flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -75,7 +66,7 @@ impl Server {
                 .unwrap_or_default()
                 .to_owned(),
             folder,
-            _stdout: stdout,
+            stdout,
         };
         assert!(
             !server.url.is_empty(),
@@ -102,37 +93,59 @@ impl Server {
         self.folder.path()
     }
 
+    /// The server's data folder.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A connection to it.
+    pub(crate) async fn connect(&self) -> Channel {
+        let endpoint = Channel::from_shared(self.url.clone()).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
     /// Process id, for signals.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends SIGTERM and waits for the end. The exit code, or `None` where a
-    /// signal ended it (also when it had to be killed).
-    pub(crate) fn terminate(&mut self) -> Option<i32> {
-        self.signal_and_wait(libc::SIGTERM).code()
+    /// Sends SIGTERM.
+    pub(crate) fn signal_to_stop(&self) {
+        send_signal(self.child.id(), libc::SIGTERM);
+    }
+
+    /// Waits for the end; its status and what it printed after its first line.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
+        let id = self.child.id();
+        let (child, stdout) = (&mut self.child, &mut self.stdout);
+        within(STOP_LIMIT, id, || {
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).unwrap();
+            (child.wait().unwrap(), rest)
+        })
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn terminate(&mut self) -> (ExitStatus, String) {
+        self.signal_to_stop();
+        self.wait()
     }
 
     /// Terminates it and keeps its folder, for [`Server::start_in`]. Panics
     /// when the exit code is not 0.
     pub(crate) fn stop(mut self) -> TempDir {
-        assert_eq!(self.terminate(), Some(0), "a clean stop");
+        let (status, _) = self.terminate();
+        assert_eq!(status.code(), Some(0), "a clean stop");
         let empty = tempfile::tempdir().unwrap();
         std::mem::replace(&mut self.folder, empty)
     }
 
     /// Kills it as a power cut would and keeps its folder.
     pub(crate) fn kill(mut self) -> TempDir {
-        self.signal_and_wait(libc::SIGKILL);
+        send_signal(self.child.id(), libc::SIGKILL);
+        self.wait();
         let empty = tempfile::tempdir().unwrap();
         std::mem::replace(&mut self.folder, empty)
-    }
-
-    fn signal_and_wait(&mut self, signal: libc::c_int) -> ExitStatus {
-        send_signal(self.child.id(), signal);
-        let id = self.child.id();
-        let child = &mut self.child;
-        within(STOP_LIMIT, id, || child.wait().unwrap())
     }
 }
 
@@ -147,6 +160,31 @@ impl Drop for Server {
             eprintln!("--- log of the server ---\n{log}---");
         }
     }
+}
+
+/// The server, not yet started, on a data folder and a free port.
+pub(crate) fn command(data_dir: &Path, extra_flags: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    // What the person who runs the tests has set is not for this server.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CHARLSTM_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(["--listen", "127.0.0.1:0", "--device", "cpu", "--data-dir"])
+        .arg(data_dir)
+        .args(extra_flags);
+    command
+}
+
+/// The server's program, also from tests of another package.
+fn program() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_charlstm-server") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("charlstm-server")
 }
 
 /// Does `work`, and kills the process if that takes longer than `limit`.

@@ -1,4 +1,8 @@
 //! The tonic services: protobuf in, domain calls, protobuf out. Generated
 //! types and `tonic` stop here.
 
+pub mod admission;
+mod convert;
+pub mod model;
+pub mod server;
 pub mod status;

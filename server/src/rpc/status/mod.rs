@@ -2,10 +2,14 @@
 //! the builders are here, the mapping of each layer's errors in a file of its
 //! own, each one exhaustive `match`.
 
+mod repository;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+pub(super) use self::repository::repository;
 
 /// `ErrorInfo.domain` of every status.
 const DOMAIN: &str = "charlstm.v1";
@@ -40,4 +44,27 @@ pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
         "INTERNAL",
         "the server failed on this request; its log says why",
     )
+}
+
+/// UNAUTHENTICATED: no token, or none of those that are known.
+pub(super) fn unauthenticated() -> Status {
+    refused(
+        Code::Unauthenticated,
+        "TOKEN_NEEDED",
+        "this server needs a token that it knows: send `authorization: Bearer TOKEN`",
+    )
+}
+
+/// UNIMPLEMENTED: the contract has it, this server not yet.
+pub(super) fn unimplemented(what: &str) -> Status {
+    refused(
+        Code::Unimplemented,
+        "NOT_YET_AVAILABLE",
+        format!("{what} is not yet available"),
+    )
+}
+
+/// FAILED_PRECONDITION with an `ErrorInfo` reason.
+pub(super) fn precondition(reason: &str, message: impl Into<String>) -> Status {
+    refused(Code::FailedPrecondition, reason, message)
 }
