@@ -141,7 +141,7 @@ fn a_busy_port_is_an_error_at_the_start() {
 #[test]
 fn a_data_folder_that_another_server_uses_is_an_error_at_the_start() {
     let server = Server::start(&[]);
-    let output = support::command(server.data_dir(), &[]).output().unwrap();
+    let output = support::command(&server.data_dir(), &[]).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
