@@ -6,6 +6,7 @@ mod activation;
 pub mod architecture;
 pub mod batches;
 mod buffer;
+pub mod corpus;
 pub mod device;
 pub mod evaluate;
 pub mod initial;

@@ -1,1 +1,8 @@
-//! To come.
+//! Trainings as durable jobs: what is asked (`spec`), the list of jobs on disk
+//! (`jobs`), the loop that trains one (`trainer`), what it tells (`events`,
+//! `history`). The arithmetic is in `model::learner`; the gRPC side in
+//! `rpc::training`.
+
+pub mod learn;
+pub mod memory;
+pub mod spec;
