@@ -310,8 +310,8 @@ pub fn split(
     let batch = batch_size * sequence_length;
     let held_out = held_out(has, fraction);
     if has - held_out < batch {
-        // Never more than a character or two beyond the quotient.
-        let mut needed = (batch as f64 / (1.0 - fraction)).floor() as usize;
+        // The least is within a character or two of the quotient.
+        let mut needed = ((batch as f64 / (1.0 - fraction)) as usize).saturating_sub(2);
         while needed - self::held_out(needed, fraction) < batch {
             needed += 1;
         }

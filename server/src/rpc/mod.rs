@@ -2,3 +2,4 @@
 //! types and `tonic` stop here.
 
 pub mod status;
+pub mod training;

@@ -32,8 +32,8 @@ pub struct OutOfMemory {
 pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize, corpus_chars: usize) -> u64 {
     let parameters = spec.architecture(vocabulary_size).parameter_count() as u64;
     let batch_chars = u64::from(spec.batch_size) * u64::from(spec.sequence_length);
-    let per_char = u64::from(spec.num_layers) * 12 * u64::from(spec.hidden_size)
-        + 3 * vocabulary_size as u64;
+    let per_char =
+        u64::from(spec.num_layers) * 12 * u64::from(spec.hidden_size) + 3 * vocabulary_size as u64;
     4 * (8 * parameters + batch_chars * per_char) + 6 * corpus_chars as u64
 }
 

@@ -3,6 +3,14 @@
 //! `history`). The arithmetic is in `model::learner`; the gRPC side in
 //! `rpc::training`.
 
+pub mod checkpoint;
+pub mod events;
+pub mod history;
+pub mod job;
+pub mod jobs;
 pub mod learn;
 pub mod memory;
+pub mod sample;
 pub mod spec;
+pub mod torch;
+mod trainer;

@@ -200,9 +200,13 @@ impl TrainingSpec {
                 4096,
             )?,
             epochs: whole("epochs", self.epochs, by.epochs, 100_000)?,
-            dropout: real("dropout", self.dropout, by.dropout, "at least 0, under 1", |v| {
-                (0.0..1.0).contains(&v)
-            })?,
+            dropout: real(
+                "dropout",
+                self.dropout,
+                by.dropout,
+                "at least 0, under 1",
+                |v| (0.0..1.0).contains(&v),
+            )?,
             learning_rate: real(
                 "learning_rate",
                 self.learning_rate,

@@ -2,6 +2,8 @@
 //! the builders are here, the mapping of each layer's errors in a file of its
 //! own, each one exhaustive `match`.
 
+pub(super) mod training;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};

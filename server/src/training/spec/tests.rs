@@ -100,8 +100,5 @@ fn a_stored_spec_is_read_back_to_the_last_bit() {
     let mut spec = named().resolve(|| u64::MAX).unwrap();
     spec.learning_rate = 0.1 + 0.2;
     let text = serde_json::to_string(&spec).unwrap();
-    assert_eq!(
-        serde_json::from_str::<ResolvedSpec>(&text).unwrap(),
-        spec
-    );
+    assert_eq!(serde_json::from_str::<ResolvedSpec>(&text).unwrap(), spec);
 }
