@@ -7,6 +7,7 @@ pub mod architecture;
 pub mod batches;
 mod buffer;
 pub mod checkpoint;
+pub mod corpus;
 pub mod device;
 pub mod evaluate;
 pub mod initial;

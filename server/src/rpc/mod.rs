@@ -6,3 +6,4 @@ mod convert;
 pub mod model;
 pub mod server;
 pub mod status;
+pub mod training;

@@ -1,1 +1,16 @@
-//! To come.
+//! Trainings as durable jobs: what is asked (`spec`), the list of jobs on disk
+//! (`jobs`), the loop that trains one (`trainer`), what it tells (`events`,
+//! `history`). The arithmetic is in `model::learner`; the gRPC side in
+//! `rpc::training`.
+
+pub mod checkpoint;
+pub mod events;
+pub mod history;
+pub mod job;
+pub mod jobs;
+pub mod learn;
+pub mod memory;
+pub mod sample;
+pub mod spec;
+pub mod torch;
+mod trainer;

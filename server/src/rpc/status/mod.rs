@@ -3,6 +3,7 @@
 //! own, each one exhaustive `match`.
 
 mod repository;
+pub(super) mod training;
 
 use std::time::Duration;
 

@@ -1,0 +1,129 @@
+//! Tests of the corpus.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(chunks: &[&[u8]], skip: u64) -> Result<Corpus, CorpusError> {
+    let mut reader = CorpusReader::new(skip, 1 << 20);
+    for chunk in chunks {
+        reader.push(chunk)?;
+    }
+    reader.finish()
+}
+
+#[test]
+fn characters_are_numbered_as_the_sorted_vocabulary_numbers_them() {
+    let corpus = read(&["bà".as_bytes(), b"a"], 0).unwrap();
+    assert_eq!(corpus.vocabulary.characters(), ['a', 'b', 'à']);
+    assert_eq!(corpus.tokens, [1, 2, 0]);
+    assert_eq!(corpus.sha256, <[u8; 32]>::from(Sha256::digest("bàa")));
+}
+
+#[test]
+fn skipped_characters_are_counted_as_characters_and_leave_the_vocabulary() {
+    let corpus = read(&["ééab".as_bytes()], 2).unwrap();
+    assert_eq!(corpus.vocabulary.characters(), ['a', 'b']);
+    assert_eq!(
+        read(&[b"ab"], 2),
+        Err(CorpusError::AllSkipped { skip: 2, has: 2 })
+    );
+}
+
+#[test]
+fn an_empty_corpus_is_refused() {
+    assert_eq!(read(&[], 0), Err(CorpusError::Empty));
+    assert_eq!(read(&[b"", b""], 3), Err(CorpusError::Empty));
+}
+
+#[test]
+fn a_character_that_is_cut_off_at_the_end_is_named_by_its_byte() {
+    assert_eq!(
+        read(&[b"abc\xe2\x82"], 0),
+        Err(CorpusError::InvalidUtf8 { byte: 3 })
+    );
+}
+
+#[test]
+fn too_many_bytes_are_refused_before_they_are_kept() {
+    let mut reader = CorpusReader::new(0, 4);
+    reader.push(b"abc").unwrap();
+    assert_eq!(reader.push(b"de"), Err(CorpusError::TooLarge { limit: 4 }));
+}
+
+#[test]
+fn a_short_corpus_is_told_how_many_characters_are_needed() {
+    let error = split(100, 0.0, 128, 100).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the corpus needs at least 12800 characters for one batch of 128 x 100, has 100"
+    );
+}
+
+#[test]
+fn the_needed_length_is_the_least_that_is_accepted() {
+    for fraction in [0.0, 0.1, 0.25, 0.333, 0.5] {
+        let Err(CorpusError::TooShort { needed, .. }) = split(1, fraction, 7, 13) else {
+            panic!("one character is too short");
+        };
+        assert!(split(needed, fraction, 7, 13).is_ok());
+        assert!(split(needed - 1, fraction, 7, 13).is_err());
+    }
+}
+
+#[test]
+fn the_end_of_the_text_is_held_out() {
+    let parts = split(100, 0.1, 2, 5).unwrap();
+    assert_eq!((parts.training, parts.validation), (0..90, 90..100));
+    assert!(matches!(
+        split(100, 0.001, 2, 5),
+        Err(CorpusError::HeldOutTooShort { held_out: 0, .. })
+    ));
+}
+
+#[test]
+fn a_corpus_is_recoded_for_a_model_that_knows_its_characters() {
+    let mut corpus = read(&[b"cab"], 0).unwrap();
+    corpus.recode(&Vocabulary::of(" abcd".chars())).unwrap();
+    assert_eq!(corpus.tokens, [3, 1, 2]);
+    let error = corpus.recode(&Vocabulary::of("cb".chars())).unwrap_err();
+    assert_eq!((error.character, error.position), ('a', 1));
+    assert_eq!(corpus.tokens, [3, 1, 2]);
+}
+
+proptest! {
+    #[test]
+    fn any_split_into_chunks_gives_the_same_corpus(
+        text in "\\PC{1,60}",
+        cuts in prop::collection::vec(0usize..200, 0..8),
+    ) {
+        let bytes = text.as_bytes();
+        prop_assert_eq!(read(&chunks(bytes, &cuts), 0), read(&[bytes], 0));
+    }
+
+    #[test]
+    fn invalid_bytes_are_found_at_the_same_place_in_any_chunks(
+        bytes in prop::collection::vec(prop_oneof![
+            Just(0x61u8), Just(0xc3), Just(0xa9), Just(0xe2), Just(0x82), Just(0xf0), any::<u8>()
+        ], 1..40),
+        cuts in prop::collection::vec(0usize..40, 0..8),
+    ) {
+        let expected = std::str::from_utf8(&bytes).err().map(|error| CorpusError::InvalidUtf8 {
+            byte: error.valid_up_to() as u64,
+        });
+        prop_assert_eq!(read(&chunks(&bytes, &cuts), 0).err(), expected);
+    }
+}
+
+/// Cuts bytes at the given places, in order.
+fn chunks<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(bytes.len())).collect();
+    cuts.sort_unstable();
+    cuts.push(bytes.len());
+    let mut start = 0;
+    cuts.into_iter()
+        .map(|end| &bytes[std::mem::replace(&mut start, end)..end])
+        .collect()
+}

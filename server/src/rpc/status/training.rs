@@ -1,0 +1,60 @@
+//! How the errors of trainings become statuses.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+use super::{full, internal, invalid, refused};
+use crate::training::jobs::JobsError;
+use crate::training::learn::ModelsError;
+
+/// When a full queue is worth another try: trainings take minutes.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The status of an error of the trainings.
+pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
+    match error {
+        JobsError::Spec(spec) => invalid(spec.field, &spec.message),
+        JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
+        JobsError::UnknownCharacter { .. } => invalid("corpus", error.to_string()),
+        JobsError::Models(ModelsError::NotFound(_)) => {
+            refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
+        }
+        JobsError::Models(ModelsError::Broken(_)) => internal(error),
+        JobsError::NotFound { .. } => {
+            refused(Code::NotFound, "TRAINING_NOT_FOUND", error.to_string())
+        }
+        JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", error.to_string(), RETRY_AFTER),
+        JobsError::OutOfMemory(_) => {
+            refused(Code::ResourceExhausted, "OUT_OF_MEMORY", error.to_string())
+        }
+        JobsError::NotResumable { .. } => refused(
+            Code::FailedPrecondition,
+            "TRAINING_NOT_RESUMABLE",
+            error.to_string(),
+        ),
+        JobsError::NoCheckpoint { .. } => {
+            refused(Code::FailedPrecondition, "NO_CHECKPOINT", error.to_string())
+        }
+        JobsError::Stopping => refused(Code::Unavailable, "STOPPING", error.to_string()),
+        JobsError::Io(_) => internal(error),
+    }
+}
+
+/// The first message of a stream holds no spec.
+pub(in crate::rpc) fn spec_missing() -> Status {
+    invalid("spec", "must be in the first message, and is not")
+}
+
+/// A later message holds a spec, or nothing.
+pub(in crate::rpc) fn chunk_missing() -> Status {
+    invalid(
+        "payload",
+        "must be a corpus_chunk in each message after the first",
+    )
+}
+
+/// Work beside the async threads could not be done.
+pub(in crate::rpc) fn of_blocking_work(error: &tokio::task::JoinError) -> Status {
+    internal(error)
+}

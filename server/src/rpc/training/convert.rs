@@ -1,0 +1,150 @@
+//! Trainings between protobuf and the domain.
+
+use charlstm_proto::v1::{self, train_response, watch_training_response};
+
+use crate::training::events::{Event, EventKind, State};
+use crate::training::job::Job;
+use crate::training::spec::{ResolvedSpec, TrainingSpec};
+
+/// What a client asks for.
+pub(super) fn spec_from(spec: v1::TrainingSpec) -> TrainingSpec {
+    TrainingSpec {
+        model: spec.model,
+        hidden_size: spec.hidden_size,
+        num_layers: spec.num_layers,
+        batch_size: spec.batch_size,
+        sequence_length: spec.sequence_length,
+        epochs: spec.epochs,
+        dropout: spec.dropout,
+        learning_rate: spec.learning_rate,
+        clip_norm: spec.clip_norm,
+        validation_fraction: spec.validation_fraction,
+        seed: spec.seed,
+        skip_chars: spec.skip_chars,
+        recipe: spec.recipe,
+        init_from: spec.init_from,
+        cancel_on_disconnect: spec.cancel_on_disconnect,
+        sample_prime: spec.sample_prime,
+        sample_chars: spec.sample_chars,
+    }
+}
+
+fn spec_to(spec: &ResolvedSpec) -> v1::TrainingSpec {
+    v1::TrainingSpec {
+        model: spec.model.clone(),
+        hidden_size: Some(spec.hidden_size),
+        num_layers: Some(spec.num_layers),
+        batch_size: Some(spec.batch_size),
+        sequence_length: Some(spec.sequence_length),
+        epochs: Some(spec.epochs),
+        dropout: Some(spec.dropout),
+        learning_rate: Some(spec.learning_rate),
+        clip_norm: Some(spec.clip_norm),
+        validation_fraction: Some(spec.validation_fraction),
+        seed: Some(spec.seed),
+        skip_chars: Some(spec.skip_chars),
+        recipe: Some(spec.recipe.name().to_owned()),
+        init_from: spec.init_from.clone(),
+        cancel_on_disconnect: Some(spec.cancel_on_disconnect),
+        sample_prime: spec.sample_prime.clone(),
+        sample_chars: Some(spec.sample_chars),
+    }
+}
+
+/// An event on the stream that started the training.
+pub(super) fn train_response(job: &Job, event: &Event) -> v1::TrainResponse {
+    v1::TrainResponse {
+        training_id: job.id().to_owned(),
+        sequence: event.sequence,
+        event: Some(event_to(job, &event.event)),
+    }
+}
+
+/// An event on the stream of a watcher.
+pub(super) fn watch_response(job: &Job, event: &Event) -> v1::WatchTrainingResponse {
+    use train_response::Event as From;
+    use watch_training_response::Event as To;
+    v1::WatchTrainingResponse {
+        training_id: job.id().to_owned(),
+        sequence: event.sequence,
+        event: Some(match event_to(job, &event.event) {
+            From::Accepted(accepted) => To::Accepted(accepted),
+            From::Step(step) => To::Step(step),
+            From::Epoch(epoch) => To::Epoch(epoch),
+            From::Checkpoint(checkpoint) => To::Checkpoint(checkpoint),
+            From::Finished(finished) => To::Finished(finished),
+        }),
+    }
+}
+
+fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
+    use train_response::Event as To;
+    match event {
+        EventKind::Accepted(accepted) => To::Accepted(v1::TrainingAccepted {
+            corpus_chars: accepted.corpus_chars,
+            vocabulary_size: accepted.vocabulary_size,
+            steps_per_epoch: accepted.steps_per_epoch,
+            parameters: accepted.parameters,
+            device: accepted.device.clone(),
+            resolved_spec: Some(spec_to(&job.facts().spec)),
+        }),
+        EventKind::Step(step) => To::Step(v1::StepProgress {
+            epoch: step.epoch,
+            step: step.step,
+            total_steps: step.total_steps,
+            loss: step.loss,
+            gradient_norm: step.gradient_norm,
+            chars_per_second: step.chars_per_second,
+            eta_seconds: step.eta_seconds,
+            learning_rate: step.learning_rate,
+        }),
+        EventKind::Epoch(epoch) => To::Epoch(v1::EpochProgress {
+            epoch: epoch.epoch,
+            train_loss: epoch.train_loss,
+            validation_loss: epoch.validation_loss,
+            bits_per_char: epoch.bits_per_char,
+            seconds: epoch.seconds,
+            chars_per_second: epoch.chars_per_second,
+            sample: epoch.sample.clone(),
+            step: epoch.step,
+        }),
+        EventKind::Checkpoint(saved) => To::Checkpoint(v1::CheckpointSaved { step: saved.step }),
+        EventKind::Finished(finished) => To::Finished(v1::TrainingFinished {
+            state: state_to(finished.state).into(),
+            model: job.facts().spec.model.clone(),
+            version: finished.version,
+            train_loss: finished.train_loss.unwrap_or(0.0),
+            validation_loss: finished.validation_loss,
+            message: finished.message.clone(),
+        }),
+    }
+}
+
+/// A training as it is now.
+pub(super) fn training(job: &Job) -> v1::Training {
+    let (facts, summary) = (job.facts(), job.summary());
+    v1::Training {
+        training_id: job.id().to_owned(),
+        state: state_to(summary.state).into(),
+        spec: Some(spec_to(&facts.spec)),
+        created_unix_ms: facts.created_unix_ms,
+        epochs_completed: summary.epochs_completed,
+        step: summary.step,
+        total_steps: summary.total_steps,
+        train_loss: summary.train_loss,
+        validation_loss: summary.validation_loss,
+        version: summary.version,
+        message: summary.message,
+    }
+}
+
+fn state_to(state: State) -> v1::State {
+    match state {
+        State::Queued => v1::State::Queued,
+        State::Running => v1::State::Running,
+        State::Succeeded => v1::State::Succeeded,
+        State::Cancelled => v1::State::Cancelled,
+        State::Failed => v1::State::Failed,
+        State::Interrupted => v1::State::Interrupted,
+    }
+}

@@ -1,0 +1,533 @@
+//! The list of trainings: accepts, queues, cancels, resumes, and keeps the one
+//! training thread busy. What happens within a training is in `trainer`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+
+use super::checkpoint::{self, LoadError};
+use super::events::{Accepted, State};
+use super::job::{Job, NewJob, Wish};
+use super::learn::{InitialModel, Learners, Models, ModelsError, Sampler};
+use super::memory::{self, OutOfMemory};
+use super::spec::{ResolvedSpec, SpecError, TrainingSpec};
+use super::trainer::{self, Pace, Workshop};
+use crate::model::corpus::{Corpus, CorpusError, CorpusReader, Split};
+use crate::model::vocabulary::UnknownCharacter;
+
+const INTERRUPTED: &str = "the server stopped; the training can be resumed";
+
+/// Limits and places of the trainings.
+#[derive(Clone, Debug)]
+pub struct JobsConfig {
+    /// Folder of the trainings; made where it is not there.
+    pub folder: PathBuf,
+    /// Most trainings that wait for their turn.
+    pub max_queued: usize,
+    /// Most bytes of a corpus.
+    pub max_corpus_bytes: u64,
+    /// Longest time between two checkpoints; there is one at the end of each
+    /// epoch besides.
+    pub checkpoint_interval: Duration,
+}
+
+impl JobsConfig {
+    /// The usual limits: sixteen waiting trainings, corpora of 4 GiB, a
+    /// checkpoint a minute.
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            max_queued: 16,
+            max_corpus_bytes: 4 << 30,
+            checkpoint_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Something that is asked of the trainings cannot be done.
+#[derive(Debug, Error)]
+pub enum JobsError {
+    /// A field of the spec cannot be accepted.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The text cannot be trained on.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// The model to begin with does not know a character of the corpus.
+    #[error("the model {model} that init_from begins with does not fit the corpus: {unknown}")]
+    UnknownCharacter {
+        /// The model.
+        model: String,
+        /// The character and its place.
+        unknown: UnknownCharacter,
+    },
+    /// The model to begin with cannot be had, or the new one not be stored.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// There is no such training.
+    #[error("there is no training {id:?}")]
+    NotFound {
+        /// The name that was asked for.
+        id: String,
+    },
+    /// Too many trainings wait already.
+    #[error("{limit} trainings wait already; try again when one has ended")]
+    QueueFull {
+        /// Most trainings that may wait.
+        limit: usize,
+    },
+    /// The training would not fit into memory.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// It is in a state from which it cannot be resumed.
+    #[error("training {id} cannot be resumed: it is {state}")]
+    NotResumable {
+        /// The training.
+        id: String,
+        /// Its state, in words.
+        state: &'static str,
+    },
+    /// It has no checkpoint that could be used.
+    #[error("training {id} cannot be resumed: {reason}")]
+    NoCheckpoint {
+        /// The training.
+        id: String,
+        /// What is wrong.
+        reason: LoadError,
+    },
+    /// The server is about to end.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The disk failed.
+    #[error("the trainings' folder: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The trainings of one data folder. A cheap handle; clones share everything.
+///
+/// Methods block on the disk, unless they say otherwise.
+#[derive(Clone)]
+pub struct Jobs {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: JobsConfig,
+    workshop: Workshop,
+    state: Mutex<ListState>,
+    /// Tells the training thread of work, and those that wait for its end.
+    changed: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct ListState {
+    jobs: BTreeMap<String, Arc<Job>>,
+    queue: VecDeque<Arc<Job>>,
+    running: Option<Arc<Job>>,
+    stopping: bool,
+    thread_ended: bool,
+}
+
+/// A training whose spec is valid and whose corpus is under way.
+pub struct Upload {
+    spec: ResolvedSpec,
+    initial: Option<InitialModel>,
+    reader: CorpusReader,
+}
+
+impl Upload {
+    /// Takes the next bytes of the corpus. Computes for some milliseconds a
+    /// megabyte.
+    ///
+    /// # Errors
+    /// Those of [`CorpusReader::push`].
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), JobsError> {
+        Ok(self.reader.push(chunk)?)
+    }
+}
+
+/// How many trainings there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Trainings that run: 0 or 1.
+    pub running: usize,
+    /// Trainings that wait.
+    pub queued: usize,
+}
+
+impl Jobs {
+    /// Opens the folder and starts the training thread. Trainings that ran or
+    /// waited when the server ended without notice are interrupted now.
+    ///
+    /// # Errors
+    /// A folder that cannot be made or listed. A training in it that cannot be
+    /// read is left out, and the log says why.
+    pub fn open(
+        config: JobsConfig,
+        learners: Arc<dyn Learners>,
+        models: Arc<dyn Models>,
+        sampler: Box<Sampler>,
+    ) -> Result<Self, JobsError> {
+        fs::create_dir_all(&config.folder)?;
+        let state = ListState {
+            jobs: read_all(&config.folder)?,
+            ..ListState::default()
+        };
+        let workshop = Workshop {
+            learners,
+            models,
+            sampler,
+            pace: Pace::with_checkpoints_every(config.checkpoint_interval),
+        };
+        let shared = Arc::new(Shared {
+            config,
+            workshop,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            thread: Mutex::new(None),
+        });
+        let thread = std::thread::Builder::new().name("training".to_owned());
+        let worker = Arc::clone(&shared);
+        *lock(&shared.thread) = Some(thread.spawn(move || worker.work())?);
+        Ok(Self { shared })
+    }
+
+    /// Checks a spec, before its corpus comes.
+    ///
+    /// # Errors
+    /// A bad spec, an unknown model to begin with, a full queue.
+    pub fn begin(&self, spec: &TrainingSpec) -> Result<Upload, JobsError> {
+        let mut resolved = spec.resolve(rand::random)?;
+        self.shared.check_room(&lock(&self.shared.state))?;
+        let initial = match resolved.init_from.take() {
+            None => None,
+            Some(reference) => {
+                let model = self.shared.workshop.models.find(&reference)?;
+                resolved.inherit(spec, &model.id, &model.parameters.architecture)?;
+                Some(model)
+            }
+        };
+        let skip = u64::from(resolved.skip_chars);
+        Ok(Upload {
+            spec: resolved,
+            initial,
+            reader: CorpusReader::new(skip, self.shared.config.max_corpus_bytes),
+        })
+    }
+
+    /// Ends the corpus and queues the training.
+    ///
+    /// # Errors
+    /// A corpus that cannot be trained on, too little memory, a full queue, a
+    /// failing disk. Nothing is left of the training then.
+    pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
+        let (mut corpus, spec) = (upload.reader.finish()?, upload.spec);
+        if let Some(initial) = upload.initial {
+            corpus.recode(&initial.vocabulary).map_err(|unknown| {
+                let model = initial.id.clone();
+                JobsError::UnknownCharacter { model, unknown }
+            })?;
+        }
+        check_prime(&spec, &corpus)?;
+        let split = corpus.split(
+            spec.validation_fraction,
+            spec.batch_size as usize,
+            spec.sequence_length as usize,
+        )?;
+        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len(), corpus.tokens.len());
+        memory::check(needed, memory::available_bytes())?;
+        self.shared.check_room(&lock(&self.shared.state))?;
+        let accepted = accepted(
+            &spec,
+            &corpus,
+            &split,
+            self.shared.workshop.learners.device(),
+        );
+        let created_unix_ms = now_unix_ms();
+        let new = NewJob {
+            id: &new_id(created_unix_ms),
+            created_unix_ms,
+            spec,
+            corpus: &corpus,
+            split: &split,
+        };
+        let job = Arc::new(Job::create(&self.shared.config.folder, new, accepted)?);
+        self.shared.enqueue(&job)?;
+        Ok(job)
+    }
+
+    /// A training by its name. Does not block.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn get(&self, id: &str) -> Result<Arc<Job>, JobsError> {
+        let state = lock(&self.shared.state);
+        state
+            .jobs
+            .get(id)
+            .cloned()
+            .ok_or_else(|| JobsError::NotFound {
+                id: id.chars().take(100).collect(),
+            })
+    }
+
+    /// All trainings, the newest first. Does not block.
+    pub fn list(&self) -> Vec<Arc<Job>> {
+        let mut jobs: Vec<Arc<Job>> = lock(&self.shared.state).jobs.values().cloned().collect();
+        jobs.sort_by(|a, b| {
+            let key = |job: &Job| (job.facts().created_unix_ms, job.id().to_owned());
+            key(b).cmp(&key(a))
+        });
+        jobs
+    }
+
+    /// How many trainings run and wait. Does not block.
+    pub fn load(&self) -> Load {
+        let state = lock(&self.shared.state);
+        Load {
+            running: usize::from(state.running.is_some()),
+            queued: state.queue.len(),
+        }
+    }
+
+    /// Asks a training to end; one that waits ends at once. One that has ended
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn cancel(&self, id: &str) -> Result<Arc<Job>, JobsError> {
+        let job = self.get(id)?;
+        let mut state = lock(&self.shared.state);
+        let waiting = state.queue.iter().position(|other| other.id() == id);
+        if let Some(place) = waiting {
+            state.queue.remove(place);
+            drop(state);
+            job.end(State::Cancelled, "cancelled while it waited for its turn");
+        } else if state.running.as_ref().is_some_and(|other| other.id() == id)
+            && job.wish() == Wish::Nothing
+        {
+            job.set_wish(Wish::Cancel);
+        }
+        Ok(job)
+    }
+
+    /// Queues a training that had ended without success, to go on from its
+    /// checkpoint. One that never had its turn begins.
+    ///
+    /// # Errors
+    /// An unknown name; a training that runs, waits or has succeeded; no sound
+    /// checkpoint; a full queue.
+    pub fn resume(&self, id: &str) -> Result<Arc<Job>, JobsError> {
+        let job = self.get(id)?;
+        let summary = job.summary();
+        check_resumable(id, summary.state)?;
+        if summary.has_checkpoint || summary.step > 0 {
+            checkpoint::load(job.folder(), id).map_err(|reason| JobsError::NoCheckpoint {
+                id: id.to_owned(),
+                reason,
+            })?;
+        }
+        self.shared.enqueue(&job)?;
+        Ok(job)
+    }
+
+    /// Resumes all interrupted trainings, the oldest first, as far as the
+    /// queue takes them. What cannot be resumed is logged.
+    pub fn resume_interrupted(&self) {
+        for job in self.list().into_iter().rev() {
+            if job.summary().state == State::Interrupted
+                && let Err(error) = self.resume(job.id())
+            {
+                tracing::warn!(%error, id = job.id(), "a training could not be resumed");
+            }
+        }
+    }
+
+    /// Ends the training thread: the training that runs saves a checkpoint
+    /// and is interrupted, as are those that wait. Blocks until the thread has
+    /// ended, at most for `patience`; returns whether it has.
+    pub fn stop(&self, patience: Duration) -> bool {
+        let mut state = lock(&self.shared.state);
+        state.stopping = true;
+        if let Some(job) = &state.running {
+            job.set_wish(Wish::Stop);
+        }
+        let waiting = std::mem::take(&mut state.queue);
+        drop(state);
+        self.shared.changed.notify_all();
+        for job in waiting {
+            job.end(State::Interrupted, INTERRUPTED);
+        }
+        let state = lock(&self.shared.state);
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, patience, |state| !state.thread_ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        let ended = state.thread_ended;
+        drop(state);
+        let thread = ended.then(|| lock(&self.shared.thread).take()).flatten();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the training thread panicked");
+        }
+        ended
+    }
+}
+
+impl Shared {
+    fn check_room(&self, state: &ListState) -> Result<(), JobsError> {
+        if state.stopping {
+            return Err(JobsError::Stopping);
+        }
+        let limit = self.config.max_queued;
+        // One that can begin at once does not wait.
+        let idle = state.running.is_none() && state.queue.is_empty();
+        if !idle && state.queue.len() >= limit {
+            return Err(JobsError::QueueFull { limit });
+        }
+        Ok(())
+    }
+
+    fn enqueue(&self, job: &Arc<Job>) -> Result<(), JobsError> {
+        let mut state = lock(&self.state);
+        let is_new = !state.jobs.contains_key(job.id());
+        let room = self.check_room(&state);
+        if is_new && let Err(error) = room {
+            drop(state);
+            // Nobody was told of it yet.
+            fs::remove_dir_all(job.folder())?;
+            return Err(error);
+        }
+        room?;
+        if !is_new {
+            // Of two that resume it at once, one comes first.
+            check_resumable(job.id(), job.summary().state)?;
+            job.history().set_active(State::Queued);
+        }
+        state.jobs.insert(job.id().to_owned(), Arc::clone(job));
+        state.queue.push_back(Arc::clone(job));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The training thread.
+    fn work(&self) {
+        trainer::lower_priority();
+        while let Some(job) = self.next() {
+            let finished = trainer::run(&job, &self.workshop);
+            job.history().append(finished);
+            lock(&self.state).running = None;
+        }
+        lock(&self.state).thread_ended = true;
+        self.changed.notify_all();
+    }
+
+    fn next(&self) -> Option<Arc<Job>> {
+        let state = lock(&self.state);
+        let mut state = self
+            .changed
+            .wait_while(state, |state| !state.stopping && state.queue.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.stopping {
+            return None;
+        }
+        let job = state.queue.pop_front()?;
+        job.set_wish(Wish::Nothing);
+        job.history().set_active(State::Running);
+        state.running = Some(Arc::clone(&job));
+        Some(job)
+    }
+}
+
+fn check_resumable(id: &str, state: State) -> Result<(), JobsError> {
+    let state = match state {
+        State::Cancelled | State::Failed | State::Interrupted => return Ok(()),
+        State::Queued => "waiting for its turn",
+        State::Running => "running",
+        State::Succeeded => "complete",
+    };
+    Err(JobsError::NotResumable {
+        id: id.to_owned(),
+        state,
+    })
+}
+
+fn check_prime(spec: &ResolvedSpec, corpus: &Corpus) -> Result<(), JobsError> {
+    let prime = spec.sample_prime.as_deref().unwrap_or_default();
+    corpus
+        .vocabulary
+        .encode(prime)
+        .map_err(|unknown| SpecError::new("sample_prime", unknown.to_string()))?;
+    Ok(())
+}
+
+fn accepted(spec: &ResolvedSpec, corpus: &Corpus, split: &Split, device: String) -> Accepted {
+    let batch_chars = spec.batch_size as usize * spec.sequence_length as usize;
+    let steps_per_epoch = (split.training.len() / batch_chars) as u64;
+    let architecture = spec.architecture(corpus.vocabulary.len());
+    Accepted {
+        corpus_chars: corpus.tokens.len() as u64,
+        vocabulary_size: u32::try_from(corpus.distinct).unwrap_or(u32::MAX),
+        steps_per_epoch,
+        total_steps: steps_per_epoch * u64::from(spec.epochs),
+        parameters: architecture.parameter_count() as u64,
+        device,
+    }
+}
+
+/// Reads all trainings of a folder, and interrupts those that had not ended.
+fn read_all(folder: &Path) -> io::Result<BTreeMap<String, Arc<Job>>> {
+    let mut jobs = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(".new-") {
+            // It was never whole, and nobody was told of it.
+            fs::remove_dir_all(&path)?;
+            continue;
+        }
+        match Job::open(&path) {
+            Ok(job) if job.id() == name => {
+                if !job.summary().state.has_ended() {
+                    job.end(State::Interrupted, INTERRUPTED);
+                }
+                jobs.insert(job.id().to_owned(), Arc::new(job));
+            }
+            Ok(job) => {
+                tracing::error!(path = %path.display(), id = job.id(), "a training lies in a folder of another name; it is left out");
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "a training cannot be read; it is left out");
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+/// A name that sorts by time and is not guessed.
+fn new_id(unix_ms: u64) -> String {
+    format!("t-{unix_ms:011x}{:08x}", rand::random::<u32>())
+}
+
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// A panic while the lock was held left nothing half done: each change of the
+/// list is a single insertion or removal.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,104 @@
+//! Tests of the spec.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn named() -> TrainingSpec {
+    TrainingSpec {
+        model: "m".to_owned(),
+        ..TrainingSpec::default()
+    }
+}
+
+fn refusal(change: impl FnOnce(&mut TrainingSpec)) -> String {
+    let mut spec = named();
+    change(&mut spec);
+    spec.resolve(|| 0).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_spec_is_the_notebook() {
+    let spec = named().resolve(|| 77).unwrap();
+    assert_eq!((spec.hidden_size, spec.num_layers), (512, 2));
+    assert_eq!((spec.batch_size, spec.sequence_length), (128, 100));
+    assert_eq!((spec.epochs, spec.dropout), (20, 0.5));
+    assert_eq!((spec.learning_rate, spec.clip_norm), (0.001, 5.0));
+    assert_eq!((spec.validation_fraction, spec.seed), (0.0, 77));
+    assert_eq!(spec.recipe.name(), "notebook");
+}
+
+#[test]
+fn a_value_outside_its_range_is_named_with_the_range() {
+    assert_eq!(
+        refusal(|spec| spec.batch_size = Some(0)),
+        "batch_size: must be 1 to 4096, not 0"
+    );
+    assert_eq!(
+        refusal(|spec| spec.epochs = Some(100_001)),
+        "epochs: must be 1 to 100000, not 100001"
+    );
+    assert_eq!(
+        refusal(|spec| spec.learning_rate = Some(f64::NAN)),
+        "learning_rate: must be over 0, at most 1, not NaN"
+    );
+    assert_eq!(
+        refusal(|spec| spec.dropout = Some(1.0)),
+        "dropout: must be at least 0, under 1, not 1"
+    );
+    assert_eq!(
+        refusal(|spec| spec.clip_norm = Some(f64::INFINITY)),
+        "clip_norm: must be over 0, at most 1e6, not inf"
+    );
+    assert_eq!(
+        refusal(|spec| spec.validation_fraction = Some(-0.1)),
+        "validation_fraction: must be 0 to 0.5, not -0.1"
+    );
+    assert_eq!(
+        refusal(|spec| spec.sample_chars = Some(10_001)),
+        "sample_chars: must be 0 to 10000, not 10001"
+    );
+}
+
+#[test]
+fn an_unknown_recipe_is_answered_with_the_known_ones() {
+    assert_eq!(
+        refusal(|spec| spec.recipe = Some("slow".to_owned())),
+        "recipe: must be one of notebook, not \"slow\""
+    );
+}
+
+#[test]
+fn a_model_name_that_could_leave_the_folder_is_refused() {
+    for name in ["", "../x", "a/b", ".hidden", "a b", "é", &"a".repeat(65)] {
+        assert!(
+            refusal(|spec| spec.model = name.to_owned()).starts_with("model: must be 1 to 64"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_sizes_come_from_the_model_that_it_begins_with() {
+    let architecture = Architecture {
+        vocabulary_size: 3,
+        hidden_size: 8,
+        num_layers: 1,
+    };
+    let mut asked = named();
+    let mut spec = asked.resolve(|| 0).unwrap();
+    spec.inherit(&asked, "base@2", &architecture).unwrap();
+    assert_eq!((spec.hidden_size, spec.num_layers), (8, 1));
+    assert_eq!(spec.init_from.as_deref(), Some("base@2"));
+    asked.hidden_size = Some(16);
+    let error = spec.inherit(&asked, "base@2", &architecture).unwrap_err();
+    assert_eq!(error.field, "hidden_size");
+}
+
+#[test]
+fn a_stored_spec_is_read_back_to_the_last_bit() {
+    let mut spec = named().resolve(|| u64::MAX).unwrap();
+    spec.learning_rate = 0.1 + 0.2;
+    let text = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<ResolvedSpec>(&text).unwrap(), spec);
+}

@@ -1,0 +1,483 @@
+//! The loop that trains one job on the training thread: steps, events,
+//! epochs, checkpoints, and the way back from a training that diverged. Which
+//! job runs when is in `jobs`; the arithmetic is the learner's.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::checkpoint::{self, Best, Checkpoint, Position};
+use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, State, StepProgress};
+use super::job::{Job, JobTokens, Wish};
+use super::learn::{
+    Learn, LearnConfig, Learners, Models, SampleRequest, Sampler, TrainedFacts, TrainedModel,
+};
+use crate::model::learner::{LearnError, StepOutcome};
+use crate::model::parameters::Parameters;
+
+/// How often a training may fall back on its last checkpoint.
+const MAX_ROLLBACKS: u32 = 3;
+
+/// What the trainer works with, the same for all jobs.
+pub(super) struct Workshop {
+    pub(super) learners: Arc<dyn Learners>,
+    pub(super) models: Arc<dyn Models>,
+    pub(super) sampler: Box<Sampler>,
+    pub(super) pace: Pace,
+}
+
+/// How often things are told and saved.
+pub(super) struct Pace {
+    /// Shortest time between two step events: four a second is as much as an
+    /// eye follows.
+    step_events: Duration,
+    checkpoints: Duration,
+}
+
+impl Pace {
+    pub(super) fn with_checkpoints_every(checkpoints: Duration) -> Self {
+        Self {
+            step_events: Duration::from_millis(250),
+            checkpoints,
+        }
+    }
+}
+
+/// Why a training failed. The text is what a client reads.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("the network could not be computed: {0}")]
+    Learn(#[from] LearnError),
+    #[error("the training's files cannot be used: {0}")]
+    Files(String),
+    #[error("an internal error; the server's log says more")]
+    Panicked,
+    #[error("the model could not be stored: {0}")]
+    Publish(String),
+    #[error("the model to begin with is gone: {0}")]
+    Initial(String),
+    #[error(
+        "the training diverged at step {step} ({what}) and again after {MAX_ROLLBACKS} \
+         returns to a checkpoint with half the learning rate each; try a smaller learning_rate"
+    )]
+    Diverged { step: u64, what: &'static str },
+}
+
+/// How a training ended that did not fail.
+enum Ending {
+    Published(u64),
+    Wished(Wish),
+}
+
+/// Trains a job until it ends, and returns its last event. Blocks for as long
+/// as that takes. A panic fails this job only.
+pub(super) fn run(job: &Job, workshop: &Workshop) -> EventKind {
+    let turn = || {
+        let mut run = Run::new(job, workshop)?;
+        let ending = run.train()?;
+        Ok((ending, run.published_losses()))
+    };
+    // What the panic said is on standard error, by the hook.
+    let result: Result<_, Failure> =
+        catch_unwind(AssertUnwindSafe(turn)).unwrap_or(Err(Failure::Panicked));
+    let told = job.summary();
+    let ended = |state, message: String| Finished {
+        state,
+        version: 0,
+        train_loss: told.train_loss,
+        validation_loss: None,
+        message,
+    };
+    let finished = match result {
+        Ok((Ending::Published(version), (train_loss, validation_loss))) => Finished {
+            state: State::Succeeded,
+            version,
+            train_loss,
+            validation_loss,
+            message: String::new(),
+        },
+        Ok((Ending::Wished(Wish::Stop), _)) => ended(
+            State::Interrupted,
+            "the server stopped; the training can be resumed".to_owned(),
+        ),
+        Ok((Ending::Wished(Wish::Cancel | Wish::Nothing), _)) => ended(
+            State::Cancelled,
+            "cancelled; the training can be resumed".to_owned(),
+        ),
+        Err(failure) => {
+            tracing::error!(error = %failure, id = job.id(), "a training failed");
+            ended(State::Failed, failure.to_string())
+        }
+    };
+    EventKind::Finished(finished)
+}
+
+/// Gives the calling thread less of the processor than the threads that
+/// generate text.
+pub(super) fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        // On Linux a priority is a thread's, and 0 is the calling one.
+        // SAFETY: the call reads its three numbers and touches no memory.
+        let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+        if result != 0 {
+            let error = std::io::Error::last_os_error();
+            tracing::warn!(%error, "the training thread keeps its priority");
+        }
+    }
+}
+
+/// A job under way.
+struct Run<'a> {
+    job: &'a Job,
+    workshop: &'a Workshop,
+    config: LearnConfig,
+    tokens: JobTokens,
+    learner: Box<dyn Learn>,
+    total_steps: u64,
+    step: u64,
+    position: Position,
+    best_parameters: Option<Vec<f32>>,
+    /// Epochs that were told before this run began: a run that goes on from a
+    /// checkpoint within an epoch that was told does not tell it again.
+    told_epochs: u32,
+    clocks: Clocks,
+}
+
+struct Clocks {
+    begun: Instant,
+    begun_step: u64,
+    /// When the current stretch of the epoch began.
+    epoch: Instant,
+    checkpoint: Instant,
+    /// When and at which step the last step event was.
+    told: Option<(Instant, u64)>,
+}
+
+impl Clocks {
+    fn start(step: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            begun_step: step,
+            epoch: now,
+            checkpoint: now,
+            told: None,
+        }
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(job: &'a Job, workshop: &'a Workshop) -> Result<Self, Failure> {
+        let tokens = job
+            .tokens()
+            .map_err(|error| Failure::Files(error.to_string()))?;
+        let summary = job.summary();
+        let config = job.config();
+        let mut position = Position::default();
+        let mut best_parameters = None;
+        let learner = if summary.has_checkpoint {
+            let saved = load(job)?;
+            position = saved.position;
+            best_parameters = saved.best_parameters;
+            let config = slowed(&config, position.rollbacks);
+            let training = Arc::clone(&tokens.training);
+            workshop
+                .learners
+                .resume(&config, training, saved.snapshot)?
+        } else {
+            let initial = initial(job, workshop)?;
+            let training = Arc::clone(&tokens.training);
+            workshop.learners.begin(&config, training, initial)?
+        };
+        let step = learner.snapshot()?.step;
+        let mut run = Self {
+            job,
+            workshop,
+            total_steps: learner.steps_per_epoch() * u64::from(config.epochs),
+            config,
+            tokens,
+            learner,
+            step,
+            position,
+            best_parameters,
+            told_epochs: summary.epochs_completed,
+            clocks: Clocks::start(step),
+        };
+        if !summary.has_checkpoint {
+            // So that there is one to go back to from the first step on.
+            run.save();
+        }
+        Ok(run)
+    }
+
+    fn train(&mut self) -> Result<Ending, Failure> {
+        while self.step < self.total_steps {
+            let wish = self.job.wish();
+            if wish != Wish::Nothing {
+                self.save();
+                return Ok(Ending::Wished(wish));
+            }
+            let outcome = self.learner.step()?;
+            self.step = outcome.step;
+            if let Some(what) = not_finite(&outcome) {
+                self.roll_back(what)?;
+                continue;
+            }
+            self.tell_step(&outcome);
+            if let Some(train_loss) = outcome.epoch_loss {
+                self.end_epoch(outcome.epoch, train_loss)?;
+            } else if self.clocks.checkpoint.elapsed() >= self.workshop.pace.checkpoints {
+                self.save();
+            }
+        }
+        self.publish().map(Ending::Published)
+    }
+
+    fn tell_step(&mut self, outcome: &StepOutcome) {
+        let now = Instant::now();
+        let last = outcome.step == self.total_steps;
+        let due = self
+            .clocks
+            .told
+            .is_none_or(|(at, _)| now.duration_since(at) >= self.workshop.pace.step_events);
+        if !due && !last {
+            return;
+        }
+        let begun = (self.clocks.begun, self.clocks.begun_step);
+        let (since, since_step) = self.clocks.told.unwrap_or(begun);
+        let rate = |since: Instant, since_step: u64| {
+            let seconds = now.duration_since(since).as_secs_f64().max(1e-9);
+            (outcome.step - since_step) as f64 / seconds
+        };
+        let left = (self.total_steps - outcome.step) as f64;
+        self.job.history().append(EventKind::Step(StepProgress {
+            epoch: outcome.epoch,
+            step: outcome.step,
+            total_steps: self.total_steps,
+            loss: outcome.loss,
+            gradient_norm: outcome.gradient_norm,
+            chars_per_second: rate(since, since_step) * self.batch_chars(),
+            eta_seconds: left / rate(begun.0, begun.1),
+            learning_rate: outcome.learning_rate,
+        }));
+        self.clocks.told = Some((now, outcome.step));
+    }
+
+    fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
+        let seconds = self.position.epoch_seconds + self.clocks.epoch.elapsed().as_secs_f64();
+        let validation_loss = match &*self.tokens.validation {
+            [] => None,
+            held_out => Some(self.learner.evaluate(held_out)?),
+        };
+        if validation_loss.is_some_and(|loss| !loss.is_finite()) {
+            return self.roll_back("the validation loss is not a number");
+        }
+        self.position.train_loss = Some(train_loss);
+        self.position.validation_loss = validation_loss;
+        let parameters = self.learner.parameters()?;
+        let best_so_far = self.position.best.map(|best| best.validation_loss);
+        if let Some(validation_loss) = validation_loss
+            && best_so_far.is_none_or(|best| validation_loss < best)
+        {
+            self.best_parameters = Some(parameters.values.clone());
+            self.position.best = Some(Best {
+                epoch,
+                step: self.step,
+                train_loss,
+                validation_loss,
+            });
+        }
+        if epoch > self.told_epochs {
+            let chars = self.learner.steps_per_epoch() as f64 * self.batch_chars();
+            self.job.history().append(EventKind::Epoch(EpochProgress {
+                epoch,
+                step: self.step,
+                train_loss,
+                validation_loss,
+                bits_per_char: validation_loss.unwrap_or(train_loss) / std::f64::consts::LN_2,
+                seconds,
+                chars_per_second: chars / seconds.max(1e-9),
+                sample: self.sample(epoch, &parameters),
+            }));
+            self.told_epochs = epoch;
+        }
+        self.position.epoch_seconds = 0.0;
+        self.clocks.epoch = Instant::now();
+        // After the event: an epoch whose checkpoint is there was told.
+        self.save();
+        Ok(())
+    }
+
+    /// The text of an epoch, its prime included. A sample that cannot be made
+    /// does not fail the training.
+    fn sample(&self, epoch: u32, parameters: &Parameters) -> String {
+        let spec = &self.job.facts().spec;
+        let vocabulary = self.job.vocabulary();
+        if spec.sample_chars == 0 {
+            return String::new();
+        }
+        let first = String::from(vocabulary.character(self.tokens.first));
+        let prime = spec.sample_prime.as_deref().unwrap_or(&first);
+        // The prime was found in the vocabulary when the training was accepted.
+        let Ok(numbers) = vocabulary.encode(prime) else {
+            return String::new();
+        };
+        let written = (self.workshop.sampler)(&SampleRequest {
+            parameters,
+            vocabulary,
+            prime: &numbers,
+            chars: spec.sample_chars as usize,
+            seed: spec.seed.wrapping_add(u64::from(epoch)),
+        });
+        match written {
+            Ok(text) => format!("{prime}{text}"),
+            Err(error) => {
+                tracing::warn!(%error, "a sample could not be written");
+                String::new()
+            }
+        }
+    }
+
+    /// Saves a checkpoint and tells so. Where the disk does not take it, the
+    /// last one stays, the log says so, and the next time may go better.
+    fn save(&mut self) {
+        self.clocks.checkpoint = Instant::now();
+        match self.try_save() {
+            Ok(()) => {
+                let event = EventKind::Checkpoint(CheckpointSaved { step: self.step });
+                self.job.history().append(event);
+            }
+            Err(error) => {
+                tracing::error!(%error, id = self.job.id(), "a checkpoint could not be saved");
+            }
+        }
+    }
+
+    fn try_save(&mut self) -> Result<(), Failure> {
+        let within = !self.step.is_multiple_of(self.learner.steps_per_epoch());
+        if within {
+            self.position.epoch_seconds += self.clocks.epoch.elapsed().as_secs_f64();
+        }
+        self.clocks.epoch = Instant::now();
+        let checkpoint = Checkpoint {
+            snapshot: self.learner.snapshot()?,
+            position: self.position.clone(),
+            best_parameters: self.best_parameters.clone(),
+        };
+        checkpoint::save(self.job.folder(), self.job.id(), &checkpoint)
+            .map_err(|error| Failure::Files(error.to_string()))
+    }
+
+    /// Goes back to the last checkpoint, with half the learning rate.
+    fn roll_back(&mut self, what: &'static str) -> Result<(), Failure> {
+        let step = self.step;
+        let saved = load(self.job)?;
+        let rollbacks = self.position.rollbacks.max(saved.position.rollbacks) + 1;
+        if rollbacks > MAX_ROLLBACKS {
+            return Err(Failure::Diverged { step, what });
+        }
+        let config = slowed(&self.config, rollbacks);
+        tracing::warn!(
+            id = self.job.id(),
+            step,
+            what,
+            back_to = saved.snapshot.step,
+            learning_rate = config.learning_rate,
+            "a training diverged; it goes back to its last checkpoint"
+        );
+        self.step = saved.snapshot.step;
+        self.position = saved.position;
+        self.position.rollbacks = rollbacks;
+        self.best_parameters = saved.best_parameters;
+        let training = Arc::clone(&self.tokens.training);
+        let learners = &self.workshop.learners;
+        self.learner = learners.resume(&config, training, saved.snapshot)?;
+        self.clocks = Clocks::start(self.step);
+        // The new learning rate counts from here, also after a crash.
+        self.save();
+        Ok(())
+    }
+
+    /// Publishes the weights of the best epoch, or the last where nothing is
+    /// held out.
+    fn publish(&mut self) -> Result<u64, Failure> {
+        let mut parameters = self.learner.parameters()?;
+        let (mut epochs, mut steps) = (self.config.epochs, self.step);
+        if let (Some(best), Some(values)) = (self.position.best, self.best_parameters.take()) {
+            parameters.values = values;
+            (epochs, steps) = (best.epoch, best.step);
+        }
+        let facts = self.job.facts();
+        let (train_loss, validation_loss) = self.published_losses();
+        let model = TrainedModel {
+            parameters,
+            vocabulary: self.job.vocabulary().clone(),
+            facts: TrainedFacts {
+                recipe: facts.spec.recipe.name().to_owned(),
+                epochs,
+                steps,
+                corpus_chars: facts.corpus_chars as u64,
+                corpus_sha256: facts.corpus_sha256.clone(),
+                training_id: facts.id.clone(),
+                train_loss,
+                validation_loss,
+            },
+        };
+        let models = &self.workshop.models;
+        models
+            .publish(&facts.spec.model, model)
+            .map_err(|error| Failure::Publish(error.to_string()))
+    }
+
+    /// Training and validation loss of the weights that are published.
+    fn published_losses(&self) -> (Option<f64>, Option<f64>) {
+        match self.position.best {
+            Some(best) => (Some(best.train_loss), Some(best.validation_loss)),
+            None => (self.position.train_loss, self.position.validation_loss),
+        }
+    }
+
+    fn batch_chars(&self) -> f64 {
+        (self.config.batch_size * self.config.sequence_length) as f64
+    }
+}
+
+fn load(job: &Job) -> Result<Checkpoint, Failure> {
+    checkpoint::load(job.folder(), job.id()).map_err(|error| Failure::Files(error.to_string()))
+}
+
+fn initial(job: &Job, workshop: &Workshop) -> Result<Option<Parameters>, Failure> {
+    let Some(id) = &job.facts().spec.init_from else {
+        return Ok(None);
+    };
+    let model = workshop
+        .models
+        .find(id)
+        .map_err(|error| Failure::Initial(error.to_string()))?;
+    if &model.vocabulary != job.vocabulary() {
+        let text = format!("{id} is no longer the model that it was");
+        return Err(Failure::Initial(text));
+    }
+    Ok(Some(model.parameters))
+}
+
+fn slowed(config: &LearnConfig, rollbacks: u32) -> LearnConfig {
+    LearnConfig {
+        learning_rate: config.learning_rate * 0.5f64.powi(rollbacks as i32),
+        ..config.clone()
+    }
+}
+
+fn not_finite(outcome: &StepOutcome) -> Option<&'static str> {
+    if !outcome.loss.is_finite() {
+        Some("the loss is not a number")
+    } else if !outcome.gradient_norm.is_finite() {
+        // The weights are spoilt already, though this loss does not show it.
+        Some("the gradient is not a number")
+    } else {
+        None
+    }
+}
