@@ -4,5 +4,6 @@
 
 pub mod architecture;
 pub mod parameters;
+pub mod sampler;
 pub mod step;
 pub mod vocabulary;
