@@ -14,7 +14,12 @@ fn main() {
     // Nothing in our code names a symbol of libtorch_cuda: without this the
     // linker drops it, and the program sees no GPU.
     if Path::new(&folder).join("libtorch_cuda.so").exists() {
-        for flag in ["-Wl,--no-as-needed", "-ltorch_cuda", "-ltorch", "-Wl,--as-needed"] {
+        for flag in [
+            "-Wl,--no-as-needed",
+            "-ltorch_cuda",
+            "-ltorch",
+            "-Wl,--as-needed",
+        ] {
             println!("cargo:rustc-link-arg={flag}");
         }
         println!("cargo:rustc-link-search=native={folder}");

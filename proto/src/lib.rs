@@ -15,5 +15,4 @@ pub mod v1 {
 
 /// The compiled descriptors of all files, encoded as a
 /// `google.protobuf.FileDescriptorSet`, for reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,12 +1,21 @@
 //! One step of the network for a batch of sequences whose states stay
-//! resident: the interface that generation is written against.
+//! resident, and the faster way through a stretch of known characters.
+//! Arithmetic in `kernel`, layout of the weights in `packed`.
 
 use std::sync::Arc;
 
+use pulp::{Arch, Simd, WithSimd};
 use thiserror::Error;
 
 use super::architecture::Architecture;
+use super::kernel::{Product, cell, for_rows, store};
+use super::packed::{GATES, PackedNetwork};
 use super::parameters::Parameters;
+
+/// Characters that go through one layer of a prefill together. The product
+/// with the layer below is made for all of them at once; more would win
+/// little and take more memory.
+const STRETCH: usize = 64;
 
 /// h and c of every layer of one sequence, `[layers, 2, hidden]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,25 +32,25 @@ impl HiddenState {
 /// steppers of the model.
 #[derive(Debug)]
 pub struct StepWeights {
-    architecture: Architecture,
+    network: PackedNetwork,
 }
 
 impl StepWeights {
     /// Lays the weights out. Takes some milliseconds a million parameters.
     pub fn new(parameters: &Parameters) -> Self {
         Self {
-            architecture: parameters.architecture,
+            network: PackedNetwork::new(parameters, Arch::new().dispatch(Lanes)),
         }
     }
 
     /// The shape of the network.
     pub fn architecture(&self) -> &Architecture {
-        &self.architecture
+        &self.network.architecture
     }
 
     /// Bytes of memory that they take.
     pub fn bytes(&self) -> usize {
-        0
+        self.network.bytes()
     }
 }
 
@@ -49,6 +58,27 @@ impl StepWeights {
 #[derive(Debug, Error)]
 #[error("the step failed: {0}")]
 pub struct StepError(pub String);
+
+/// The resident state of one layer; each row padded to whole panels.
+struct LayerState {
+    /// `[max_rows, padded]`.
+    h: Vec<f32>,
+    /// Where a step writes the new h, since all of the old is still read.
+    next_h: Vec<f32>,
+    /// `[max_rows, padded]`.
+    c: Vec<f32>,
+}
+
+impl LayerState {
+    fn new(rows: usize, padded: usize) -> Self {
+        let zeros = || vec![0.0; rows * padded];
+        Self {
+            h: zeros(),
+            next_h: zeros(),
+            c: zeros(),
+        }
+    }
+}
 
 /// A batch of sequences in step. Rows are `0..rows()`, without gaps; the row
 /// that is taken out is filled by the last one. Belongs to one thread.
@@ -58,19 +88,56 @@ pub struct StepError(pub String);
 /// [`Self::step`] or [`Self::prefill`].
 pub struct Stepper {
     weights: Arc<StepWeights>,
+    arch: Arch,
+    max_rows: usize,
+    rows: usize,
+    layers: Vec<LayerState>,
+    /// `[max_rows, vocabulary]`.
+    logits: Vec<f32>,
+    /// One row: the sequence that is being prefilled.
+    single: Vec<LayerState>,
+    stretch: Stretch,
+}
+
+/// Buffers of a prefill.
+struct Stretch {
+    /// h of the layer below after each character, `[STRETCH, padded]`.
+    below: Vec<f32>,
+    /// h of this layer after each character, `[STRETCH, padded]`.
+    above: Vec<f32>,
+    /// Sums over the layer below, `[panels, STRETCH, 4, lanes]`.
+    sums: Vec<f32>,
 }
 
 impl Stepper {
     /// An empty batch with room for `max_rows` rows.
+    ///
+    /// # Errors
+    /// None on the CPU.
     pub fn new(weights: Arc<StepWeights>, max_rows: usize) -> Result<Self, StepError> {
-        let _ = max_rows;
-        Ok(Self { weights })
+        let network = &weights.network;
+        let padded = network.padded_hidden();
+        let layers = network.architecture.num_layers;
+        let states = |rows| (0..layers).map(|_| LayerState::new(rows, padded)).collect();
+        Ok(Self {
+            arch: Arch::new(),
+            max_rows,
+            rows: 0,
+            layers: states(max_rows),
+            logits: vec![0.0; max_rows * network.architecture.vocabulary_size],
+            single: states(1),
+            stretch: Stretch {
+                below: vec![0.0; STRETCH * padded],
+                above: vec![0.0; STRETCH * padded],
+                sums: vec![0.0; STRETCH * padded * GATES],
+            },
+            weights,
+        })
     }
 
     /// Rows in use.
     pub fn rows(&self) -> usize {
-        let _ = &self.weights;
-        unimplemented!()
+        self.rows
     }
 
     /// Adds a row that begins in `state`; returns its index, `rows() - 1`.
@@ -78,50 +145,369 @@ impl Stepper {
     /// # Panics
     /// Where the batch is full or the state has another architecture.
     pub fn push(&mut self, state: &HiddenState) -> usize {
-        let _ = state;
-        unimplemented!()
+        assert!(self.rows < self.max_rows, "the batch is full");
+        let row = self.rows;
+        self.rows += 1;
+        write_row(&self.weights.network, &mut self.layers, row, state);
+        row
     }
 
     /// Takes a row out and returns its state. The last row moves into its
     /// place.
+    ///
+    /// # Panics
+    /// Where there is no such row.
     pub fn swap_remove(&mut self, row: usize) -> HiddenState {
-        let _ = row;
-        unimplemented!()
+        let state = self.state(row);
+        let padded = self.weights.network.padded_hidden();
+        self.rows -= 1;
+        let last = self.rows * padded..(self.rows + 1) * padded;
+        for layer in &mut self.layers {
+            layer.h.copy_within(last.clone(), row * padded);
+            layer.c.copy_within(last.clone(), row * padded);
+        }
+        state
     }
 
     /// A copy of the state of a row.
+    ///
+    /// # Panics
+    /// Where there is no such row.
     pub fn state(&self, row: usize) -> HiddenState {
-        let _ = row;
-        unimplemented!()
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        read_row(&self.weights.network, &self.layers, row)
     }
 
     /// Feeds `tokens[row]` to each row; returns the logits
     /// `[rows, vocabulary]`.
     ///
+    /// # Errors
+    /// None on the CPU.
+    ///
     /// # Panics
     /// Where there is not one token for each row, or one is outside the
     /// vocabulary.
     pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], StepError> {
-        let _ = tokens;
-        unimplemented!()
+        assert_eq!(tokens.len(), self.rows, "one token for each row");
+        let network = &self.weights.network;
+        self.arch.dispatch(BatchStep {
+            network,
+            layers: &mut self.layers,
+            tokens,
+            logits: &mut self.logits,
+        });
+        for layer in &mut self.layers {
+            std::mem::swap(&mut layer.h, &mut layer.next_h);
+        }
+        Ok(&self.logits[..tokens.len() * network.architecture.vocabulary_size])
     }
 
     /// Feeds a stretch of characters to a sequence that is not in the batch,
     /// without its logits. The caller bounds the stretch: it blocks until the
     /// stretch is done.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    ///
+    /// # Panics
+    /// Where a token is outside the vocabulary or the state has another
+    /// architecture.
     pub fn prefill(&mut self, state: &mut HiddenState, tokens: &[u32]) -> Result<(), StepError> {
-        let _ = (state, tokens);
-        unimplemented!()
+        self.prefill_each(state, tokens, None);
+        Ok(())
     }
 
     /// As [`Self::prefill`], and returns the logits after each character,
     /// `[tokens.len(), vocabulary]`, for scoring.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    ///
+    /// # Panics
+    /// As [`Self::prefill`].
     pub fn prefill_logits(
         &mut self,
         state: &mut HiddenState,
         tokens: &[u32],
     ) -> Result<Vec<f32>, StepError> {
-        let _ = (state, tokens);
-        unimplemented!()
+        let mut logits = Vec::new();
+        self.prefill_each(state, tokens, Some(&mut logits));
+        Ok(logits)
+    }
+
+    fn prefill_each(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+        mut logits: Option<&mut Vec<f32>>,
+    ) {
+        let network = &self.weights.network;
+        write_row(network, &mut self.single, 0, state);
+        for tokens in tokens.chunks(STRETCH) {
+            let logits = logits.as_deref_mut().map(|all| {
+                let begin = all.len();
+                all.resize(
+                    begin + tokens.len() * network.architecture.vocabulary_size,
+                    0.0,
+                );
+                &mut all[begin..]
+            });
+            self.arch.dispatch(Prefill {
+                network,
+                layers: &mut self.single,
+                stretch: &mut self.stretch,
+                tokens,
+                logits,
+            });
+        }
+        *state = read_row(network, &self.single, 0);
     }
 }
+
+fn write_row(network: &PackedNetwork, layers: &mut [LayerState], row: usize, state: &HiddenState) {
+    assert_eq!(state.0.len(), network.architecture.state_len());
+    let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
+    for (layer, numbers) in layers.iter_mut().zip(state.0.chunks_exact(2 * hidden)) {
+        let (h, c) = numbers.split_at(hidden);
+        for (row, numbers) in [
+            (&mut layer.h[row * padded..][..padded], h),
+            (&mut layer.c[row * padded..][..padded], c),
+        ] {
+            row[..hidden].copy_from_slice(numbers);
+            row[hidden..].fill(0.0);
+        }
+    }
+}
+
+fn read_row(network: &PackedNetwork, layers: &[LayerState], row: usize) -> HiddenState {
+    let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
+    let mut numbers = Vec::with_capacity(network.architecture.state_len());
+    for layer in layers {
+        numbers.extend_from_slice(&layer.h[row * padded..][..hidden]);
+        numbers.extend_from_slice(&layer.c[row * padded..][..hidden]);
+    }
+    HiddenState(numbers.into_boxed_slice())
+}
+
+/// How many numbers a register of this machine holds.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+/// One step of all rows: `layers[..].h` to `layers[..].next_h`.
+struct BatchStep<'a> {
+    network: &'a PackedNetwork,
+    layers: &'a mut [LayerState],
+    tokens: &'a [u32],
+    logits: &'a mut [f32],
+}
+
+impl WithSimd for BatchStep<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let rows = self.tokens.len();
+        for index in 0..self.layers.len() {
+            let (below, rest) = self.layers.split_at_mut(index);
+            let below = below.last().map(|layer| layer.next_h.as_slice());
+            step_layer(simd, self.network, index, self.tokens, below, &mut rest[0]);
+        }
+        if let Some(last) = self.layers.last() {
+            output(simd, self.network, &last.next_h, rows, self.logits);
+        }
+    }
+}
+
+#[inline(always)]
+fn step_layer<S: Simd>(
+    simd: S,
+    network: &PackedNetwork,
+    index: usize,
+    tokens: &[u32],
+    below: Option<&[f32]>,
+    state: &mut LayerState,
+) {
+    let (lanes, padded) = (network.lanes, network.padded_hidden());
+    let (hidden, width) = (network.architecture.hidden_size, GATES * network.lanes);
+    let layer = &network.layers[index];
+    for panel in 0..network.panels {
+        let weights = panel * hidden * width..(panel + 1) * hidden * width;
+        let recurrent = Product {
+            weights: &layer.recurrent[weights.clone()],
+            rows: &state.h,
+            stride: padded,
+            inputs: hidden,
+        };
+        let begin = |row: usize| {
+            let token = if index == 0 { tokens[row] as usize } else { 0 };
+            &layer.initial[(token * network.panels + panel) * width..][..width]
+        };
+        let (c, next_h) = (&mut state.c, &mut state.next_h);
+        let finish = |row: usize, sums| {
+            let at = row * padded + panel * lanes;
+            cell(
+                simd,
+                sums,
+                &mut c[at..at + lanes],
+                &mut next_h[at..at + lanes],
+            );
+        };
+        match below {
+            None => for_rows(simd, tokens.len(), &[recurrent], begin, finish),
+            Some(rows) => {
+                let input = Product {
+                    weights: &layer.input[weights],
+                    rows,
+                    ..recurrent
+                };
+                for_rows(simd, tokens.len(), &[input, recurrent], begin, finish);
+            }
+        }
+    }
+}
+
+/// The linear layer: h `[rows, padded]` to logits `[rows, vocabulary]`.
+#[inline(always)]
+fn output<S: Simd>(simd: S, network: &PackedNetwork, h: &[f32], rows: usize, logits: &mut [f32]) {
+    let (hidden, width) = (network.architecture.hidden_size, GATES * network.lanes);
+    let vocabulary = network.architecture.vocabulary_size;
+    let mut numbers = [0.0; GATES * 16];
+    let numbers = &mut numbers[..width];
+    for panel in 0..network.output_panels {
+        let product = Product {
+            weights: &network.output[panel * hidden * width..][..hidden * width],
+            rows: h,
+            stride: network.padded_hidden(),
+            inputs: hidden,
+        };
+        let columns = width.min(vocabulary - panel * width);
+        for_rows(
+            simd,
+            rows,
+            &[product],
+            |_| &network.output_initial[panel * width..][..width],
+            |row, sums| {
+                store::<S>(numbers, sums);
+                logits[row * vocabulary + panel * width..][..columns]
+                    .copy_from_slice(&numbers[..columns]);
+            },
+        );
+    }
+}
+
+/// A stretch of characters through one sequence, layer by layer: the product
+/// with the layer below for all characters at once, the recurrent one
+/// character by character.
+struct Prefill<'a> {
+    network: &'a PackedNetwork,
+    layers: &'a mut [LayerState],
+    stretch: &'a mut Stretch,
+    tokens: &'a [u32],
+    logits: Option<&'a mut [f32]>,
+}
+
+impl WithSimd for Prefill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Stretch { below, above, sums } = self.stretch;
+        for (index, state) in self.layers.iter_mut().enumerate() {
+            if index > 0 {
+                std::mem::swap(below, above);
+                sums_over_below(simd, self.network, index, self.tokens.len(), below, sums);
+            }
+            prefill_layer(simd, self.network, index, self.tokens, sums, state, above);
+        }
+        if let Some(logits) = self.logits {
+            output(simd, self.network, above, self.tokens.len(), logits);
+        }
+    }
+}
+
+#[inline(always)]
+fn sums_over_below<S: Simd>(
+    simd: S,
+    network: &PackedNetwork,
+    index: usize,
+    count: usize,
+    below: &[f32],
+    sums: &mut [f32],
+) {
+    let (hidden, width) = (network.architecture.hidden_size, GATES * network.lanes);
+    let layer = &network.layers[index];
+    for panel in 0..network.panels {
+        let product = Product {
+            weights: &layer.input[panel * hidden * width..][..hidden * width],
+            rows: below,
+            stride: network.padded_hidden(),
+            inputs: hidden,
+        };
+        for_rows(
+            simd,
+            count,
+            &[product],
+            |_| &layer.initial[panel * width..][..width],
+            |at, numbers| {
+                store::<S>(
+                    &mut sums[(panel * STRETCH + at) * width..][..width],
+                    numbers,
+                )
+            },
+        );
+    }
+}
+
+#[inline(always)]
+fn prefill_layer<S: Simd>(
+    simd: S,
+    network: &PackedNetwork,
+    index: usize,
+    tokens: &[u32],
+    sums: &[f32],
+    state: &mut LayerState,
+    above: &mut [f32],
+) {
+    let (lanes, padded) = (network.lanes, network.padded_hidden());
+    let (hidden, width) = (network.architecture.hidden_size, GATES * network.lanes);
+    let layer = &network.layers[index];
+    for (at, &token) in tokens.iter().enumerate() {
+        for panel in 0..network.panels {
+            let recurrent = Product {
+                weights: &layer.recurrent[panel * hidden * width..][..hidden * width],
+                rows: &state.h,
+                stride: padded,
+                inputs: hidden,
+            };
+            let begin = |_| {
+                if index == 0 {
+                    &layer.initial[(token as usize * network.panels + panel) * width..][..width]
+                } else {
+                    &sums[(panel * STRETCH + at) * width..][..width]
+                }
+            };
+            let unit = panel * lanes..(panel + 1) * lanes;
+            for_rows(simd, 1, &[recurrent], begin, |_, sums| {
+                cell(
+                    simd,
+                    sums,
+                    &mut state.c[unit.clone()],
+                    &mut state.next_h[unit.clone()],
+                );
+            });
+        }
+        std::mem::swap(&mut state.h, &mut state.next_h);
+        above[at * padded..][..padded].copy_from_slice(&state.h);
+    }
+}
+
+#[cfg(test)]
+#[path = "step/tests.rs"]
+mod tests;
