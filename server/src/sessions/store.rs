@@ -69,10 +69,25 @@ impl Lease {
         &self.id
     }
 
+    /// What names this lease without holding it.
+    pub fn mark(&self) -> LeaseMark {
+        LeaseMark {
+            id: self.id.clone(),
+            ticket: self.ticket,
+        }
+    }
+
     /// True once the session was deleted: the call must end.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
+}
+
+/// The name of a lease.
+#[derive(Clone, Debug)]
+pub struct LeaseMark {
+    id: SessionId,
+    ticket: u64,
 }
 
 /// A session was opened for a call.
@@ -327,15 +342,15 @@ impl SessionStore {
     }
 
     /// The entry that a lease is for, unless it was deleted since.
-    fn leased(&mut self, lease: &Lease) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(&lease.id)?;
-        let held = entry.in_use.as_ref()?.ticket == lease.ticket;
+    fn leased(&mut self, id: &SessionId, ticket: u64) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(id)?;
+        let held = entry.in_use.as_ref()?.ticket == ticket;
         held.then_some(entry)
     }
 
     /// Tells that the reader of a call has left.
-    pub fn leave(&mut self, lease: &Lease) {
-        if let Some(entry) = self.leased(lease)
+    pub fn leave(&mut self, lease: &LeaseMark) {
+        if let Some(entry) = self.leased(&lease.id, lease.ticket)
             && let Some(in_use) = &mut entry.in_use
         {
             in_use.leaving = true;
@@ -346,7 +361,7 @@ impl SessionStore {
     pub fn settle(&mut self, lease: Lease, settlement: Settlement, now: Instant) {
         let mark = self.new_mark();
         let model = self.shared_key(settlement.model);
-        let Some(entry) = self.leased(&lease) else {
+        let Some(entry) = self.leased(&lease.id, lease.ticket) else {
             return;
         };
         entry.in_use = None;
@@ -372,7 +387,7 @@ impl SessionStore {
     /// Ends a call that did not move its session: it stands as before, and
     /// one that was to be created is not there.
     pub fn abandon(&mut self, lease: Lease) {
-        let Some(entry) = self.leased(&lease) else {
+        let Some(entry) = self.leased(&lease.id, lease.ticket) else {
             return;
         };
         entry.in_use = None;

@@ -64,7 +64,7 @@ fn a_session_can_be_opened_by_one_call_at_a_time() {
         store.open(&id("a"), None, now).unwrap_err(),
         SessionError::Busy { leaving: false }
     );
-    store.leave(&first.lease);
+    store.leave(&first.lease.mark());
     assert_eq!(
         store.open(&id("a"), None, now).unwrap_err(),
         SessionError::Busy { leaving: true }
