@@ -28,15 +28,19 @@ pub(super) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let limit = simd.splat_f32s(TANH_LIMIT);
     let x = simd.max_f32s(simd.min_f32s(x, limit), simd.neg_f32s(limit));
     let square = simd.mul_f32s(x, x);
-    let horner = |coefficients: &[f32]| {
-        let mut value = simd.splat_f32s(coefficients[0]);
-        for &coefficient in &coefficients[1..] {
-            value = simd.mul_add_e_f32s(value, square, simd.splat_f32s(coefficient));
-        }
-        value
-    };
-    let numerator = simd.mul_f32s(x, horner(&NUMERATOR));
-    simd.div_f32s(numerator, horner(&DENOMINATOR))
+    let numerator = simd.mul_f32s(x, polynomial(simd, square, &NUMERATOR));
+    simd.div_f32s(numerator, polynomial(simd, square, &DENOMINATOR))
+}
+
+/// A polynomial by Horner's rule, the highest coefficient first. Not a closure:
+/// those are not inlined for sure, and then lose the registers.
+#[inline(always)]
+fn polynomial<S: Simd>(simd: S, x: S::f32s, coefficients: &[f32]) -> S::f32s {
+    let mut value = simd.splat_f32s(coefficients[0]);
+    for &coefficient in &coefficients[1..] {
+        value = simd.mul_add_e_f32s(value, x, simd.splat_f32s(coefficient));
+    }
+    value
 }
 
 /// 1 / (1 + exp(-x)) of each lane.

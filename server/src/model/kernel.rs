@@ -9,7 +9,7 @@ use super::activation::{sigmoid, tanh};
 use super::packed::GATES;
 
 /// The sums of one row in one panel.
-type Sums<S> = [<S as Simd>::f32s; GATES];
+pub(super) type Sums<S> = [<S as Simd>::f32s; GATES];
 
 /// Rows whose sums fit the registers, leaving some for weights and inputs:
 /// 6 x 4 of 32 where registers hold 16 numbers, 3 x 4 of 16 elsewhere.
@@ -28,32 +28,38 @@ pub(super) struct Product<'a> {
     pub(super) inputs: usize,
 }
 
-/// Computes `sums(row) + product` of every row in `0..rows` and hands it to
-/// `finish(row, sums)`. `begin(row)` gives the numbers `[4, lanes]` from which
-/// the sums of a row start.
+/// What becomes of a row's sums. A trait, not a closure: its method is inlined
+/// for sure, so that the sums stay in registers.
+pub(super) trait Finish {
+    /// Takes the sums of a row.
+    fn finish<S: Simd>(&mut self, simd: S, row: usize, sums: Sums<S>);
+}
+
+/// Computes what `begin(row)` gives, `[4, lanes]`, plus the products, for
+/// every row in `0..rows`, and hands it to `finish`.
 #[inline(always)]
 pub(super) fn for_rows<'a, S: Simd>(
     simd: S,
     rows: usize,
     products: &[Product<'_>],
     begin: impl Fn(usize) -> &'a [f32],
-    mut finish: impl FnMut(usize, Sums<S>),
+    finish: &mut impl Finish,
 ) {
     let at_once = rows_at_once::<S>();
     let mut row = 0;
     while row < rows {
         let left = rows - row;
         if at_once == 6 && left >= 6 {
-            block::<S, 6>(simd, row, products, &begin, &mut finish);
+            block::<S, 6>(simd, row, products, &begin, finish);
             row += 6;
         } else if left >= 3 {
-            block::<S, 3>(simd, row, products, &begin, &mut finish);
+            block::<S, 3>(simd, row, products, &begin, finish);
             row += 3;
         } else if left == 2 {
-            block::<S, 2>(simd, row, products, &begin, &mut finish);
+            block::<S, 2>(simd, row, products, &begin, finish);
             row += 2;
         } else {
-            block::<S, 1>(simd, row, products, &begin, &mut finish);
+            block::<S, 1>(simd, row, products, &begin, finish);
             row += 1;
         }
     }
@@ -65,48 +71,50 @@ fn block<'a, S: Simd, const R: usize>(
     first: usize,
     products: &[Product<'_>],
     begin: &impl Fn(usize) -> &'a [f32],
-    finish: &mut impl FnMut(usize, Sums<S>),
+    finish: &mut impl Finish,
 ) {
-    let mut sums: [Sums<S>; R] = std::array::from_fn(|r| load::<S>(begin(first + r)));
+    let mut sums = [[simd.splat_f32s(0.0); GATES]; R];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        let (registers, _) = S::as_simd_f32s(begin(first + r));
+        sums.copy_from_slice(&registers[..GATES]);
+    }
     for product in products {
-        let inputs: [&[f32]; R] = std::array::from_fn(|r| {
-            &product.rows[(first + r) * product.stride..][..product.inputs]
-        });
+        let mut inputs: [&[f32]; R] = [&[]; R];
+        for (r, input) in inputs.iter_mut().enumerate() {
+            *input = &product.rows[(first + r) * product.stride..][..product.inputs];
+        }
         let (weights, _) = S::as_simd_f32s(product.weights);
         let (weights, _) = weights.as_chunks::<GATES>();
-        accumulate(simd, &mut sums, &weights[..product.inputs], inputs);
+        sums = accumulate(simd, sums, &weights[..product.inputs], inputs);
     }
     for (r, sums) in sums.into_iter().enumerate() {
-        finish(first + r, sums);
+        finish.finish(simd, first + r, sums);
     }
 }
 
 #[inline(always)]
 fn accumulate<S: Simd, const R: usize>(
     simd: S,
-    sums: &mut [Sums<S>; R],
+    mut sums: [Sums<S>; R],
     weights: &[Sums<S>],
     inputs: [&[f32]; R],
-) {
-    let mut local = *sums;
+) -> [Sums<S>; R] {
     for (k, weight) in weights.iter().enumerate() {
+        let mut input = [simd.splat_f32s(0.0); R];
         for r in 0..R {
             // SAFETY: `inputs[r]` has as many numbers as `weights` has
             // entries; `block` cuts both to `product.inputs`.
-            let input = simd.splat_f32s(unsafe { *inputs[r].get_unchecked(k) });
-            for gate in 0..GATES {
-                local[r][gate] = simd.mul_add_e_f32s(input, weight[gate], local[r][gate]);
+            input[r] = simd.splat_f32s(unsafe { *inputs[r].get_unchecked(k) });
+        }
+        // One weight at a time: with all of a panel in registers there would
+        // be too few.
+        for gate in 0..GATES {
+            for r in 0..R {
+                sums[r][gate] = simd.mul_add_e_f32s(input[r], weight[gate], sums[r][gate]);
             }
         }
     }
-    *sums = local;
-}
-
-/// Numbers `[4, lanes]` as registers.
-#[inline(always)]
-fn load<S: Simd>(numbers: &[f32]) -> Sums<S> {
-    let (registers, _) = S::as_simd_f32s(numbers);
-    std::array::from_fn(|gate| registers[gate])
+    sums
 }
 
 /// Registers as numbers `[4, lanes]`.

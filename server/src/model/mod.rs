@@ -4,9 +4,20 @@
 
 mod activation;
 pub mod architecture;
+pub mod batches;
+mod buffer;
+pub mod device;
+pub mod evaluate;
+pub mod initial;
 mod kernel;
+pub mod learner;
+mod network;
+pub mod optimizer;
 mod packed;
 pub mod parameters;
+mod pass;
 pub mod sampler;
+mod shards;
 pub mod step;
+mod views;
 pub mod vocabulary;

@@ -8,7 +8,7 @@ use pulp::{Arch, Simd, WithSimd};
 use thiserror::Error;
 
 use super::architecture::Architecture;
-use super::kernel::{Product, cell, for_rows, store};
+use super::kernel::{Finish, Product, Sums, cell, for_rows, store};
 use super::packed::{GATES, PackedNetwork};
 use super::parameters::Parameters;
 
@@ -16,6 +16,9 @@ use super::parameters::Parameters;
 /// with the layer below is made for all of them at once; more would win
 /// little and take more memory.
 const STRETCH: usize = 64;
+
+/// Most numbers in a register of any machine.
+const MAX_LANES: usize = 16;
 
 /// h and c of every layer of one sequence, `[layers, 2, hidden]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,6 +170,17 @@ impl Stepper {
             layer.c.copy_within(last.clone(), row * padded);
         }
         state
+    }
+
+    /// Sets a row back to the state before the first character.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    pub fn reset(&mut self, row: usize) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let network = &self.weights.network;
+        let zeros = HiddenState::zeros(&network.architecture);
+        write_row(network, &mut self.layers, row, &zeros);
     }
 
     /// A copy of the state of a row.
@@ -349,27 +363,69 @@ fn step_layer<S: Simd>(
             let token = if index == 0 { tokens[row] as usize } else { 0 };
             &layer.initial[(token * network.panels + panel) * width..][..width]
         };
-        let (c, next_h) = (&mut state.c, &mut state.next_h);
-        let finish = |row: usize, sums| {
-            let at = row * padded + panel * lanes;
-            cell(
-                simd,
-                sums,
-                &mut c[at..at + lanes],
-                &mut next_h[at..at + lanes],
-            );
+        let mut cells = Cells {
+            c: &mut state.c,
+            h: &mut state.next_h,
+            offset: panel * lanes,
+            stride: padded,
         };
         match below {
-            None => for_rows(simd, tokens.len(), &[recurrent], begin, finish),
+            None => for_rows(simd, tokens.len(), &[recurrent], begin, &mut cells),
             Some(rows) => {
                 let input = Product {
                     weights: &layer.input[weights],
                     rows,
                     ..recurrent
                 };
-                for_rows(simd, tokens.len(), &[input, recurrent], begin, finish);
+                for_rows(simd, tokens.len(), &[input, recurrent], begin, &mut cells);
             }
         }
+    }
+}
+
+/// Cells of one panel: sums to c and h, `[rows, stride]`.
+struct Cells<'a> {
+    c: &'a mut [f32],
+    h: &'a mut [f32],
+    offset: usize,
+    stride: usize,
+}
+
+impl Finish for Cells<'_> {
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, simd: S, row: usize, sums: Sums<S>) {
+        let at = row * self.stride + self.offset;
+        let units = at..at + S::F32_LANES;
+        cell(simd, sums, &mut self.c[units.clone()], &mut self.h[units]);
+    }
+}
+
+/// Sums of one panel as they are, `[rows, 4, lanes]`.
+struct Kept<'a>(&'a mut [f32]);
+
+impl Finish for Kept<'_> {
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, _: S, row: usize, sums: Sums<S>) {
+        let width = GATES * S::F32_LANES;
+        store::<S>(&mut self.0[row * width..][..width], sums);
+    }
+}
+
+/// Logits of one panel, `[rows, vocabulary]`.
+struct Logits<'a> {
+    logits: &'a mut [f32],
+    offset: usize,
+    columns: usize,
+    vocabulary: usize,
+}
+
+impl Finish for Logits<'_> {
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, _: S, row: usize, sums: Sums<S>) {
+        let mut numbers = [0.0; GATES * MAX_LANES];
+        store::<S>(&mut numbers, sums);
+        self.logits[row * self.vocabulary + self.offset..][..self.columns]
+            .copy_from_slice(&numbers[..self.columns]);
     }
 }
 
@@ -378,8 +434,6 @@ fn step_layer<S: Simd>(
 fn output<S: Simd>(simd: S, network: &PackedNetwork, h: &[f32], rows: usize, logits: &mut [f32]) {
     let (hidden, width) = (network.architecture.hidden_size, GATES * network.lanes);
     let vocabulary = network.architecture.vocabulary_size;
-    let mut numbers = [0.0; GATES * 16];
-    let numbers = &mut numbers[..width];
     for panel in 0..network.output_panels {
         let product = Product {
             weights: &network.output[panel * hidden * width..][..hidden * width],
@@ -387,18 +441,14 @@ fn output<S: Simd>(simd: S, network: &PackedNetwork, h: &[f32], rows: usize, log
             stride: network.padded_hidden(),
             inputs: hidden,
         };
-        let columns = width.min(vocabulary - panel * width);
-        for_rows(
-            simd,
-            rows,
-            &[product],
-            |_| &network.output_initial[panel * width..][..width],
-            |row, sums| {
-                store::<S>(numbers, sums);
-                logits[row * vocabulary + panel * width..][..columns]
-                    .copy_from_slice(&numbers[..columns]);
-            },
-        );
+        let mut finish = Logits {
+            offset: panel * width,
+            columns: width.min(vocabulary - panel * width),
+            vocabulary,
+            logits,
+        };
+        let begin = |_| &network.output_initial[panel * width..][..width];
+        for_rows(simd, rows, &[product], begin, &mut finish);
     }
 }
 
@@ -450,18 +500,9 @@ fn sums_over_below<S: Simd>(
             stride: network.padded_hidden(),
             inputs: hidden,
         };
-        for_rows(
-            simd,
-            count,
-            &[product],
-            |_| &layer.initial[panel * width..][..width],
-            |at, numbers| {
-                store::<S>(
-                    &mut sums[(panel * STRETCH + at) * width..][..width],
-                    numbers,
-                )
-            },
-        );
+        let begin = |_| &layer.initial[panel * width..][..width];
+        let mut kept = Kept(&mut sums[panel * STRETCH * width..][..count * width]);
+        for_rows(simd, count, &[product], begin, &mut kept);
     }
 }
 
@@ -493,15 +534,13 @@ fn prefill_layer<S: Simd>(
                     &sums[(panel * STRETCH + at) * width..][..width]
                 }
             };
-            let unit = panel * lanes..(panel + 1) * lanes;
-            for_rows(simd, 1, &[recurrent], begin, |_, sums| {
-                cell(
-                    simd,
-                    sums,
-                    &mut state.c[unit.clone()],
-                    &mut state.next_h[unit.clone()],
-                );
-            });
+            let mut cells = Cells {
+                c: &mut state.c,
+                h: &mut state.next_h,
+                offset: panel * lanes,
+                stride: padded,
+            };
+            for_rows(simd, 1, &[recurrent], begin, &mut cells);
         }
         std::mem::swap(&mut state.h, &mut state.next_h);
         above[at * padded..][..padded].copy_from_slice(&state.h);

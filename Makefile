@@ -1,0 +1,51 @@
+# The ways in. `make` alone lists them. Everything that compiles fetches
+# libtorch first (once); a LIBTORCH or LIBTORCH_USE_PYTORCH of your own is used
+# instead. DEVICE=cuda builds with the CUDA library.
+
+DEVICE ?= cpu
+# Flags for the server of `make serve`, as ARGS="--listen 0.0.0.0:50051".
+ARGS ?=
+
+CARGO := cargo
+ifeq ($(DEVICE),cuda)
+ifndef LIBTORCH
+# Only for cargo: scripts/libtorch.py takes a LIBTORCH for the user's own.
+CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
+endif
+endif
+
+.PHONY: help demo test serve libtorch bench check python
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: libtorch ## Train a small model for a minute and watch it write
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
+	@python3 scripts/demo.py
+
+test: libtorch ## Run the whole test suite
+	@python3 -m unittest discover -s tests/python
+	@$(MAKE) --no-print-directory python \
+		|| echo "python: not there; the tests with foreign clients will say that they are passed over"
+	$(CARGO) test --workspace
+
+serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
+	$(CARGO) run --release -p charlstm-server -- $(ARGS)
+
+libtorch: ## Fetch the pinned libtorch (DEVICE=cuda: with CUDA, 4 GB)
+	@python3 scripts/libtorch.py --device $(DEVICE)
+
+bench: libtorch ## Compare with PyTorch: training and generation (installs PyTorch, 4 GB)
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	python3 bench/run.py
+
+check: libtorch ## Format, lints and docs, with warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
+	@scripts/buf-lint.sh
+
+python: ## Prepare the Python tools of the tests in .venv
+	@scripts/venv.sh .venv tests/python/requirements.txt

@@ -1,0 +1,83 @@
+"""The notebook's model, batching and steps, once, for the other scripts here.
+
+The arithmetic follows the character-level LSTM notebook: one-hot input,
+nn.LSTM with dropout between its layers, dropout, a linear layer, log-softmax
+and NLL loss, Adam, gradients clipped by their norm, hidden state carried over
+the batches of an epoch. Measuring and writing files are not here.
+"""
+
+import numpy
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class CharLstm(nn.Module):
+    """`lstm` and `fc` are the names that the notebook's state_dict has."""
+
+    def __init__(self, tokens: int, hidden: int, layers: int, dropout: float):
+        super().__init__()
+        self.hidden = hidden
+        self.lstm = nn.LSTM(tokens, hidden, layers, dropout=dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(hidden, tokens)
+
+    def forward(self, inputs, state):
+        """`[batch, sequence, tokens]` -> log-probabilities `[batch * sequence, tokens]`."""
+        output, state = self.lstm(inputs, state)
+        logits = self.fc(self.dropout(output).reshape(-1, self.hidden))
+        return functional.log_softmax(logits, dim=1), state
+
+
+def one_hot(indices: numpy.ndarray, tokens: int) -> numpy.ndarray:
+    """Integers of any shape -> float32 of that shape and one more dimension."""
+    rows = numpy.zeros((indices.size, tokens), dtype=numpy.float32)
+    rows[numpy.arange(indices.size), indices.reshape(-1)] = 1.0
+    return rows.reshape(*indices.shape, tokens)
+
+
+def batches(data: numpy.ndarray, batch: int, sequence: int):
+    """Yields inputs and targets, each `[batch, sequence]`.
+
+    The data, cut to whole batches, lies in `batch` rows. The target of an
+    input is the number after it in its row, also where that is the first of
+    the next batch. Only the last number of a row has none: its target is the
+    first number of the row.
+    """
+    count = len(data) // (batch * sequence)
+    rows = data[: count * batch * sequence].reshape(batch, -1)
+    following = numpy.roll(rows, -1, axis=1)
+    for start in range(0, count * sequence, sequence):
+        stop = start + sequence
+        yield rows[:, start:stop], following[:, start:stop]
+
+
+class Trainer:
+    """One optimizer step after the other, as the notebook takes them."""
+
+    def __init__(self, model: CharLstm, tokens: int, learning_rate: float, clip: float):
+        self.model, self.tokens, self.clip = model, tokens, clip
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        self.loss = nn.NLLLoss()
+        self.state = None
+
+    def begin_epoch(self) -> None:
+        """Each epoch starts from an empty hidden state."""
+        self.state = None
+
+    def backward(self, inputs: numpy.ndarray, targets: numpy.ndarray) -> float:
+        """Leaves the unclipped gradients in the parameters; returns the loss."""
+        features = torch.from_numpy(one_hot(inputs, self.tokens))
+        goal = torch.from_numpy(numpy.ascontiguousarray(targets)).reshape(-1)
+        output, state = self.model(features, self.state)
+        self.state = tuple(part.detach() for part in state)
+        self.optimizer.zero_grad()
+        loss = self.loss(output, goal)
+        loss.backward()
+        return loss.item()
+
+    def update(self) -> float:
+        """Clips, and takes the step; returns the norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return norm.item()

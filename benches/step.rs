@@ -1,0 +1,59 @@
+//! Speed of the step that generates, without a server around it: characters a
+//! second for each batch size, and of a prefill. `cargo bench --bench step`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use charlstm_server::model::architecture::Architecture;
+use charlstm_server::model::parameters::Parameters;
+use charlstm_server::model::step::{HiddenState, StepWeights, Stepper};
+
+/// The notebook's model on its own text.
+const ARCHITECTURE: Architecture = Architecture {
+    vocabulary_size: 78,
+    hidden_size: 512,
+    num_layers: 2,
+};
+
+/// Multiply-adds of a character, times two: the recurrent matrices, the input
+/// matrix of the second layer, the linear layer.
+const FLOP_PER_CHAR: f64 = 2.0 * (3.0 * 4.0 * 512.0 * 512.0 + 512.0 * 78.0);
+
+fn main() {
+    let mut parameters = Parameters::zeros(ARCHITECTURE);
+    for (k, value) in parameters.values.iter_mut().enumerate() {
+        *value = 0.04 * (k as f32 * 12.9898).sin();
+    }
+    let weights = Arc::new(StepWeights::new(&parameters));
+    println!("one thread, {ARCHITECTURE:?}");
+    for rows in [1, 2, 3, 4, 8, 16, 32, 64, 128, 256] {
+        let mut stepper = Stepper::new(weights.clone(), rows).expect("a stepper");
+        for _ in 0..rows {
+            stepper.push(&HiddenState::zeros(&ARCHITECTURE));
+        }
+        let tokens: Vec<u32> = (0..rows as u32).map(|row| row % 78).collect();
+        let mut steps = 0;
+        let begin = Instant::now();
+        while begin.elapsed().as_secs_f64() < 1.0 {
+            black_box(stepper.step(&tokens).expect("a step"));
+            steps += 1;
+        }
+        report(&format!("step, batch {rows}"), steps * rows, begin);
+    }
+    let mut stepper = Stepper::new(weights, 1).expect("a stepper");
+    let tokens: Vec<u32> = (0..2000).map(|i| i % 78).collect();
+    let mut state = HiddenState::zeros(&ARCHITECTURE);
+    let begin = Instant::now();
+    stepper.prefill(&mut state, &tokens).expect("a prefill");
+    black_box(&state);
+    report("prefill", tokens.len(), begin);
+}
+
+fn report(what: &str, chars: usize, begin: Instant) {
+    let rate = chars as f64 / begin.elapsed().as_secs_f64();
+    println!(
+        "{what:16} {rate:9.0} characters/s {:7.1} GFLOP/s",
+        rate * FLOP_PER_CHAR / 1e9
+    );
+}

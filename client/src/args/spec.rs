@@ -1,0 +1,149 @@
+//! The flags of a training, one for each field of `TrainingSpec`. A flag that
+//! is not given leaves its field unset: the recipe's default holds.
+
+use charlstm_proto::v1::TrainingSpec;
+use clap::Args;
+
+/// What to train and how.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Training (defaults are those of the recipe)")]
+pub(crate) struct SpecFlags {
+    /// Name of the model to make; a name that is there gets a new version
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
+    /// Passes over the text [notebook: 20]
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<u32>,
+    /// Width of each LSTM layer [notebook: 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) hidden_size: Option<u32>,
+    /// Number of LSTM layers [notebook: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) num_layers: Option<u32>,
+    /// Sequences in a batch [notebook: 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<u32>,
+    /// Characters of each sequence in a batch [notebook: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) sequence_length: Option<u32>,
+    /// Probability of dropping an activation [notebook: 0.5]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) dropout: Option<f64>,
+    /// Step size of the optimizer [notebook: 0.001]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Largest norm of the gradient [notebook: 5]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) clip_norm: Option<f64>,
+    /// Share of the text, at its end, held out for validation [notebook: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) validation_fraction: Option<f64>,
+    /// Seed of weights, dropout and samples [default: the server draws one]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Characters to leave out at the beginning of the text [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) skip_chars: Option<u32>,
+    /// Named set of defaults, as `notebook` [default: the server's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) recipe: Option<String>,
+    /// Model whose weights to begin with, as NAME or NAME@VERSION
+    #[arg(long, value_name = "NAME")]
+    pub(crate) init_from: Option<String>,
+    /// Cancel the training when this connection breaks
+    #[arg(long)]
+    pub(crate) cancel_on_disconnect: bool,
+    /// Text that the sample of each epoch goes on from [default: the first
+    /// character of the text]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) sample_prime: Option<String>,
+    /// Characters in the sample of each epoch; 0 means no sample [default: 200]
+    #[arg(long, value_name = "N")]
+    pub(crate) sample_chars: Option<u32>,
+}
+
+impl SpecFlags {
+    /// The flags as the contract has them.
+    pub(crate) fn to_spec(&self) -> TrainingSpec {
+        TrainingSpec {
+            model: self.model.clone(),
+            hidden_size: self.hidden_size,
+            num_layers: self.num_layers,
+            batch_size: self.batch_size,
+            sequence_length: self.sequence_length,
+            epochs: self.epochs,
+            dropout: self.dropout,
+            learning_rate: self.learning_rate,
+            clip_norm: self.clip_norm,
+            validation_fraction: self.validation_fraction,
+            seed: self.seed,
+            skip_chars: self.skip_chars,
+            recipe: self.recipe.clone(),
+            init_from: self.init_from.clone(),
+            cancel_on_disconnect: self.cancel_on_disconnect.then_some(true),
+            sample_prime: self.sample_prime.clone(),
+            sample_chars: self.sample_chars,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use crate::args::{Args, Command};
+
+    fn spec(flags: &[&str]) -> charlstm_proto::v1::TrainingSpec {
+        let line = ["charlstm-client", "train", "--text", "-", "--model", "m"];
+        let args = Args::try_parse_from(line.iter().chain(flags)).unwrap();
+        match args.command {
+            Command::Train(train) => train.spec.to_spec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flag_that_is_not_given_leaves_its_field_unset() {
+        let expected = charlstm_proto::v1::TrainingSpec {
+            model: "m".into(),
+            ..Default::default()
+        };
+        assert_eq!(spec(&[]), expected);
+    }
+
+    #[test]
+    fn each_flag_sets_its_own_field() {
+        let line = "--hidden-size 1 --num-layers 2 --batch-size 3 --sequence-length 4 --epochs 5 \
+             --dropout 0.6 --learning-rate 0.7 --clip-norm 0.8 --validation-fraction 0.9 \
+             --seed 10 --skip-chars 11 --recipe r --init-from i --cancel-on-disconnect \
+             --sample-prime p --sample-chars 12";
+        let flags: Vec<&str> = line.split_whitespace().collect();
+        let expected = charlstm_proto::v1::TrainingSpec {
+            model: "m".into(),
+            hidden_size: Some(1),
+            num_layers: Some(2),
+            batch_size: Some(3),
+            sequence_length: Some(4),
+            epochs: Some(5),
+            dropout: Some(0.6),
+            learning_rate: Some(0.7),
+            clip_norm: Some(0.8),
+            validation_fraction: Some(0.9),
+            seed: Some(10),
+            skip_chars: Some(11),
+            recipe: Some("r".into()),
+            init_from: Some("i".into()),
+            cancel_on_disconnect: Some(true),
+            sample_prime: Some("p".into()),
+            sample_chars: Some(12),
+        };
+        assert_eq!(spec(&flags), expected);
+    }
+
+    #[test]
+    fn a_bad_value_reaches_the_server_which_names_the_limit() {
+        assert_eq!(spec(&["--dropout", "-1"]).dropout, Some(-1.0));
+        assert_eq!(spec(&["--epochs", "0"]).epochs, Some(0));
+    }
+}

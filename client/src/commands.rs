@@ -1,0 +1,44 @@
+//! One file for each command, and which one runs. The flags are in `args`.
+
+mod bench;
+mod completions;
+mod follow;
+mod generate;
+mod input;
+mod models;
+mod repl;
+mod replay;
+mod score;
+mod sessions;
+mod status;
+mod train;
+mod trainings;
+mod upload;
+
+use crate::args::{Args, Command};
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::output::Output;
+
+/// Runs the command of `args` to its end.
+pub(crate) async fn run(args: Args, output: Output) -> Result<(), Failure> {
+    let global = &args.global;
+    match args.command {
+        // This one needs no server.
+        Command::Completions { shell } => completions::run(shell, output),
+        // These look at their file before they look for a server.
+        Command::Train(train) => train::run(*train, global, output).await,
+        Command::Score(score) => score::run(score, global, output).await,
+        Command::Generate(generate) => {
+            generate::run(generate, &Connection::open(global).await?, output).await
+        }
+        Command::Repl(repl) => repl::run(repl, &Connection::open(global).await?, output).await,
+        Command::Trainings { command } => {
+            trainings::run(command, &Connection::open(global).await?, output).await
+        }
+        Command::Models { command } => models::run(command, global, output).await,
+        Command::Sessions { command } => sessions::run(command, global, output).await,
+        Command::Bench(bench) => bench::run(bench, global, output).await,
+        Command::Status => status::run(global, &Connection::open(global).await?, output).await,
+    }
+}

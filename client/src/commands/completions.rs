@@ -1,0 +1,15 @@
+//! `completions`: prints the completion script of a shell.
+
+use clap::CommandFactory;
+use clap_complete::{Shell, generate};
+
+use crate::args::Args;
+use crate::exit::Failure;
+use crate::output::Output;
+
+/// Prints the script.
+pub(crate) fn run(shell: Shell, output: Output) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    generate(shell, &mut Args::command(), "charlstm-client", &mut script);
+    output.bytes(&script)
+}

@@ -1,0 +1,34 @@
+//! `score`: tells how well a model predicts a text.
+
+use charlstm_proto::v1::ScoreRequest;
+
+use super::input::Input;
+use crate::args::{Global, ScoreArgs};
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::human;
+use crate::json;
+use crate::output::Output;
+
+/// Sends the text and shows the score.
+pub(crate) async fn run(args: ScoreArgs, global: &Global, output: Output) -> Result<(), Failure> {
+    let text = Input::open(&args.text)?.text(&args.text)?;
+    let connection = Connection::open(global).await?;
+    let request = ScoreRequest {
+        model: args.model,
+        text,
+    };
+    let score = connection.generation().score(request).await?.into_inner();
+    output.result(
+        || json::named("score", json::object("ScoreResponse", &score)),
+        || {
+            format!(
+                "{:.4} bits per character over {} characters (loss {:.4} nats, perplexity {:.3})",
+                score.bits_per_char,
+                human::count(score.chars),
+                score.loss,
+                score.perplexity
+            )
+        },
+    )
+}

@@ -1,0 +1,204 @@
+//! How the server is reached: address, TLS, token. No command is here.
+
+use std::error::Error;
+use std::fs;
+use std::time::Duration;
+
+use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
+use charlstm_proto::v1::model_service_client::ModelServiceClient;
+use charlstm_proto::v1::server_service_client::ServerServiceClient;
+use charlstm_proto::v1::session_service_client::SessionServiceClient;
+use charlstm_proto::v1::training_service_client::TrainingServiceClient;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use crate::args::Global;
+use crate::exit::Failure;
+
+/// Long enough for a slow network, short enough that a wrong address is
+/// noticed while one still looks at the terminal.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A silent peer is asked for a sign of life after this time, so that a
+/// broken network is noticed while a training says nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Largest message that is accepted. An exported session of the largest model
+/// (8 layers of 4096) has 256 KiB; lists of thousands of models are larger.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// A channel that sends the token with each call.
+pub(crate) type Service = InterceptedService<Channel, Credentials>;
+
+/// A connection to one server; cheap to clone, and it comes back by itself
+/// after it broke.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    service: Service,
+}
+
+/// What proves to the server who calls.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    bearer: Option<AsciiMetadataValue>,
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(bearer) = &self.bearer {
+            request
+                .metadata_mut()
+                .insert("authorization", bearer.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Connection {
+    /// Connects. `NoServer` where nobody answers; `Usage` for an address or a
+    /// file that cannot be right.
+    pub(crate) async fn open(global: &Global) -> Result<Self, Failure> {
+        let address = address(&global.addr)?;
+        let credentials = Credentials {
+            bearer: bearer(global)?,
+        };
+        let channel = endpoint(&address, global)?
+            .connect()
+            .await
+            .map_err(|error| Failure::NoServer {
+                reason: root_cause(&error),
+                address,
+            })?;
+        Ok(Self {
+            service: InterceptedService::new(channel, credentials),
+        })
+    }
+
+    pub(crate) fn training(&self) -> TrainingServiceClient<Service> {
+        TrainingServiceClient::new(self.service.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn generation(&self) -> GenerationServiceClient<Service> {
+        GenerationServiceClient::new(self.service.clone())
+    }
+
+    pub(crate) fn models(&self) -> ModelServiceClient<Service> {
+        ModelServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn sessions(&self) -> SessionServiceClient<Service> {
+        SessionServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn server(&self) -> ServerServiceClient<Service> {
+        ServerServiceClient::new(self.service.clone())
+    }
+
+    pub(crate) fn health(&self) -> tonic_health::pb::health_client::HealthClient<Service> {
+        tonic_health::pb::health_client::HealthClient::new(self.service.clone())
+    }
+}
+
+/// The address as a URL; `host:port` means plain HTTP.
+fn address(given: &str) -> Result<String, Failure> {
+    let given = given.trim().trim_end_matches('/');
+    let url = if given.contains("://") {
+        given.to_owned()
+    } else {
+        format!("http://{given}")
+    };
+    let known = url.starts_with("http://") || url.starts_with("https://");
+    let host_follows = url.split("://").nth(1).is_some_and(|rest| !rest.is_empty());
+    if known && host_follows {
+        Ok(url)
+    } else {
+        Err(Failure::Usage(format!(
+            "--addr: {given:?} is not an address like http://127.0.0.1:50051 or https://HOST:PORT"
+        )))
+    }
+}
+
+fn endpoint(address: &str, global: &Global) -> Result<Endpoint, Failure> {
+    let bad = |error: tonic::transport::Error| {
+        Failure::Usage(format!("--addr {address}: {}", root_cause(&error)))
+    };
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .map_err(bad)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .user_agent(concat!("charlstm-client/", env!("CARGO_PKG_VERSION")))
+        .map_err(bad)?;
+    if !address.starts_with("https://") {
+        return match global.tls_ca {
+            Some(_) => Err(Failure::Usage(format!(
+                "--tls-ca needs an https:// address, and --addr is {address}"
+            ))),
+            None => Ok(endpoint),
+        };
+    }
+    let tls = match &global.tls_ca {
+        Some(path) => {
+            let pem = fs::read(path).map_err(|error| Failure::Unreadable {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+        }
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    endpoint
+        .tls_config(tls)
+        .map_err(|error| Failure::Usage(format!("--tls-ca: {}", root_cause(&error))))
+}
+
+/// The `authorization` header, from the token file.
+fn bearer(global: &Global) -> Result<Option<AsciiMetadataValue>, Failure> {
+    let Some(path) = &global.token_file else {
+        return Ok(None);
+    };
+    let token = fs::read_to_string(path).map_err(|error| Failure::Unreadable {
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
+    let mut bearer: AsciiMetadataValue =
+        format!("Bearer {}", token.trim()).parse().map_err(|_| {
+            Failure::Usage(format!(
+                "--token-file {}: the token has characters that a header cannot carry",
+                path.display()
+            ))
+        })?;
+    bearer.set_sensitive(true);
+    Ok(Some(bearer))
+}
+
+/// The innermost error: tonic's own words are only "transport error".
+fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_scheme_means_plain_http() {
+        assert_eq!(address("localhost:5").unwrap(), "http://localhost:5");
+        assert_eq!(address("http://a:1/").unwrap(), "http://a:1");
+        assert_eq!(address("https://a:1").unwrap(), "https://a:1");
+    }
+
+    #[test]
+    fn an_address_of_another_kind_is_wrong_usage() {
+        assert_eq!(address("ftp://a:1").unwrap_err().exit_code(), 2);
+        assert_eq!(address("").unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""The demo: a server, a small model trained for about a minute, its text.
+
+`make demo` builds what this runs: the release programs and the example that
+prints the text. Everything is kept in a temporary folder, which is removed at
+the end, also after Ctrl-C.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+# The model and its training: about a minute on two slow cores.
+HIDDEN_SIZE = 128
+NUM_LAYERS = 2
+BATCH_SIZE = 16
+SEQUENCE_LENGTH = 50
+DROPOUT = 0.2
+LEARNING_RATE = 0.003
+EPOCHS = 40
+SEED = 1
+
+# What it writes.
+PRIME = "Sed ut perspiciatis unde omnis "
+FIRST_CHARS = 400
+MORE_CHARS = 200
+
+# Seconds that the server may take to start, and to stop.
+START_SECONDS = 60
+STOP_SECONDS = 60
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+
+
+class Failure(Exception):
+    """Ends the demo with a message."""
+
+
+def heading(text: str) -> None:
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    print(f"\n{bold}== {text}{plain}", flush=True)
+
+
+@contextmanager
+def server(data: Path, log: Path):
+    """Runs a server on a free port; gives its address. Stops it at the end."""
+    command = [RELEASE / "charlstm-server", "--listen", "127.0.0.1:0", "--data-dir", data]
+    with log.open("wb") as errors:
+        # Its own session: Ctrl-C is for the demo, which then stops the server.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
+    try:
+        yield process, listening_address(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def listening_address(process: subprocess.Popen) -> str:
+    signal.signal(signal.SIGALRM, lambda *_: process.kill())
+    signal.alarm(START_SECONDS)
+    line = process.stdout.readline().strip()
+    signal.alarm(0)
+    prefix = "listening on "
+    if not line.startswith(prefix):
+        raise Failure(f"the server did not start; it said {line!r}")
+    return line[len(prefix) :]
+
+
+def stop(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        code = process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"the server did not stop within {STOP_SECONDS} s of SIGTERM") from None
+    if code != 0:
+        raise Failure(f"the server ended with exit code {code}, not 0")
+
+
+def client(address: str, *arguments: str, stdin=subprocess.DEVNULL) -> None:
+    command = [str(RELEASE / "charlstm-client"), "--addr", address, *arguments]
+    code = subprocess.run(command, stdin=stdin, check=False).returncode
+    if code != 0:
+        raise Failure(f"charlstm-client {arguments[0]} ended with exit code {code}")
+
+
+def train(address: str) -> None:
+    text = subprocess.Popen([RELEASE / "examples" / "liber_primus"], stdout=subprocess.PIPE)
+    values = {
+        "--text": "-",
+        "--model": "demo",
+        "--hidden-size": HIDDEN_SIZE,
+        "--num-layers": NUM_LAYERS,
+        "--batch-size": BATCH_SIZE,
+        "--sequence-length": SEQUENCE_LENGTH,
+        "--dropout": DROPOUT,
+        "--learning-rate": LEARNING_RATE,
+        "--epochs": EPOCHS,
+        "--seed": SEED,
+    }
+    flags = [str(part) for pair in values.items() for part in pair]
+    with text:
+        client(address, "train", *flags, stdin=text.stdout)
+
+
+def generate(address: str, prime: str, length: int) -> None:
+    flags = ["--model", "demo", "--session", "demo", "--prime", prime]
+    flags += ["--length", str(length), "--temperature", "0.7"]
+    # A session that goes on keeps its random state, unless it is given a seed.
+    if prime:
+        flags += ["--seed", str(SEED)]
+    client(address, "generate", *flags)
+    print(flush=True)
+
+
+def demo(folder: Path) -> None:
+    log = folder / "server.log"
+    heading("1. A server starts on a free port, with an empty data folder")
+    try:
+        with server(folder / "data", log) as (process, address):
+            print(f"charlstm-server listens on {address}", flush=True)
+            heading("2. It learns Latin from Cicero's De finibus, book one (about a minute)")
+            train(address)
+            heading(f"3. It writes {FIRST_CHARS} characters after {PRIME!r}")
+            generate(address, PRIME, FIRST_CHARS)
+            heading(f"4. It goes on in the same session, {MORE_CHARS} characters more")
+            generate(address, "", MORE_CHARS)
+            heading("5. The server is told to stop (SIGTERM)")
+            stop(process)
+            print("charlstm-server ended cleanly, with exit code 0", flush=True)
+    except Failure:
+        said = log.read_text(errors="replace").strip() if log.exists() else ""
+        if said:
+            print(f"\nthe server's log ends with\n{said[-3000:]}", file=sys.stderr)
+        raise
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for program in ("charlstm-server", "charlstm-client", "examples/liber_primus"):
+        if not (RELEASE / program).exists():
+            print(f"demo: {RELEASE / program} is not there; run `make demo`", file=sys.stderr)
+            return 1
+    folder = Path(tempfile.mkdtemp(prefix="charlstm-demo-"))
+    try:
+        demo(folder)
+        return 0
+    except Failure as failure:
+        print(f"demo: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Tests of scripts/libtorch.py with small stub wheels; no network.
+
+    python3 -m unittest discover -s tests/python
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import sys
+import tempfile
+import unittest
+import zipfile
+from pathlib import Path
+from unittest import mock
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import libtorch  # noqa: E402
+
+CONTENT = {
+    "torch/lib/libtorch.so": b"library",
+    "torch/lib/libtorch_cuda.so": b"too large",
+    "torch/include/a/b.h": b"header",
+    "torch/nn/module.py": b"python",
+    "torch/lib/../../outside": b"escapes",
+}
+
+
+def wheel_bytes() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in CONTENT.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.base = Path(holder.name)
+        self.folder = self.base / "cpu"
+        self.good = wheel_bytes()
+        self.wheel = libtorch.Wheel(
+            "stub==1",
+            "stub.whl",
+            hashlib.sha256(self.good).hexdigest(),
+            (("torch/lib/", "lib/"), ("torch/include/", "include/")),
+            without=("libtorch_cuda*",),
+        )
+        self.fetched = 0
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        quiet.__enter__()
+        self.addCleanup(quiet.__exit__, None, None, None)
+
+    def fetcher(self, *answers):
+        """Gives the answers one after the other: bytes, or an error to raise."""
+        queue = list(answers)
+
+        def fetch(wheel, into, again):
+            self.assertEqual(again, self.fetched > 0)
+            self.fetched += 1
+            answer = queue.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            (into / wheel.filename).write_bytes(answer)
+
+        return fetch
+
+    def ensure(self, *answers, required=("lib/libtorch.so",)):
+        return libtorch.ensure(self.folder, self.fetcher(*answers), (self.wheel,), required)
+
+    def leftovers(self):
+        return [path.name for path in self.base.iterdir() if path.name not in ("cpu", ".lock")]
+
+    def test_only_the_wanted_files_are_unpacked(self):
+        self.assertTrue(self.ensure(self.good))
+        self.assertEqual((self.folder / "lib/libtorch.so").read_bytes(), b"library")
+        self.assertEqual((self.folder / "include/a/b.h").read_bytes(), b"header")
+        self.assertEqual((self.folder / "build-version").read_text().strip(), libtorch.VERSION)
+        self.assertFalse((self.folder / "lib/libtorch_cuda.so").exists())
+        self.assertFalse((self.folder / "nn").exists())
+        self.assertEqual(self.leftovers(), [])
+
+    def test_a_second_run_fetches_nothing(self):
+        self.ensure(self.good)
+        self.assertFalse(self.ensure())
+        self.assertEqual(self.fetched, 1)
+
+    def test_a_truncated_wheel_is_noticed_and_fetched_again(self):
+        self.assertTrue(self.ensure(self.good[:-20], self.good))
+        self.assertEqual(self.fetched, 2)
+
+    def test_a_failed_download_is_tried_three_times(self):
+        with self.assertRaisesRegex(libtorch.Failure, "no network.*after 3 tries"):
+            self.ensure(*[libtorch.Failure("no network")] * 3)
+        self.assertFalse(self.folder.exists())
+
+    def test_an_altered_wheel_is_never_unpacked(self):
+        altered = bytearray(self.good)
+        altered[40] ^= 1
+        with self.assertRaisesRegex(libtorch.Failure, "is broken"):
+            self.ensure(*[bytes(altered)] * 3)
+        self.assertFalse(self.folder.exists())
+        self.assertFalse((self.base / ".download" / "stub.whl").exists())
+
+    def test_a_truncated_wheel_of_an_earlier_run_is_not_used(self):
+        downloads = self.base / ".download"
+        downloads.mkdir()
+        (downloads / "stub.whl").write_bytes(self.good[:50])
+        libtorch.ensure(
+            self.folder,
+            lambda wheel, into, again: (into / wheel.filename).write_bytes(self.good),
+            (self.wheel,),
+            (),
+        )
+        self.assertTrue(libtorch.is_complete(self.folder, (self.wheel,)))
+
+    def test_a_folder_without_its_marker_is_made_anew(self):
+        (self.folder / "lib").mkdir(parents=True)
+        (self.folder / "lib/half.so").write_bytes(b"half")
+        (self.folder / "build-version").write_text(libtorch.VERSION)
+        self.assertTrue(self.ensure(self.good))
+        self.assertFalse((self.folder / "lib/half.so").exists())
+
+    def test_an_interrupted_unpacking_leaves_no_folder(self):
+        for stop in (KeyboardInterrupt(), OSError("disk full")):
+            self.fetched = 0
+            with mock.patch.object(libtorch, "extract", side_effect=stop):
+                with self.assertRaises(type(stop)):
+                    self.ensure(self.good)
+            self.assertFalse(self.folder.exists())
+            self.assertEqual(list(self.base.glob(".cpu-unpacking-*")), [])
+            (self.base / ".download" / "stub.whl").unlink()
+
+    def test_leftovers_of_a_killed_run_are_removed(self):
+        leftover = self.base / ".cpu-unpacking-dead"
+        leftover.mkdir()
+        (leftover / libtorch.MARKER).write_text(libtorch.stamp((self.wheel,)))
+        self.ensure(self.good)
+        self.assertFalse(leftover.exists())
+
+    def test_a_wheel_that_lacks_a_library_is_an_error(self):
+        with self.assertRaisesRegex(libtorch.Failure, "lack lib/libmissing.so"):
+            self.ensure(self.good, required=("lib/libmissing.so",))
+        self.assertFalse(self.folder.exists())
+
+    def test_a_link_to_a_library_elsewhere_is_replaced_and_its_target_kept(self):
+        elsewhere = self.base / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "precious").write_text("x")
+        self.folder.symlink_to(elsewhere)
+        self.ensure(self.good)
+        self.assertTrue((elsewhere / "precious").exists())
+        self.assertFalse(self.folder.is_symlink())
+
+    def test_a_library_that_the_user_has_set_is_left_alone(self):
+        for name in ("LIBTORCH", "LIBTORCH_USE_PYTORCH"):
+            cleared = {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": "", name: "/opt/mine"}
+            with mock.patch.dict(os.environ, cleared):
+                self.assertEqual(libtorch.main(["--into", str(self.base)]), 0)
+            self.assertFalse(self.folder.exists())
+
+    def test_another_platform_is_told_what_to_do(self):
+        cleared = {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": ""}
+        with mock.patch.dict(os.environ, cleared):
+            with mock.patch("platform.system", return_value="Darwin"):
+                with self.assertRaisesRegex(libtorch.Failure, "set LIBTORCH"):
+                    libtorch.main(["--into", str(self.base)])
+
+
+if __name__ == "__main__":
+    unittest.main()
