@@ -84,7 +84,9 @@ pub(super) struct LoadShare {
 impl LoadShare {
     /// The priming is done.
     pub(super) fn primed(&mut self) {
-        self.load.weight.fetch_sub(self.share - 1, Ordering::Relaxed);
+        self.load
+            .weight
+            .fetch_sub(self.share - 1, Ordering::Relaxed);
         self.share = 1;
     }
 }

@@ -282,11 +282,14 @@ impl Engine {
     ) -> Result<SessionFacts, ImportError> {
         let snapshot = Snapshot::from_bytes(bytes)?;
         let key = &snapshot.model;
-        let model = self.load(key.id.clone()).await.map_err(|error| match error {
-            GenerateError::Model(ModelSourceError::Failed(error))
-            | GenerateError::Internal(error) => ImportError::Internal(error),
-            _ => ImportError::ModelMissing(key.id.clone()),
-        })?;
+        let model = self
+            .load(key.id.clone())
+            .await
+            .map_err(|error| match error {
+                GenerateError::Model(ModelSourceError::Failed(error))
+                | GenerateError::Internal(error) => ImportError::Internal(error),
+                _ => ImportError::ModelMissing(key.id.clone()),
+            })?;
         if model.digest != key.digest {
             return Err(ImportError::ModelDiffers(key.id.clone()));
         }
@@ -294,9 +297,8 @@ impl Engine {
             return Err(ImportError::Unfit);
         }
         let vocabulary = model.vocabulary.len();
-        let call_fits = |call: &crate::sessions::Tokens| {
-            call.iter().all(|token| (token as usize) < vocabulary)
-        };
+        let call_fits =
+            |call: &crate::sessions::Tokens| call.iter().all(|token| (token as usize) < vocabulary);
         if !snapshot.call.as_ref().is_none_or(call_fits) {
             return Err(ImportError::Unfit);
         }
@@ -509,9 +511,11 @@ impl Engine {
             logprobs: call.logprobs,
             max_chars: call.max_chars,
             deadline: call.deadline,
-            state: begin.hidden.as_deref().cloned().unwrap_or_else(|| {
-                HiddenState::zeros(model.weights.architecture())
-            }),
+            state: begin
+                .hidden
+                .as_deref()
+                .cloned()
+                .unwrap_or_else(|| HiddenState::zeros(model.weights.architecture())),
             load: worker.load.add(feed.len()),
             feed,
             unfed,

@@ -140,7 +140,12 @@ impl Job {
 
     /// Why the job must end before its time, if it must.
     pub(super) fn interruption(&self, now: Instant) -> Option<Result<FinishReason, GenerateError>> {
-        if self.parts.progress.as_ref().is_some_and(Progress::is_cancelled) {
+        if self
+            .parts
+            .progress
+            .as_ref()
+            .is_some_and(Progress::is_cancelled)
+        {
             return Some(Ok(FinishReason::Cancelled));
         }
         if self.parts.deadline.is_some_and(|deadline| deadline <= now) {
@@ -287,7 +292,7 @@ impl Job {
     ) -> Option<Waker> {
         self.ended = true;
         let progress = self.parts.progress.take();
-        let remains = progress.map(|progress| Remains { progress, end });
+        let remains = progress.map(|progress| Box::new(Remains { progress, end }));
         self.parts.buffer.end(ending, remains)
     }
 }

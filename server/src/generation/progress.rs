@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::session_book::SessionGuard;
 use crate::model::step::HiddenState;
-use crate::sessions::store::{LeaseMark, MAX_REPLAY_CHARS, Settlement};
+use crate::sessions::store::{MAX_REPLAY_CHARS, Settlement};
 use crate::sessions::{ModelKey, Point, Tokens};
 
 /// A state is copied every so many characters. Where the session ends up in
@@ -65,11 +65,6 @@ impl Progress {
     /// True once the session was deleted.
     pub(super) fn is_cancelled(&self) -> bool {
         self.guard.is_cancelled()
-    }
-
-    /// What tells the store which call has left.
-    pub(super) fn mark(&self) -> Option<LeaseMark> {
-        self.guard.mark()
     }
 
     /// The beginning, written with all but its last character fed: so a

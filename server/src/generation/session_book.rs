@@ -73,7 +73,7 @@ impl SessionBook {
         let result = write(list).and_then(|()| {
             let store = self.store();
             if list.is_stale(store.len()) {
-                *list = NameList::begin(&list.folder().to_owned(), &store)?;
+                *list = NameList::begin(list.folder(), &store)?;
             }
             Ok(())
         });

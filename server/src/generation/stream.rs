@@ -58,7 +58,7 @@ struct Content {
     /// Position of the session before the first generated character.
     primed_position: u64,
     ending: Option<Ending>,
-    remains: Option<Remains>,
+    remains: Option<Box<Remains>>,
     reader: Option<Waker>,
     /// The worker has parked the text until the buffer is drained.
     parked: bool,
@@ -69,7 +69,7 @@ struct Content {
 enum Taken {
     Nothing,
     Event(GenerationEvent),
-    End(Ending, Option<Remains>),
+    End(Ending, Option<Box<Remains>>),
 }
 
 impl TextBuffer {
@@ -146,7 +146,7 @@ impl TextBuffer {
     /// Ends the text. A finished one is left to the reader, who settles the
     /// session when all is taken; a failed one is settled at once, and what
     /// was not read is dropped.
-    pub(super) fn end(&self, ending: Ending, remains: Option<Remains>) -> Option<Waker> {
+    pub(super) fn end(&self, ending: Ending, remains: Option<Box<Remains>>) -> Option<Waker> {
         let mut content = self.lock();
         content.may_start |= ending.is_ok();
         let settle_now = ending.is_err() || self.is_done();

@@ -153,13 +153,14 @@ impl Worker {
             return None;
         }
         let limit = self.settings.stalled_reader;
-        let parked = self.parked.iter().flat_map(|parked| {
-            [
-                Some(parked.patience.since + limit),
-                parked.job.deadline(),
-            ]
-        });
-        let unread = self.unread.iter().map(|unread| Some(unread.patience.since + limit));
+        let parked = self
+            .parked
+            .iter()
+            .flat_map(|parked| [Some(parked.patience.since + limit), parked.job.deadline()]);
+        let unread = self
+            .unread
+            .iter()
+            .map(|unread| Some(unread.patience.since + limit));
         let first = parked.chain(unread).flatten().min();
         let wait = first.map_or(IDLE_LOOK, |first| first.saturating_duration_since(now));
         Some(wait.min(IDLE_LOOK))
@@ -177,6 +178,8 @@ impl Worker {
         self.prime();
         self.step();
         self.score();
+        // Again, since the worker may sleep now for long.
+        self.publish_load();
         for reader in self.readers.drain(..) {
             reader.wake();
         }

@@ -121,9 +121,7 @@ fn read_sessions(mut file: impl Read, store: &mut SessionStore, now: Instant) ->
             return Err(io::Error::other("a record is too long"));
         }
         let mut bytes = Vec::new();
-        file.by_ref()
-            .take(length.into())
-            .read_to_end(&mut bytes)?;
+        file.by_ref().take(length.into()).read_to_end(&mut bytes)?;
         let snapshot = Snapshot::from_bytes(&bytes).map_err(io::Error::other)?;
         let id = snapshot.id.clone();
         if store.import(&id, snapshot, now).is_err() {

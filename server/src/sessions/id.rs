@@ -66,10 +66,7 @@ mod tests {
             SessionId::new(&"x".repeat(129)),
             Err(SessionIdError::Length(129))
         );
-        assert_eq!(
-            SessionId::new("a b"),
-            Err(SessionIdError::Character(' '))
-        );
+        assert_eq!(SessionId::new("a b"), Err(SessionIdError::Character(' ')));
         assert_eq!(SessionId::new("é"), Err(SessionIdError::Character('é')));
     }
 }

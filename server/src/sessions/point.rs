@@ -123,7 +123,10 @@ impl Tokens {
             Self::Narrow(tokens) => (tokens, &[]),
             Self::Wide(tokens) => (&[], tokens),
         };
-        narrow.iter().map(|&t| u32::from(t)).chain(wide.iter().copied())
+        narrow
+            .iter()
+            .map(|&t| u32::from(t))
+            .chain(wide.iter().copied())
     }
 
     /// Bytes on the heap.

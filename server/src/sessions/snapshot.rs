@@ -242,7 +242,11 @@ impl<'a> Reader<'a> {
         let call = match self.array()? {
             [0] => None,
             [1] => Some(self.tokens()?),
-            _ => return Err(SnapshotError::Content("its last call is of an unknown kind")),
+            _ => {
+                return Err(SnapshotError::Content(
+                    "its last call is of an unknown kind",
+                ));
+            }
         };
         Ok(Snapshot {
             id,

@@ -660,7 +660,8 @@ impl SessionStore {
             return Arc::clone(shared);
         }
         // Keys that no session has any more go when a new one comes.
-        self.models.retain(|_, shared| Arc::strong_count(shared) > 1);
+        self.models
+            .retain(|_, shared| Arc::strong_count(shared) > 1);
         let shared = Arc::new(key.clone());
         self.models.insert(key, Arc::clone(&shared));
         shared

@@ -8,9 +8,7 @@ fn settings(temperature: f64, top_k: u32, top_p: f64, min_p: f64) -> SamplingSet
 
 /// Logits of a plausible shape: some likely, many unlikely, two equal.
 fn logits() -> Vec<f32> {
-    let mut logits: Vec<f32> = (0..20)
-        .map(|i| 2.5 - 0.4 * ((i * 7) % 20) as f32)
-        .collect();
+    let mut logits: Vec<f32> = (0..20).map(|i| 2.5 - 0.4 * ((i * 7) % 20) as f32).collect();
     logits[4] = logits[9];
     logits
 }

@@ -2,10 +2,16 @@
 //! the builders are here, the mapping of each layer's errors in a file of its
 //! own, each one exhaustive `match`.
 
+mod generation;
+mod session;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+pub(super) use generation::{bad_sampling, generate_error};
+pub(super) use session::{bad_session_id, import_error, session_error};
 
 /// `ErrorInfo.domain` of every status.
 const DOMAIN: &str = "charlstm.v1";

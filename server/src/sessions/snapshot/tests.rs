@@ -7,14 +7,14 @@ use super::*;
 fn points() -> impl Strategy<Value = Point> {
     let hidden = proptest::option::of(proptest::collection::vec(-1.0f32..1.0, 0..40));
     let unfed = proptest::collection::vec(0u32..1000, 0..20);
-    (hidden, unfed, any::<(u64, u64, u64)>()).prop_map(|(hidden, unfed, (seed, draws, position))| {
-        Point {
+    (hidden, unfed, any::<(u64, u64, u64)>()).prop_map(
+        |(hidden, unfed, (seed, draws, position))| Point {
             hidden: hidden.map(|numbers| Arc::new(HiddenState(numbers.into()))),
             unfed: Tokens::from(unfed.as_slice()),
             random: RandomState { seed, draws },
             position,
-        }
-    })
+        },
+    )
 }
 
 fn snapshots() -> impl Strategy<Value = Snapshot> {
@@ -27,21 +27,23 @@ fn snapshots() -> impl Strategy<Value = Snapshot> {
         points(),
         call,
     )
-        .prop_map(|(id, name, (version, digest, share), begin, mut end, call)| {
-            if share {
-                end.hidden = begin.hidden.clone();
-            }
-            Snapshot {
-                id: SessionId::new(&id).unwrap(),
-                model: ModelKey {
-                    id: ModelId { name, version },
-                    digest,
-                },
-                begin,
-                end,
-                call: call.map(|call| Tokens::from(call.as_slice())),
-            }
-        })
+        .prop_map(
+            |(id, name, (version, digest, share), begin, mut end, call)| {
+                if share {
+                    end.hidden = begin.hidden.clone();
+                }
+                Snapshot {
+                    id: SessionId::new(&id).unwrap(),
+                    model: ModelKey {
+                        id: ModelId { name, version },
+                        digest,
+                    },
+                    begin,
+                    end,
+                    call: call.map(|call| Tokens::from(call.as_slice())),
+                }
+            },
+        )
 }
 
 /// Bytes with a checksum that holds, so that the content is read.
