@@ -18,6 +18,7 @@ pub mod optimizer;
 mod packed;
 pub mod parameters;
 mod pass;
+pub mod sampler;
 mod shards;
 pub mod step;
 mod views;

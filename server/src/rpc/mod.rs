@@ -5,5 +5,8 @@ pub mod admission;
 mod convert;
 pub mod model;
 pub mod server;
+mod deadline;
+pub mod generation;
+pub mod session;
 pub mod status;
 pub mod training;

@@ -4,6 +4,8 @@
 
 mod repository;
 pub(super) mod training;
+mod generation;
+mod session;
 
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 pub(super) use self::repository::repository;
+pub(super) use generation::{bad_sampling, generate_error};
+pub(super) use session::{bad_session_id, import_error, session_error};
 
 /// `ErrorInfo.domain` of every status.
 const DOMAIN: &str = "charlstm.v1";

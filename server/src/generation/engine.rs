@@ -1,0 +1,610 @@
+//! The handle that services hold: it checks a call, opens its session, finds
+//! its model, and hands it to a worker.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::admission::{Admission, Load, Permit};
+use super::error::{GenerateError, ImportError};
+use super::inbox::{Command, Inbox};
+use super::job::{Job, JobParts};
+use super::models::{ModelSource, ModelSourceError};
+use super::progress::Progress;
+use super::request::{GenerateCall, ScoreCall, Scored, Started};
+use super::score::ScoreJob;
+use super::session_book::{Opened, SessionBook, SessionGuard};
+use super::stop::StopMatcher;
+use super::stream::{GenerationStream, TextBuffer};
+use super::worker::{Worker, WorkerSettings};
+use crate::model::sampler::{Draws, RandomState};
+use crate::model::step::HiddenState;
+use crate::repository::{LoadedModel, ModelId};
+use crate::sessions::disk::Restored;
+use crate::sessions::store::{SessionError, SessionFacts, SessionLimits, SessionPage};
+use crate::sessions::{ModelKey, Point, SessionId, Snapshot};
+
+/// How much the engine takes on.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Threads that compute.
+    pub workers: usize,
+    /// Texts in the batch, over all workers.
+    pub max_batch: usize,
+    /// Texts that wait for a place in it.
+    pub max_queue: usize,
+    /// Scores under way or waiting.
+    pub max_scores: usize,
+    /// Characters of one text that were made and not read. More park it.
+    pub max_unread_chars: usize,
+    /// A reader who reads nothing for so long is given up.
+    pub stalled_reader: Duration,
+    /// Longest prime, in characters.
+    pub max_prime_chars: usize,
+    /// On stopping, readers have so long to take what there is.
+    pub stop_grace: Duration,
+    /// How many sessions are kept.
+    pub sessions: SessionLimits,
+    /// Where sessions are kept over a restart; `None`: nowhere.
+    pub folder: Option<PathBuf>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            // At 256 rows a product runs near the peak of the processor; more
+            // only make each text slower.
+            max_batch: 256,
+            max_queue: 1024,
+            max_scores: 64,
+            // A reader some seconds behind is not parked; a thousand of them
+            // hold a few megabytes.
+            max_unread_chars: 4096,
+            stalled_reader: Duration::from_secs(60),
+            // Some minutes of priming, and 4 MB.
+            max_prime_chars: 1_000_000,
+            stop_grace: Duration::from_secs(2),
+            sessions: SessionLimits::default(),
+            folder: None,
+        }
+    }
+}
+
+/// When it is worth trying again after a refusal: at hundreds of characters a
+/// second for each text, a place is free within about a second.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A call waits so long for the end of one whose reader has left: many
+/// steps, and too short for anyone to notice.
+const LEAVING_WAIT: Duration = Duration::from_secs(2);
+
+/// The load of an engine, for a status page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineLoad {
+    /// Texts in the batch.
+    pub running: usize,
+    /// Most texts in the batch.
+    pub max_batch: usize,
+    /// Texts that wait for a place.
+    pub queued: usize,
+    /// Most texts that wait.
+    pub max_queue: usize,
+    /// Sessions kept.
+    pub sessions: usize,
+    /// Most sessions kept.
+    pub max_sessions: usize,
+    /// Bytes of all sessions.
+    pub session_bytes: usize,
+}
+
+/// A handle of the engine; clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: EngineConfig,
+    models: Arc<dyn ModelSource>,
+    book: Arc<SessionBook>,
+    texts: Arc<Admission>,
+    scores: Arc<Admission>,
+    workers: Vec<WorkerHandle>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stopping: AtomicBool,
+}
+
+struct WorkerHandle {
+    inbox: Arc<Inbox>,
+    load: Arc<Load>,
+}
+
+impl Engine {
+    /// Takes the saved sessions back and starts the workers. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or a thread cannot be started.
+    pub fn start(config: EngineConfig, models: Arc<dyn ModelSource>) -> std::io::Result<Self> {
+        let (book, restored) = SessionBook::open(config.sessions, config.folder.as_deref())?;
+        report(restored, config.folder.as_deref());
+        let count = config.workers.clamp(1, config.max_batch.max(1));
+        let settings = WorkerSettings {
+            slots: config.max_batch.max(1).div_ceil(count),
+            stalled_reader: config.stalled_reader,
+            grace: config.stop_grace,
+        };
+        let mut workers = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        for number in 0..count {
+            let inbox = Arc::new(Inbox::default());
+            let load = Arc::new(Load::default());
+            let worker = Worker::new(
+                Arc::clone(&inbox),
+                Arc::clone(&load),
+                Arc::clone(&book),
+                settings,
+            );
+            let thread = std::thread::Builder::new()
+                .name(format!("generate-{number}"))
+                .spawn(move || worker.run())?;
+            workers.push(WorkerHandle { inbox, load });
+            threads.push(thread);
+        }
+        let shared = Shared {
+            texts: Admission::new(config.max_batch + config.max_queue),
+            scores: Admission::new(config.max_scores),
+            config,
+            models,
+            book,
+            workers,
+            threads: Mutex::new(threads),
+            stopping: AtomicBool::new(false),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Begins a text. Returns as soon as it is in the queue of a worker. When
+    /// this future is dropped before, nothing has happened.
+    ///
+    /// # Errors
+    /// All but `Stalled`; `Overloaded` comes at once.
+    pub async fn generate(&self, call: GenerateCall) -> Result<GenerationStream, GenerateError> {
+        self.check_running()?;
+        let permit = admit(&self.shared.texts)?;
+        let (guard, opened) = match &call.session {
+            Some(id) => {
+                let (guard, opened) = self.open_session(id, call.expected_position).await?;
+                (Some(guard), opened)
+            }
+            None => (None, None),
+        };
+        let model = match (&call.session, &opened) {
+            (Some(id), Some((key, _))) => self.session_model(id, key, &call.model).await?,
+            _ => self.model(&call.model).await?,
+        };
+        self.submit(call, permit, guard, opened, model)
+    }
+
+    /// Scores a text, between the texts that are generated.
+    ///
+    /// # Errors
+    /// `Model`, `UnknownCharacter`, `TextTooShort`, `Overloaded`, `Deadline`,
+    /// `Stopping`, `Internal`.
+    pub async fn score(&self, call: ScoreCall) -> Result<Scored, GenerateError> {
+        self.check_running()?;
+        let permit = admit(&self.shared.scores)?;
+        let model = self.model(&call.model).await?;
+        let tokens = encode(&model, &call.text)?;
+        if tokens.len() < 2 {
+            return Err(GenerateError::TextTooShort(tokens.len()));
+        }
+        let worker = self.least_loaded();
+        let load = worker.load.add(tokens.len());
+        let (reply, answer) = oneshot::channel();
+        let job = ScoreJob::new(model, tokens, call.deadline, reply, permit, load);
+        worker
+            .inbox
+            .put(Command::Score(Box::new(job)))
+            .map_err(|_| GenerateError::Stopping)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(GenerateError::Internal("a worker failed".to_owned())))
+    }
+
+    /// Describes a session.
+    ///
+    /// # Errors
+    /// `Unknown` or `LetGo`.
+    pub fn session(&self, id: &SessionId) -> Result<SessionFacts, SessionError> {
+        self.shared.book.store().get(id, Instant::now())
+    }
+
+    /// A page of sessions.
+    pub fn sessions(&self, most: usize, after: Option<u64>) -> SessionPage {
+        self.shared.book.store().list(most, after, Instant::now())
+    }
+
+    /// Makes a second session that stands where the first one stands.
+    ///
+    /// # Errors
+    /// `Unknown` or `LetGo` for the first, `Exists` for the second, `Busy`,
+    /// `Full`.
+    pub fn fork_session(
+        &self,
+        id: &SessionId,
+        new: &SessionId,
+    ) -> Result<SessionFacts, SessionError> {
+        let facts = self.shared.book.store().fork(id, new, Instant::now())?;
+        self.shared.book.note(|names| names.add(new));
+        Ok(facts)
+    }
+
+    /// Forgets a session; a text under way in it ends as cancelled.
+    ///
+    /// # Errors
+    /// `Unknown`.
+    pub fn delete_session(&self, id: &SessionId) -> Result<(), SessionError> {
+        self.shared.book.store().delete(id)?;
+        self.shared.book.note(|names| names.strike(id));
+        self.shared.book.freed.notify_waiters();
+        for worker in &self.shared.workers {
+            worker.inbox.wake();
+        }
+        Ok(())
+    }
+
+    /// A session as bytes.
+    ///
+    /// # Errors
+    /// `Unknown`, `LetGo` or `Busy`.
+    pub fn export_session(&self, id: &SessionId) -> Result<Vec<u8>, SessionError> {
+        let snapshot = self.shared.book.store().export(id, Instant::now())?;
+        // Outside of the lock: hashing takes longer than looking up.
+        Ok(snapshot.to_bytes())
+    }
+
+    /// Makes a session from bytes, under its old name or a new one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn import_session(
+        &self,
+        bytes: &[u8],
+        name: Option<SessionId>,
+    ) -> Result<SessionFacts, ImportError> {
+        let snapshot = Snapshot::from_bytes(bytes)?;
+        let key = &snapshot.model;
+        let model = self
+            .load(key.id.clone())
+            .await
+            .map_err(|error| match error {
+                GenerateError::Model(ModelSourceError::Failed(error))
+                | GenerateError::Internal(error) => ImportError::Internal(error),
+                _ => ImportError::ModelMissing(key.id.clone()),
+            })?;
+        if model.digest != key.digest {
+            return Err(ImportError::ModelDiffers(key.id.clone()));
+        }
+        if !fits(&snapshot.begin, &model) || !fits(&snapshot.end, &model) {
+            return Err(ImportError::Unfit);
+        }
+        let vocabulary = model.vocabulary.len();
+        let call_fits =
+            |call: &crate::sessions::Tokens| call.iter().all(|token| (token as usize) < vocabulary);
+        if !snapshot.call.as_ref().is_none_or(call_fits) {
+            return Err(ImportError::Unfit);
+        }
+        let id = name.unwrap_or_else(|| snapshot.id.clone());
+        let book = &self.shared.book;
+        let facts = book
+            .store()
+            .import(&id, snapshot, Instant::now())
+            .map_err(|error| ImportError::Session {
+                id: id.clone(),
+                error,
+            })?;
+        book.note(|names| names.add(&id));
+        Ok(facts)
+    }
+
+    /// Ends the texts of a model that is removed, and lets go of its weights.
+    /// Its sessions stay, and say that their model is gone.
+    pub fn drop_model(&self, id: &ModelId) {
+        for worker in &self.shared.workers {
+            // A worker that stops has let go of it already.
+            let _ = worker.inbox.put(Command::DropModel(id.clone()));
+        }
+    }
+
+    /// The load.
+    pub fn load_figures(&self) -> EngineLoad {
+        let workers = &self.shared.workers;
+        let sum = |of: fn(&Load) -> usize| workers.iter().map(|w| of(&w.load)).sum();
+        let store = self.shared.book.store();
+        EngineLoad {
+            running: sum(|load| load.running.load(Ordering::Relaxed)),
+            max_batch: self.shared.config.max_batch,
+            queued: sum(|load| load.queued.load(Ordering::Relaxed)),
+            max_queue: self.shared.config.max_queue,
+            sessions: store.len(),
+            max_sessions: store.limits().max_sessions,
+            session_bytes: store.bytes(),
+        }
+    }
+
+    /// Texts that are not over or not read to the end.
+    pub fn live_texts(&self) -> usize {
+        self.shared.texts.live()
+    }
+
+    /// Ends all texts, joins the workers, and saves the sessions. Blocks, for
+    /// a little more than the grace of the configuration; a second call does
+    /// nothing.
+    ///
+    /// # Errors
+    /// The sessions could not be saved.
+    pub fn stop(&self) -> std::io::Result<()> {
+        if self.shared.stopping.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        for worker in &self.shared.workers {
+            worker.inbox.stop();
+        }
+        let threads = std::mem::take(
+            &mut *self
+                .shared
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for thread in threads {
+            // What a worker panicked with was logged where it was caught.
+            let _ = thread.join();
+        }
+        self.shared.book.save()
+    }
+
+    fn check_running(&self) -> Result<(), GenerateError> {
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Err(GenerateError::Stopping);
+        }
+        Ok(())
+    }
+
+    /// Opens a session; waits a little for a call whose reader has left, so
+    /// that one who repeats a broken call does not meet himself.
+    async fn open_session(
+        &self,
+        id: &SessionId,
+        expected: Option<u64>,
+    ) -> Result<(SessionGuard, Opened), GenerateError> {
+        let book = &self.shared.book;
+        let until = tokio::time::Instant::now() + LEAVING_WAIT;
+        loop {
+            let freed = book.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            match book.open_session(id, expected) {
+                Ok(opened) => return Ok(opened),
+                Err(SessionError::Busy { leaving: true })
+                    if tokio::time::timeout_at(until, freed).await.is_ok() => {}
+                Err(error) => {
+                    return Err(GenerateError::Session {
+                        id: id.clone(),
+                        error,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The model of a session that goes on.
+    async fn session_model(
+        &self,
+        id: &SessionId,
+        key: &ModelKey,
+        asked: &str,
+    ) -> Result<Arc<LoadedModel>, GenerateError> {
+        let ModelId { name, version } = &key.id;
+        if !asked.is_empty() && asked != name && asked != format!("{name}@{version}") {
+            return Err(GenerateError::OtherModel {
+                id: id.clone(),
+                model: key.id.clone(),
+                asked: asked.to_owned(),
+            });
+        }
+        let gone = || GenerateError::SessionModelGone {
+            id: id.clone(),
+            model: key.id.clone(),
+        };
+        match self.load(key.id.clone()).await {
+            Ok(model) if model.digest == key.digest => Ok(model),
+            Ok(_) => Err(gone()),
+            Err(GenerateError::Model(
+                ModelSourceError::NotFound { .. } | ModelSourceError::Gone(_),
+            )) => Err(gone()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn model(&self, reference: &str) -> Result<Arc<LoadedModel>, GenerateError> {
+        let reference = reference.to_owned();
+        self.ask_models(move |models| models.load(&models.resolve(&reference)?))
+            .await
+    }
+
+    async fn load(&self, id: ModelId) -> Result<Arc<LoadedModel>, GenerateError> {
+        self.ask_models(move |models| models.load(&id)).await
+    }
+
+    /// Asks for a model where blocking is allowed. There are no tensors in
+    /// it, so any thread will do.
+    async fn ask_models(
+        &self,
+        ask: impl FnOnce(&dyn ModelSource) -> Result<Arc<LoadedModel>, ModelSourceError>
+        + Send
+        + 'static,
+    ) -> Result<Arc<LoadedModel>, GenerateError> {
+        let models = Arc::clone(&self.shared.models);
+        let answer = tokio::task::spawn_blocking(move || ask(models.as_ref())).await;
+        match answer {
+            Ok(model) => Ok(model?),
+            Err(error) => Err(GenerateError::Internal(error.to_string())),
+        }
+    }
+
+    fn submit(
+        &self,
+        call: GenerateCall,
+        permit: Permit,
+        guard: Option<SessionGuard>,
+        opened: Opened,
+        model: Arc<LoadedModel>,
+    ) -> Result<GenerationStream, GenerateError> {
+        let prime = self.encode_prime(&model, &call.prime)?;
+        let begin = begin(opened, call.seed);
+        if !fits(&begin, &model) {
+            return Err(GenerateError::Internal(
+                "a session does not fit its model".to_owned(),
+            ));
+        }
+        let unfed = begin.unfed.len();
+        let feed: Vec<u32> = begin.unfed.iter().chain(prime.iter().copied()).collect();
+        if feed.is_empty() {
+            return Err(GenerateError::EmptyPrime);
+        }
+        let started = Started {
+            session: call.session.clone(),
+            model: model.id.clone(),
+            seed: begin.random.seed,
+            position: begin.position,
+        };
+        let prime_chars = prime.len() as u64;
+        let worker = self.least_loaded();
+        let buffer = TextBuffer::new(
+            started,
+            prime_chars,
+            self.shared.config.max_unread_chars,
+            Arc::clone(&worker.inbox),
+            permit,
+        );
+        let lease = guard.as_ref().and_then(SessionGuard::mark);
+        let book = Arc::clone(&self.shared.book);
+        let stream = GenerationStream::new(Arc::clone(&buffer), book, lease);
+        let key = ModelKey {
+            id: model.id.clone(),
+            digest: model.digest,
+        };
+        let parts = JobParts {
+            buffer,
+            settings: call.settings,
+            draws: Draws::at(begin.random),
+            stops: stops(&model, &call.stop),
+            logprobs: call.logprobs,
+            max_chars: call.max_chars,
+            deadline: call.deadline,
+            state: begin
+                .hidden
+                .as_deref()
+                .cloned()
+                .unwrap_or_else(|| HiddenState::zeros(model.weights.architecture())),
+            load: worker.load.add(feed.len()),
+            feed,
+            unfed,
+            primed_position: begin.position + prime_chars,
+            prime_chars,
+            progress: guard.map(|guard| Progress::new(guard, key, begin, &prime)),
+            model,
+        };
+        worker
+            .inbox
+            .put(Command::Generate(Box::new(Job::new(parts))))
+            .map_err(|_| GenerateError::Stopping)?;
+        Ok(stream)
+    }
+
+    fn encode_prime(&self, model: &LoadedModel, prime: &str) -> Result<Vec<u32>, GenerateError> {
+        let tokens = encode(model, prime)?;
+        let most = self.shared.config.max_prime_chars;
+        if tokens.len() > most {
+            return Err(GenerateError::PrimeTooLong {
+                chars: tokens.len(),
+                most,
+            });
+        }
+        Ok(tokens)
+    }
+
+    fn least_loaded(&self) -> &WorkerHandle {
+        self.shared
+            .workers
+            .iter()
+            .min_by_key(|worker| worker.load.weight())
+            .expect("an engine has at least one worker")
+    }
+}
+
+impl Drop for Shared {
+    /// An engine that nobody holds any more must not leave threads behind.
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.inbox.stop();
+        }
+    }
+}
+
+fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
+    admission.admit().ok_or(GenerateError::Overloaded {
+        retry_after: RETRY_AFTER,
+    })
+}
+
+fn encode(model: &LoadedModel, text: &str) -> Result<Vec<u32>, GenerateError> {
+    model
+        .vocabulary
+        .encode(text)
+        .map_err(GenerateError::UnknownCharacter)
+}
+
+/// Where a call begins: the random numbers go on, unless a seed is given or
+/// there are none yet.
+fn begin(opened: Opened, seed: Option<u64>) -> Point {
+    match (opened, seed) {
+        (Some((_, point)), None) => point,
+        (Some((_, point)), Some(seed)) => Point {
+            random: RandomState::seeded(seed),
+            ..point
+        },
+        (None, seed) => Point::origin(seed.unwrap_or_else(rand::random)),
+    }
+}
+
+fn fits(point: &Point, model: &LoadedModel) -> bool {
+    let architecture = model.weights.architecture();
+    point.fits(architecture.state_len(), architecture.vocabulary_size)
+}
+
+/// The stop texts that the model can write; others never come.
+fn stops(model: &LoadedModel, texts: &[String]) -> StopMatcher {
+    let encoded = texts.iter().filter(|text| !text.is_empty());
+    StopMatcher::new(
+        encoded
+            .filter_map(|text| model.vocabulary.encode(text).ok())
+            .collect(),
+    )
+}
+
+fn report(restored: Restored, folder: Option<&Path>) {
+    if let Some(folder) = folder {
+        let Restored { sessions, lost } = restored;
+        tracing::info!(sessions, lost, folder = %folder.display(), "sessions restored");
+    }
+}

@@ -1,0 +1,233 @@
+//! `GenerationService`: checks what the wire brings, and turns the engine's
+//! events into messages. How text is made is in `crate::generation`.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use charlstm_proto::v1 as pb;
+use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use super::deadline::deadline;
+use super::status;
+use crate::generation::{
+    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
+    GenerationStream, ScoreCall, Scored, Started,
+};
+use crate::model::sampler::SamplingSettings;
+use crate::sessions::SessionId;
+
+#[cfg(test)]
+mod tests;
+
+/// Characters that are generated where the request does not say how many.
+const DEFAULT_MAX_CHARS: u32 = 200;
+
+/// Most characters of one call. Longer texts take several calls in a
+/// session, which is the same text.
+const MAX_CHARS: u32 = 1_000_000;
+
+/// Most stop texts of a call, and most characters of one. Each costs a
+/// comparison for each character generated, and may hold back as many.
+const MAX_STOPS: usize = 16;
+const MAX_STOP_CHARS: usize = 256;
+
+/// The service.
+#[derive(Clone)]
+pub struct GenerationRpc {
+    engine: Engine,
+}
+
+impl GenerationRpc {
+    /// The service on an engine, ready to be added to a server.
+    pub fn server(engine: Engine) -> GenerationServiceServer<Self> {
+        GenerationServiceServer::new(Self { engine })
+    }
+}
+
+#[tonic::async_trait]
+impl GenerationService for GenerationRpc {
+    type GenerateStream = GenerateResponses;
+
+    async fn generate(
+        &self,
+        request: Request<pb::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let deadline = deadline(request.metadata());
+        let call = generate_call(request.into_inner(), deadline)?;
+        let started = before(deadline, self.engine.generate(call)).await;
+        let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
+        Ok(Response::new(GenerateResponses { events }))
+    }
+
+    async fn score(
+        &self,
+        request: Request<pb::ScoreRequest>,
+    ) -> Result<Response<pb::ScoreResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let pb::ScoreRequest { model, text } = request.into_inner();
+        let call = ScoreCall {
+            model,
+            text,
+            deadline,
+        };
+        let scored = before(deadline, self.engine.score(call)).await;
+        let scored = scored.map_err(|error| status::generate_error(&error, "text"))?;
+        Ok(Response::new(score_response(scored)))
+    }
+}
+
+/// Waits for an answer no longer than the caller does.
+async fn before<T>(
+    deadline: Option<Instant>,
+    answer: impl Future<Output = Result<T, GenerateError>>,
+) -> Result<T, GenerateError> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
+            .await
+            .unwrap_or(Err(GenerateError::Deadline)),
+        None => answer.await,
+    }
+}
+
+/// The messages of one generation.
+pub struct GenerateResponses {
+    events: GenerationStream,
+}
+
+impl Stream for GenerateResponses {
+    type Item = Result<pb::GenerateResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = ready!(Pin::new(&mut self.events).poll_next(context));
+        Poll::Ready(event.map(|event| {
+            event
+                .map(generate_response)
+                .map_err(|error| status::generate_error(&error, "prime"))
+        }))
+    }
+}
+
+/// A checked call.
+fn generate_call(
+    request: pb::GenerateRequest,
+    deadline: Option<Instant>,
+) -> Result<GenerateCall, Status> {
+    let max_chars = request.max_chars.unwrap_or(DEFAULT_MAX_CHARS);
+    if max_chars > MAX_CHARS {
+        let message = format!("must be 0 to {MAX_CHARS}, not {max_chars}");
+        return Err(status::invalid("max_chars", message));
+    }
+    let session = match request.session_id.as_deref() {
+        None | Some("") => None,
+        Some(name) => Some(session_id("session_id", name)?),
+    };
+    if session.is_none() && request.expected_position.is_some() {
+        let message = "needs a session_id: without a session there is no position to go on from";
+        return Err(status::invalid("expected_position", message));
+    }
+    check_stops(&request.stop)?;
+    let sampling = request.sampling.unwrap_or_default();
+    Ok(GenerateCall {
+        model: request.model,
+        prime: request.prime,
+        max_chars: max_chars.into(),
+        session,
+        settings: settings(&sampling)?,
+        seed: sampling.seed,
+        stop: request.stop,
+        logprobs: request.logprobs.unwrap_or_default(),
+        expected_position: request.expected_position,
+        deadline,
+    })
+}
+
+/// A checked session name.
+pub(super) fn session_id(field: &str, name: &str) -> Result<SessionId, Status> {
+    SessionId::new(name).map_err(|error| status::bad_session_id(field, &error))
+}
+
+fn check_stops(stops: &[String]) -> Result<(), Status> {
+    if stops.len() > MAX_STOPS {
+        let message = format!("at most {MAX_STOPS} texts, not {}", stops.len());
+        return Err(status::invalid("stop", message));
+    }
+    for (place, stop) in stops.iter().enumerate() {
+        let chars = stop.chars().count();
+        if chars == 0 || chars > MAX_STOP_CHARS {
+            let message = format!("must have 1 to {MAX_STOP_CHARS} characters, not {chars}");
+            return Err(status::invalid(&format!("stop[{place}]"), message));
+        }
+    }
+    Ok(())
+}
+
+fn settings(sampling: &pb::Sampling) -> Result<SamplingSettings, Status> {
+    let checked = SamplingSettings::new(
+        sampling.temperature.unwrap_or(1.0),
+        sampling.top_k.unwrap_or(0),
+        sampling.top_p.unwrap_or(1.0),
+        sampling.min_p.unwrap_or(0.0),
+    )
+    .map_err(|error| status::bad_sampling(&error))?;
+    if sampling.greedy.unwrap_or_default() {
+        return Ok(SamplingSettings::greedy());
+    }
+    Ok(checked)
+}
+
+fn generate_response(event: GenerationEvent) -> pb::GenerateResponse {
+    use pb::generate_response::Event;
+    let event = match event {
+        GenerationEvent::Started(started) => Event::Started(generation_started(started)),
+        GenerationEvent::Text(GeneratedText {
+            text,
+            logprobs,
+            position,
+        }) => Event::Text(pb::GeneratedText {
+            text,
+            logprobs,
+            position,
+        }),
+        GenerationEvent::Finished(finished) => Event::Finished(generation_finished(finished)),
+    };
+    pb::GenerateResponse { event: Some(event) }
+}
+
+fn generation_started(started: Started) -> pb::GenerationStarted {
+    pb::GenerationStarted {
+        session_id: started
+            .session
+            .map_or_else(String::new, |id| id.to_string()),
+        model: started.model.name,
+        version: started.model.version,
+        seed: started.seed,
+        position: started.position,
+    }
+}
+
+fn generation_finished(finished: Finished) -> pb::GenerationFinished {
+    let reason = match finished.reason {
+        FinishReason::Length => pb::FinishReason::Length,
+        FinishReason::Stop => pb::FinishReason::Stop,
+        FinishReason::Cancelled => pb::FinishReason::Cancelled,
+        FinishReason::Shutdown => pb::FinishReason::Shutdown,
+    };
+    pb::GenerationFinished {
+        reason: reason.into(),
+        chars: finished.chars,
+        position: finished.position,
+        seconds: finished.seconds,
+    }
+}
+
+fn score_response(scored: Scored) -> pb::ScoreResponse {
+    pb::ScoreResponse {
+        chars: scored.chars,
+        bits_per_char: scored.loss / std::f64::consts::LN_2,
+        loss: scored.loss,
+        perplexity: scored.loss.exp(),
+    }
+}

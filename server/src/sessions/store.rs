@@ -1,0 +1,720 @@
+//! Which sessions there are, who uses them, and which must go.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::forgotten::{Forgotten, Reason};
+use super::id::SessionId;
+use super::point::{ModelKey, Point, Tokens};
+use super::snapshot::Snapshot;
+
+#[cfg(test)]
+mod tests;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Most sessions.
+    pub max_sessions: usize,
+    /// Most bytes of all sessions together.
+    pub max_bytes: usize,
+    /// A session that is not used for so long is let go.
+    pub max_idle: Duration,
+    /// Names of sessions that were let go and are remembered.
+    pub max_remembered: usize,
+    /// So many of the most recently used sessions keep two states, that at
+    /// the beginning and that at the end of their last call. Of older ones
+    /// only the first is kept, with the characters since: to go on costs them
+    /// one priming, and an idle session takes one state instead of two.
+    pub max_ready: usize,
+}
+
+impl Default for SessionLimits {
+    /// 100,000 sessions in 1 GiB for a day: with 8 KiB for the state of
+    /// 2 x 512, the count is reached first.
+    fn default() -> Self {
+        Self {
+            max_sessions: 100_000,
+            max_bytes: 1 << 30,
+            max_idle: Duration::from_secs(24 * 3600),
+            max_remembered: 200_000,
+            max_ready: 1024,
+        }
+    }
+}
+
+/// Longest call, in characters, of which the end is worked out again rather
+/// than kept: a few tenths of a second of priming.
+pub const MAX_REPLAY_CHARS: usize = 2048;
+
+/// Bytes that a session takes beside its points: its entries in the maps and
+/// its name. An estimate, for the limit on bytes.
+const ENTRY_BYTES: usize = 448;
+
+/// The right to move a session on. Settled or abandoned exactly once.
+#[derive(Debug)]
+pub struct Lease {
+    id: SessionId,
+    ticket: u64,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Lease {
+    /// The session.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// What names this lease without holding it.
+    pub fn mark(&self) -> LeaseMark {
+        LeaseMark {
+            id: self.id.clone(),
+            ticket: self.ticket,
+        }
+    }
+
+    /// True once the session was deleted: the call must end.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// The name of a lease.
+#[derive(Clone, Debug)]
+pub struct LeaseMark {
+    id: SessionId,
+    ticket: u64,
+}
+
+/// A session was opened for a call.
+#[derive(Debug)]
+pub struct Opening {
+    /// The right to move it on.
+    pub lease: Lease,
+    /// Its model and the point from which the call goes on; `None` for a
+    /// session that is to be created.
+    pub kept: Option<(Arc<ModelKey>, Point)>,
+}
+
+/// How far a call moved its session.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The model it belongs to.
+    pub model: ModelKey,
+    /// Where the call began.
+    pub begin: Point,
+    /// Where it ended.
+    pub end: Point,
+    /// The characters in between, if they are few enough to be kept.
+    pub call: Option<Tokens>,
+}
+
+/// A session that cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SessionError {
+    /// There is none of that name.
+    #[error("there is no such session")]
+    Unknown,
+    /// There was one, and it was let go.
+    #[error("the session was let go: {}", reason_text(*.0))]
+    LetGo(Reason),
+    /// Another call generates in it.
+    #[error("another call generates in the session")]
+    Busy {
+        /// The reader of that call has left, and it will be over in a moment.
+        leaving: bool,
+    },
+    /// It stands elsewhere than expected.
+    #[error(
+        "the session is at position {position}, and its last call began at {last_call_position}; \
+         {expected} was expected"
+    )]
+    PositionMismatch {
+        /// Where the caller took it to be.
+        expected: u64,
+        /// Where it is.
+        position: u64,
+        /// Where its last call began.
+        last_call_position: u64,
+    },
+    /// Every session is in use, and there is no room for one more.
+    #[error("there are too many sessions in use")]
+    Full,
+    /// There is one of that name already.
+    #[error("there is a session of that name already")]
+    Exists,
+}
+
+/// What a person reads about a reason.
+fn reason_text(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Idle => "it was not used for too long",
+        Reason::Capacity => "room was needed for others",
+        Reason::Restart => "it was lost when the server stopped",
+        Reason::ModelGone => "its model version is gone",
+    }
+}
+
+/// What is told about a session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionFacts {
+    /// Its name.
+    pub id: SessionId,
+    /// Its model; `None` while its first call runs.
+    pub model: Option<Arc<ModelKey>>,
+    /// Characters seen.
+    pub position: u64,
+    /// Where its last call began.
+    pub last_call_position: u64,
+    /// Whether a call generates in it.
+    pub busy: bool,
+    /// Time since it was last used.
+    pub idle: Duration,
+    /// Memory it takes.
+    pub bytes: usize,
+}
+
+/// A page of sessions.
+#[derive(Debug, Default)]
+pub struct SessionPage {
+    /// The most recently used first.
+    pub sessions: Vec<SessionFacts>,
+    /// Mark of the next page, if there is one.
+    pub next: Option<u64>,
+    /// Sessions there are.
+    pub total: usize,
+}
+
+/// What a session has once its first call is over.
+#[derive(Clone, Debug)]
+struct Kept {
+    model: Arc<ModelKey>,
+    begin: Point,
+    end: Point,
+    call: Option<Tokens>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.begin.bytes_beside(None)
+            + self.end.bytes_beside(Some(&self.begin))
+            + self.call.as_ref().map_or(0, Tokens::bytes)
+    }
+
+    /// Drops the state of the end where it can be worked out again.
+    fn shrink(&mut self) {
+        // A session that began from nothing has one state only: its end.
+        if self.begin.hidden.is_none() || self.begin.shares_hidden(&self.end) {
+            return;
+        }
+        if let Some(call) = self.call.take()
+            && self.begin.unfed.len() + call.len() <= MAX_REPLAY_CHARS
+        {
+            self.end.unfed = self.begin.unfed.followed_by(&call);
+            self.end.hidden = self.begin.hidden.clone();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Use {
+    ticket: u64,
+    cancelled: Arc<AtomicBool>,
+    leaving: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kept: Option<Kept>,
+    in_use: Option<Use>,
+    /// Place in the order of use.
+    mark: u64,
+    last_used: Instant,
+    bytes: usize,
+}
+
+/// The sessions. Every method is quick: logarithmic in the number of
+/// sessions, and none does arithmetic.
+#[derive(Debug)]
+pub struct SessionStore {
+    limits: SessionLimits,
+    entries: HashMap<SessionId, Entry>,
+    /// The least recently used first.
+    order: BTreeMap<u64, SessionId>,
+    /// Sessions that keep both states, the longest ago first. A stale mark
+    /// means that the session was used again since.
+    ready: VecDeque<(u64, SessionId)>,
+    models: HashMap<ModelKey, Arc<ModelKey>>,
+    forgotten: Forgotten,
+    bytes: usize,
+    next_mark: u64,
+}
+
+impl SessionStore {
+    /// An empty store.
+    pub fn new(limits: SessionLimits) -> Self {
+        Self {
+            limits,
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            ready: VecDeque::new(),
+            models: HashMap::new(),
+            forgotten: Forgotten::new(limits.max_remembered),
+            bytes: 0,
+            next_mark: 0,
+        }
+    }
+
+    /// Sessions there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> &SessionLimits {
+        &self.limits
+    }
+
+    /// Memory that all sessions take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Opens a session for a call, and makes room for it where it is to be
+    /// created. With `expected`, it must stand there, or its last call must
+    /// have begun there: then the call goes on from that beginning.
+    ///
+    /// # Errors
+    /// All but `Exists` and `Unknown`.
+    pub fn open(
+        &mut self,
+        id: &SessionId,
+        expected: Option<u64>,
+        now: Instant,
+    ) -> Result<Opening, SessionError> {
+        self.expire(now);
+        let kept = match self.entries.get(id) {
+            Some(entry) => Some(opened(entry, expected)?),
+            None => None,
+        };
+        if kept.is_none() {
+            if let Some(reason) = self.forgotten.reason(id) {
+                return Err(SessionError::LetGo(reason));
+            }
+            if let Some(expected) = expected.filter(|&e| e != 0) {
+                return Err(SessionError::PositionMismatch {
+                    expected,
+                    position: 0,
+                    last_call_position: 0,
+                });
+            }
+            self.insert(id, None, now)?;
+        }
+        let lease = self.lease(id);
+        Ok(Opening { lease, kept })
+    }
+
+    /// Gives the right to move on a session that is there and free.
+    fn lease(&mut self, id: &SessionId) -> Lease {
+        let ticket = self.new_mark();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.in_use = Some(Use {
+                ticket,
+                cancelled: Arc::clone(&cancelled),
+                leaving: false,
+            });
+        }
+        Lease {
+            id: id.clone(),
+            ticket,
+            cancelled,
+        }
+    }
+
+    /// The entry that a lease is for, unless it was deleted since.
+    fn leased(&mut self, id: &SessionId, ticket: u64) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(id)?;
+        let held = entry.in_use.as_ref()?.ticket == ticket;
+        held.then_some(entry)
+    }
+
+    /// Tells that the reader of a call has left.
+    pub fn leave(&mut self, lease: &LeaseMark) {
+        if let Some(entry) = self.leased(&lease.id, lease.ticket)
+            && let Some(in_use) = &mut entry.in_use
+        {
+            in_use.leaving = true;
+        }
+    }
+
+    /// Ends a call that moved its session.
+    pub fn settle(&mut self, lease: Lease, settlement: Settlement, now: Instant) {
+        let mark = self.new_mark();
+        let model = self.shared_key(settlement.model);
+        let Some(entry) = self.leased(&lease.id, lease.ticket) else {
+            return;
+        };
+        entry.in_use = None;
+        let kept = Kept {
+            model,
+            begin: settlement.begin,
+            end: settlement.end,
+            call: settlement.call,
+        };
+        let bytes = ENTRY_BYTES + kept.bytes();
+        let old_bytes = std::mem::replace(&mut entry.bytes, bytes);
+        let old_mark = std::mem::replace(&mut entry.mark, mark);
+        entry.kept = Some(kept);
+        entry.last_used = now;
+        self.bytes = self.bytes + bytes - old_bytes;
+        self.order.remove(&old_mark);
+        self.order.insert(mark, lease.id.clone());
+        self.ready.push_back((mark, lease.id));
+        self.shrink_old();
+        self.keep_within_bytes();
+    }
+
+    /// Ends a call that did not move its session: it stands as before, and
+    /// one that was to be created is not there.
+    pub fn abandon(&mut self, lease: Lease) {
+        let Some(entry) = self.leased(&lease.id, lease.ticket) else {
+            return;
+        };
+        entry.in_use = None;
+        if entry.kept.is_none() {
+            self.remove(&lease.id);
+        }
+    }
+
+    /// Describes a session.
+    ///
+    /// # Errors
+    /// `Unknown` or `LetGo`.
+    pub fn get(&mut self, id: &SessionId, now: Instant) -> Result<SessionFacts, SessionError> {
+        self.expire(now);
+        let entry = self.entries.get(id).ok_or_else(|| self.missing(id))?;
+        Ok(facts(id, entry, now))
+    }
+
+    /// A page of sessions, the most recently used first, after the mark of
+    /// the page before.
+    pub fn list(&mut self, most: usize, after: Option<u64>, now: Instant) -> SessionPage {
+        self.expire(now);
+        let mut sessions = Vec::new();
+        let mut last = None;
+        let mut next = None;
+        for (&mark, id) in self.order.range(..after.unwrap_or(u64::MAX)).rev() {
+            if sessions.len() == most {
+                next = last;
+                break;
+            }
+            sessions.push(facts(id, &self.entries[id], now));
+            last = Some(mark);
+        }
+        SessionPage {
+            sessions,
+            next,
+            total: self.len(),
+        }
+    }
+
+    /// Makes a second session that stands where the first one stands. The
+    /// states are shared.
+    ///
+    /// # Errors
+    /// `Unknown` or `LetGo` for the first, `Exists` for the second, `Busy`,
+    /// `Full`.
+    pub fn fork(
+        &mut self,
+        id: &SessionId,
+        new: &SessionId,
+        now: Instant,
+    ) -> Result<SessionFacts, SessionError> {
+        let kept = self.idle(id, now)?.clone();
+        self.create(new, kept, now)
+    }
+
+    /// Forgets a session, and that it was let go, if it was. A call that
+    /// generates in it is told to end.
+    ///
+    /// # Errors
+    /// `Unknown`.
+    pub fn delete(&mut self, id: &SessionId) -> Result<(), SessionError> {
+        if self.forgotten.remove(id) {
+            return Ok(());
+        }
+        let entry = self.remove(id).ok_or(SessionError::Unknown)?;
+        if let Some(in_use) = entry.in_use {
+            in_use.cancelled.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A session as it can be written.
+    ///
+    /// # Errors
+    /// `Unknown`, `LetGo` or `Busy`.
+    pub fn export(&mut self, id: &SessionId, now: Instant) -> Result<Snapshot, SessionError> {
+        let kept = self.idle(id, now)?;
+        Ok(snapshot(id, kept))
+    }
+
+    /// Makes a session from one that was written. Whether it fits its model
+    /// is for the caller to check.
+    ///
+    /// # Errors
+    /// `Exists` or `Full`.
+    pub fn import(
+        &mut self,
+        id: &SessionId,
+        snapshot: Snapshot,
+        now: Instant,
+    ) -> Result<SessionFacts, SessionError> {
+        self.expire(now);
+        let kept = Kept {
+            model: self.shared_key(snapshot.model),
+            begin: snapshot.begin,
+            end: snapshot.end,
+            call: snapshot.call,
+        };
+        self.create(id, kept, now)
+    }
+
+    /// Lets go of the sessions that were not used for too long.
+    pub fn expire(&mut self, now: Instant) {
+        while let Some(id) = self.oldest_idle() {
+            let last_used = self.entries[&id].last_used;
+            if now.saturating_duration_since(last_used) < self.limits.max_idle {
+                break;
+            }
+            self.let_go(&id, Reason::Idle);
+        }
+    }
+
+    /// Remembers a session that could not be brought back, unless it is there
+    /// or was let go for another reason. Returns whether it is news.
+    pub(super) fn remember_lost(&mut self, id: &SessionId, reason: Reason) -> bool {
+        let news = !self.entries.contains_key(id) && self.forgotten.reason(id).is_none();
+        if news {
+            self.forgotten.insert(id, reason);
+        }
+        news
+    }
+
+    /// Takes back that a session was lost: it was deleted.
+    pub(super) fn forget_lost(&mut self, id: &SessionId) {
+        if self.forgotten.reason(id) == Some(Reason::Restart) {
+            self.forgotten.remove(id);
+        }
+    }
+
+    /// Remembers a name that was let go before a restart.
+    pub(super) fn remember_digest(&mut self, digest: u64, reason: Reason) {
+        self.forgotten.insert_digest(digest, reason);
+    }
+
+    /// The names that are remembered as let go.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (u64, Reason)> + '_ {
+        self.forgotten.iter()
+    }
+
+    /// Every session that is not in use, the least recently used first, as it
+    /// can be written.
+    pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
+        self.order.values().filter_map(|id| {
+            let kept = self.entries[id].kept.as_ref()?;
+            Some(snapshot(id, kept))
+        })
+    }
+
+    /// The names of all sessions.
+    pub fn ids(&self) -> impl Iterator<Item = &SessionId> {
+        self.order.values()
+    }
+
+    /// What a session that no call uses has.
+    fn idle(&mut self, id: &SessionId, now: Instant) -> Result<&Kept, SessionError> {
+        self.expire(now);
+        let entry = self.entries.get(id).ok_or_else(|| self.missing(id))?;
+        if let Some(in_use) = &entry.in_use {
+            return Err(SessionError::Busy {
+                leaving: in_use.leaving,
+            });
+        }
+        entry.kept.as_ref().ok_or(SessionError::Unknown)
+    }
+
+    fn missing(&self, id: &SessionId) -> SessionError {
+        self.forgotten
+            .reason(id)
+            .map_or(SessionError::Unknown, SessionError::LetGo)
+    }
+
+    /// Adds a session that was not made by a call.
+    fn create(
+        &mut self,
+        id: &SessionId,
+        kept: Kept,
+        now: Instant,
+    ) -> Result<SessionFacts, SessionError> {
+        if self.entries.contains_key(id) {
+            return Err(SessionError::Exists);
+        }
+        self.insert(id, Some(kept), now)?;
+        self.forgotten.remove(id);
+        let entry = &self.entries[id];
+        let facts = facts(id, entry, now);
+        self.ready.push_back((entry.mark, id.clone()));
+        self.shrink_old();
+        self.keep_within_bytes();
+        Ok(facts)
+    }
+
+    /// Adds an entry, and makes room for it.
+    fn insert(
+        &mut self,
+        id: &SessionId,
+        kept: Option<Kept>,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        while self.len() >= self.limits.max_sessions {
+            let oldest = self.oldest_idle().ok_or(SessionError::Full)?;
+            self.let_go(&oldest, Reason::Capacity);
+        }
+        let mark = self.new_mark();
+        let bytes = ENTRY_BYTES + kept.as_ref().map_or(0, Kept::bytes);
+        self.bytes += bytes;
+        self.order.insert(mark, id.clone());
+        let entry = Entry {
+            kept,
+            in_use: None,
+            mark,
+            last_used: now,
+            bytes,
+        };
+        self.entries.insert(id.clone(), entry);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &SessionId) -> Option<Entry> {
+        let entry = self.entries.remove(id)?;
+        self.order.remove(&entry.mark);
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    fn let_go(&mut self, id: &SessionId, reason: Reason) {
+        self.remove(id);
+        self.forgotten.insert(id, reason);
+    }
+
+    /// The least recently used session that no call uses. Those in use are
+    /// few: the batch and its queue are bounded.
+    fn oldest_idle(&self) -> Option<SessionId> {
+        self.order
+            .values()
+            .find(|id| self.entries[*id].in_use.is_none())
+            .cloned()
+    }
+
+    fn keep_within_bytes(&mut self) {
+        while self.bytes > self.limits.max_bytes {
+            let Some(oldest) = self.oldest_idle() else {
+                break;
+            };
+            self.let_go(&oldest, Reason::Capacity);
+        }
+    }
+
+    /// Drops the second state of sessions that were not used lately.
+    fn shrink_old(&mut self) {
+        while self.ready.len() > self.limits.max_ready {
+            let Some((mark, id)) = self.ready.pop_front() else {
+                break;
+            };
+            let Some(entry) = self.entries.get_mut(&id).filter(|e| e.mark == mark) else {
+                continue;
+            };
+            if let Some(kept) = &mut entry.kept {
+                kept.shrink();
+                let bytes = ENTRY_BYTES + kept.bytes();
+                self.bytes = self.bytes - entry.bytes + bytes;
+                entry.bytes = bytes;
+            }
+        }
+    }
+
+    /// One shared copy of a key, so that a session costs a pointer.
+    fn shared_key(&mut self, key: ModelKey) -> Arc<ModelKey> {
+        if let Some(shared) = self.models.get(&key) {
+            return Arc::clone(shared);
+        }
+        // Keys that no session has any more go when a new one comes.
+        self.models
+            .retain(|_, shared| Arc::strong_count(shared) > 1);
+        let shared = Arc::new(key.clone());
+        self.models.insert(key, Arc::clone(&shared));
+        shared
+    }
+
+    fn new_mark(&mut self) -> u64 {
+        self.next_mark += 1;
+        self.next_mark
+    }
+}
+
+/// The model and the point from which a call goes on in a session.
+fn opened(entry: &Entry, expected: Option<u64>) -> Result<(Arc<ModelKey>, Point), SessionError> {
+    let busy = |leaving| SessionError::Busy { leaving };
+    if let Some(in_use) = &entry.in_use {
+        return Err(busy(in_use.leaving));
+    }
+    // An entry without contents is always in use.
+    let kept = entry.kept.as_ref().ok_or(busy(true))?;
+    let point = match expected {
+        None => &kept.end,
+        Some(position) if position == kept.end.position => &kept.end,
+        Some(position) if position == kept.begin.position => &kept.begin,
+        Some(expected) => {
+            return Err(SessionError::PositionMismatch {
+                expected,
+                position: kept.end.position,
+                last_call_position: kept.begin.position,
+            });
+        }
+    };
+    Ok((Arc::clone(&kept.model), point.clone()))
+}
+
+fn facts(id: &SessionId, entry: &Entry, now: Instant) -> SessionFacts {
+    let kept = entry.kept.as_ref();
+    SessionFacts {
+        id: id.clone(),
+        model: kept.map(|kept| Arc::clone(&kept.model)),
+        position: kept.map_or(0, |kept| kept.end.position),
+        last_call_position: kept.map_or(0, |kept| kept.begin.position),
+        busy: entry.in_use.is_some(),
+        idle: now.saturating_duration_since(entry.last_used),
+        bytes: entry.bytes,
+    }
+}
+
+fn snapshot(id: &SessionId, kept: &Kept) -> Snapshot {
+    Snapshot {
+        id: id.clone(),
+        model: (*kept.model).clone(),
+        begin: kept.begin.clone(),
+        end: kept.end.clone(),
+        call: kept.call.clone(),
+    }
+}
