@@ -429,7 +429,7 @@ impl Engine {
             Ok(model) if model.digest == key.digest => Ok(model),
             Ok(_) => Err(gone()),
             Err(GenerateError::Model(
-                ModelSourceError::NotFound { .. } | ModelSourceError::Gone(_),
+                ModelSourceError::NotFound(_) | ModelSourceError::Gone(_),
             )) => Err(gone()),
             Err(error) => Err(error),
         }

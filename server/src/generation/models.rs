@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::repository::{LoadedModel, ModelId};
+use crate::repository::{LoadedModel, ModelId, Repository, RepositoryError};
 
 /// Finds and loads models. Both methods may block on the disk; the engine
 /// calls them where blocking is allowed.
@@ -27,14 +27,13 @@ pub trait ModelSource: Send + Sync + 'static {
 /// A model cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ModelSourceError {
-    /// There is none of that name or version.
-    #[error("there is no model {reference:?}; {}", listed(available))]
-    NotFound {
-        /// What was asked for.
-        reference: String,
-        /// What there is.
-        available: Vec<String>,
-    },
+    /// There is none of that name or version; the text says which there are.
+    #[error("{0}")]
+    NotFound(String),
+    /// The reference is not one, or means several; the text says what would
+    /// be right.
+    #[error("{0}")]
+    BadReference(String),
     /// It was there and is not any more.
     #[error("version {} of model {:?} is gone", .0.version, .0.name)]
     Gone(ModelId),
@@ -43,10 +42,30 @@ pub enum ModelSourceError {
     Failed(String),
 }
 
-fn listed(available: &[String]) -> String {
-    if available.is_empty() {
-        "there are no models yet".to_owned()
-    } else {
-        format!("there is {}", available.join(", "))
+impl ModelSource for Repository {
+    fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError> {
+        Repository::resolve(self, reference).map_err(ModelSourceError::from)
+    }
+
+    fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        Repository::load(self, id).map_err(|error| match error {
+            RepositoryError::NotFound { .. } => ModelSourceError::Gone(id.clone()),
+            other => other.into(),
+        })
+    }
+}
+
+impl From<RepositoryError> for ModelSourceError {
+    fn from(error: RepositoryError) -> Self {
+        let text = error.to_string();
+        match error {
+            RepositoryError::NotFound { .. } | RepositoryError::NoModels => Self::NotFound(text),
+            RepositoryError::BadName(_)
+            | RepositoryError::BadReference(_)
+            | RepositoryError::Ambiguous { .. } => Self::BadReference(text),
+            RepositoryError::Damaged { .. }
+            | RepositoryError::NotAModel(_)
+            | RepositoryError::Io { .. } => Self::Failed(text),
+        }
     }
 }

@@ -58,10 +58,7 @@ impl ModelSource for TestModels {
             .filter(named)
             .max_by_key(|id| id.version)
             .cloned()
-            .ok_or_else(|| ModelSourceError::NotFound {
-                reference: reference.to_owned(),
-                available: models.keys().map(|id| id.name.clone()).collect(),
-            })
+            .ok_or_else(|| ModelSourceError::NotFound(format!("there is no model {reference:?}")))
     }
 
     fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {

@@ -39,7 +39,8 @@ pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) ->
 fn model_source_error(error: &ModelSourceError) -> Status {
     let text = error.to_string();
     match error {
-        ModelSourceError::NotFound { .. } => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
+        ModelSourceError::BadReference(_) => invalid("model", text),
+        ModelSourceError::NotFound(_) => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
         ModelSourceError::Gone(_) => refused(Code::NotFound, "MODEL_GONE", text),
         ModelSourceError::Failed(error) => internal(error),
     }
