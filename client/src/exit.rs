@@ -2,7 +2,7 @@
 //! where is in `output`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Usage(String),
     /// A file that the command line names cannot be read.
-    #[error("cannot read {}: {reason}", path.display())]
+    #[error("cannot read {}: {reason}", file_name(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -134,6 +134,15 @@ pub(crate) fn reason(status: &Status) -> Option<String> {
         .get_details_error_info()
         .map(|info| info.reason)
         .filter(|reason| !reason.is_empty())
+}
+
+/// A file as the command line names it.
+fn file_name(path: &Path) -> String {
+    if path == Path::new("-") {
+        "standard input".into()
+    } else {
+        path.display().to_string()
+    }
 }
 
 /// A status in words: its message, the violations that the message leaves

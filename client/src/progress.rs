@@ -53,6 +53,14 @@ impl TrainingView {
         }
     }
 
+    /// For a training of `epochs` epochs whose beginning is not shown again.
+    pub(crate) fn resumed(output: Output, epochs: u32) -> Self {
+        Self {
+            epochs,
+            ..Self::new(output)
+        }
+    }
+
     /// Shows one event.
     pub(crate) fn show(&mut self, response: &WatchTrainingResponse) -> Result<(), Failure> {
         if self.output.json {
