@@ -84,11 +84,6 @@ impl From<Status> for Failure {
     }
 }
 
-/// Resolves at the next Ctrl-C.
-pub(crate) async fn interrupted() {
-    Interrupts::listen().next().await;
-}
-
 /// Every Ctrl-C from a moment on; none is missed between two looks.
 pub(crate) struct Interrupts {
     signal: Option<Signal>,

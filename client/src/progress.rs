@@ -3,6 +3,7 @@
 //! standard output, the rest to standard error.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
@@ -15,6 +16,7 @@ use crate::exit::Failure;
 use crate::human;
 use crate::json;
 use crate::output::Output;
+use crate::plot::{self, Curve};
 
 /// Time between two lines of progress where nobody can watch a bar: often
 /// enough to see that it lives, seldom enough for a log.
@@ -27,6 +29,51 @@ pub(crate) struct TrainingView {
     bar: ProgressBar,
     last_line: Option<Instant>,
     epochs: u32,
+    plot: Option<Plot>,
+}
+
+/// A picture of the losses that grows with each epoch.
+struct Plot {
+    path: PathBuf,
+    steps: Curve,
+    epochs: Curve,
+    validation: Curve,
+}
+
+impl Plot {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            steps: Curve::new("steps", "#9db8d9"),
+            epochs: Curve::new("epochs", "#1f4e96"),
+            validation: Curve::new("validation", "#c8501e"),
+        }
+    }
+
+    /// Takes note of an event, and writes the picture where an epoch or the
+    /// training is complete.
+    fn add(&mut self, event: &Event) -> Result<(), Failure> {
+        match event {
+            Event::Step(step) => {
+                self.steps.push(step.step, step.loss);
+                return Ok(());
+            }
+            Event::Epoch(epoch) => {
+                self.epochs.push(epoch.step, epoch.train_loss);
+                if let Some(loss) = epoch.validation_loss {
+                    self.validation.push(epoch.step, loss);
+                }
+            }
+            Event::Finished(_) => {}
+            Event::Accepted(_) | Event::Checkpoint(_) => return Ok(()),
+        }
+        let curves = [&self.steps, &self.epochs, &self.validation].map(Clone::clone);
+        let picture = plot::svg("Loss of the training", &curves);
+        std::fs::write(&self.path, picture).map_err(|error| Failure::Io {
+            what: format!("write {}", self.path.display()),
+            source: error,
+        })
+    }
 }
 
 /// Writes messages beside a bar that is being drawn.
@@ -50,7 +97,14 @@ impl TrainingView {
             bar: bar(None, output, "{bar:24} {percent:>3}%  {msg}"),
             last_line: None,
             epochs: 0,
+            plot: None,
         }
+    }
+
+    /// Also draws the losses into an SVG file.
+    pub(crate) fn with_plot(mut self, path: Option<PathBuf>) -> Self {
+        self.plot = path.map(Plot::new);
+        self
     }
 
     /// For a training of `epochs` epochs whose beginning is not shown again.
@@ -63,6 +117,9 @@ impl TrainingView {
 
     /// Shows one event.
     pub(crate) fn show(&mut self, response: &WatchTrainingResponse) -> Result<(), Failure> {
+        if let (Some(plot), Some(event)) = (&mut self.plot, &response.event) {
+            plot.add(event)?;
+        }
         if self.output.json {
             return self
                 .output
