@@ -151,7 +151,10 @@ fn status_text(status: &Status) -> String {
         message => message.to_owned(),
     };
     if status.code() == Code::Unimplemented {
-        text = format!("this server does not offer that yet: {text}");
+        text = match status.message() {
+            "" => "this server does not offer that yet".into(),
+            message => format!("this server does not offer that yet: {message}"),
+        };
     }
     if status.code() == Code::Unauthenticated {
         text.push_str(" (--token-file FILE sends a token)");
