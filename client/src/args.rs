@@ -130,8 +130,20 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) spec: SpecFlags,
     /// Print the training's id once it is accepted, and leave
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["cancel_on_disconnect", "plot"])]
     pub(crate) detach: bool,
+    /// Draw the losses into a picture, after each epoch
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// The name of a picture, in the one format that is drawn.
+fn svg_file(name: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(name);
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("svg") => Ok(path),
+        _ => Err("pictures are drawn as SVG; name a file that ends in .svg".into()),
+    }
 }
 
 /// Flags of `generate`.

@@ -5,6 +5,7 @@ mod completions;
 mod follow;
 mod generate;
 mod input;
+mod load;
 mod models;
 mod repl;
 mod replay;

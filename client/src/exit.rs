@@ -2,7 +2,7 @@
 //! where is in `output`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Usage(String),
     /// A file that the command line names cannot be read.
-    #[error("cannot read {}: {reason}", path.display())]
+    #[error("cannot read {}: {reason}", file_name(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -82,11 +82,6 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::Server(Box::new(status))
     }
-}
-
-/// Resolves at the next Ctrl-C.
-pub(crate) async fn interrupted() {
-    Interrupts::listen().next().await;
 }
 
 /// Every Ctrl-C from a moment on; none is missed between two looks.
@@ -136,6 +131,15 @@ pub(crate) fn reason(status: &Status) -> Option<String> {
         .filter(|reason| !reason.is_empty())
 }
 
+/// A file as the command line names it.
+fn file_name(path: &Path) -> String {
+    if path == Path::new("-") {
+        "standard input".into()
+    } else {
+        path.display().to_string()
+    }
+}
+
 /// A status in words: its message, the violations that the message leaves
 /// out, and when to try again.
 fn status_text(status: &Status) -> String {
@@ -147,7 +151,10 @@ fn status_text(status: &Status) -> String {
         message => message.to_owned(),
     };
     if status.code() == Code::Unimplemented {
-        text = format!("this server does not offer that yet: {text}");
+        text = match status.message() {
+            "" => "this server does not offer that yet".into(),
+            message => format!("this server does not offer that yet: {message}"),
+        };
     }
     if status.code() == Code::Unauthenticated {
         text.push_str(" (--token-file FILE sends a token)");

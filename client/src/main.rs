@@ -8,6 +8,7 @@ mod exit;
 mod human;
 mod json;
 mod output;
+mod plot;
 mod progress;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Args;
-use crate::exit::Failure;
+use crate::exit::{Failure, Interrupts};
 use crate::output::Output;
 
 fn main() -> ExitCode {
@@ -49,11 +50,16 @@ fn main() -> ExitCode {
 /// Runs the command until it ends or Ctrl-C ends it.
 fn run(runtime: Runtime, args: Args, output: Output) -> Result<(), Failure> {
     let own_interrupts = args.command.handles_interrupts();
+    // Listened for before the command begins, so that none comes too early.
+    let mut interrupts = {
+        let _context = runtime.enter();
+        Interrupts::listen()
+    };
     let task = runtime.spawn(commands::run(args, output));
     let outcome = runtime.block_on(async {
         tokio::select! {
             joined = task => joined.unwrap_or_else(|error| Err(Failure::Internal(error.to_string()))),
-            () = exit::interrupted(), if !own_interrupts => Err(Failure::Interrupted),
+            () = interrupts.next(), if !own_interrupts => Err(Failure::Interrupted),
         }
     });
     // A thread that still waits for the keyboard must not hold the exit up.

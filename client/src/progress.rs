@@ -2,17 +2,21 @@
 //! elsewhere, JSON objects with `--json`. Results (epochs, the end) go to
 //! standard output, the rest to standard error.
 
+mod picture;
+mod words;
+
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
-use charlstm_proto::v1::{
-    EpochProgress, State, StepProgress, TrainingAccepted, TrainingFinished, WatchTrainingResponse,
-};
+use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::picture::Plot;
+pub(crate) use self::words::state_name;
+use self::words::{accepted_line, epoch_lines, finished_line, step_line};
 use crate::exit::Failure;
-use crate::human;
 use crate::json;
 use crate::output::Output;
 
@@ -27,6 +31,7 @@ pub(crate) struct TrainingView {
     bar: ProgressBar,
     last_line: Option<Instant>,
     epochs: u32,
+    plot: Option<Plot>,
 }
 
 /// Writes messages beside a bar that is being drawn.
@@ -50,11 +55,29 @@ impl TrainingView {
             bar: bar(None, output, "{bar:24} {percent:>3}%  {msg}"),
             last_line: None,
             epochs: 0,
+            plot: None,
+        }
+    }
+
+    /// Also draws the losses into an SVG file.
+    pub(crate) fn with_plot(mut self, path: Option<PathBuf>) -> Self {
+        self.plot = path.map(Plot::new);
+        self
+    }
+
+    /// For a training of `epochs` epochs whose beginning is not shown again.
+    pub(crate) fn resumed(output: Output, epochs: u32) -> Self {
+        Self {
+            epochs,
+            ..Self::new(output)
         }
     }
 
     /// Shows one event.
     pub(crate) fn show(&mut self, response: &WatchTrainingResponse) -> Result<(), Failure> {
+        if let (Some(plot), Some(event)) = (&mut self.plot, &response.event) {
+            plot.add(event)?;
+        }
         if self.output.json {
             return self
                 .output
@@ -157,164 +180,4 @@ fn bar(length: Option<u64>, output: Output, template: &str) -> ProgressBar {
         None => ProgressBar::no_length(),
     }
     .with_style(style)
-}
-
-/// A state in small letters, as people say it.
-pub(crate) fn state_name(state: State) -> &'static str {
-    match state {
-        State::Unspecified => "unknown",
-        State::Running => "running",
-        State::Succeeded => "succeeded",
-        State::Cancelled => "cancelled",
-        State::Failed => "failed",
-        State::Interrupted => "interrupted",
-        State::Queued => "queued",
-    }
-}
-
-fn accepted_line(training_id: &str, accepted: &TrainingAccepted) -> String {
-    let mut line = format!(
-        "training {training_id}: {} characters, {} distinct; {} parameters; \
-         {} steps an epoch on {}",
-        human::count(accepted.corpus_chars),
-        accepted.vocabulary_size,
-        human::count(accepted.parameters),
-        human::count(accepted.steps_per_epoch),
-        accepted.device,
-    );
-    if let Some(spec) = &accepted.resolved_spec {
-        line.push_str(&format!(
-            "\n{} epochs, recipe {}, {} x {} hidden, batches of {} x {}, dropout {}, \
-             learning rate {}, seed {}",
-            spec.epochs(),
-            spec.recipe(),
-            spec.num_layers(),
-            spec.hidden_size(),
-            spec.batch_size(),
-            spec.sequence_length(),
-            spec.dropout(),
-            spec.learning_rate(),
-            spec.seed(),
-        ));
-    }
-    line
-}
-
-fn step_line(step: &StepProgress, epochs: u32) -> String {
-    format!(
-        "epoch {}{}  step {}/{}  loss {:.3}  {:.2} bits/char  {} chars/s  {} left",
-        step.epoch,
-        of(epochs),
-        step.step,
-        step.total_steps,
-        step.loss,
-        human::bits(step.loss),
-        human::rate(step.chars_per_second),
-        human::seconds(step.eta_seconds),
-    )
-}
-
-/// The losses of an epoch, and below them its sample.
-fn epoch_lines(epoch: &EpochProgress, epochs: u32) -> String {
-    let validation = epoch
-        .validation_loss
-        .map(|loss| format!("  validation {loss:.3}"))
-        .unwrap_or_default();
-    let mut lines = format!(
-        "epoch {}{}  loss {:.3}{validation}  {:.2} bits/char  {} chars/s  {}",
-        epoch.epoch,
-        of(epochs),
-        epoch.train_loss,
-        epoch.bits_per_char,
-        human::rate(epoch.chars_per_second),
-        human::seconds(epoch.seconds),
-    );
-    if !epoch.sample.is_empty() {
-        for line in epoch.sample.lines() {
-            lines.push_str("\n  | ");
-            lines.push_str(line);
-        }
-    }
-    lines
-}
-
-fn of(epochs: u32) -> String {
-    if epochs == 0 {
-        String::new()
-    } else {
-        format!("/{epochs}")
-    }
-}
-
-fn finished_line(finished: &TrainingFinished) -> String {
-    let state = state_name(finished.state());
-    let mut line = if finished.version == 0 {
-        format!("{state}: {}", finished.model)
-    } else {
-        format!("{state}: {}@{}", finished.model, finished.version)
-    };
-    if finished.train_loss > 0.0 {
-        line.push_str(&format!(", loss {:.3}", finished.train_loss));
-    }
-    if let Some(loss) = finished.validation_loss {
-        line.push_str(&format!(", validation {loss:.3}"));
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_step_says_where_it_is_and_how_long_it_takes() {
-        let step = StepProgress {
-            epoch: 2,
-            step: 30,
-            total_steps: 580,
-            loss: std::f64::consts::LN_2,
-            chars_per_second: 9290.2,
-            eta_seconds: 65.0,
-            ..Default::default()
-        };
-        assert_eq!(
-            step_line(&step, 20),
-            "epoch 2/20  step 30/580  loss 0.693  1.00 bits/char  9,290 chars/s  1 min 05 s left"
-        );
-    }
-
-    #[test]
-    fn an_epoch_shows_its_losses_and_its_sample_line_by_line() {
-        let epoch = EpochProgress {
-            epoch: 1,
-            train_loss: 3.398,
-            validation_loss: Some(3.185),
-            bits_per_char: 4.595,
-            seconds: 40.0,
-            chars_per_second: 9290.0,
-            sample: "As a\nmatter".into(),
-            step: 29,
-        };
-        assert_eq!(
-            epoch_lines(&epoch, 0),
-            "epoch 1  loss 3.398  validation 3.185  4.59 bits/char  9,290 chars/s  40 s\n  \
-             | As a\n  | matter"
-        );
-    }
-
-    #[test]
-    fn the_end_names_the_version_that_was_published() {
-        let finished = TrainingFinished {
-            state: State::Succeeded.into(),
-            model: "nietzsche".into(),
-            version: 3,
-            train_loss: 1.872,
-            validation_loss: None,
-            message: String::new(),
-        };
-        assert_eq!(
-            finished_line(&finished),
-            "succeeded: nietzsche@3, loss 1.872"
-        );
-    }
 }

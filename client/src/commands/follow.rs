@@ -18,8 +18,8 @@ use crate::progress::TrainingView;
 pub(crate) enum Source {
     /// The answer of `Train`.
     Train(Streaming<TrainResponse>),
-    /// The answer of `WatchTraining`.
-    Watch(Streaming<WatchTrainingResponse>),
+    /// The answer of `WatchTraining`, for a training and from an event on.
+    Watch(Streaming<WatchTrainingResponse>, String, u64),
 }
 
 /// Until when to follow.
@@ -51,15 +51,25 @@ impl Source {
             from_sequence,
         };
         let response = connection.training().watch_training(request).await?;
-        Ok(Self::Watch(response.into_inner()))
+        Ok(Self::Watch(
+            response.into_inner(),
+            training_id.to_owned(),
+            from_sequence.unwrap_or(0),
+        ))
     }
 
-    /// The next event. Dropping the future loses nothing.
+    /// The next event; `None` at the end of the stream. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn next_if_any(&mut self) -> Result<Option<WatchTrainingResponse>, Status> {
+        match self {
+            Self::Train(stream) => Ok(stream.message().await?.map(from_train)),
+            Self::Watch(stream, ..) => stream.message().await,
+        }
+    }
+
+    /// The next event of a training that has not ended.
     async fn next(&mut self) -> Result<WatchTrainingResponse, Status> {
-        let event = match self {
-            Self::Train(stream) => stream.message().await?.map(from_train),
-            Self::Watch(stream) => stream.message().await?,
-        };
+        let event = self.next_if_any().await?;
         event.ok_or_else(|| Status::unavailable("the events ended before the training did"))
     }
 }
@@ -75,6 +85,10 @@ pub(crate) async fn follow(
     mut interrupts: Option<Interrupts>,
 ) -> Result<(), Failure> {
     let mut seen = Seen::default();
+    if let Source::Watch(_, training_id, from_sequence) = &source {
+        seen.training_id.clone_from(training_id);
+        seen.next_sequence = *from_sequence;
+    }
     let mut backoff = Backoff::default();
     loop {
         let event = tokio::select! {

@@ -41,7 +41,7 @@ pub(crate) async fn run(args: TrainArgs, global: &Global, output: Output) -> Res
     };
     upload_bar.finish_and_clear();
     let source = Source::Train(response?.into_inner());
-    let view = TrainingView::new(output);
+    let view = TrainingView::new(output).with_plot(args.plot);
     let ending = if args.detach {
         Ending::Accepted
     } else {

@@ -1,7 +1,7 @@
 //! `trainings`: lists, describes, watches, cancels and resumes trainings.
 
 use charlstm_proto::v1::{
-    CancelTrainingRequest, GetTrainingRequest, ListTrainingsRequest, ResumeTrainingRequest,
+    CancelTrainingRequest, GetTrainingRequest, ListTrainingsRequest, ResumeTrainingRequest, State,
     Training,
 };
 
@@ -83,6 +83,7 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
 /// Goes on with a training and shows what comes from now on.
 async fn resume(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
     let interrupts = Interrupts::listen();
+    let (next_sequence, epochs) = past(connection, &id).await?;
     let request = ResumeTrainingRequest {
         training_id: id.clone(),
     };
@@ -90,13 +91,40 @@ async fn resume(connection: &Connection, id: String, output: Output) -> Result<(
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
         output.note(&format!(
-            "resuming {id}: {} epochs completed, step {} of {}",
+            "resuming {id}: {} of {epochs} epochs completed, step {} of {}",
             training.epochs_completed, training.step, training.total_steps
         ));
     }
-    let source = Source::watch(connection, &id, None).await?;
-    let view = TrainingView::new(output);
-    follow::follow(connection, source, view, Ending::Finished, Some(interrupts)).await
+    let source = Source::watch(connection, &id, Some(next_sequence)).await?;
+    let view = TrainingView::resumed(output, epochs);
+    let ending = Ending::Finished;
+    follow::follow(connection, source, view, ending, Some(interrupts)).await
+}
+
+/// The number of the first event that is still to come, and the epochs of the
+/// training. The events of the past are not shown again, least of all the one
+/// that says that the training ended.
+async fn past(connection: &Connection, id: &str) -> Result<(u64, u32), Failure> {
+    let request = GetTrainingRequest {
+        training_id: id.to_owned(),
+    };
+    let response = connection.training().get_training(request).await?;
+    let training = response.into_inner().training.unwrap_or_default();
+    let epochs = training.spec.as_ref().map_or(0, |spec| spec.epochs());
+    let ended = matches!(
+        training.state(),
+        State::Cancelled | State::Failed | State::Interrupted
+    );
+    if !ended {
+        // The server will refuse to resume it, and says why.
+        return Ok((0, epochs));
+    }
+    let mut source = Source::watch(connection, id, None).await?;
+    let mut next_sequence = 0;
+    while let Some(event) = source.next_if_any().await? {
+        next_sequence = event.sequence + 1;
+    }
+    Ok((next_sequence, epochs))
 }
 
 fn table(trainings: &[Training]) -> String {

@@ -1,0 +1,323 @@
+//! The built client against a scripted server: what a person or a pipe sees.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fake;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+
+use fake::{Fake, alphabet, free_port};
+
+fn client(address: impl std::fmt::Display, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_charlstm-client"));
+    command
+        .arg("--addr")
+        .arg(format!("http://{address}"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(address: impl std::fmt::Display, arguments: &[&str]) -> Output {
+    client(address, arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn interrupt(child: &Child) {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn generate_prints_the_prime_and_the_text_and_nothing_else() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let arguments = ["generate", "--prime", "é ", "--length", "30"];
+    let output = run(server.address, &arguments);
+    assert_eq!(text(&output.stdout), format!("é {}", alphabet(0, 30)));
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_broken_connection_in_a_session_is_repeated_and_no_character_twice() {
+    let address = free_port().to_string();
+    let first = Fake {
+        stall_after: Some(10),
+        ..Default::default()
+    };
+    let second = Fake::default();
+    let running = first.serve(&address);
+    let arguments = [
+        "generate",
+        "--prime",
+        "> ",
+        "--length",
+        "40",
+        "--session",
+        "s",
+    ];
+    let mut child = client(&address, &arguments).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut seen = vec![0; 2 + 10];
+    stdout.read_exact(&mut seen).unwrap();
+    drop(running);
+    let _running = second.serve(&address);
+
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&seen), format!("> {}", alphabet(0, 10)));
+    assert_eq!(rest, alphabet(10, 30));
+    assert!(text(&output.stderr).contains("repeating the call from position 0"));
+    let asked = second.asked.lock().unwrap();
+    let repeated = asked.generate.last().unwrap();
+    assert_eq!(repeated.expected_position, Some(0));
+    assert_eq!(repeated.prime, "> ");
+}
+
+#[test]
+fn a_broken_connection_without_a_session_is_an_error() {
+    let fake = Fake {
+        stall_after: Some(3),
+        ..Default::default()
+    };
+    let running = fake.serve("127.0.0.1:0");
+    let arguments = ["generate", "--prime", "x", "--no-echo"];
+    let mut child = client(running.address, &arguments).spawn().unwrap();
+    let mut seen = [0; 3];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut seen)
+        .unwrap();
+    drop(running);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: "));
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let arguments = ["generate", "--prime", "x", "--length", "1000000"];
+    let mut child = client(server.address, &arguments).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut head = [0; 100];
+    stdout.read_exact(&mut head).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn ctrl_c_ends_a_generation_with_130() {
+    let fake = Fake {
+        stall_after: Some(1),
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let arguments = ["generate", "--prime", "x", "--session", "s"];
+    let mut child = client(server.address, &arguments).spawn().unwrap();
+    let mut seen = [0; 2];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut seen)
+        .unwrap();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+}
+
+#[test]
+fn a_full_server_is_an_error_that_says_when_to_try_again() {
+    let fake = Fake {
+        full: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let output = run(server.address, &["generate", "--prime", "x"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    assert_eq!(
+        text(&output.stderr),
+        "error: the queue is full; try again in 3.0 s\n"
+    );
+}
+
+#[test]
+fn no_server_is_an_error_that_says_how_to_start_one() {
+    let address = free_port();
+    let output = run(address, &["models", "list"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    let beginning = format!("error: no server answers at http://{address}: ");
+    assert!(message.starts_with(&beginning), "{message}");
+    assert!(message.contains("`charlstm-server`"), "{message}");
+}
+
+#[test]
+fn with_json_each_event_is_an_object_on_a_line() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let arguments = ["--json", "generate", "--prime", "x", "--length", "2"];
+    let output = run(server.address, &arguments);
+    let events: Vec<serde_json::Value> = text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<_> = events.iter().map(|event| &event["event"]).collect();
+    assert_eq!(names, ["started", "text", "text", "finished"]);
+    assert_eq!(events[2]["text"], "b");
+    assert_eq!(events[3]["reason"], "FINISH_REASON_LENGTH");
+}
+
+#[test]
+fn a_text_is_sent_in_chunks_and_each_epoch_is_shown() {
+    let fake = Fake::default();
+    let server = fake.serve("127.0.0.1:0");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let corpus = "Größe ".repeat(200_000);
+    file.write_all(corpus.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = ["train", "--text", path, "--model", "m", "--epochs", "2"];
+    let output = run(server.address, &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let asked = fake.asked.lock().unwrap();
+    assert_eq!(asked.spec.as_ref().unwrap().epochs, Some(2));
+    assert!(asked.chunks > 1);
+    assert!(asked.corpus == corpus.as_bytes());
+    let shown = text(&output.stdout);
+    assert!(shown.contains("epoch 1/2  loss 3.000"), "{shown}");
+    assert!(shown.contains("  | sample 2"), "{shown}");
+    assert!(shown.ends_with("succeeded: m@1, loss 1.500\n"), "{shown}");
+    assert!(text(&output.stderr).contains("1,000 characters, 26 distinct"));
+}
+
+#[test]
+fn a_text_from_standard_input_is_trained_on_and_detach_prints_the_id() {
+    let fake = Fake::default();
+    let server = fake.serve("127.0.0.1:0");
+    let arguments = ["train", "--text", "-", "--model", "m", "--detach"];
+    let mut child = client(server.address, &arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"some text").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "t1\n");
+    assert_eq!(fake.asked.lock().unwrap().corpus, b"some text");
+}
+
+#[test]
+fn a_training_whose_connection_broke_is_watched_to_its_end() {
+    let fake = Fake {
+        break_training: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"some text").unwrap();
+    let path = file.path().to_str().unwrap();
+    let output = run(server.address, &["train", "--text", path, "--model", "m"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(fake.asked.lock().unwrap().watched_from, [Some(2)]);
+    let shown = text(&output.stdout);
+    assert_eq!(shown.matches("epoch 1/2").count(), 1);
+    assert_eq!(shown.matches("epoch 2/2").count(), 1);
+}
+
+#[test]
+fn the_first_ctrl_c_cancels_the_training_and_shows_its_end() {
+    let fake = Fake {
+        wait_for_cancel: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"some text").unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = ["train", "--text", path, "--model", "m"];
+    let mut child = client(server.address, &arguments).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("epoch 1/2"));
+    interrupt(&child);
+    for line in lines {
+        line.unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(fake.asked.lock().unwrap().cancelled, ["t1"]);
+    let notes = text(&output.stderr);
+    assert!(notes.contains("cancelled: m"), "{notes}");
+}
+
+#[test]
+fn a_conversation_is_text_in_and_text_out() {
+    let fake = Fake::default();
+    let server = fake.serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = client(server.address, &["repl", "--session", "s"])
+        .env("XDG_STATE_HOME", folder.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(b"/set length 3\n/set seed 5\nHello\n\n/nope\n")
+        .unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "abc\nabc\n");
+    assert!(text(&output.stderr).contains("/nope is not a command"));
+    let asked = fake.asked.lock().unwrap();
+    assert_eq!(asked.generate[0].prime, "Hello");
+    assert_eq!(asked.generate[0].sampling.as_ref().unwrap().seed, Some(5));
+    assert_eq!(asked.generate[1].prime, "");
+    assert_eq!(asked.generate[1].sampling.as_ref().unwrap().seed, None);
+}
+
+#[test]
+fn a_load_test_reports_each_number_of_streams() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let arguments = [
+        "--json",
+        "bench",
+        "--sessions",
+        "1,3",
+        "--seconds",
+        "1",
+        "--length",
+        "20",
+    ];
+    let output = run(server.address, &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let figures: Vec<serde_json::Value> = text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(figures.len(), 2);
+    assert_eq!(figures[1]["sessions"], 3);
+    assert!(figures[1]["chars"].as_u64().unwrap() > 0);
+    assert_eq!(figures[0]["chars_per_message"], 1.0);
+}
+
+#[test]
+fn a_server_that_tells_nothing_of_itself_still_has_a_status() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let output = run(server.address, &["status"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("models are not told"));
+}
