@@ -22,6 +22,9 @@ use crate::training::history::Watcher;
 use crate::training::job::Job;
 use crate::training::jobs::{Jobs, JobsError, Upload};
 
+#[cfg(test)]
+mod tests;
+
 /// The service, over the trainings of the server.
 #[derive(Clone)]
 pub struct TrainingRpc {

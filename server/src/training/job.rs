@@ -49,7 +49,7 @@ pub struct JobFacts {
 /// What somebody wants of a training that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     /// Go on.
     Nothing = 0,
     /// Save a checkpoint and end as cancelled.
@@ -155,7 +155,7 @@ impl Job {
         &self.vocabulary
     }
 
-    pub(super) fn wish(&self) -> Wish {
+    pub(crate) fn wish(&self) -> Wish {
         match self.wish.load(Ordering::Acquire) {
             0 => Wish::Nothing,
             1 => Wish::Cancel,

@@ -21,6 +21,9 @@ use super::trainer::{self, Pace, Workshop};
 use crate::model::corpus::{Corpus, CorpusError, CorpusReader, Split};
 use crate::model::vocabulary::UnknownCharacter;
 
+#[cfg(test)]
+mod tests;
+
 const INTERRUPTED: &str = "the server stopped; the training can be resumed";
 
 /// Limits and places of the trainings.
@@ -356,7 +359,10 @@ impl Jobs {
     pub fn stop(&self, patience: Duration) -> bool {
         let mut state = lock(&self.shared.state);
         state.stopping = true;
-        if let Some(job) = &state.running {
+        // One that was cancelled ends as such.
+        if let Some(job) = &state.running
+            && job.wish() == Wish::Nothing
+        {
             job.set_wish(Wish::Stop);
         }
         let waiting = std::mem::take(&mut state.queue);

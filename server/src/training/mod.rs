@@ -5,6 +5,8 @@
 
 pub mod checkpoint;
 pub mod events;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod history;
 pub mod job;
 pub mod jobs;

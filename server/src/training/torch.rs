@@ -9,6 +9,9 @@ use crate::model::device::Device;
 use crate::model::learner::{LearnError, Learner, LearnerConfig, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 
+#[cfg(test)]
+mod tests;
+
 /// Makes learners for one device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceLearners {

@@ -1,5 +1,6 @@
 //! How the errors of trainings become statuses.
 
+use std::io;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -37,8 +38,28 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
             refused(Code::FailedPrecondition, "NO_CHECKPOINT", error.to_string())
         }
         JobsError::Stopping => refused(Code::Unavailable, "STOPPING", error.to_string()),
-        JobsError::Io(_) => internal(error),
+        JobsError::Io(io) => of_disk(io),
     }
+}
+
+/// What a client can wait for or tell the operator is named; the rest is for
+/// the log.
+fn of_disk(error: &io::Error) -> Status {
+    let (code, reason, message) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            "the server's data folder has no room left",
+        ),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => (
+            Code::FailedPrecondition,
+            "DATA_FOLDER_NOT_WRITABLE",
+            "the server cannot write to its data folder",
+        ),
+        _ => return internal(error),
+    };
+    tracing::error!(%error, "the trainings' folder cannot be written");
+    refused(code, reason, message)
 }
 
 /// The first message of a stream holds no spec.
