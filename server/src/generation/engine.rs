@@ -1,16 +1,19 @@
 //! The handle that services hold: it checks a call, opens its session, finds
 //! its model, and hands it to a worker.
 
+mod session_calls;
+mod wanted;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::admission::{Admission, Load, Permit};
-use super::error::{GenerateError, ImportError};
+use super::error::GenerateError;
 use super::inbox::{Command, Inbox};
 use super::job::{Job, JobParts};
 use super::models::{ModelSource, ModelSourceError};
@@ -25,8 +28,9 @@ use crate::model::sampler::{Draws, RandomState};
 use crate::model::step::HiddenState;
 use crate::repository::{LoadedModel, ModelId};
 use crate::sessions::disk::Restored;
-use crate::sessions::store::{SessionError, SessionFacts, SessionLimits, SessionPage};
-use crate::sessions::{ModelKey, Point, SessionId, Snapshot};
+use crate::sessions::store::{SessionError, SessionLimits};
+use crate::sessions::{ModelKey, Point, SessionId};
+use wanted::{Wanted, session_model};
 
 /// How much the engine takes on.
 #[derive(Clone, Debug)]
@@ -231,102 +235,6 @@ impl Engine {
         answer
             .await
             .unwrap_or_else(|_| Err(GenerateError::Internal("a worker failed".to_owned())))
-    }
-
-    /// Describes a session.
-    ///
-    /// # Errors
-    /// `Unknown` or `LetGo`.
-    pub fn session(&self, id: &SessionId) -> Result<SessionFacts, SessionError> {
-        self.shared.book.store().get(id, Instant::now())
-    }
-
-    /// A page of sessions.
-    pub fn sessions(&self, most: usize, after: Option<u64>) -> SessionPage {
-        self.shared.book.store().list(most, after, Instant::now())
-    }
-
-    /// Makes a second session that stands where the first one stands.
-    ///
-    /// # Errors
-    /// `Unknown` or `LetGo` for the first, `Exists` for the second, `Busy`,
-    /// `Full`.
-    pub fn fork_session(
-        &self,
-        id: &SessionId,
-        new: &SessionId,
-    ) -> Result<SessionFacts, SessionError> {
-        let facts = self.shared.book.store().fork(id, new, Instant::now())?;
-        self.shared.book.note(|names| names.add(new));
-        Ok(facts)
-    }
-
-    /// Forgets a session; a text under way in it ends as cancelled.
-    ///
-    /// # Errors
-    /// `Unknown`.
-    pub fn delete_session(&self, id: &SessionId) -> Result<(), SessionError> {
-        self.shared.book.store().delete(id)?;
-        self.shared.book.note(|names| names.strike(id));
-        self.shared.book.freed.notify_waiters();
-        for worker in &self.shared.workers {
-            worker.inbox.wake();
-        }
-        Ok(())
-    }
-
-    /// A session as bytes.
-    ///
-    /// # Errors
-    /// `Unknown`, `LetGo` or `Busy`.
-    pub fn export_session(&self, id: &SessionId) -> Result<Vec<u8>, SessionError> {
-        let snapshot = self.shared.book.store().export(id, Instant::now())?;
-        // Outside of the lock: hashing takes longer than looking up.
-        Ok(snapshot.to_bytes())
-    }
-
-    /// Makes a session from bytes, under its old name or a new one.
-    ///
-    /// # Errors
-    /// Why not.
-    pub async fn import_session(
-        &self,
-        bytes: &[u8],
-        name: Option<SessionId>,
-    ) -> Result<SessionFacts, ImportError> {
-        let snapshot = Snapshot::from_bytes(bytes)?;
-        let key = &snapshot.model;
-        let model = self
-            .load(key.id.clone())
-            .await
-            .map_err(|error| match error {
-                GenerateError::Model(ModelSourceError::Failed(error))
-                | GenerateError::Internal(error) => ImportError::Internal(error),
-                _ => ImportError::ModelMissing(key.id.clone()),
-            })?;
-        if model.digest != key.digest {
-            return Err(ImportError::ModelDiffers(key.id.clone()));
-        }
-        if !fits(&snapshot.begin, &model) || !fits(&snapshot.end, &model) {
-            return Err(ImportError::Unfit);
-        }
-        let vocabulary = model.vocabulary.len();
-        let call_fits =
-            |call: &crate::sessions::Tokens| call.iter().all(|token| (token as usize) < vocabulary);
-        if !snapshot.call.as_ref().is_none_or(call_fits) {
-            return Err(ImportError::Unfit);
-        }
-        let id = name.unwrap_or_else(|| snapshot.id.clone());
-        let book = &self.shared.book;
-        let facts = book
-            .store()
-            .import(&id, snapshot, Instant::now())
-            .map_err(|error| ImportError::Session {
-                id: id.clone(),
-                error,
-            })?;
-        book.note(|names| names.add(&id));
-        Ok(facts)
     }
 
     /// Ends the texts of a model that is removed, and lets go of its weights.
@@ -553,48 +461,6 @@ fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
     admission.admit().ok_or(GenerateError::Overloaded {
         retry_after: RETRY_AFTER,
     })
-}
-
-/// The model that a call needs.
-enum Wanted {
-    /// The one that a reference means now.
-    Reference(String),
-    /// The very one that a session belongs to.
-    Key(Arc<ModelKey>),
-}
-
-impl Wanted {
-    fn load(&self, models: &dyn ModelSource) -> Result<Arc<LoadedModel>, ModelSourceError> {
-        let key = match self {
-            Self::Reference(reference) => return models.load(&models.resolve(reference)?),
-            Self::Key(key) => key,
-        };
-        match models.load(&key.id) {
-            Ok(model) if model.digest == key.digest => Ok(model),
-            Ok(_) | Err(ModelSourceError::NotFound { .. }) => {
-                Err(ModelSourceError::Gone(key.id.clone()))
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// The model of a session that goes on; the one asked for must not be
-/// another.
-fn session_model(
-    id: &SessionId,
-    key: &Arc<ModelKey>,
-    asked: &str,
-) -> Result<Wanted, GenerateError> {
-    let ModelId { name, version } = &key.id;
-    if !asked.is_empty() && asked != name && asked != format!("{name}@{version}") {
-        return Err(GenerateError::OtherModel {
-            id: id.clone(),
-            model: key.id.clone(),
-            asked: asked.to_owned(),
-        });
-    }
-    Ok(Wanted::Key(Arc::clone(key)))
 }
 
 /// Where a call begins: the random numbers go on, unless a seed is given or
