@@ -7,74 +7,19 @@ use std::time::Instant;
 
 use super::forgotten::{Forgotten, Reason};
 use super::id::SessionId;
-use super::point::{ModelKey, Point, Tokens};
+use super::point::ModelKey;
 use super::snapshot::Snapshot;
+use entry::{ENTRY_BYTES, Entry, Kept, Use, facts, opened, snapshot};
 
+mod entry;
 mod interface;
 #[cfg(test)]
 mod tests;
 
+pub use entry::MAX_REPLAY_CHARS;
 pub use interface::{
     Lease, LeaseMark, Opening, SessionError, SessionFacts, SessionLimits, SessionPage, Settlement,
 };
-
-/// Longest call, in characters, of which the end is worked out again rather
-/// than kept: a few tenths of a second of priming.
-pub const MAX_REPLAY_CHARS: usize = 2048;
-
-/// Bytes that a session takes beside its points: its entries in the maps and
-/// its name. An estimate, for the limit on bytes.
-const ENTRY_BYTES: usize = 448;
-
-/// What a session has once its first call is over.
-#[derive(Clone, Debug)]
-struct Kept {
-    model: Arc<ModelKey>,
-    begin: Point,
-    end: Point,
-    call: Option<Tokens>,
-}
-
-impl Kept {
-    fn bytes(&self) -> usize {
-        self.begin.bytes_beside(None)
-            + self.end.bytes_beside(Some(&self.begin))
-            + self.call.as_ref().map_or(0, Tokens::bytes)
-    }
-
-    /// Drops the state of the end where it can be worked out again.
-    fn shrink(&mut self) {
-        // A session that began from nothing has one state only: its end.
-        if self.begin.hidden.is_none() || self.begin.shares_hidden(&self.end) {
-            return;
-        }
-        if let Some(call) = self.call.take()
-            && self.begin.unfed.len() + call.len() <= MAX_REPLAY_CHARS
-        {
-            self.end.unfed = self.begin.unfed.followed_by(&call);
-            self.end.hidden = self.begin.hidden.clone();
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Use {
-    ticket: u64,
-    cancelled: Arc<AtomicBool>,
-    leaving: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    kept: Option<Kept>,
-    in_use: Option<Use>,
-    /// Place in the order of use.
-    mark: u64,
-    /// Place among the sessions that keep both states.
-    ready_mark: u64,
-    last_used: Instant,
-    bytes: usize,
-}
 
 /// The sessions. Every method is quick: logarithmic in the number of
 /// sessions, and none does arithmetic.
@@ -519,51 +464,5 @@ impl SessionStore {
     fn new_mark(&mut self) -> u64 {
         self.next_mark += 1;
         self.next_mark
-    }
-}
-
-/// The model and the point from which a call goes on in a session.
-fn opened(entry: &Entry, expected: Option<u64>) -> Result<(Arc<ModelKey>, Point), SessionError> {
-    let busy = |leaving| SessionError::Busy { leaving };
-    if let Some(in_use) = &entry.in_use {
-        return Err(busy(in_use.leaving));
-    }
-    // An entry without contents is always in use.
-    let kept = entry.kept.as_ref().ok_or(busy(true))?;
-    let point = match expected {
-        None => &kept.end,
-        Some(position) if position == kept.end.position => &kept.end,
-        Some(position) if position == kept.begin.position => &kept.begin,
-        Some(expected) => {
-            return Err(SessionError::PositionMismatch {
-                expected,
-                position: kept.end.position,
-                last_call_position: kept.begin.position,
-            });
-        }
-    };
-    Ok((Arc::clone(&kept.model), point.clone()))
-}
-
-fn facts(id: &SessionId, entry: &Entry, now: Instant) -> SessionFacts {
-    let kept = entry.kept.as_ref();
-    SessionFacts {
-        id: id.clone(),
-        model: kept.map(|kept| Arc::clone(&kept.model)),
-        position: kept.map_or(0, |kept| kept.end.position),
-        last_call_position: kept.map_or(0, |kept| kept.begin.position),
-        busy: entry.in_use.is_some(),
-        idle: now.saturating_duration_since(entry.last_used),
-        bytes: entry.bytes,
-    }
-}
-
-fn snapshot(id: &SessionId, kept: &Kept) -> Snapshot {
-    Snapshot {
-        id: id.clone(),
-        model: (*kept.model).clone(),
-        begin: kept.begin.clone(),
-        end: kept.end.clone(),
-        call: kept.call.clone(),
     }
 }

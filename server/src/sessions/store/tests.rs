@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::sessions::{Point, Tokens};
 use crate::model::step::HiddenState;
 use crate::repository::ModelId;
 
