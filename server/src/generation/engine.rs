@@ -315,6 +315,14 @@ impl Engine {
         Ok(facts)
     }
 
+    /// Sessions that belong to a model version. Looks at every session.
+    pub fn sessions_of(&self, id: &ModelId) -> usize {
+        let page = self.sessions(usize::MAX, None);
+        let of_model =
+            |facts: &&SessionFacts| facts.model.as_ref().is_some_and(|model| model.id == *id);
+        page.sessions.iter().filter(of_model).count()
+    }
+
     /// Ends the texts of a model that is removed, and lets go of its weights.
     /// Its sessions stay, and say that their model is gone.
     pub fn drop_model(&self, id: &ModelId) {

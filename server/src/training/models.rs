@@ -9,9 +9,7 @@ use crate::repository::{Repository, RepositoryError};
 impl Models for Repository {
     fn find(&self, reference: &str) -> Result<InitialModel, ModelsError> {
         let id = self.resolve(reference)?;
-        let (file, _) = self.open_file(&id)?;
-        let model = ModelFile::from_reader(file)
-            .map_err(|error| ModelsError::Broken(format!("model {id}: {error}")))?;
+        let model = self.read(&id)?;
         Ok(InitialModel {
             id: id.to_string(),
             vocabulary: model.vocabulary,
