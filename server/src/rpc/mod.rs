@@ -3,10 +3,10 @@
 
 pub mod admission;
 mod convert;
-pub mod model;
-pub mod server;
 mod deadline;
 pub mod generation;
+pub mod model;
+pub mod server;
 pub mod session;
 pub mod status;
 pub mod training;

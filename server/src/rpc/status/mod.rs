@@ -2,10 +2,10 @@
 //! the builders are here, the mapping of each layer's errors in a file of its
 //! own, each one exhaustive `match`.
 
-mod repository;
-pub(super) mod training;
 mod generation;
+mod repository;
 mod session;
+pub(super) mod training;
 
 use std::time::Duration;
 
