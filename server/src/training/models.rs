@@ -42,9 +42,10 @@ impl From<RepositoryError> for ModelsError {
     fn from(error: RepositoryError) -> Self {
         let text = error.to_string();
         match error {
-            RepositoryError::BadName(_)
-            | RepositoryError::BadReference(_)
-            | RepositoryError::NotFound { .. }
+            RepositoryError::BadName(_) | RepositoryError::BadReference(_) => {
+                Self::BadReference(text)
+            }
+            RepositoryError::NotFound { .. }
             | RepositoryError::NoModels
             | RepositoryError::Ambiguous { .. } => Self::NotFound(text),
             RepositoryError::Damaged { .. }
