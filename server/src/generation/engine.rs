@@ -176,7 +176,10 @@ impl Engine {
     ///
     /// # Errors
     /// All but `Stalled`; `Overloaded` comes at once.
-    pub async fn generate(&self, call: GenerateCall) -> Result<GenerationStream, GenerateError> {
+    pub async fn generate(
+        &self,
+        mut call: GenerateCall,
+    ) -> Result<GenerationStream, GenerateError> {
         self.check_running()?;
         let permit = admit(&self.shared.texts)?;
         let (guard, opened) = match &call.session {
@@ -186,11 +189,22 @@ impl Engine {
             }
             None => (None, None),
         };
-        let model = match (&call.session, &opened) {
-            (Some(id), Some((key, _))) => self.session_model(id, key, &call.model).await?,
-            _ => self.model(&call.model).await?,
+        let wanted = match (&call.session, &opened) {
+            (Some(id), Some((key, _))) => session_model(id, key, &call.model)?,
+            _ => Wanted::Reference(std::mem::take(&mut call.model)),
         };
-        self.submit(call, permit, guard, opened, model)
+        let text = std::mem::take(&mut call.prime);
+        let (model, prime) = match self.encode(wanted, text).await {
+            Err(GenerateError::Model(ModelSourceError::Gone(model))) if opened.is_some() => {
+                let id = call
+                    .session
+                    .clone()
+                    .expect("only a named session is opened");
+                return Err(GenerateError::SessionModelGone { id, model });
+            }
+            encoded => encoded?,
+        };
+        self.submit(call, permit, guard, opened, model, &prime)
     }
 
     /// Scores a text, between the texts that are generated.
@@ -201,8 +215,8 @@ impl Engine {
     pub async fn score(&self, call: ScoreCall) -> Result<Scored, GenerateError> {
         self.check_running()?;
         let permit = admit(&self.shared.scores)?;
-        let model = self.model(&call.model).await?;
-        let tokens = encode(&model, &call.text)?;
+        let wanted = Wanted::Reference(call.model);
+        let (model, tokens) = self.encode(wanted, call.text).await?;
         if tokens.len() < 2 {
             return Err(GenerateError::TextTooShort(tokens.len()));
         }
@@ -414,59 +428,35 @@ impl Engine {
         }
     }
 
-    /// The model of a session that goes on.
-    async fn session_model(
+    /// A model, and the characters of a text as it numbers them.
+    async fn encode(
         &self,
-        id: &SessionId,
-        key: &ModelKey,
-        asked: &str,
-    ) -> Result<Arc<LoadedModel>, GenerateError> {
-        let ModelId { name, version } = &key.id;
-        if !asked.is_empty() && asked != name && asked != format!("{name}@{version}") {
-            return Err(GenerateError::OtherModel {
-                id: id.clone(),
-                model: key.id.clone(),
-                asked: asked.to_owned(),
-            });
-        }
-        let gone = || GenerateError::SessionModelGone {
-            id: id.clone(),
-            model: key.id.clone(),
-        };
-        match self.load(key.id.clone()).await {
-            Ok(model) if model.digest == key.digest => Ok(model),
-            Ok(_) => Err(gone()),
-            Err(GenerateError::Model(
-                ModelSourceError::NotFound(_) | ModelSourceError::Gone(_),
-            )) => Err(gone()),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn model(&self, reference: &str) -> Result<Arc<LoadedModel>, GenerateError> {
-        let reference = reference.to_owned();
-        self.ask_models(move |models| models.load(&models.resolve(&reference)?))
-            .await
+        wanted: Wanted,
+        text: String,
+    ) -> Result<(Arc<LoadedModel>, Vec<u32>), GenerateError> {
+        self.ask_models(move |models| {
+            let model = wanted.load(models)?;
+            let tokens = model.vocabulary.encode(&text);
+            Ok((model, tokens.map_err(GenerateError::UnknownCharacter)?))
+        })
+        .await
     }
 
     async fn load(&self, id: ModelId) -> Result<Arc<LoadedModel>, GenerateError> {
-        self.ask_models(move |models| models.load(&id)).await
+        self.ask_models(move |models| Ok(models.load(&id)?)).await
     }
 
-    /// Asks for a model where blocking is allowed. There are no tensors in
-    /// it, so any thread will do.
-    async fn ask_models(
+    /// Asks for a model where blocking is allowed, as reading it or numbering
+    /// a long text may take long. There are no tensors in it, so any thread
+    /// will do.
+    async fn ask_models<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&dyn ModelSource) -> Result<Arc<LoadedModel>, ModelSourceError>
-        + Send
-        + 'static,
-    ) -> Result<Arc<LoadedModel>, GenerateError> {
+        ask: impl FnOnce(&dyn ModelSource) -> Result<T, GenerateError> + Send + 'static,
+    ) -> Result<T, GenerateError> {
         let models = Arc::clone(&self.shared.models);
-        let answer = tokio::task::spawn_blocking(move || ask(models.as_ref())).await;
-        match answer {
-            Ok(model) => Ok(model?),
-            Err(error) => Err(GenerateError::Internal(error.to_string())),
-        }
+        tokio::task::spawn_blocking(move || ask(models.as_ref()))
+            .await
+            .unwrap_or_else(|error| Err(GenerateError::Internal(error.to_string())))
     }
 
     fn submit(
@@ -476,8 +466,9 @@ impl Engine {
         guard: Option<SessionGuard>,
         opened: Opened,
         model: Arc<LoadedModel>,
+        prime: &[u32],
     ) -> Result<GenerationStream, GenerateError> {
-        let prime = self.encode_prime(&model, &call.prime)?;
+        self.check_prime(prime)?;
         let begin = begin(opened, call.seed);
         if !fits(&begin, &model) {
             return Err(GenerateError::Internal(
@@ -529,7 +520,7 @@ impl Engine {
             unfed,
             primed_position: begin.position + prime_chars,
             prime_chars,
-            progress: guard.map(|guard| Progress::new(guard, key, begin, &prime)),
+            progress: guard.map(|guard| Progress::new(guard, key, begin, prime)),
             model,
         };
         worker
@@ -539,16 +530,13 @@ impl Engine {
         Ok(stream)
     }
 
-    fn encode_prime(&self, model: &LoadedModel, prime: &str) -> Result<Vec<u32>, GenerateError> {
-        let tokens = encode(model, prime)?;
+    fn check_prime(&self, prime: &[u32]) -> Result<(), GenerateError> {
         let most = self.shared.config.max_prime_chars;
-        if tokens.len() > most {
-            return Err(GenerateError::PrimeTooLong {
-                chars: tokens.len(),
-                most,
-            });
+        let chars = prime.len();
+        if chars > most {
+            return Err(GenerateError::PrimeTooLong { chars, most });
         }
-        Ok(tokens)
+        Ok(())
     }
 
     fn least_loaded(&self) -> &WorkerHandle {
@@ -575,11 +563,46 @@ fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
     })
 }
 
-fn encode(model: &LoadedModel, text: &str) -> Result<Vec<u32>, GenerateError> {
-    model
-        .vocabulary
-        .encode(text)
-        .map_err(GenerateError::UnknownCharacter)
+/// The model that a call needs.
+enum Wanted {
+    /// The one that a reference means now.
+    Reference(String),
+    /// The very one that a session belongs to.
+    Key(Arc<ModelKey>),
+}
+
+impl Wanted {
+    fn load(&self, models: &dyn ModelSource) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        let key = match self {
+            Self::Reference(reference) => return models.load(&models.resolve(reference)?),
+            Self::Key(key) => key,
+        };
+        match models.load(&key.id) {
+            Ok(model) if model.digest == key.digest => Ok(model),
+            Ok(_) | Err(ModelSourceError::NotFound { .. }) => {
+                Err(ModelSourceError::Gone(key.id.clone()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The model of a session that goes on; the one asked for must not be
+/// another.
+fn session_model(
+    id: &SessionId,
+    key: &Arc<ModelKey>,
+    asked: &str,
+) -> Result<Wanted, GenerateError> {
+    let ModelId { name, version } = &key.id;
+    if !asked.is_empty() && asked != name && asked != format!("{name}@{version}") {
+        return Err(GenerateError::OtherModel {
+            id: id.clone(),
+            model: key.id.clone(),
+            asked: asked.to_owned(),
+        });
+    }
+    Ok(Wanted::Key(Arc::clone(key)))
 }
 
 /// Where a call begins: the random numbers go on, unless a seed is given or

@@ -23,9 +23,9 @@ use crate::model::sampler::Sampler;
 use crate::model::step::StepError;
 use crate::repository::LoadedModel;
 
-/// An idle worker looks around so often: sessions that nobody asks for must
-/// go after their time as well.
-const IDLE_LOOK: Duration = Duration::from_secs(10);
+/// A worker looks for sessions whose time is over so often, since those that
+/// nobody asks for must go as well.
+const SESSION_LOOK: Duration = Duration::from_secs(10);
 
 /// Models that a worker keeps ready though none of their texts runs.
 const READY_MODELS: usize = 4;
@@ -64,6 +64,7 @@ pub(super) struct Worker {
     commands: Vec<Command>,
     /// Readers to wake at the end of the turn, when the step's work is done.
     readers: Vec<Waker>,
+    next_session_look: Instant,
 }
 
 /// A text whose reader is behind.
@@ -123,6 +124,7 @@ impl Worker {
             pace: Pace::new(),
             commands: Vec::new(),
             readers: Vec::new(),
+            next_session_look: Instant::now(),
         }
     }
 
@@ -132,8 +134,10 @@ impl Worker {
         loop {
             let wait = self.wait(Instant::now());
             let stop = self.inbox.take(&mut self.commands, wait);
-            if wait.is_some() {
-                self.book.store().expire(Instant::now());
+            let now = Instant::now();
+            if now >= self.next_session_look {
+                self.next_session_look = now + SESSION_LOOK;
+                self.book.store().expire(now);
             }
             if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
                 self.recover();
@@ -162,8 +166,8 @@ impl Worker {
             .iter()
             .map(|unread| Some(unread.patience.since + limit));
         let first = parked.chain(unread).flatten().min();
-        let wait = first.map_or(IDLE_LOOK, |first| first.saturating_duration_since(now));
-        Some(wait.min(IDLE_LOOK))
+        let wait = first.map_or(SESSION_LOOK, |first| first.saturating_duration_since(now));
+        Some(wait.min(SESSION_LOOK))
     }
 
     /// One turn: at most one chunk of priming, one step, one chunk of

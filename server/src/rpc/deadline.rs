@@ -4,11 +4,16 @@ use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
+/// So much earlier than the caller the server gives up. The transport has a
+/// timer of its own, which would answer CANCELLED in the place of
+/// DEADLINE_EXCEEDED; both count in milliseconds.
+const HEAD_START: Duration = Duration::from_millis(2);
+
 /// When the caller of a request stops waiting; `None` where it did not say,
 /// or not in a form that the gRPC specification knows.
 pub(super) fn deadline(metadata: &MetadataMap) -> Option<Instant> {
     let header = metadata.get("grpc-timeout")?.to_str().ok()?;
-    Instant::now().checked_add(timeout(header)?)
+    Instant::now().checked_add(timeout(header)?.saturating_sub(HEAD_START))
 }
 
 /// At most eight digits and a unit, as the specification has it.

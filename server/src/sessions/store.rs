@@ -233,6 +233,8 @@ struct Entry {
     in_use: Option<Use>,
     /// Place in the order of use.
     mark: u64,
+    /// Place among the sessions that keep both states.
+    ready_mark: u64,
     last_used: Instant,
     bytes: usize,
 }
@@ -250,6 +252,8 @@ pub struct SessionStore {
     ready: VecDeque<(u64, SessionId)>,
     models: HashMap<ModelKey, Arc<ModelKey>>,
     forgotten: Forgotten,
+    /// Sessions that are to be created by a call under way.
+    unborn: usize,
     bytes: usize,
     next_mark: u64,
 }
@@ -264,6 +268,7 @@ impl SessionStore {
             ready: VecDeque::new(),
             models: HashMap::new(),
             forgotten: Forgotten::new(limits.max_remembered),
+            unborn: 0,
             bytes: 0,
             next_mark: 0,
         }
@@ -289,8 +294,9 @@ impl SessionStore {
         self.bytes
     }
 
-    /// Opens a session for a call, and makes room for it where it is to be
-    /// created. With `expected`, it must stand there, or its last call must
+    /// Opens a session for a call. One that is to be created takes the room
+    /// of another only when it is settled: a call that comes to nothing costs
+    /// no session. With `expected`, it must stand there, or its last call must
     /// have begun there: then the call goes on from that beginning.
     ///
     /// # Errors
@@ -317,7 +323,11 @@ impl SessionStore {
                     last_call_position: 0,
                 });
             }
-            self.insert(id, None, now)?;
+            if self.len() >= self.limits.max_sessions && self.oldest_idle().is_none() {
+                return Err(SessionError::Full);
+            }
+            self.unborn += 1;
+            self.insert(id, None, now);
         }
         let lease = self.lease(id);
         Ok(Opening { lease, kept })
@@ -328,6 +338,9 @@ impl SessionStore {
         let ticket = self.new_mark();
         let cancelled = Arc::new(AtomicBool::new(false));
         if let Some(entry) = self.entries.get_mut(id) {
+            self.order.remove(&entry.mark);
+            self.order.insert(ticket, id.clone());
+            entry.mark = ticket;
             entry.in_use = Some(Use {
                 ticket,
                 cancelled: Arc::clone(&cancelled),
@@ -374,14 +387,16 @@ impl SessionStore {
         let bytes = ENTRY_BYTES + kept.bytes();
         let old_bytes = std::mem::replace(&mut entry.bytes, bytes);
         let old_mark = std::mem::replace(&mut entry.mark, mark);
-        entry.kept = Some(kept);
+        let is_new = entry.kept.replace(kept).is_none();
+        entry.ready_mark = mark;
         entry.last_used = now;
+        self.unborn -= usize::from(is_new);
         self.bytes = self.bytes + bytes - old_bytes;
         self.order.remove(&old_mark);
         self.order.insert(mark, lease.id.clone());
         self.ready.push_back((mark, lease.id));
         self.shrink_old();
-        self.keep_within_bytes();
+        self.keep_within_limits();
     }
 
     /// Ends a call that did not move its session: it stands as before, and
@@ -570,27 +585,21 @@ impl SessionStore {
         if self.entries.contains_key(id) {
             return Err(SessionError::Exists);
         }
-        self.insert(id, Some(kept), now)?;
+        if self.len() >= self.limits.max_sessions && self.oldest_idle().is_none() {
+            return Err(SessionError::Full);
+        }
+        self.insert(id, Some(kept), now);
         self.forgotten.remove(id);
         let entry = &self.entries[id];
         let facts = facts(id, entry, now);
-        self.ready.push_back((entry.mark, id.clone()));
+        self.ready.push_back((entry.ready_mark, id.clone()));
         self.shrink_old();
-        self.keep_within_bytes();
+        self.keep_within_limits();
         Ok(facts)
     }
 
-    /// Adds an entry, and makes room for it.
-    fn insert(
-        &mut self,
-        id: &SessionId,
-        kept: Option<Kept>,
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        while self.len() >= self.limits.max_sessions {
-            let oldest = self.oldest_idle().ok_or(SessionError::Full)?;
-            self.let_go(&oldest, Reason::Capacity);
-        }
+    /// Adds an entry.
+    fn insert(&mut self, id: &SessionId, kept: Option<Kept>, now: Instant) {
         let mark = self.new_mark();
         let bytes = ENTRY_BYTES + kept.as_ref().map_or(0, Kept::bytes);
         self.bytes += bytes;
@@ -599,17 +608,18 @@ impl SessionStore {
             kept,
             in_use: None,
             mark,
+            ready_mark: mark,
             last_used: now,
             bytes,
         };
         self.entries.insert(id.clone(), entry);
-        Ok(())
     }
 
     fn remove(&mut self, id: &SessionId) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
         self.order.remove(&entry.mark);
         self.bytes -= entry.bytes;
+        self.unborn -= usize::from(entry.kept.is_none());
         Some(entry)
     }
 
@@ -627,8 +637,10 @@ impl SessionStore {
             .cloned()
     }
 
-    fn keep_within_bytes(&mut self) {
-        while self.bytes > self.limits.max_bytes {
+    fn keep_within_limits(&mut self) {
+        while self.len() - self.unborn > self.limits.max_sessions
+            || self.bytes > self.limits.max_bytes
+        {
             let Some(oldest) = self.oldest_idle() else {
                 break;
             };
@@ -642,7 +654,7 @@ impl SessionStore {
             let Some((mark, id)) = self.ready.pop_front() else {
                 break;
             };
-            let Some(entry) = self.entries.get_mut(&id).filter(|e| e.mark == mark) else {
+            let Some(entry) = self.entries.get_mut(&id).filter(|e| e.ready_mark == mark) else {
                 continue;
             };
             if let Some(kept) = &mut entry.kept {

@@ -251,3 +251,51 @@ fn pages_list_every_session_once_the_most_recent_first() {
     }
     assert_eq!(names, ["s6", "s5", "s4", "s3", "s2", "s1", "s0"]);
 }
+
+#[test]
+fn a_call_that_comes_to_nothing_costs_no_other_session() {
+    let now = Instant::now();
+    let mut store = SessionStore::new(limits());
+    for name in ["a", "b", "c"] {
+        call(&mut store, name, now);
+    }
+    let opening = store.open(&id("d"), None, now).unwrap();
+    store.abandon(opening.lease);
+    for name in ["a", "b", "c"] {
+        assert!(store.get(&id(name), now).is_ok());
+    }
+    let opening = store.open(&id("d"), None, now).unwrap();
+    store.delete(&id("d")).unwrap();
+    store.abandon(opening.lease);
+    call(&mut store, "e", now);
+    assert_eq!(store.len(), 3);
+}
+
+#[test]
+fn a_hundred_thousand_idle_sessions_of_two_layers_of_512_fit_in_a_gibibyte() {
+    let now = Instant::now();
+    let mut store = SessionStore::new(SessionLimits {
+        max_sessions: 10_000,
+        max_ready: 10,
+        ..SessionLimits::default()
+    });
+    let long = |position| Point {
+        hidden: Some(Arc::new(HiddenState(vec![0.5; 2 * 2 * 512].into()))),
+        ..point(position)
+    };
+    for i in 0..1000 {
+        let name = id(&format!("a-session-with-a-name-of-36-letter-{i}"));
+        for n in 0..2u64 {
+            let opening = store.open(&name, None, now).unwrap();
+            let settlement = Settlement {
+                model: key(),
+                begin: opening.kept.map_or(Point::origin(1), |(_, point)| point),
+                end: long((n + 1) * 250),
+                call: Some(Tokens::from([1; 250].as_slice())),
+            };
+            store.settle(opening.lease, settlement, now);
+        }
+    }
+    assert_eq!(store.len(), 1000);
+    assert!(store.bytes() < 1000 * 10_700, "{} bytes", store.bytes());
+}
