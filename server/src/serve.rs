@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use charlstm_proto::v1::model_service_server::ModelServiceServer;
 use charlstm_proto::v1::server_service_server::ServerServiceServer;
+use charlstm_proto::v1::training_service_server::TrainingServiceServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +23,19 @@ use self::services::Services;
 use crate::config::{
     Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, SHUTDOWN_GRACE, TlsFiles,
 };
-use crate::model::device::DeviceError;
-use crate::repository::{Repository, RepositoryError};
+use crate::generation::{Engine, EngineConfig};
+use crate::model::device::{Device, DeviceError};
+use crate::repository::{ModelId, Repository, RepositoryError};
 use crate::rpc::admission::{Door, Tokens};
-use crate::rpc::model::{ModelApi, NoPins};
+use crate::rpc::generation::GenerationRpc;
+use crate::rpc::model::{ModelApi, Pins};
 use crate::rpc::server::{Load, ServerApi, ServerFacts};
+use crate::rpc::session::SessionRpc;
+use crate::rpc::training::TrainingRpc;
+use crate::sessions::store::SessionLimits;
+use crate::training::jobs::{Jobs, JobsConfig};
+use crate::training::sample;
+use crate::training::torch::DeviceLearners;
 
 /// The server could not start, or broke.
 #[derive(Debug, Error)]
@@ -106,6 +115,9 @@ pub async fn serve(
     let _lock = lock_data_folder(&config.data_dir)?;
     let repository = Repository::open(&config.data_dir)?;
 
+    let engine = start_engine(&config, &repository)?;
+    let jobs = open_jobs(&config, device, &repository)?;
+
     let facts = ServerFacts {
         device,
         threads: config.threads,
@@ -115,10 +127,16 @@ pub async fn serve(
         started,
     };
     let mut services = Services::new(door.clone())?;
-    let models = ModelApi::new(repository.clone(), Arc::new(NoPins));
+    services.add(GenerationRpc::server(engine.clone()));
+    services.add(SessionRpc::server(engine.clone()));
+    let training = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
+    services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
+    let models = ModelApi::new(repository.clone(), Arc::new(EnginePins(engine.clone())));
     services.add(ModelServiceServer::new(models).max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let about = ServerApi::new(facts, repository, Load::default);
-    services.add(ServerServiceServer::new(about));
+    let load = load_of(engine.clone(), jobs.clone());
+    services.add(ServerServiceServer::new(ServerApi::new(
+        facts, repository, load,
+    )));
 
     let (routes, health) = services.finish().await;
     let address = listener.local_addr().map_err(network)?;
@@ -133,15 +151,94 @@ pub async fn serve(
 
     shutdown.cancelled().await;
     health.stop().await;
+    door.inside.close();
+    // The streams of both end first; then the calls do.
+    let (texts, trainings) = (engine.clone(), jobs.clone());
+    let saved = tokio::task::spawn_blocking(move || {
+        let trainings = std::thread::spawn(move || trainings.stop(SHUTDOWN_GRACE));
+        if let Err(error) = texts.stop() {
+            tracing::error!(%error, "the sessions could not be saved");
+        }
+        if !trainings.join().unwrap_or(false) {
+            tracing::error!(
+                "the training did not end in time; it goes on from its last checkpoint"
+            );
+        }
+    });
     drain(&door, serving).await;
+    if saved.await.is_err() {
+        tracing::error!("saving trainings and sessions panicked");
+    }
     tracing::info!("the server has stopped");
     Ok(())
+}
+
+fn start_engine(config: &Config, repository: &Repository) -> Result<Engine, ServeError> {
+    let settings = EngineConfig {
+        workers: config.threads,
+        max_batch: config.max_batch,
+        max_queue: config.max_queue,
+        sessions: SessionLimits {
+            max_sessions: config.max_sessions,
+            max_idle: config.session_ttl,
+            ..SessionLimits::default()
+        },
+        folder: Some(config.data_dir.join("sessions")),
+        ..EngineConfig::default()
+    };
+    Engine::start(settings, Arc::new(repository.clone())).map_err(|error| ServeError::File {
+        path: config.data_dir.join("sessions"),
+        reason: error.to_string(),
+    })
+}
+
+fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
+    let folder = config.data_dir.join("trainings");
+    let learners = DeviceLearners {
+        device,
+        threads: config.threads,
+    };
+    Jobs::open(
+        JobsConfig::new(folder.clone()),
+        Arc::new(learners),
+        Arc::new(repository.clone()),
+        Box::new(sample::write),
+    )
+    .map_err(|error| ServeError::File {
+        path: folder,
+        reason: error.to_string(),
+    })
+}
+
+fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'static {
+    move || {
+        let (texts, trainings) = (engine.load_figures(), jobs.load());
+        Load {
+            sessions: texts.sessions as u64,
+            generations_running: texts.running,
+            generations_queued: texts.queued,
+            trainings_running: trainings.running,
+            trainings_queued: trainings.queued,
+        }
+    }
+}
+
+/// The sessions that hold on to a model version.
+struct EnginePins(Engine);
+
+impl Pins for EnginePins {
+    fn pinned(&self, id: &ModelId) -> usize {
+        self.0.sessions_of(id)
+    }
+
+    fn release(&self, id: &ModelId) {
+        self.0.drop_model(id);
+    }
 }
 
 /// Waits until all calls have ended and the connections are closed, but not
 /// for clients that keep silent, and not longer than the grace time.
 async fn drain<E>(door: &Door, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
-    door.inside.close();
     let calls_ended = async {
         tokio::select! {
             _ = &mut serving => return,

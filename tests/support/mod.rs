@@ -247,3 +247,87 @@ pub(crate) fn run(command: &mut Command) -> String {
     );
     stdout
 }
+
+/// A command of the client, for this server.
+pub(crate) fn client(server: &Server, arguments: &[&str]) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("charlstm-client");
+    assert!(
+        program.exists(),
+        "{} is not there: build it with `cargo build -p charlstm-client`",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("CHARLSTM_ADDR", server.url())
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a command of the client printed and said.
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command of the client to its end.
+pub(crate) fn ask(server: &Server, arguments: &[&str]) -> Said {
+    let output = client(server, arguments).output().unwrap();
+    Said {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs a command of the client that must succeed; its standard output.
+pub(crate) fn ask_ok(server: &Server, arguments: &[&str]) -> String {
+    let said = ask(server, arguments);
+    assert_eq!(said.code, Some(0), "{arguments:?}: {}", said.stderr);
+    said.stdout
+}
+
+/// Lines of verse of about `chars` characters with a simple rule, so that a
+/// small network learns something of it in seconds.
+pub(crate) fn verse(chars: usize) -> String {
+    let words = [
+        "arma", "virumque", "cano", "Troiæ", "qui", "primus", "ab", "oris",
+    ];
+    let mut text = String::new();
+    for n in 0.. {
+        text.push_str(words[(n * n + n / 7) % words.len()]);
+        text.push(if n % 9 == 8 { '\n' } else { ' ' });
+        if text.chars().count() >= chars {
+            break;
+        }
+    }
+    text
+}
+
+/// Trains a small model for a few seconds.
+pub(crate) fn train_small(server: &Server, model: &str, further: &[&str]) -> Said {
+    let text = server.folder().join(format!("{model}.txt"));
+    std::fs::write(&text, verse(6000)).unwrap();
+    let mut arguments = vec!["train", "--text", text.to_str().unwrap(), "--model", model];
+    arguments.extend_from_slice(SMALL);
+    arguments.extend_from_slice(further);
+    ask(server, &arguments)
+}
+
+/// Sizes of a network that trains in seconds.
+pub(crate) const SMALL: &[&str] = &[
+    "--hidden-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--sequence-length",
+    "20",
+    "--learning-rate",
+    "0.01",
+    "--epochs",
+    "2",
+    "--seed",
+    "5",
+];

@@ -45,10 +45,11 @@ pub(crate) async fn print(
     let mut printer = Printer {
         echo: echo.then(|| request.prime.clone()),
         replay: Replay::default(),
+        line_open: false,
         output,
     };
     let outcome = generate(connection, request, &mut printer).await;
-    if printer.printed_anything() && !output.json && output.on_terminal() {
+    if printer.line_open && output.on_terminal() {
         // The prompt of the shell belongs on a line of its own.
         output.text("\n")?;
     }
@@ -141,6 +142,8 @@ struct Printer {
     /// The prime, until it has been printed.
     echo: Option<String>,
     replay: Replay,
+    /// Something was printed, and no line end after it.
+    line_open: bool,
     output: Output,
 }
 
@@ -180,18 +183,13 @@ impl Printer {
     }
 
     fn print_text(&mut self, response: &GenerateResponse) -> Result<(), Failure> {
-        match &response.event {
+        let text = match &response.event {
             // The prime is printed once the server has accepted it.
-            Some(Event::Started(_)) => match self.echo.take() {
-                Some(prime) if !prime.is_empty() => self.output.text(&prime),
-                _ => Ok(()),
-            },
-            Some(Event::Text(text)) => self.output.text(&text.text),
-            _ => Ok(()),
-        }
-    }
-
-    fn printed_anything(&self) -> bool {
-        self.replay.shown() > 0 || self.echo.is_none()
+            Some(Event::Started(_)) => self.echo.take().unwrap_or_default(),
+            Some(Event::Text(text)) => text.text.clone(),
+            _ => return Ok(()),
+        };
+        self.line_open |= !text.is_empty();
+        self.output.text(&text)
     }
 }

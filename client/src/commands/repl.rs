@@ -116,18 +116,22 @@ impl Conversation<'_> {
             ..Default::default()
         };
         let mut interrupts = Interrupts::listen();
-        let outcome = tokio::select! {
-            outcome = self.print(request) => outcome,
-            () = interrupts.next() => Ok(()),
+        // On a terminal a text that was not stopped ends its own line.
+        let line_open = tokio::select! {
+            outcome = self.print(request) => {
+                outcome?;
+                !self.output.on_terminal()
+            }
+            () = interrupts.next() => true,
         };
         // Even a call that was stopped has moved the session.
         self.begun = true;
         // The seed began the random numbers; the session goes on with them.
         self.sampling.seed = None;
-        if !self.output.json {
+        if line_open && !self.output.json {
             self.output.text("\n")?;
         }
-        outcome
+        Ok(())
     }
 
     /// Prints one text. A call that was stopped a moment ago may still hold

@@ -139,14 +139,19 @@ fn server_facts(server: &GetServerStatusResponse) -> Vec<(&'static str, String)>
             ),
         ),
     ];
-    for path in &server.step_paths {
+    for check in &server.step_checks {
+        let depends = if check.row_invariant {
+            ""
+        } else {
+            "; TEXTS DEPEND ON EACH OTHER on this machine"
+        };
         facts.push((
             "step",
             format!(
-                "{}: {} path, {} for one session",
-                path.model,
-                path.path,
-                human::seconds(path.microseconds_one / 1e6)
+                "{}: {} alone, {} each in a batch of 13{depends}",
+                check.model,
+                human::seconds(check.microseconds_one_row / 1e6),
+                human::seconds(check.microseconds_row_in_batch / 1e6),
             ),
         ));
     }

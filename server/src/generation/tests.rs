@@ -16,6 +16,7 @@ use crate::model::architecture::Architecture;
 use crate::model::parameters::Parameters;
 use crate::model::sampler::SamplingSettings;
 use crate::model::step::StepWeights;
+use crate::model::step::check::check;
 use crate::model::vocabulary::Vocabulary;
 use crate::repository::{LoadedModel, ModelId};
 use crate::sessions::SessionId;
@@ -84,11 +85,13 @@ fn model(id: ModelId, seed: u64, hidden_size: usize) -> LoadedModel {
         // Wide enough that the state matters for what comes next.
         *value = ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0;
     }
+    let weights = Arc::new(StepWeights::new(&parameters));
     LoadedModel {
         digest: [seed as u8; 32],
         id,
         vocabulary,
-        weights: Arc::new(StepWeights::new(&parameters)),
+        check: check(&weights).unwrap(),
+        weights,
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::model::architecture::Architecture;
 use crate::model::checkpoint::{CheckpointError, Contents, MAX_FILE_BYTES, ModelFacts, ModelFile};
 use crate::model::step::StepWeights;
+use crate::model::step::check::{StepCheck, check};
 use crate::model::vocabulary::Vocabulary;
 
 use self::cache::Cache;
@@ -61,6 +62,8 @@ pub struct LoadedModel {
     pub vocabulary: Vocabulary,
     /// Its weights.
     pub weights: Arc<StepWeights>,
+    /// What stepping it looked like on this machine, when it was loaded.
+    pub check: StepCheck,
 }
 
 /// What is known of a model version without opening its file.
@@ -215,7 +218,15 @@ impl Repository {
         let description = self.describe(id)?;
         self.shared
             .cache
-            .get_or_load(id, || self.read(&description))
+            .get_or_load(id, || self.load_weights(&description))
+    }
+
+    /// Reads a version whole, to begin a training with. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn read(&self, id: &ModelId) -> Result<ModelFile, RepositoryError> {
+        self.read_described(&*self.describe(id)?)
     }
 
     /// Stores a model as the next version of `name`.
@@ -358,7 +369,7 @@ impl Repository {
         Ok(id)
     }
 
-    fn read(&self, description: &ModelDescription) -> Result<LoadedModel, RepositoryError> {
+    fn read_described(&self, description: &ModelDescription) -> Result<ModelFile, RepositoryError> {
         let id = &description.id;
         let damaged = |reason: String| {
             self.condemn(id, &reason);
@@ -380,11 +391,26 @@ impl Repository {
         if contents.sha256 != description.digest {
             return Err(damaged("its bytes are not those that were stored".into()));
         }
+        Ok(model)
+    }
+
+    fn load_weights(&self, description: &ModelDescription) -> Result<LoadedModel, RepositoryError> {
+        let id = &description.id;
+        let model = self.read_described(description)?;
+        let weights = Arc::new(StepWeights::new(&model.parameters));
+        let check = check(&weights).map_err(|error| RepositoryError::Damaged {
+            id: id.clone(),
+            reason: error.to_string(),
+        })?;
+        if !check.row_invariant {
+            tracing::error!(model = %id, "on this machine a text depends on the others in its batch");
+        }
         Ok(LoadedModel {
             id: id.clone(),
-            digest: contents.sha256,
+            digest: description.digest,
             vocabulary: model.vocabulary,
-            weights: Arc::new(StepWeights::new(&model.parameters)),
+            weights,
+            check,
         })
     }
 

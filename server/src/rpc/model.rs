@@ -22,18 +22,6 @@ pub trait Pins: Send + Sync + 'static {
     fn release(&self, id: &ModelId);
 }
 
-/// Nobody uses any version.
-#[derive(Clone, Copy, Debug)]
-pub struct NoPins;
-
-impl Pins for NoPins {
-    fn pinned(&self, _id: &ModelId) -> usize {
-        0
-    }
-
-    fn release(&self, _id: &ModelId) {}
-}
-
 /// The service.
 pub struct ModelApi {
     repository: Repository,

@@ -1,6 +1,6 @@
 //! ServerService: what an operator asks the server about itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use charlstm_proto::v1 as proto;
 use charlstm_proto::v1::server_service_server::ServerService;
@@ -40,21 +40,6 @@ pub struct Load {
     pub trainings_running: usize,
     /// Trainings that wait.
     pub trainings_queued: usize,
-    /// How each loaded model is stepped.
-    pub step_paths: Vec<StepPath>,
-}
-
-/// How one loaded model is stepped.
-#[derive(Clone, Debug)]
-pub struct StepPath {
-    /// The model, as `name@version`.
-    pub model: String,
-    /// `free`, `padded` or `fixed`, as the contract has them.
-    pub path: &'static str,
-    /// Microseconds of a step of one session.
-    pub microseconds_one: f64,
-    /// The same without the path's padding.
-    pub microseconds_one_unpadded: f64,
 }
 
 /// The service. `load` is called for each request and must not block.
@@ -82,11 +67,13 @@ impl<L: Fn() -> Load + Send + Sync + 'static> ServerService for ServerApi<L> {
         _request: Request<proto::GetServerStatusRequest>,
     ) -> Result<Response<proto::GetServerStatusResponse>, Status> {
         let (facts, load) = (&self.facts, (self.load)());
-        let step_paths = load.step_paths.into_iter().map(|path| proto::StepPath {
-            model: path.model,
-            path: path.path.to_owned(),
-            microseconds_one: path.microseconds_one,
-            microseconds_one_unpadded: path.microseconds_one_unpadded,
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        let loaded = self.repository.loaded();
+        let step_checks = loaded.iter().map(|model| proto::StepCheck {
+            model: model.id.to_string(),
+            row_invariant: model.check.row_invariant,
+            microseconds_one_row: micros(model.check.one_row),
+            microseconds_row_in_batch: micros(model.check.row_in_batch),
         });
         Ok(Response::new(proto::GetServerStatusResponse {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -102,7 +89,7 @@ impl<L: Fn() -> Load + Send + Sync + 'static> ServerService for ServerApi<L> {
             max_queue: to_u32(facts.max_queue),
             trainings_running: to_u32(load.trainings_running),
             trainings_queued: to_u32(load.trainings_queued),
-            step_paths: step_paths.collect(),
+            step_checks: step_checks.collect(),
         }))
     }
 }

@@ -15,6 +15,7 @@ pub(crate) enum Trouble {
     Panics,
     Fails,
     LossIsNan,
+    LossExplodes,
 }
 
 /// Makes fake learners.
@@ -135,13 +136,13 @@ impl Learn for FakeLearner {
         match trouble {
             Some(Trouble::Panics) => panic!("a panic that the test asked for"),
             Some(Trouble::Fails) => return Err(LearnError::Panicked),
-            Some(Trouble::LossIsNan) | None => {}
+            Some(Trouble::LossIsNan | Trouble::LossExplodes) | None => {}
         }
-        let first = (step - 1) % self.steps_per_epoch == 0;
-        let loss = if trouble.is_some() {
-            f64::NAN
-        } else {
-            4.0 - 0.01 * step as f64
+        let first = (step - 1).is_multiple_of(self.steps_per_epoch);
+        let loss = match trouble {
+            Some(Trouble::LossIsNan) => f64::NAN,
+            Some(Trouble::LossExplodes) => 1e3,
+            _ => 4.0 - 0.01 * step as f64,
         };
         let state = &mut self.snapshot;
         state.step = step;
@@ -154,7 +155,7 @@ impl Learn for FakeLearner {
             *number += self.config.learning_rate as f32 * step as f32 + 0.001 * hidden;
         }
         state.hidden.iter_mut().for_each(|hidden| *hidden += 1.0);
-        let last = step % self.steps_per_epoch == 0;
+        let last = step.is_multiple_of(self.steps_per_epoch);
         Ok(StepOutcome {
             step,
             epoch: ((step - 1) / self.steps_per_epoch) as u32 + 1,

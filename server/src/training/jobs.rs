@@ -1,25 +1,30 @@
 //! The list of trainings: accepts, queues, cancels, resumes, and keeps the one
 //! training thread busy. What happens within a training is in `trainer`.
 
+mod error;
+mod folder;
+mod upload;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use thiserror::Error;
-
-use super::checkpoint::{self, LoadError};
+use self::folder::{new_id, now_unix_ms, read_all};
+use self::upload::Places;
+use super::checkpoint;
 use super::events::{Accepted, State};
 use super::job::{Job, NewJob, Wish};
-use super::learn::{InitialModel, Learners, Models, ModelsError, Sampler};
-use super::memory::{self, OutOfMemory};
+use super::learn::{Learners, Models, Sampler};
+use super::memory;
 use super::spec::{ResolvedSpec, SpecError, TrainingSpec};
 use super::trainer::{self, Pace, Workshop};
-use crate::model::corpus::{Corpus, CorpusError, CorpusReader, Split};
-use crate::model::vocabulary::UnknownCharacter;
+use crate::model::corpus::{Corpus, Split};
+
+pub use self::error::JobsError;
+pub use self::upload::Upload;
 
 #[cfg(test)]
 mod tests;
@@ -53,65 +58,6 @@ impl JobsConfig {
     }
 }
 
-/// Something that is asked of the trainings cannot be done.
-#[derive(Debug, Error)]
-pub enum JobsError {
-    /// A field of the spec cannot be accepted.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// The text cannot be trained on.
-    #[error(transparent)]
-    Corpus(#[from] CorpusError),
-    /// The model to begin with does not know a character of the corpus.
-    #[error("the model {model} that init_from begins with does not fit the corpus: {unknown}")]
-    UnknownCharacter {
-        /// The model.
-        model: String,
-        /// The character and its place.
-        unknown: UnknownCharacter,
-    },
-    /// The model to begin with cannot be had, or the new one not be stored.
-    #[error(transparent)]
-    Models(#[from] ModelsError),
-    /// There is no such training.
-    #[error("there is no training {id:?}")]
-    NotFound {
-        /// The name that was asked for.
-        id: String,
-    },
-    /// Too many trainings wait already.
-    #[error("{limit} trainings wait already; try again when one has ended")]
-    QueueFull {
-        /// Most trainings that may wait.
-        limit: usize,
-    },
-    /// The training would not fit into memory.
-    #[error(transparent)]
-    OutOfMemory(#[from] OutOfMemory),
-    /// It is in a state from which it cannot be resumed.
-    #[error("training {id} cannot be resumed: it is {state}")]
-    NotResumable {
-        /// The training.
-        id: String,
-        /// Its state, in words.
-        state: &'static str,
-    },
-    /// It has no checkpoint that could be used.
-    #[error("training {id} cannot be resumed: {reason}")]
-    NoCheckpoint {
-        /// The training.
-        id: String,
-        /// What is wrong.
-        reason: LoadError,
-    },
-    /// The server is about to end.
-    #[error("the server is stopping")]
-    Stopping,
-    /// The disk failed.
-    #[error("the trainings' folder: {0}")]
-    Io(#[from] io::Error),
-}
-
 /// The trainings of one data folder. A cheap handle; clones share everything.
 ///
 /// Methods block on the disk, unless they say otherwise.
@@ -123,6 +69,7 @@ pub struct Jobs {
 struct Shared {
     config: JobsConfig,
     workshop: Workshop,
+    places: Places,
     state: Mutex<ListState>,
     /// Tells the training thread of work, and those that wait for its end.
     changed: Condvar,
@@ -136,24 +83,6 @@ struct ListState {
     running: Option<Arc<Job>>,
     stopping: bool,
     thread_ended: bool,
-}
-
-/// A training whose spec is valid and whose corpus is under way.
-pub struct Upload {
-    spec: ResolvedSpec,
-    initial: Option<InitialModel>,
-    reader: CorpusReader,
-}
-
-impl Upload {
-    /// Takes the next bytes of the corpus. Computes for some milliseconds a
-    /// megabyte.
-    ///
-    /// # Errors
-    /// Those of [`CorpusReader::push`].
-    pub fn push(&mut self, chunk: &[u8]) -> Result<(), JobsError> {
-        Ok(self.reader.push(chunk)?)
-    }
 }
 
 /// How many trainings there are.
@@ -192,6 +121,7 @@ impl Jobs {
         let shared = Arc::new(Shared {
             config,
             workshop,
+            places: Places::default(),
             state: Mutex::new(state),
             changed: Condvar::new(),
             thread: Mutex::new(None),
@@ -205,10 +135,12 @@ impl Jobs {
     /// Checks a spec, before its corpus comes.
     ///
     /// # Errors
-    /// A bad spec, an unknown model to begin with, a full queue.
+    /// A bad spec, an unknown model to begin with, a full queue, too many
+    /// uploads.
     pub fn begin(&self, spec: &TrainingSpec) -> Result<Upload, JobsError> {
         let mut resolved = spec.resolve(rand::random)?;
         self.shared.check_room(&lock(&self.shared.state))?;
+        let place = self.shared.places.take()?;
         let initial = match resolved.init_from.take() {
             None => None,
             Some(reference) => {
@@ -217,12 +149,8 @@ impl Jobs {
                 Some(model)
             }
         };
-        let skip = u64::from(resolved.skip_chars);
-        Ok(Upload {
-            spec: resolved,
-            initial,
-            reader: CorpusReader::new(skip, self.shared.config.max_corpus_bytes),
-        })
+        let max_bytes = self.shared.config.max_corpus_bytes;
+        Ok(Upload::new(place, resolved, initial, max_bytes))
     }
 
     /// Ends the corpus and queues the training.
@@ -489,47 +417,6 @@ fn accepted(spec: &ResolvedSpec, corpus: &Corpus, split: &Split, device: String)
         parameters: architecture.parameter_count() as u64,
         device,
     }
-}
-
-/// Reads all trainings of a folder, and interrupts those that had not ended.
-fn read_all(folder: &Path) -> io::Result<BTreeMap<String, Arc<Job>>> {
-    let mut jobs = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(".new-") {
-            // It was never whole, and nobody was told of it.
-            fs::remove_dir_all(&path)?;
-            continue;
-        }
-        match Job::open(&path) {
-            Ok(job) if job.id() == name => {
-                if !job.summary().state.has_ended() {
-                    job.end(State::Interrupted, INTERRUPTED);
-                }
-                jobs.insert(job.id().to_owned(), Arc::new(job));
-            }
-            Ok(job) => {
-                tracing::error!(path = %path.display(), id = job.id(), "a training lies in a folder of another name; it is left out");
-            }
-            Err(error) => {
-                tracing::error!(%error, path = %path.display(), "a training cannot be read; it is left out");
-            }
-        }
-    }
-    Ok(jobs)
-}
-
-/// A name that sorts by time and is not guessed.
-fn new_id(unix_ms: u64) -> String {
-    format!("t-{unix_ms:011x}{:08x}", rand::random::<u32>())
-}
-
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 /// A panic while the lock was held left nothing half done: each change of the

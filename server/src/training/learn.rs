@@ -134,6 +134,9 @@ pub struct TrainedFacts {
 /// A model could not be found, read or stored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ModelsError {
+    /// The text names no model.
+    #[error("{0}")]
+    BadReference(String),
     /// There is no such model; the text says which there are.
     #[error("{0}")]
     NotFound(String),

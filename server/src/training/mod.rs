@@ -12,6 +12,7 @@ pub mod job;
 pub mod jobs;
 pub mod learn;
 pub mod memory;
+mod models;
 pub mod sample;
 pub mod spec;
 pub mod torch;

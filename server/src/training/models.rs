@@ -9,9 +9,7 @@ use crate::repository::{Repository, RepositoryError};
 impl Models for Repository {
     fn find(&self, reference: &str) -> Result<InitialModel, ModelsError> {
         let id = self.resolve(reference)?;
-        let (file, _) = self.open_file(&id)?;
-        let model = ModelFile::from_reader(file)
-            .map_err(|error| ModelsError::Broken(format!("model {id}: {error}")))?;
+        let model = self.read(&id)?;
         Ok(InitialModel {
             id: id.to_string(),
             vocabulary: model.vocabulary,
@@ -44,9 +42,10 @@ impl From<RepositoryError> for ModelsError {
     fn from(error: RepositoryError) -> Self {
         let text = error.to_string();
         match error {
-            RepositoryError::BadName(_)
-            | RepositoryError::BadReference(_)
-            | RepositoryError::NotFound { .. }
+            RepositoryError::BadName(_) | RepositoryError::BadReference(_) => {
+                Self::BadReference(text)
+            }
+            RepositoryError::NotFound { .. }
             | RepositoryError::NoModels
             | RepositoryError::Ambiguous { .. } => Self::NotFound(text),
             RepositoryError::Damaged { .. }

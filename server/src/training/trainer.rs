@@ -2,14 +2,18 @@
 //! epochs, checkpoints, and the way back from a training that diverged. Which
 //! job runs when is in `jobs`; the arithmetic is the learner's.
 
+mod clocks;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use thiserror::Error;
 
+use self::clocks::Clocks;
+pub(super) use self::clocks::Pace;
 use super::checkpoint::{self, Best, Checkpoint, Position};
-use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, State, StepProgress};
+use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, State};
 use super::job::{Job, JobTokens, Wish};
 use super::learn::{
     Learn, LearnConfig, Learners, Models, SampleRequest, Sampler, TrainedFacts, TrainedModel,
@@ -19,6 +23,9 @@ use crate::model::parameters::Parameters;
 
 /// How often a training may fall back on its last checkpoint.
 const MAX_ROLLBACKS: u32 = 3;
+/// A loss of so many times the loss of guessing blindly is that of weights
+/// that have grown out of all bounds.
+const EXPLODED: f64 = 10.0;
 
 /// What the trainer works with, the same for all jobs.
 pub(super) struct Workshop {
@@ -26,23 +33,6 @@ pub(super) struct Workshop {
     pub(super) models: Arc<dyn Models>,
     pub(super) sampler: Box<Sampler>,
     pub(super) pace: Pace,
-}
-
-/// How often things are told and saved.
-pub(super) struct Pace {
-    /// Shortest time between two step events: four a second is as much as an
-    /// eye follows.
-    step_events: Duration,
-    checkpoints: Duration,
-}
-
-impl Pace {
-    pub(super) fn with_checkpoints_every(checkpoints: Duration) -> Self {
-        Self {
-            step_events: Duration::from_millis(250),
-            checkpoints,
-        }
-    }
 }
 
 /// Why a training failed. The text is what a client reads.
@@ -146,29 +136,6 @@ struct Run<'a> {
     clocks: Clocks,
 }
 
-struct Clocks {
-    begun: Instant,
-    begun_step: u64,
-    /// When the current stretch of the epoch began.
-    epoch: Instant,
-    checkpoint: Instant,
-    /// When and at which step the last step event was.
-    told: Option<(Instant, u64)>,
-}
-
-impl Clocks {
-    fn start(step: u64) -> Self {
-        let now = Instant::now();
-        Self {
-            begun: now,
-            begun_step: step,
-            epoch: now,
-            checkpoint: now,
-            told: None,
-        }
-    }
-}
-
 impl<'a> Run<'a> {
     fn new(job: &'a Job, workshop: &'a Workshop) -> Result<Self, Failure> {
         let tokens = job
@@ -222,7 +189,7 @@ impl<'a> Run<'a> {
             }
             let outcome = self.learner.step()?;
             self.step = outcome.step;
-            if let Some(what) = not_finite(&outcome) {
+            if let Some(what) = diverged(&outcome, self.config.architecture.vocabulary_size) {
                 self.roll_back(what)?;
                 continue;
             }
@@ -237,33 +204,14 @@ impl<'a> Run<'a> {
     }
 
     fn tell_step(&mut self, outcome: &StepOutcome) {
-        let now = Instant::now();
-        let last = outcome.step == self.total_steps;
+        let (total_steps, batch_chars) = (self.total_steps, self.batch_chars());
+        let pace = &self.workshop.pace;
         let due = self
             .clocks
-            .told
-            .is_none_or(|(at, _)| now.duration_since(at) >= self.workshop.pace.step_events);
-        if !due && !last {
-            return;
+            .step_told(outcome, total_steps, batch_chars, pace);
+        if let Some(event) = due {
+            self.job.history().append(EventKind::Step(event));
         }
-        let begun = (self.clocks.begun, self.clocks.begun_step);
-        let (since, since_step) = self.clocks.told.unwrap_or(begun);
-        let rate = |since: Instant, since_step: u64| {
-            let seconds = now.duration_since(since).as_secs_f64().max(1e-9);
-            (outcome.step - since_step) as f64 / seconds
-        };
-        let left = (self.total_steps - outcome.step) as f64;
-        self.job.history().append(EventKind::Step(StepProgress {
-            epoch: outcome.epoch,
-            step: outcome.step,
-            total_steps: self.total_steps,
-            loss: outcome.loss,
-            gradient_norm: outcome.gradient_norm,
-            chars_per_second: rate(since, since_step) * self.batch_chars(),
-            eta_seconds: left / rate(begun.0, begun.1),
-            learning_rate: outcome.learning_rate,
-        }));
-        self.clocks.told = Some((now, outcome.step));
     }
 
     fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
@@ -471,12 +419,15 @@ fn slowed(config: &LearnConfig, rollbacks: u32) -> LearnConfig {
     }
 }
 
-fn not_finite(outcome: &StepOutcome) -> Option<&'static str> {
+fn diverged(outcome: &StepOutcome, vocabulary_size: usize) -> Option<&'static str> {
+    let blind = (vocabulary_size.max(2) as f64).ln();
     if !outcome.loss.is_finite() {
         Some("the loss is not a number")
     } else if !outcome.gradient_norm.is_finite() {
         // The weights are spoilt already, though this loss does not show it.
         Some("the gradient is not a number")
+    } else if outcome.loss > EXPLODED * blind {
+        Some("the loss has exploded")
     } else {
         None
     }

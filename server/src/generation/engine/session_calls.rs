@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::super::error::{GenerateError, ImportError};
 use super::super::models::ModelSourceError;
 use super::{Engine, fits};
+use crate::repository::ModelId;
 use crate::sessions::store::{SessionError, SessionFacts, SessionPage};
 use crate::sessions::{SessionId, Snapshot};
 
@@ -103,5 +104,12 @@ impl Engine {
             })?;
         book.note(|names| names.add(&id));
         Ok(facts)
+    }
+    /// Sessions that belong to a model version. Looks at every session.
+    pub fn sessions_of(&self, id: &ModelId) -> usize {
+        let page = self.sessions(usize::MAX, None);
+        let of_model =
+            |facts: &&SessionFacts| facts.model.as_ref().is_some_and(|model| model.id == *id);
+        page.sessions.iter().filter(of_model).count()
     }
 }

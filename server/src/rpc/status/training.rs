@@ -18,6 +18,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
         JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
         JobsError::UnknownCharacter { .. } => invalid("corpus", error.to_string()),
+        JobsError::Models(ModelsError::BadReference(text)) => invalid("init_from", text),
         JobsError::Models(ModelsError::NotFound(_)) => {
             refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
         }
@@ -26,6 +27,9 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
             refused(Code::NotFound, "TRAINING_NOT_FOUND", error.to_string())
         }
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", error.to_string(), RETRY_AFTER),
+        JobsError::TooManyUploads { .. } => {
+            full("TOO_MANY_UPLOADS", error.to_string(), RETRY_AFTER)
+        }
         JobsError::OutOfMemory(_) => {
             refused(Code::ResourceExhausted, "OUT_OF_MEMORY", error.to_string())
         }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::sessions::{Point, Tokens};
 use crate::model::step::HiddenState;
 use crate::repository::ModelId;
+use crate::sessions::{Point, Tokens};
 
 const STATE_LEN: usize = 16;
 

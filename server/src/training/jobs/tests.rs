@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use super::*;
+use crate::model::corpus::CorpusError;
 use crate::model::learner::Snapshot;
 use crate::model::parameters::Parameters;
 use crate::model::vocabulary::Vocabulary;
 use crate::training::events::{Event, EventKind, Finished};
 use crate::training::fake::{FakeLearners, FakeModels, Trouble};
+use crate::training::learn::{InitialModel, ModelsError};
 
 /// Far longer than anything here takes: a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -298,25 +302,22 @@ fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
 }
 
 #[test]
-fn a_loss_that_is_not_a_number_goes_back_to_the_checkpoint_with_half_the_rate() {
+fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
     let bench = Bench::new();
     let jobs = bench.open();
-    bench
-        .learners
-        .troubles
-        .lock()
-        .unwrap()
-        .push((5, Trouble::LossIsNan));
-    let job = start(&jobs, &spec()).unwrap();
-    assert_eq!(end(&job).state, State::Succeeded);
-    let rates: Vec<f64> = watch(&job, 0)
-        .iter()
-        .filter_map(|event| match &event.event {
-            EventKind::Step(step) => Some(step.learning_rate),
-            _ => None,
-        })
-        .collect();
-    assert_eq!((rates[0], *rates.last().unwrap()), (0.001, 0.0005));
+    for trouble in [Trouble::LossIsNan, Trouble::LossExplodes] {
+        bench.learners.troubles.lock().unwrap().push((5, trouble));
+        let job = start(&jobs, &spec()).unwrap();
+        assert_eq!(end(&job).state, State::Succeeded);
+        let rates: Vec<f64> = watch(&job, 0)
+            .iter()
+            .filter_map(|event| match &event.event {
+                EventKind::Step(step) => Some(step.learning_rate),
+                _ => None,
+            })
+            .collect();
+        assert_eq!((rates[0], *rates.last().unwrap()), (0.001, 0.0005));
+    }
 
     let again = [(5, Trouble::LossIsNan); 4];
     bench.learners.troubles.lock().unwrap().extend(again);

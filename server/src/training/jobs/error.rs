@@ -1,0 +1,77 @@
+//! Why something that is asked of the trainings cannot be done.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::model::corpus::CorpusError;
+use crate::model::vocabulary::UnknownCharacter;
+use crate::training::checkpoint::LoadError;
+use crate::training::learn::ModelsError;
+use crate::training::memory::OutOfMemory;
+use crate::training::spec::SpecError;
+
+/// Something that is asked of the trainings cannot be done.
+#[derive(Debug, Error)]
+pub enum JobsError {
+    /// A field of the spec cannot be accepted.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The text cannot be trained on.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// The model to begin with does not know a character of the corpus.
+    #[error("the model {model} that init_from begins with does not fit the corpus: {unknown}")]
+    UnknownCharacter {
+        /// The model.
+        model: String,
+        /// The character and its place.
+        unknown: UnknownCharacter,
+    },
+    /// The model to begin with cannot be had, or the new one not be stored.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// There is no such training.
+    #[error("there is no training {id:?}")]
+    NotFound {
+        /// The name that was asked for.
+        id: String,
+    },
+    /// Too many trainings wait already.
+    #[error("{limit} trainings wait already; try again when one has ended")]
+    QueueFull {
+        /// Most trainings that may wait.
+        limit: usize,
+    },
+    /// Too many corpora are being uploaded.
+    #[error("{limit} corpora are being uploaded already; try again when one is complete")]
+    TooManyUploads {
+        /// Most uploads at a time.
+        limit: usize,
+    },
+    /// The training would not fit into memory.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// It is in a state from which it cannot be resumed.
+    #[error("training {id} cannot be resumed: it is {state}")]
+    NotResumable {
+        /// The training.
+        id: String,
+        /// Its state, in words.
+        state: &'static str,
+    },
+    /// It has no checkpoint that could be used.
+    #[error("training {id} cannot be resumed: {reason}")]
+    NoCheckpoint {
+        /// The training.
+        id: String,
+        /// What is wrong.
+        reason: LoadError,
+    },
+    /// The server is about to end.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The disk failed.
+    #[error("the trainings' folder: {0}")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,85 @@
+//! When a training tells of a step and saves a checkpoint, and how fast it
+//! is.
+
+use std::time::{Duration, Instant};
+
+use crate::model::learner::StepOutcome;
+use crate::training::events::StepProgress;
+
+/// How often things are told and saved.
+pub(in crate::training) struct Pace {
+    /// Shortest time between two step events: four a second is as much as an
+    /// eye follows.
+    step_events: Duration,
+    /// Longest time between two checkpoints.
+    pub(super) checkpoints: Duration,
+}
+
+impl Pace {
+    pub(in crate::training) fn with_checkpoints_every(checkpoints: Duration) -> Self {
+        Self {
+            step_events: Duration::from_millis(250),
+            checkpoints,
+        }
+    }
+}
+
+/// The clocks of one run.
+pub(super) struct Clocks {
+    begun: Instant,
+    begun_step: u64,
+    /// When the current stretch of the epoch began.
+    pub(super) epoch: Instant,
+    /// When the last checkpoint was saved.
+    pub(super) checkpoint: Instant,
+    /// When and at which step the last step event was.
+    told: Option<(Instant, u64)>,
+}
+
+impl Clocks {
+    pub(super) fn start(step: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            begun_step: step,
+            epoch: now,
+            checkpoint: now,
+            told: None,
+        }
+    }
+
+    /// The event of a step, where one is due: the first of a run, the last of
+    /// the training, and some in between.
+    pub(super) fn step_told(
+        &mut self,
+        outcome: &StepOutcome,
+        total_steps: u64,
+        batch_chars: f64,
+        pace: &Pace,
+    ) -> Option<StepProgress> {
+        let now = Instant::now();
+        let due = self
+            .told
+            .is_none_or(|(at, _)| now.duration_since(at) >= pace.step_events);
+        if !due && outcome.step != total_steps {
+            return None;
+        }
+        let begun = (self.begun, self.begun_step);
+        let steps_per_second = |(since, since_step): (Instant, u64)| {
+            let seconds = now.duration_since(since).as_secs_f64().max(1e-9);
+            (outcome.step - since_step) as f64 / seconds
+        };
+        let since = self.told.replace((now, outcome.step)).unwrap_or(begun);
+        let left = (total_steps - outcome.step) as f64;
+        Some(StepProgress {
+            epoch: outcome.epoch,
+            step: outcome.step,
+            total_steps,
+            loss: outcome.loss,
+            gradient_norm: outcome.gradient_norm,
+            chars_per_second: steps_per_second(since) * batch_chars,
+            eta_seconds: left / steps_per_second(begun),
+            learning_rate: outcome.learning_rate,
+        })
+    }
+}

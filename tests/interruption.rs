@@ -1,0 +1,102 @@
+//! Trainings that are killed, cancelled and resumed: nothing is lost, and the
+//! model is bit for bit that of the training that ran through.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use support::{Server, ask, ask_ok, client, train_small};
+
+/// The weights of a model file, without what is said about them.
+fn weights(server: &Server, model: &str) -> Vec<u8> {
+    let path = server.folder().join("exported.safetensors");
+    let output = path.to_str().unwrap();
+    ask_ok(server, &["models", "export", model, "--output", output]);
+    let bytes = fs::read(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].to_vec()
+}
+
+/// Starts a training and returns its id once `epochs` epochs are over.
+fn train_until(server: &Server, epochs: usize) -> String {
+    let said = train_small(server, "verse", &["--epochs", "6", "--detach"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let id = said.stdout.trim().to_owned();
+    let mut watch = client(server, &["--json", "trainings", "watch", &id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let ended = lines
+        .map(Result::unwrap)
+        .filter(|line| line.contains("\"event\":\"epoch\""))
+        .nth(epochs - 1);
+    assert!(ended.is_some(), "the training has {epochs} epochs");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    id
+}
+
+fn uninterrupted() -> Vec<u8> {
+    let server = Server::start(&["--threads", "2"]);
+    let said = train_small(&server, "verse", &["--epochs", "6"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    weights(&server, "verse")
+}
+
+#[test]
+fn a_training_whose_server_was_killed_resumes_to_the_very_same_weights() {
+    let expected = uninterrupted();
+    for epochs in [1, 3] {
+        let server = Server::start(&["--threads", "2"]);
+        let id = train_until(&server, epochs);
+        let server = Server::start_in(server.kill(), &["--threads", "2"]);
+        let shown = ask_ok(&server, &["--json", "trainings", "show", &id]);
+        assert!(shown.contains("STATE_INTERRUPTED"), "{shown}");
+        let said = ask(&server, &["trainings", "resume", &id]);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert!(
+            weights(&server, "verse") == expected,
+            "killed after epoch {epochs}"
+        );
+
+        // Whoever watches from the start sees each epoch once.
+        let watched = ask_ok(&server, &["--json", "trainings", "watch", &id]);
+        for epoch in 1..=6 {
+            let seen = watched
+                .lines()
+                .filter(|line| line.contains("\"event\":\"epoch\""))
+                .filter(|line| line.contains(&format!("\"epoch\":{epoch},")))
+                .count();
+            assert_eq!(seen, 1, "epoch {epoch} in {watched}");
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_training_keeps_a_checkpoint_and_resumes_to_the_very_same_weights() {
+    let server = Server::start(&["--threads", "2"]);
+    let id = train_until(&server, 2);
+    ask_ok(&server, &["trainings", "cancel", &id]);
+    // The watcher ends when the training has.
+    let watched = ask(&server, &["--json", "trainings", "watch", &id]).stdout;
+    assert!(watched.contains("STATE_CANCELLED"), "{watched}");
+    let said = ask(&server, &["trainings", "resume", &id]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(weights(&server, "verse") == uninterrupted());
+}
+
+#[test]
+fn a_clean_stop_interrupts_a_training_that_can_be_resumed() {
+    let server = Server::start(&["--threads", "2"]);
+    let id = train_until(&server, 1);
+    let server = Server::start_in(server.stop(), &["--threads", "2"]);
+    let said = ask(&server, &["trainings", "resume", &id]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(weights(&server, "verse") == uninterrupted());
+}
