@@ -1,16 +1,19 @@
 //! The handle that services hold: it checks a call, opens its session, finds
 //! its model, and hands it to a worker.
 
+mod session_calls;
+mod wanted;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::admission::{Admission, Load, Permit};
-use super::error::{GenerateError, ImportError};
+use super::error::GenerateError;
 use super::inbox::{Command, Inbox};
 use super::job::{Job, JobParts};
 use super::models::{ModelSource, ModelSourceError};
@@ -25,8 +28,9 @@ use crate::model::sampler::{Draws, RandomState};
 use crate::model::step::HiddenState;
 use crate::repository::{LoadedModel, ModelId};
 use crate::sessions::disk::Restored;
-use crate::sessions::store::{SessionError, SessionFacts, SessionLimits, SessionPage};
-use crate::sessions::{ModelKey, Point, SessionId, Snapshot};
+use crate::sessions::store::{SessionError, SessionLimits};
+use crate::sessions::{ModelKey, Point, SessionId};
+use wanted::{Wanted, session_model};
 
 /// How much the engine takes on.
 #[derive(Clone, Debug)]
@@ -233,6 +237,7 @@ impl Engine {
             .unwrap_or_else(|_| Err(GenerateError::Internal("a worker failed".to_owned())))
     }
 
+<<<<<<< HEAD
     /// Describes a session.
     ///
     /// # Errors
@@ -337,6 +342,8 @@ impl Engine {
         page.sessions.iter().filter(of_model).count()
     }
 
+=======
+>>>>>>> engine
     /// Ends the texts of a model that is removed, and lets go of its weights.
     /// Its sessions stay, and say that their model is gone.
     pub fn drop_model(&self, id: &ModelId) {
@@ -561,48 +568,6 @@ fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
     admission.admit().ok_or(GenerateError::Overloaded {
         retry_after: RETRY_AFTER,
     })
-}
-
-/// The model that a call needs.
-enum Wanted {
-    /// The one that a reference means now.
-    Reference(String),
-    /// The very one that a session belongs to.
-    Key(Arc<ModelKey>),
-}
-
-impl Wanted {
-    fn load(&self, models: &dyn ModelSource) -> Result<Arc<LoadedModel>, ModelSourceError> {
-        let key = match self {
-            Self::Reference(reference) => return models.load(&models.resolve(reference)?),
-            Self::Key(key) => key,
-        };
-        match models.load(&key.id) {
-            Ok(model) if model.digest == key.digest => Ok(model),
-            Ok(_) | Err(ModelSourceError::NotFound { .. }) => {
-                Err(ModelSourceError::Gone(key.id.clone()))
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// The model of a session that goes on; the one asked for must not be
-/// another.
-fn session_model(
-    id: &SessionId,
-    key: &Arc<ModelKey>,
-    asked: &str,
-) -> Result<Wanted, GenerateError> {
-    let ModelId { name, version } = &key.id;
-    if !asked.is_empty() && asked != name && asked != format!("{name}@{version}") {
-        return Err(GenerateError::OtherModel {
-            id: id.clone(),
-            model: key.id.clone(),
-            asked: asked.to_owned(),
-        });
-    }
-    Ok(Wanted::Key(Arc::clone(key)))
 }
 
 /// Where a call begins: the random numbers go on, unless a seed is given or

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use super::*;
+use crate::sessions::{Point, Tokens};
 use crate::model::step::HiddenState;
 use crate::repository::ModelId;
 
