@@ -1,6 +1,8 @@
 //! Speed of training, without a server around it: characters a second at the
 //! notebook's sizes and at small ones. `cargo bench --bench learn`.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;

@@ -1,6 +1,8 @@
 //! Speed of the step that generates, without a server around it: characters a
 //! second for each batch size, and of a prefill. `cargo bench --bench step`.
 
+#![allow(clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

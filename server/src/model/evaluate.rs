@@ -90,7 +90,7 @@ fn sum_of_losses(weights: Arc<StepWeights>, tokens: &[u32], stretches: &[(usize,
     total
 }
 
-/// -log softmax(logits)[target], in double precision.
+/// Minus the logarithm of what softmax gives the target, in double precision.
 pub fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits
