@@ -43,7 +43,7 @@ fn a_corpus_that_cannot_be_trained_on_is_refused_with_what_is_wrong() {
         );
     };
     train("no/such/file.txt", &["no/such/file.txt"], 2);
-    train(folder.to_str().unwrap(), &["directory"], 2);
+    train(folder.to_str().unwrap(), &["folder"], 2);
     train(&file(folder, "empty", b""), &["empty"], 2);
     // 100 characters, where a batch of 128 x 100 needs 12,800.
     train(&file(folder, "short", &[b'a'; 100]), &["12800", "100"], 1);
@@ -92,7 +92,10 @@ fn an_unknown_model_or_character_or_an_empty_prime_is_refused_with_what_would_be
     refused(&server, &version, 1, &["verse@7"]);
     let strange = ["generate", "--prime", "ab€"];
     refused(&server, &strange, 1, &["€", "U+20AC", "position 2"]);
-    refused(&server, &["generate"], 1, &["prime"]);
+    refused(&server, &["generate"], 2, &["--prime"]);
+    refused(&server, &["generate", "--prime", ""], 1, &["prime"]);
+    let new = ["generate", "--prime", "", "--session", "new"];
+    refused(&server, &new, 1, &["prime"]);
     let hot = ["generate", "--prime", "a", "--temperature", "1000"];
     refused(&server, &hot, 1, &["temperature", "1000"]);
 

@@ -51,7 +51,7 @@ fn model() -> ModelFile {
 /// A server that holds `a@1`, `a@2` and `b@1`.
 async fn server() -> (Server, Client) {
     let folder = TempDir::new().unwrap();
-    let repository = Repository::open(folder.path()).unwrap();
+    let repository = Repository::open(&folder.path().join("data")).unwrap();
     for name in ["a", "a", "b"] {
         repository.publish(name, &model()).unwrap();
     }
