@@ -37,10 +37,11 @@ serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 libtorch: ## Fetch the pinned libtorch (DEVICE=cuda: with CUDA, 4 GB)
 	@python3 scripts/libtorch.py --device $(DEVICE)
 
-bench: libtorch ## Compare with PyTorch, which is installed for it (4 GB); ARGS="--rounds 1"
+bench: libtorch python ## Compare with PyTorch, installed for it (4 GB); then limits; ARGS="--rounds 1"
 	$(CARGO) build --release -p charlstm-server -p charlstm-client
 	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
 	@python3 bench/run.py $(ARGS)
+	@.venv/bin/python bench/limits.py $(LIMITS_ARGS)
 
 check: libtorch ## Format, lints and docs, with warnings as errors
 	$(CARGO) fmt --all --check
