@@ -31,6 +31,12 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// See [`KEEPALIVE_INTERVAL`].
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Calls of one connection that may be given up before they are looked at. A
+/// service that stops drops thousands at once, and must not lose its
+/// connection over it; each costs some hundred bytes until then. (The
+/// default of the library is 20.)
+pub const MAX_RESET_CALLS: usize = 16_384;
+
 const THREADS: RangeInclusive<usize> = 1..=1024;
 const MAX_BATCH: RangeInclusive<usize> = 1..=4096;
 const MAX_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;

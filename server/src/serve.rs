@@ -21,7 +21,8 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::services::Services;
 use crate::config::{
-    Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, SHUTDOWN_GRACE, TlsFiles,
+    Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_RESET_CALLS,
+    SHUTDOWN_GRACE, TlsFiles,
 };
 use crate::generation::{Engine, EngineConfig};
 use crate::model::device::{Device, DeviceError};
@@ -261,7 +262,8 @@ async fn drain<E>(door: &Door, mut serving: tokio::task::JoinHandle<Result<(), E
 fn transport(tls: Option<&TlsFiles>) -> Result<Server, ServeError> {
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESET_CALLS));
     let Some(files) = tls else {
         return Ok(server);
     };
