@@ -30,6 +30,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// (8 layers of 4096) has 256 KiB; lists of thousands of models are larger.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
+/// What the server may send ahead of a reader: on a stream some thousand small
+/// messages, so that a slow one stops the server and not the connection (HTTP/2
+/// gives up a connection on which many thousand small frames lie unread); on
+/// the connection enough for hundreds of streams.
+const STREAM_WINDOW_BYTES: u32 = 1 << 16;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 24;
+
 /// A channel that sends the token with each call.
 pub(crate) type Service = InterceptedService<Channel, Credentials>;
 
@@ -68,10 +75,7 @@ impl Connection {
         let channel = endpoint(&address, global)?
             .connect()
             .await
-            .map_err(|error| Failure::NoServer {
-                reason: root_cause(&error),
-                address,
-            })?;
+            .map_err(|error| no_connection(address, root_cause(&error)))?;
         Ok(Self {
             service: InterceptedService::new(channel, credentials),
         })
@@ -103,6 +107,18 @@ impl Connection {
     }
 }
 
+/// Why there is no connection. A server whose certificate is not trusted is
+/// there all the same.
+fn no_connection(address: String, reason: String) -> Failure {
+    if reason.contains("certificate") {
+        return Failure::Refused(format!(
+            "the server at {address} is not trusted: {reason}; name the authority that \
+             signed its certificate with --tls-ca FILE"
+        ));
+    }
+    Failure::NoServer { address, reason }
+}
+
 /// The address as a URL; `host:port` means plain HTTP.
 fn address(given: &str) -> Result<String, Failure> {
     let given = given.trim().trim_end_matches('/');
@@ -130,6 +146,8 @@ fn endpoint(address: &str, global: &Global) -> Result<Endpoint, Failure> {
         .map_err(bad)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .user_agent(concat!("charlstm-client/", env!("CARGO_PKG_VERSION")))
         .map_err(bad)?;
     if !address.starts_with("https://") {
