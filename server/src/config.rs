@@ -82,6 +82,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// Idle time after which a session is let go.
     pub session_ttl: Duration,
+    /// Time after which a reader that reads nothing is given up.
+    pub reader_timeout: Duration,
     /// Most generations that wait for a place in the batch.
     pub max_queue: usize,
     /// TLS, where it is wanted.
@@ -161,6 +163,7 @@ impl Config {
             max_batch: settings.required("max-batch", |text| count(text, MAX_BATCH))?,
             max_sessions: settings.required("max-sessions", |text| count(text, MAX_SESSIONS))?,
             session_ttl: settings.required("session-ttl", time_to_live)?,
+            reader_timeout: settings.required("reader-timeout", time_to_live)?,
             max_queue: settings.required("max-queue", |text| count(text, MAX_QUEUE))?,
             tls: tls(&settings)?,
             auth_token_file: settings.optional("auth-token-file", path)?,

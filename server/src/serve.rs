@@ -179,6 +179,7 @@ fn start_engine(config: &Config, repository: &Repository) -> Result<Engine, Serv
         workers: config.threads,
         max_batch: config.max_batch,
         max_queue: config.max_queue,
+        stalled_reader: config.reader_timeout,
         sessions: SessionLimits {
             max_sessions: config.max_sessions,
             max_idle: config.session_ttl,

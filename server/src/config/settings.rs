@@ -33,7 +33,7 @@ const fn setting(
     }
 }
 
-const ALL: [Setting; 15] = [
+const ALL: [Setting; 16] = [
     // Only this machine: whoever opens it to others thinks of TLS and tokens.
     setting(
         "listen",
@@ -79,6 +79,14 @@ const ALL: [Setting; 15] = [
         "TIME",
         Some("24h"),
         "Idle time after which a session is let go, as 90s, 30m, 24h or 7d",
+    ),
+    // A person who looks away comes back within it; a program that hangs does
+    // not hold a place in the batch for longer.
+    setting(
+        "reader-timeout",
+        "TIME",
+        Some("60s"),
+        "A client that reads nothing of its text for so long is given up",
     ),
     // Four full batches: who waits behind more is better told to come again.
     setting(
