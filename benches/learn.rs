@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout)]
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
@@ -10,9 +11,11 @@ use std::time::Instant;
 use charlstm_server::model::architecture::Architecture;
 use charlstm_server::model::device::Device;
 use charlstm_server::model::learner::{Learner, LearnerConfig};
+use tch::{Kind, Tensor};
 
 fn main() {
     let threads = available_parallelism().map_or(1, usize::from);
+    ceiling(threads);
     for (batch_size, sequence_length, hidden_size, steps) in [(128, 100, 512, 3), (32, 50, 128, 60)]
     {
         let architecture = Architecture {
@@ -45,4 +48,23 @@ fn main() {
             chars as f64 / begin.elapsed().as_secs_f64()
         );
     }
+}
+
+/// What libtorch's product reaches on this machine, the limit of training:
+/// 12,800 x 512 by 512 x 2048, as for a whole batch of the notebook.
+fn ceiling(threads: usize) {
+    let random = |rows, columns| Tensor::randn([rows, columns], (Kind::Float, tch::Device::Cpu));
+    let (a, b) = (random(12_800, 512), random(512, 2_048));
+    tch::set_num_threads(threads as i32);
+    let _ = black_box(a.mm(&b));
+    let begin = Instant::now();
+    let rounds = 5;
+    for _ in 0..rounds {
+        let _ = black_box(a.mm(&b));
+    }
+    let operations = f64::from(rounds) * 2.0 * 12_800.0 * 512.0 * 2_048.0;
+    println!(
+        "product, {threads} threads: {:.1} GFLOP/s",
+        operations / begin.elapsed().as_secs_f64() / 1e9
+    );
 }
