@@ -12,6 +12,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
 
+use crate::plot::picture_file;
+
 /// Trains character LSTMs on a charlstm server and generates text from them.
 #[derive(Debug, Parser)]
 #[command(
@@ -133,17 +135,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, conflicts_with_all = ["cancel_on_disconnect", "plot"])]
     pub(crate) detach: bool,
     /// Draw the losses into a picture, after each epoch
-    #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]
+    #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
     pub(crate) plot: Option<PathBuf>,
-}
-
-/// The name of a picture, in the one format that is drawn.
-fn svg_file(name: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(name);
-    match path.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("svg") => Ok(path),
-        _ => Err("pictures are drawn as SVG; name a file that ends in .svg".into()),
-    }
 }
 
 /// Flags of `generate`.
@@ -253,6 +246,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) streams_per_connection: u32,
+    /// Draw throughput and latency over the numbers of streams into a picture
+    #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
+    pub(crate) plot: Option<PathBuf>,
 }
 
 /// What to do with trainings.
@@ -264,6 +260,9 @@ pub(crate) enum TrainingsCommand {
     Show {
         /// The training
         id: String,
+        /// Draw its losses into a picture
+        #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
+        plot: Option<PathBuf>,
     },
     /// Show the events of a training from its start, and go on live
     Watch {

@@ -36,6 +36,9 @@ pub(crate) fn seconds(value: f64) -> String {
     if value == 0.0 {
         return "0 s".into();
     }
+    if value < 1e-4 {
+        return format!("{:.0} µs", value * 1e6);
+    }
     if value < 0.1 {
         return format!("{:.1} ms", value * 1e3);
     }
@@ -138,6 +141,7 @@ mod tests {
     #[test]
     fn time_spans_have_the_unit_that_fits() {
         assert_eq!(seconds(0.0), "0 s");
+        assert_eq!(seconds(0.000042), "42 µs");
         assert_eq!(seconds(0.00034), "0.3 ms");
         assert_eq!(seconds(2.54), "2.5 s");
         assert_eq!(seconds(59.7), "1 min 00 s");

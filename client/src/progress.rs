@@ -13,7 +13,7 @@ use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use self::picture::Plot;
+pub(crate) use self::picture::Plot;
 pub(crate) use self::words::state_name;
 use self::words::{accepted_line, epoch_lines, finished_line, step_line};
 use crate::exit::Failure;
@@ -59,7 +59,7 @@ impl TrainingView {
         }
     }
 
-    /// Also draws the losses into an SVG file.
+    /// Also draws the losses into a picture.
     pub(crate) fn with_plot(mut self, path: Option<PathBuf>) -> Self {
         self.plot = path.map(Plot::new);
         self
@@ -75,8 +75,10 @@ impl TrainingView {
 
     /// Shows one event.
     pub(crate) fn show(&mut self, response: &WatchTrainingResponse) -> Result<(), Failure> {
-        if let (Some(plot), Some(event)) = (&mut self.plot, &response.event) {
-            plot.add(event)?;
+        if let (Some(plot), Some(event)) = (&mut self.plot, &response.event)
+            && plot.add(event)
+        {
+            plot.write()?;
         }
         if self.output.json {
             return self
