@@ -60,6 +60,13 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// The shortest way in: start a server, train on a text, talk with it
+    #[command(after_help = "Examples:\n  \
+        charlstm-client run --text book.txt\n  \
+        charlstm-client run\n\n\
+        Uses the server at --addr, or starts one there that ends with this command. Trains\n\
+        only where there is no model of that name yet; a training that was broken off goes on.")]
+    Run(Box<RunArgs>),
     /// Train a model on a text, with live progress
     #[command(after_help = "Examples:\n  \
         charlstm-client train --text book.txt --model book\n  \
@@ -114,7 +121,8 @@ impl Command {
     pub(crate) fn handles_interrupts(&self) -> bool {
         matches!(
             self,
-            Self::Train(_)
+            Self::Run(_)
+                | Self::Train(_)
                 | Self::Repl(_)
                 | Self::Trainings {
                     command: TrainingsCommand::Resume { .. }
@@ -123,12 +131,36 @@ impl Command {
     }
 }
 
+/// Flags of `run`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// Text to train on where there is no model yet, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Model to talk with, or to make [default: named after the text, or the
+    /// newest one there is]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Folder of the server that is started here [default:
+    /// $XDG_DATA_HOME/charlstm or ~/.local/share/charlstm]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Characters to generate each time
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) length: u32,
+    #[command(flatten)]
+    pub(crate) spec: SpecFlags,
+}
+
 /// Flags of `train`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TrainArgs {
     /// Text to train on, UTF-8; `-` reads standard input
     #[arg(long, value_name = "FILE|-")]
     pub(crate) text: PathBuf,
+    /// Name of the model to make; a name that is there gets a new version
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
     #[command(flatten)]
     pub(crate) spec: SpecFlags,
     /// Print the training's id once it is accepted, and leave
@@ -372,4 +404,16 @@ pub(crate) enum SessionsCommand {
         #[arg(long, value_name = "ID")]
         session: Option<String>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn no_two_flags_of_a_command_have_the_same_name() {
+        Args::command().debug_assert();
+    }
 }

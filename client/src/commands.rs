@@ -9,6 +9,7 @@ mod load;
 mod models;
 mod repl;
 mod replay;
+mod run;
 mod score;
 mod sessions;
 mod status;
@@ -29,6 +30,7 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Failure> {
         Command::Completions { shell } => completions::run(shell, output),
         // These look at their file before they look for a server.
         Command::Train(train) => train::run(*train, global, output).await,
+        Command::Run(run) => run::run(*run, global, output).await,
         Command::Score(score) => score::run(score, global, output).await,
         Command::Generate(generate) => {
             generate::run(generate, &Connection::open(global).await?, output).await

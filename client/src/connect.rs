@@ -138,6 +138,16 @@ fn address(given: &str) -> Result<String, Failure> {
     }
 }
 
+/// The `host:port` of an address of this machine without TLS, where a server
+/// can be started; `None` for every other address.
+pub(crate) fn local(given: &str) -> Option<String> {
+    let url = address(given).ok()?;
+    let authority = url.strip_prefix("http://")?.split('/').next()?;
+    let (host, port) = authority.rsplit_once(':')?;
+    let this_machine = matches!(host, "127.0.0.1" | "localhost" | "[::1]");
+    (this_machine && port.parse::<u16>().is_ok()).then(|| authority.to_owned())
+}
+
 fn endpoint(address: &str, global: &Global) -> Result<Endpoint, Failure> {
     let bad = |error: tonic::transport::Error| {
         Failure::Usage(format!("--addr {address}: {}", root_cause(&error)))
@@ -212,6 +222,15 @@ mod tests {
         assert_eq!(address("localhost:5").unwrap(), "http://localhost:5");
         assert_eq!(address("http://a:1/").unwrap(), "http://a:1");
         assert_eq!(address("https://a:1").unwrap(), "https://a:1");
+    }
+
+    #[test]
+    fn only_an_address_of_this_machine_can_be_served_from_here() {
+        assert_eq!(local("localhost:5").unwrap(), "localhost:5");
+        assert_eq!(local("http://127.0.0.1:1/").unwrap(), "127.0.0.1:1");
+        for other in ["http://example.com:5", "https://127.0.0.1:5", "127.0.0.1"] {
+            assert_eq!(local(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -86,6 +86,21 @@ pub(crate) fn bits(nats: f64) -> f64 {
     nats / std::f64::consts::LN_2
 }
 
+/// The one of `names` that was probably meant by `given`: at most a third of
+/// its letters are others.
+pub(crate) fn nearest<'n>(
+    given: &str,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
+    let far = given.chars().count().div_ceil(3);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(given, name), name))
+        .filter(|(distance, _)| *distance <= far)
+        .min()
+        .map(|(_, name)| name)
+}
+
 /// A text in quotes, with control characters escaped.
 pub(crate) fn quoted(text: &str) -> String {
     format!("{text:?}")
@@ -169,6 +184,12 @@ mod tests {
             vec!["nietzsche".to_owned(), "1".to_owned()],
         ];
         assert_eq!(table(&rows), "NAME       SIZE\nnietzsche  1");
+    }
+
+    #[test]
+    fn a_mistyped_name_has_a_nearest_one_and_a_strange_one_has_none() {
+        assert_eq!(nearest("bokk", ["tale", "book"]), Some("book"));
+        assert_eq!(nearest("xyz", ["tale", "book"]), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) async fn run(args: TrainArgs, global: &Global, output: Output) -> Res
         payload: Some(payload),
     };
     let (requests, read_error) = upload::stream(
-        message(Payload::Spec(args.spec.to_spec())),
+        message(Payload::Spec(args.spec.to_spec(&args.model))),
         input,
         upload_bar.clone(),
         move |chunk| message(Payload::CorpusChunk(chunk)),

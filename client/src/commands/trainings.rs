@@ -94,7 +94,11 @@ async fn draw(connection: &Connection, training: &Training, path: PathBuf) -> Re
 }
 
 /// Ctrl-C only leaves: the training is not this client's.
-async fn watch(connection: &Connection, id: &str, output: Output) -> Result<(), Failure> {
+pub(crate) async fn watch(
+    connection: &Connection,
+    id: &str,
+    output: Output,
+) -> Result<(), Failure> {
     let source = Source::watch(connection, id, None).await?;
     let view = TrainingView::new(output);
     follow::follow(connection, source, view, Ending::Finished, None).await
@@ -118,7 +122,11 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
 }
 
 /// Goes on with a training and shows what comes from now on.
-async fn resume(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+pub(crate) async fn resume(
+    connection: &Connection,
+    id: String,
+    output: Output,
+) -> Result<(), Failure> {
     let interrupts = Interrupts::listen();
     let (next_sequence, epochs) = past(connection, &id).await?;
     let request = ResumeTrainingRequest {

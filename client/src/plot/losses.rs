@@ -143,13 +143,13 @@ impl Picture for Losses {
     }
 }
 
+/// A shape and a text beside a point.
+type Dot = Circle<(i32, i32), u32>;
+type Words = Text<'static, (i32, i32), String>;
+
 impl Best {
     /// A dot, and words on the side of it where there is room.
-    fn mark(
-        self,
-        on_the_right: bool,
-        scale: u32,
-    ) -> (Circle<(i32, i32), u32>, Text<'static, (i32, i32), String>) {
+    fn mark(self, on_the_right: bool, scale: u32) -> (Dot, Words) {
         let (side, offset) = if on_the_right {
             (HPos::Right, -4)
         } else {
