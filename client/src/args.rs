@@ -7,7 +7,7 @@ pub(crate) mod spec;
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
@@ -70,7 +70,8 @@ pub(crate) enum Command {
     /// Train a model on a text, with live progress
     #[command(after_help = "Examples:\n  \
         charlstm-client train --text book.txt --model book\n  \
-        cat *.txt | charlstm-client train --text - --model all --epochs 3 --hidden-size 256\n\n\
+        charlstm-client train --text novels/ --text letters.txt --model all --plot loss.svg\n  \
+        zcat text.gz | charlstm-client train --text - --model all --epochs 3\n\n\
         The first Ctrl-C cancels the training (a checkpoint is saved, see `trainings resume`),\n\
         the second one leaves at once.")]
     Train(Box<TrainArgs>),
@@ -116,27 +117,36 @@ pub(crate) enum Command {
     },
 }
 
-impl Command {
-    /// True where Ctrl-C means something else than to leave at once.
-    pub(crate) fn handles_interrupts(&self) -> bool {
-        matches!(
-            self,
-            Self::Run(_)
-                | Self::Train(_)
-                | Self::Repl(_)
-                | Self::Trainings {
-                    command: TrainingsCommand::Resume { .. }
-                }
-        )
-    }
+/// What to learn from.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct CorpusFlags {
+    /// Text to train on, UTF-8: a file, a folder (all text files in it and
+    /// below it, in the order of their names), or `-` for standard input; may
+    /// be repeated
+    #[arg(long, value_name = "FILE|FOLDER|-", required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// What becomes of line ends as Windows writes them
+    #[arg(long, value_name = "WHAT", default_value = "lf")]
+    pub(crate) crlf: LineEnds,
+}
+
+/// What becomes of CR LF.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum LineEnds {
+    /// They become LF, so that the model does not have to learn both
+    #[default]
+    Lf,
+    /// They stay
+    Keep,
 }
 
 /// Flags of `run`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
-    /// Text to train on where there is no model yet, UTF-8
-    #[arg(long, value_name = "FILE")]
-    pub(crate) text: Option<PathBuf>,
+    /// Text to train on where there is no model yet: a file or a folder of
+    /// them, UTF-8; may be repeated
+    #[arg(long, value_name = "FILE|FOLDER")]
+    pub(crate) text: Vec<PathBuf>,
     /// Model to talk with, or to make [default: named after the text, or the
     /// newest one there is]
     #[arg(long, value_name = "NAME")]
@@ -155,9 +165,8 @@ pub(crate) struct RunArgs {
 /// Flags of `train`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TrainArgs {
-    /// Text to train on, UTF-8; `-` reads standard input
-    #[arg(long, value_name = "FILE|-")]
-    pub(crate) text: PathBuf,
+    #[command(flatten)]
+    pub(crate) corpus: CorpusFlags,
     /// Name of the model to make; a name that is there gets a new version
     #[arg(long, value_name = "NAME")]
     pub(crate) model: String,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod completions;
+mod corpus;
 mod follow;
 mod generate;
 mod input;

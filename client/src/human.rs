@@ -28,6 +28,20 @@ pub(crate) fn rate(value: f64) -> String {
     }
 }
 
+/// A small number with three digits that mean something: `0.00299`.
+pub(crate) fn small(value: f64) -> String {
+    if !value.is_finite() || value <= 0.0 {
+        return "0".into();
+    }
+    let digits = (2.0 - value.log10().floor()).clamp(0.0, 12.0) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        text
+    }
+}
+
 /// A time span given in seconds: `0.3 ms`, `2.5 s`, `1 min 05 s`, `2 h 03 min`.
 pub(crate) fn seconds(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
@@ -172,6 +186,9 @@ mod tests {
         assert_eq!(rate(9290.4), "9,290");
         assert_eq!(rate(12.34), "12.3");
         assert_eq!(rate(f64::INFINITY), "?");
+        assert_eq!(small(0.0029876), "0.00299");
+        assert_eq!(small(0.001), "0.001");
+        assert_eq!(small(0.0), "0");
         assert_eq!(bytes(512), "512 B");
         assert_eq!(bytes(12_900_000), "12.9 MB");
         assert_eq!(bytes(1500), "1.5 kB");

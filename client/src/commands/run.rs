@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::own_server::OwnServer;
 use super::{repl, train, trainings};
-use crate::args::{Global, ReplArgs, RunArgs, SamplingFlags, TrainArgs};
+use crate::args::{CorpusFlags, Global, LineEnds, ReplArgs, RunArgs, SamplingFlags, TrainArgs};
 use crate::connect::{self, Connection};
 use crate::exit::{Failure, Interrupts};
 use crate::human;
@@ -124,7 +124,7 @@ async fn plan(args: &RunArgs, connection: &Connection) -> Result<Plan, Failure> 
     let trainings = trainings.into_inner().trainings;
     choose(
         args.model.as_deref(),
-        args.text.as_deref(),
+        args.text.first().map(PathBuf::as_path),
         &models,
         &trainings,
     )
@@ -202,7 +202,10 @@ async fn make(
         Plan::Talk(model) => Ok(model),
         Plan::Train(model) => {
             let training = TrainArgs {
-                text: args.text.clone().unwrap_or_default(),
+                corpus: CorpusFlags {
+                    text: args.text.clone(),
+                    crlf: LineEnds::default(),
+                },
                 model: model.clone(),
                 spec: args.spec.clone(),
                 detach: false,

@@ -127,12 +127,13 @@ pub(crate) async fn resume(
     id: String,
     output: Output,
 ) -> Result<(), Failure> {
-    let interrupts = Interrupts::listen();
     let (next_sequence, epochs) = past(connection, &id).await?;
     let request = ResumeTrainingRequest {
         training_id: id.clone(),
     };
     let response = connection.training().resume_training(request).await?;
+    // Until here Ctrl-C only leaves; from here it cancels.
+    let interrupts = Interrupts::listen();
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
         output.note(&format!(
