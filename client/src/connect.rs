@@ -9,6 +9,8 @@ use charlstm_proto::v1::model_service_client::ModelServiceClient;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -36,6 +38,14 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// the connection enough for hundreds of streams.
 const STREAM_WINDOW_BYTES: u32 = 1 << 16;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 24;
+
+/// The beginning of an alert of TLS: its type, and the high byte of its
+/// version (RFC 8446, section 5.1).
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
+/// A server that does not answer a probe at once is not worth more waiting:
+/// the call has failed already.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A channel that sends the token with each call.
 pub(crate) type Service = InterceptedService<Channel, Credentials>;
@@ -116,7 +126,38 @@ fn no_connection(address: String, reason: String) -> Failure {
              signed its certificate with --tls-ca FILE"
         ));
     }
+    // The words of rustls for an answer that is no TLS at all.
+    if address.starts_with("https://") && reason.contains("InvalidContentType") {
+        return Failure::Refused(format!(
+            "the server at {address} does not speak TLS; use http:// instead of https://"
+        ));
+    }
     Failure::NoServer { address, reason }
+}
+
+/// The failure of a call over plain HTTP to a server that speaks TLS; `None`
+/// where that is not what went wrong.
+pub(crate) async fn speaks_tls(given: &str) -> Option<Failure> {
+    let url = address(given).ok()?;
+    let authority = url.strip_prefix("http://")?.split('/').next()?;
+    let probe = async {
+        let mut stream = TcpStream::connect(authority).await.ok()?;
+        // The first words of HTTP/2. What speaks TLS answers with an alert.
+        stream
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .ok()?;
+        let mut answer = [0; 2];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(answer == TLS_ALERT)
+    };
+    let is_tls = tokio::time::timeout(PROBE_LIMIT, probe).await.ok()??;
+    is_tls.then(|| {
+        Failure::Refused(format!(
+            "the server at {authority} speaks TLS; use https:// (--addr https://{authority}), \
+             and --tls-ca FILE where its certificate is your own"
+        ))
+    })
 }
 
 /// The address as a URL; `host:port` means plain HTTP.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
+use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::picture::Plot;
@@ -100,7 +101,7 @@ impl TrainingView {
             }
             Some(Event::Epoch(epoch)) => {
                 self.bar.set_position(epoch.step);
-                self.result(&epoch_lines(epoch, self.epochs))
+                self.result(&coloured(&epoch_lines(epoch, self.epochs)))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
             Some(Event::Finished(finished)) => {
@@ -158,6 +159,17 @@ impl TrainingView {
             self.output.note(&line);
         }
     }
+}
+
+/// On a terminal the figures of an epoch stand out from its sample.
+fn coloured(epoch: &str) -> String {
+    let (figures, sample) = epoch.split_once('\n').unwrap_or((epoch, ""));
+    let mut lines = Style::new().bold().apply_to(figures).to_string();
+    for line in sample.lines() {
+        lines.push('\n');
+        lines.push_str(&Style::new().cyan().apply_to(line).to_string());
+    }
+    lines
 }
 
 /// A bar for `bytes` to be sent.

@@ -388,3 +388,34 @@ fn a_text_that_is_not_utf8_is_refused_with_its_name_and_place() {
     let expected = format!("error: cannot read {bad}: it is not UTF-8 text at byte 3\n");
     assert_eq!(text(&output.stderr), expected);
 }
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let output = run("127.0.0.1:1", &["man", path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for page in [
+        "charlstm-client",
+        "charlstm-client-train",
+        "charlstm-client-models-import",
+    ] {
+        let page = folder.path().join(format!("{page}.1"));
+        let words = std::fs::read_to_string(&page).unwrap();
+        assert!(words.contains("SYNOPSIS"), "{}", page.display());
+    }
+}
+
+#[test]
+fn without_a_terminal_nothing_is_coloured() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.txt");
+    std::fs::write(&path, "some text").unwrap();
+    let path = path.to_str().unwrap();
+    let output = run(server.address, &["train", "--text", path, "--model", "m"]);
+    assert!(!text(&output.stdout).contains('\u{1b}'));
+    assert!(!text(&output.stderr).contains('\u{1b}'));
+    let refused = run(free_port(), &["status"]);
+    assert!(!text(&refused.stderr).contains('\u{1b}'));
+}
