@@ -14,7 +14,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check python
+.PHONY: help demo test serve libtorch bench check man python
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -48,6 +48,10 @@ check: libtorch ## Format, lints and docs, with warnings as errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
 	@scripts/buf-lint.sh
+
+man: libtorch ## Write the manual pages of both programs into target/man
+	$(CARGO) run --quiet -p charlstm-client -- man target/man
+	$(CARGO) run --quiet -p charlstm-server --example man -- target/man
 
 python: ## Prepare the Python tools of the tests in .venv
 	@scripts/venv.sh .venv tests/python/requirements.txt

@@ -180,9 +180,18 @@ fn the_client_says_something_where_one_side_speaks_tls_and_the_other_does_not() 
     let plain = format!("http://{}", server.address());
     let said = ask(&server, &["status", "--addr", &plain]);
     assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(said.stderr.contains("connection"), "{}", said.stderr);
+    assert!(said.stderr.contains("speaks TLS"), "{}", said.stderr);
+    assert!(said.stderr.contains("https://"), "{}", said.stderr);
 
     let server = Server::start(&[]);
+    let tls = format!("https://{}", server.address());
+    let said = ask(&server, &["status", "--addr", &tls]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("does not speak TLS"),
+        "{}",
+        said.stderr
+    );
     let said = papers.status(&server, Some("ca.pem"), None);
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     assert!(said.stderr.contains("https://"), "{}", said.stderr);

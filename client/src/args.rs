@@ -7,10 +7,12 @@ pub(crate) mod spec;
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
+
+use crate::plot::picture_file;
 
 /// Trains character LSTMs on a charlstm server and generates text from them.
 #[derive(Debug, Parser)]
@@ -58,10 +60,18 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// The shortest way in: start a server, train on a text, talk with it
+    #[command(after_help = "Examples:\n  \
+        charlstm-client run --text book.txt\n  \
+        charlstm-client run\n\n\
+        Uses the server at --addr, or starts one there that ends with this command. Trains\n\
+        only where there is no model of that name yet; a training that was broken off goes on.")]
+    Run(Box<RunArgs>),
     /// Train a model on a text, with live progress
     #[command(after_help = "Examples:\n  \
         charlstm-client train --text book.txt --model book\n  \
-        cat *.txt | charlstm-client train --text - --model all --epochs 3 --hidden-size 256\n\n\
+        charlstm-client train --text novels/ --text letters.txt --model all --plot loss.svg\n  \
+        zcat text.gz | charlstm-client train --text - --model all --epochs 3\n\n\
         The first Ctrl-C cancels the training (a checkpoint is saved, see `trainings resume`),\n\
         the second one leaves at once.")]
     Train(Box<TrainArgs>),
@@ -105,45 +115,75 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, one for each command
+    #[command(hide = true)]
+    Man {
+        /// Folder to write them into
+        folder: PathBuf,
+    },
 }
 
-impl Command {
-    /// True where Ctrl-C means something else than to leave at once.
-    pub(crate) fn handles_interrupts(&self) -> bool {
-        matches!(
-            self,
-            Self::Train(_)
-                | Self::Repl(_)
-                | Self::Trainings {
-                    command: TrainingsCommand::Resume { .. }
-                }
-        )
-    }
+/// What to learn from.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct CorpusFlags {
+    /// Text to train on, UTF-8: a file, a folder (all text files in it and
+    /// below it, in the order of their names), or `-` for standard input; may
+    /// be repeated
+    #[arg(long, value_name = "FILE|FOLDER|-", required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// What becomes of line ends as Windows writes them
+    #[arg(long, value_name = "WHAT", default_value = "lf")]
+    pub(crate) crlf: LineEnds,
+}
+
+/// What becomes of CR LF.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum LineEnds {
+    /// They become LF, so that the model does not have to learn both
+    #[default]
+    Lf,
+    /// They stay
+    Keep,
+}
+
+/// Flags of `run`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// Text to train on where there is no model yet: a file or a folder of
+    /// them, UTF-8; may be repeated
+    #[arg(long, value_name = "FILE|FOLDER")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Model to talk with, or to make [default: named after the text, or the
+    /// newest one there is]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Folder of the server that is started here [default:
+    /// $XDG_DATA_HOME/charlstm or ~/.local/share/charlstm]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Characters to generate each time
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) length: u32,
+    #[command(flatten)]
+    pub(crate) spec: SpecFlags,
 }
 
 /// Flags of `train`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TrainArgs {
-    /// Text to train on, UTF-8; `-` reads standard input
-    #[arg(long, value_name = "FILE|-")]
-    pub(crate) text: PathBuf,
+    #[command(flatten)]
+    pub(crate) corpus: CorpusFlags,
+    /// Name of the model to make; a name that is there gets a new version
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
     #[command(flatten)]
     pub(crate) spec: SpecFlags,
     /// Print the training's id once it is accepted, and leave
     #[arg(long, conflicts_with_all = ["cancel_on_disconnect", "plot"])]
     pub(crate) detach: bool,
     /// Draw the losses into a picture, after each epoch
-    #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]
+    #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
     pub(crate) plot: Option<PathBuf>,
-}
-
-/// The name of a picture, in the one format that is drawn.
-fn svg_file(name: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(name);
-    match path.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("svg") => Ok(path),
-        _ => Err("pictures are drawn as SVG; name a file that ends in .svg".into()),
-    }
 }
 
 /// Flags of `generate`.
@@ -253,6 +293,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) streams_per_connection: u32,
+    /// Draw throughput and latency over the numbers of streams into a picture
+    #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
+    pub(crate) plot: Option<PathBuf>,
 }
 
 /// What to do with trainings.
@@ -264,6 +307,9 @@ pub(crate) enum TrainingsCommand {
     Show {
         /// The training
         id: String,
+        /// Draw its losses into a picture
+        #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
+        plot: Option<PathBuf>,
     },
     /// Show the events of a training from its start, and go on live
     Watch {
@@ -373,4 +419,16 @@ pub(crate) enum SessionsCommand {
         #[arg(long, value_name = "ID")]
         session: Option<String>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn no_two_flags_of_a_command_have_the_same_name() {
+        Args::command().debug_assert();
+    }
 }

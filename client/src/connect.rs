@@ -9,6 +9,8 @@ use charlstm_proto::v1::model_service_client::ModelServiceClient;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -36,6 +38,14 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// the connection enough for hundreds of streams.
 const STREAM_WINDOW_BYTES: u32 = 1 << 16;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 24;
+
+/// The beginning of an alert of TLS: its type, and the high byte of its
+/// version (RFC 8446, section 5.1).
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
+/// A server that does not answer a probe at once is not worth more waiting:
+/// the call has failed already.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A channel that sends the token with each call.
 pub(crate) type Service = InterceptedService<Channel, Credentials>;
@@ -116,7 +126,38 @@ fn no_connection(address: String, reason: String) -> Failure {
              signed its certificate with --tls-ca FILE"
         ));
     }
+    // The words of rustls for an answer that is no TLS at all.
+    if address.starts_with("https://") && reason.contains("InvalidContentType") {
+        return Failure::Refused(format!(
+            "the server at {address} does not speak TLS; use http:// instead of https://"
+        ));
+    }
     Failure::NoServer { address, reason }
+}
+
+/// The failure of a call over plain HTTP to a server that speaks TLS; `None`
+/// where that is not what went wrong.
+pub(crate) async fn speaks_tls(given: &str) -> Option<Failure> {
+    let url = address(given).ok()?;
+    let authority = url.strip_prefix("http://")?.split('/').next()?;
+    let probe = async {
+        let mut stream = TcpStream::connect(authority).await.ok()?;
+        // The first words of HTTP/2. What speaks TLS answers with an alert.
+        stream
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .ok()?;
+        let mut answer = [0; 2];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(answer == TLS_ALERT)
+    };
+    let is_tls = tokio::time::timeout(PROBE_LIMIT, probe).await.ok()??;
+    is_tls.then(|| {
+        Failure::Refused(format!(
+            "the server at {authority} speaks TLS; use https:// (--addr https://{authority}), \
+             and --tls-ca FILE where its certificate is your own"
+        ))
+    })
 }
 
 /// The address as a URL; `host:port` means plain HTTP.
@@ -136,6 +177,16 @@ fn address(given: &str) -> Result<String, Failure> {
             "--addr: {given:?} is not an address like http://127.0.0.1:50051 or https://HOST:PORT"
         )))
     }
+}
+
+/// The `host:port` of an address of this machine without TLS, where a server
+/// can be started; `None` for every other address.
+pub(crate) fn local(given: &str) -> Option<String> {
+    let url = address(given).ok()?;
+    let authority = url.strip_prefix("http://")?.split('/').next()?;
+    let (host, port) = authority.rsplit_once(':')?;
+    let this_machine = matches!(host, "127.0.0.1" | "localhost" | "[::1]");
+    (this_machine && port.parse::<u16>().is_ok()).then(|| authority.to_owned())
 }
 
 fn endpoint(address: &str, global: &Global) -> Result<Endpoint, Failure> {
@@ -212,6 +263,15 @@ mod tests {
         assert_eq!(address("localhost:5").unwrap(), "http://localhost:5");
         assert_eq!(address("http://a:1/").unwrap(), "http://a:1");
         assert_eq!(address("https://a:1").unwrap(), "https://a:1");
+    }
+
+    #[test]
+    fn only_an_address_of_this_machine_can_be_served_from_here() {
+        assert_eq!(local("localhost:5").unwrap(), "localhost:5");
+        assert_eq!(local("http://127.0.0.1:1/").unwrap(), "127.0.0.1:1");
+        for other in ["http://example.com:5", "https://127.0.0.1:5", "127.0.0.1"] {
+            assert_eq!(local(other), None, "{other}");
+        }
     }
 
     #[test]

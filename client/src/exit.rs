@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -84,28 +85,68 @@ impl From<Status> for Failure {
     }
 }
 
-/// Every Ctrl-C from a moment on; none is missed between two looks.
+/// Commands that listen for Ctrl-C themselves just now.
+static LISTENERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Every Ctrl-C from a moment on; none is missed between two looks. While a
+/// command has one, Ctrl-C means what the command says; at any other moment it
+/// ends the program at once.
 pub(crate) struct Interrupts {
     signal: Option<Signal>,
 }
 
+/// Ctrl-C as the program as a whole hears it.
+pub(crate) struct Unclaimed {
+    signal: Option<Signal>,
+}
+
 impl Interrupts {
-    /// Listens from now on. Ctrl-C no longer ends the process by itself.
+    /// Listens from now on, until this is dropped.
     pub(crate) fn listen() -> Self {
-        Self {
-            // Without a handler the signal ends the process: right as well.
-            signal: signal(SignalKind::interrupt()).ok(),
-        }
+        LISTENERS.fetch_add(1, Ordering::SeqCst);
+        Self { signal: ctrl_c() }
     }
 
     /// Resolves at the next Ctrl-C that was not told yet.
     pub(crate) async fn next(&mut self) {
-        match &mut self.signal {
-            Some(signal) => {
-                signal.recv().await;
+        next(&mut self.signal).await;
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        LISTENERS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Unclaimed {
+    /// Listens from now on. Ctrl-C no longer ends the process by itself.
+    pub(crate) fn listen() -> Self {
+        Self { signal: ctrl_c() }
+    }
+
+    /// Resolves at a Ctrl-C that no command listens for.
+    pub(crate) async fn next(&mut self) {
+        loop {
+            next(&mut self.signal).await;
+            if LISTENERS.load(Ordering::SeqCst) == 0 {
+                return;
             }
-            None => std::future::pending().await,
         }
+    }
+}
+
+fn ctrl_c() -> Option<Signal> {
+    // Without a handler the signal ends the process: right as well.
+    signal(SignalKind::interrupt()).ok()
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

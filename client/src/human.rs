@@ -28,6 +28,20 @@ pub(crate) fn rate(value: f64) -> String {
     }
 }
 
+/// A small number with three digits that mean something: `0.00299`.
+pub(crate) fn small(value: f64) -> String {
+    if !value.is_finite() || value <= 0.0 {
+        return "0".into();
+    }
+    let digits = (2.0 - value.log10().floor()).clamp(0.0, 12.0) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        text
+    }
+}
+
 /// A time span given in seconds: `0.3 ms`, `2.5 s`, `1 min 05 s`, `2 h 03 min`.
 pub(crate) fn seconds(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
@@ -35,6 +49,9 @@ pub(crate) fn seconds(value: f64) -> String {
     }
     if value == 0.0 {
         return "0 s".into();
+    }
+    if value < 1e-4 {
+        return format!("{:.0} µs", value * 1e6);
     }
     if value < 0.1 {
         return format!("{:.1} ms", value * 1e3);
@@ -81,6 +98,21 @@ pub(crate) fn ago(unix_ms: u64) -> String {
 /// A loss in nats per character, as bits per character.
 pub(crate) fn bits(nats: f64) -> f64 {
     nats / std::f64::consts::LN_2
+}
+
+/// The one of `names` that was probably meant by `given`: at most a third of
+/// its letters are others.
+pub(crate) fn nearest<'n>(
+    given: &str,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
+    let far = given.chars().count().div_ceil(3);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(given, name), name))
+        .filter(|(distance, _)| *distance <= far)
+        .min()
+        .map(|(_, name)| name)
 }
 
 /// A text in quotes, with control characters escaped.
@@ -138,6 +170,7 @@ mod tests {
     #[test]
     fn time_spans_have_the_unit_that_fits() {
         assert_eq!(seconds(0.0), "0 s");
+        assert_eq!(seconds(0.000042), "42 µs");
         assert_eq!(seconds(0.00034), "0.3 ms");
         assert_eq!(seconds(2.54), "2.5 s");
         assert_eq!(seconds(59.7), "1 min 00 s");
@@ -153,6 +186,9 @@ mod tests {
         assert_eq!(rate(9290.4), "9,290");
         assert_eq!(rate(12.34), "12.3");
         assert_eq!(rate(f64::INFINITY), "?");
+        assert_eq!(small(0.0029876), "0.00299");
+        assert_eq!(small(0.001), "0.001");
+        assert_eq!(small(0.0), "0");
         assert_eq!(bytes(512), "512 B");
         assert_eq!(bytes(12_900_000), "12.9 MB");
         assert_eq!(bytes(1500), "1.5 kB");
@@ -165,6 +201,12 @@ mod tests {
             vec!["nietzsche".to_owned(), "1".to_owned()],
         ];
         assert_eq!(table(&rows), "NAME       SIZE\nnietzsche  1");
+    }
+
+    #[test]
+    fn a_mistyped_name_has_a_nearest_one_and_a_strange_one_has_none() {
+        assert_eq!(nearest("bokk", ["tale", "book"]), Some("book"));
+        assert_eq!(nearest("xyz", ["tale", "book"]), None);
     }
 
     #[test]

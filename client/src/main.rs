@@ -17,7 +17,7 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Args;
-use crate::exit::{Failure, Interrupts};
+use crate::exit::{Failure, Unclaimed};
 use crate::output::Output;
 
 fn main() -> ExitCode {
@@ -49,17 +49,16 @@ fn main() -> ExitCode {
 
 /// Runs the command until it ends or Ctrl-C ends it.
 fn run(runtime: Runtime, args: Args, output: Output) -> Result<(), Failure> {
-    let own_interrupts = args.command.handles_interrupts();
     // Listened for before the command begins, so that none comes too early.
     let mut interrupts = {
         let _context = runtime.enter();
-        Interrupts::listen()
+        Unclaimed::listen()
     };
     let task = runtime.spawn(commands::run(args, output));
     let outcome = runtime.block_on(async {
         tokio::select! {
             joined = task => joined.unwrap_or_else(|error| Err(Failure::Internal(error.to_string()))),
-            () = interrupts.next(), if !own_interrupts => Err(Failure::Interrupted),
+            () = interrupts.next() => Err(Failure::Interrupted),
         }
     });
     // A thread that still waits for the keyboard must not hold the exit up.

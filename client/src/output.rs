@@ -1,8 +1,10 @@
 //! What goes to standard output (results) and to standard error (messages).
-//! How values look is in `human` and `json`.
+//! How values look is in `human` and `json`. Colours are for terminals only,
+//! and never where NO_COLOR is set: `console` sees to that.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use console::Style;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
@@ -86,7 +88,8 @@ impl Output {
             // If this cannot be written either, the words below still are.
             let _ = self.object(&failure_object(failure));
         }
-        self.note(&format!("error: {failure}"));
+        let word = Style::new().red().bold().for_stderr().apply_to("error:");
+        self.note(&format!("{word} {failure}"));
     }
 }
 

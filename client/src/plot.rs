@@ -1,216 +1,190 @@
-//! Draws the loss of a training as an SVG picture. Which points there are is
-//! collected in `progress`; nothing here reads or writes a file.
+//! Pictures of numbers, as SVG or PNG: what they have in common. Each picture
+//! is a file in `plot/`. Which numbers there are is collected by the commands.
 
-use std::fmt::Write;
+mod curve;
+pub(crate) mod load;
+pub(crate) mod losses;
 
-const WIDTH: f64 = 800.0;
-const HEIGHT: f64 = 480.0;
-const LEFT: f64 = 60.0;
-const RIGHT: f64 = 20.0;
-const TOP: f64 = 40.0;
-const BOTTOM: f64 = 50.0;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 
-/// Ticks that an axis has about.
-const TICKS: f64 = 6.0;
+use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
+use plotters::style::{FontStyle, RGBColor, WHITE, register_font};
 
-/// Most points of a curve: more than there are pixels would only make the
-/// file large.
-const MOST_POINTS: usize = 2000;
+pub(crate) use self::curve::Curve;
+use crate::exit::Failure;
 
-/// A line through points of (step, loss).
-#[derive(Clone, Debug)]
-pub(crate) struct Curve {
-    name: &'static str,
-    colour: &'static str,
-    points: Vec<(f64, f64)>,
-    /// One of so many points is kept.
-    stride: u64,
-    offered: u64,
+/// The name that text is drawn under. In an SVG file it asks the viewer for a
+/// font of its own; widths, and all text of a PNG, come from the font below.
+const FONT: &str = "sans-serif";
+
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 540;
+
+/// A PNG is made for screens with two pixels to the point.
+const PNG_SCALE: u32 = 2;
+
+const DARK_BLUE: RGBColor = RGBColor(31, 78, 150);
+const PALE_BLUE: RGBColor = RGBColor(180, 200, 226);
+const ORANGE: RGBColor = RGBColor(200, 80, 30);
+const PALE_ORANGE: RGBColor = RGBColor(236, 178, 148);
+
+/// A picture that can be drawn on any surface. `scale` is the number of
+/// pixels to the point: every size is multiplied by it.
+pub(crate) trait Picture {
+    /// Draws it.
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        scale: u32,
+    ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>>;
 }
 
-impl Curve {
-    pub(crate) fn new(name: &'static str, colour: &'static str) -> Self {
-        Self {
-            name,
-            colour,
-            points: Vec::new(),
-            stride: 1,
-            offered: 0,
-        }
-    }
-
-    /// Adds a point. When there are too many, every second one goes.
-    pub(crate) fn push(&mut self, step: u64, loss: f64) {
-        self.offered += 1;
-        if !loss.is_finite() || !self.offered.is_multiple_of(self.stride) {
-            return;
-        }
-        self.points.push((step as f64, loss));
-        if self.points.len() > MOST_POINTS {
-            let mut keep = false;
-            self.points.retain(|_| {
-                keep = !keep;
-                keep
-            });
-            self.stride *= 2;
-        }
+/// The name of a picture, in one of the formats that are drawn.
+pub(crate) fn picture_file(name: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(name);
+    if is(&path, "svg") || is(&path, "png") {
+        Ok(path)
+    } else {
+        Err("pictures are drawn as SVG or PNG; name a file that ends in .svg or .png".into())
     }
 }
 
-/// One axis: the values it spans, and where they lie in the picture.
-struct Axis {
-    low: f64,
-    high: f64,
-    from: f64,
-    to: f64,
+/// Draws `picture` into the file `path`, which `picture_file` has accepted. A
+/// viewer never sees half a picture: it is drawn beside the file first.
+pub(crate) fn write(path: &Path, picture: &impl Picture) -> Result<(), Failure> {
+    prepare_font();
+    let failed = |reason: std::io::Error| Failure::Io {
+        what: format!("write {}", path.display()),
+        source: reason,
+    };
+    let extension = if is(path, "png") { "png" } else { "svg" };
+    let beside = path.with_extension(format!("partial.{extension}"));
+    let drawn = if extension == "png" {
+        let size = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
+        draw_on(BitMapBackend::new(&beside, size), picture, PNG_SCALE)
+    } else {
+        draw_on(SVGBackend::new(&beside, (WIDTH, HEIGHT)), picture, 1)
+    };
+    let kept = drawn.and_then(|()| std::fs::rename(&beside, path));
+    if kept.is_err() {
+        // Nothing is there where the drawing did not begin.
+        let _ = std::fs::remove_file(&beside);
+    }
+    kept.map_err(failed)
 }
 
-impl Axis {
-    /// Spans `values` and a little more; a lone value gets room around it.
-    fn spanning(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
-        let low = values.clone().fold(f64::INFINITY, f64::min);
-        let high = values.fold(f64::NEG_INFINITY, f64::max);
-        let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
-        let room = if high > low { (high - low) * 0.03 } else { 0.5 };
-        Self {
-            low: low - room,
-            high: high + room,
-            from,
-            to,
-        }
-    }
-
-    fn place(&self, value: f64) -> f64 {
-        self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
-    }
-
-    /// Round values within the axis, 1, 2 or 5 times a power of ten apart.
-    fn ticks(&self) -> Vec<f64> {
-        let raw = (self.high - self.low) / TICKS;
-        let power = 10f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0]
-            .map(|factor| factor * power)
-            .into_iter()
-            .find(|step| *step >= raw)
-            .unwrap_or(raw);
-        let first = (self.low / step).ceil();
-        (0..)
-            .map(|index| (first + f64::from(index)) * step)
-            .take_while(|value| *value <= self.high)
-            .collect()
-    }
+fn draw_on<DB: DrawingBackend>(
+    backend: DB,
+    picture: &impl Picture,
+    scale: u32,
+) -> std::io::Result<()> {
+    let area = backend.into_drawing_area();
+    let drawn = area
+        .fill(&WHITE)
+        .and_then(|()| picture.draw(&area, scale))
+        .and_then(|()| area.present());
+    drawn.map_err(|error| std::io::Error::other(error.to_string()))
 }
 
-/// The picture of `curves`, as the text of an SVG file.
-pub(crate) fn svg(title: &str, curves: &[Curve]) -> String {
-    let points = || curves.iter().flat_map(|curve| &curve.points);
-    let across = Axis::spanning(points().map(|point| point.0), LEFT, WIDTH - RIGHT);
-    let up = Axis::spanning(points().map(|point| point.1), HEIGHT - BOTTOM, TOP);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"24\" font-size=\"15\">{}</text>\n",
-        escaped(title)
-    );
-    draw_axes(&mut svg, &across, &up);
-    for (index, curve) in curves.iter().enumerate() {
-        draw_curve(&mut svg, curve, &across, &up, index);
-    }
-    svg.push_str("</svg>\n");
-    svg
+/// Gives the drawing library its font. It is part of this program, because
+/// the machine may have none (a server, a container).
+fn prepare_font() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let known = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
+        assert!(known.is_ok(), "the font in this program is a font");
+    });
 }
 
-// Writing to a String cannot fail: the results below are left alone.
-
-fn draw_axes(svg: &mut String, across: &Axis, up: &Axis) {
-    let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-    for tick in across.ticks().into_iter().filter(|tick| *tick >= 0.0) {
-        let x = across.place(tick);
-        let _ = writeln!(
-            svg,
-            "<path d=\"M{x:.1} {bottom}V{TOP}\" stroke=\"#ddd\"/>\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{tick}</text>",
-            bottom + 18.0
-        );
-    }
-    for tick in up.ticks() {
-        let y = up.place(tick);
-        let _ = writeln!(
-            svg,
-            "<path d=\"M{LEFT} {y:.1}H{right}\" stroke=\"#ddd\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            y + 4.0,
-            // Three digits tell any two ticks of a loss apart.
-            (tick * 1e3).round() / 1e3
-        );
-    }
-    let _ = writeln!(
-        svg,
-        "<text x=\"{right}\" y=\"{}\" text-anchor=\"end\">step; loss in nats per character</text>",
-        HEIGHT - 12.0
-    );
+fn is(path: &Path, extension: &str) -> bool {
+    path.extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-fn draw_curve(svg: &mut String, curve: &Curve, across: &Axis, up: &Axis, index: usize) {
-    let colour = curve.colour;
-    let places: Vec<String> = curve
-        .points
-        .iter()
-        .map(|(step, loss)| format!("{:.1},{:.1}", across.place(*step), up.place(*loss)))
-        .collect();
-    if places.is_empty() {
-        return;
-    }
-    let _ = writeln!(
-        svg,
-        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/>\
-         <text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"{colour}\">{}</text>",
-        places.join(" "),
-        WIDTH - RIGHT - 8.0,
-        TOP + 16.0 * (index + 1) as f64,
-        curve.name
-    );
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+/// The lowest and the highest of `values`, with a little room around them;
+/// something to draw on also where there is one value, or none.
+fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+    let room = if high > low { (high - low) * 0.03 } else { 0.5 };
+    low - room..high + room
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use super::losses::Losses;
     use super::*;
 
-    #[test]
-    fn ticks_are_round_and_within_the_axis() {
-        let axis = Axis {
-            low: 0.0,
-            high: 580.0,
-            from: 0.0,
-            to: 1.0,
-        };
-        assert_eq!(axis.ticks(), [0.0, 100.0, 200.0, 300.0, 400.0, 500.0]);
+    fn losses() -> Losses {
+        let mut losses = Losses::new("a < b & c");
+        for step in 1..=100 {
+            losses.step(step, 3.0 / step as f64 + 1.0);
+        }
+        for epoch in 1..=4 {
+            let validation = 2.0 + (f64::from(epoch) - 3.0).powi(2);
+            losses.epoch(epoch, u64::from(epoch) * 25, 2.0, Some(validation));
+        }
+        losses
     }
 
     #[test]
-    fn a_long_curve_is_thinned_from_end_to_end() {
-        let mut curve = Curve::new("loss", "black");
-        for step in 0..100_000 {
-            curve.push(step, 1.0);
+    fn a_picture_is_named_by_its_format() {
+        assert!(picture_file("a/loss.SVG").is_ok());
+        assert!(picture_file("loss.png").is_ok());
+        assert!(picture_file("loss.pdf").unwrap_err().contains(".png"));
+        assert!(picture_file("loss").is_err());
+    }
+
+    #[test]
+    fn an_svg_has_the_curves_the_axes_and_the_best_epoch_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loss.svg");
+        write(&path, &losses()).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        for word in [
+            "a &lt; b &amp; c",
+            "nats per character",
+            "bits per character",
+            "validation",
+            "best: epoch 3, 2.000 (2.89 bits)",
+        ] {
+            assert!(svg.contains(word), "{word} in {svg}");
         }
-        assert!(curve.points.len() <= MOST_POINTS);
-        assert!(curve.points.first().is_some_and(|point| point.0 < 100.0));
-        assert!(curve.points.last().is_some_and(|point| point.0 > 99_000.0));
+        assert!(svg.trim_end().ends_with("</svg>"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_png_is_drawn_without_any_font_of_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loss.png");
+        write(&path, &losses()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"\x89PNG"));
+        // Width and height, from the header.
+        assert_eq!(bytes[16..20], (WIDTH * PNG_SCALE).to_be_bytes());
+        assert_eq!(bytes[20..24], (HEIGHT * PNG_SCALE).to_be_bytes());
     }
 
     #[test]
     fn a_picture_without_points_is_still_a_picture() {
-        let picture = svg("a < b", &[Curve::new("loss", "black")]);
-        assert!(picture.contains("a &lt; b"));
-        assert!(picture.ends_with("</svg>\n"));
-        assert!(!picture.contains("NaN"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loss.svg");
+        write(&path, &Losses::new("nothing yet")).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        assert!(!svg.contains("NaN"), "{svg}");
+        write(&path, &load::LoadChart::new(vec![])).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error_with_the_name_of_the_file() {
+        let failure = write(Path::new("/nonexistent/loss.svg"), &losses()).unwrap_err();
+        assert!(failure.to_string().contains("/nonexistent/loss.svg"));
     }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
+use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use self::picture::Plot;
+pub(crate) use self::picture::Plot;
 pub(crate) use self::words::state_name;
 use self::words::{accepted_line, epoch_lines, finished_line, step_line};
 use crate::exit::Failure;
@@ -59,7 +60,7 @@ impl TrainingView {
         }
     }
 
-    /// Also draws the losses into an SVG file.
+    /// Also draws the losses into a picture.
     pub(crate) fn with_plot(mut self, path: Option<PathBuf>) -> Self {
         self.plot = path.map(Plot::new);
         self
@@ -75,8 +76,10 @@ impl TrainingView {
 
     /// Shows one event.
     pub(crate) fn show(&mut self, response: &WatchTrainingResponse) -> Result<(), Failure> {
-        if let (Some(plot), Some(event)) = (&mut self.plot, &response.event) {
-            plot.add(event)?;
+        if let (Some(plot), Some(event)) = (&mut self.plot, &response.event)
+            && plot.add(event)
+        {
+            plot.write()?;
         }
         if self.output.json {
             return self
@@ -98,7 +101,7 @@ impl TrainingView {
             }
             Some(Event::Epoch(epoch)) => {
                 self.bar.set_position(epoch.step);
-                self.result(&epoch_lines(epoch, self.epochs))
+                self.result(&coloured(&epoch_lines(epoch, self.epochs)))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
             Some(Event::Finished(finished)) => {
@@ -156,6 +159,17 @@ impl TrainingView {
             self.output.note(&line);
         }
     }
+}
+
+/// On a terminal the figures of an epoch stand out from its sample.
+fn coloured(epoch: &str) -> String {
+    let (figures, sample) = epoch.split_once('\n').unwrap_or((epoch, ""));
+    let mut lines = Style::new().bold().apply_to(figures).to_string();
+    for line in sample.lines() {
+        lines.push('\n');
+        lines.push_str(&Style::new().cyan().apply_to(line).to_string());
+    }
+    lines
 }
 
 /// A bar for `bytes` to be sent.

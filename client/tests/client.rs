@@ -261,6 +261,7 @@ fn the_first_ctrl_c_cancels_the_training_and_shows_its_end() {
     assert_eq!(fake.asked.lock().unwrap().cancelled, ["t1"]);
     let notes = text(&output.stderr);
     assert!(notes.contains("cancelled: m"), "{notes}");
+    assert!(notes.contains("trainings resume t1"), "{notes}");
 }
 
 #[test]
@@ -320,4 +321,101 @@ fn a_server_that_tells_nothing_of_itself_still_has_a_status() {
     let output = run(server.address, &["status"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("models are not told"));
+}
+
+#[test]
+fn ctrl_c_is_heard_while_the_text_is_still_being_read() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let arguments = ["train", "--text", "-", "--model", "m"];
+    let mut child = client(server.address, &arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // More than a pipe holds: when it is written, the client reads. Less than
+    // a chunk, so that it waits for more.
+    stdin.write_all(&[b'a'; 160 << 10]).unwrap();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    drop(stdin);
+}
+
+#[test]
+fn ctrl_c_is_heard_while_a_server_says_nothing() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    for arguments in [&["trainings", "resume", "t1"][..], &["status"], &["run"]] {
+        let child = client(address, arguments).spawn().unwrap();
+        let connection = silent.accept().unwrap();
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}");
+        drop(connection);
+    }
+}
+
+#[test]
+fn several_files_and_folders_are_one_text_and_windows_line_ends_are_told() {
+    let fake = Fake::default();
+    let server = fake.serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(path("novels")).unwrap();
+    std::fs::write(path("novels/b.txt"), "b\r\nbb").unwrap();
+    std::fs::write(path("novels/a.txt"), "a\n").unwrap();
+    std::fs::write(path("letter.txt"), "c").unwrap();
+    let (novels, letter, plot) = (path("novels"), path("letter.txt"), path("loss.png"));
+    let arguments = [
+        "train", "--text", &novels, "--text", &letter, "--model", "m", "--plot", &plot,
+    ];
+    let output = run(server.address, &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&fake.asked.lock().unwrap().corpus), "a\nb\nbb\nc");
+    assert!(text(&output.stderr).contains("1 line ends CR LF became LF"));
+    assert!(std::fs::read(plot).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_text_that_is_not_utf8_is_refused_with_its_name_and_place() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("bad.txt");
+    std::fs::write(&bad, b"abc\xffdef").unwrap();
+    let bad = bad.to_str().unwrap();
+    let output = run(server.address, &["train", "--text", bad, "--model", "m"]);
+    assert_eq!(output.status.code(), Some(2));
+    let expected = format!("error: cannot read {bad}: it is not UTF-8 text at byte 3\n");
+    assert_eq!(text(&output.stderr), expected);
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let output = run("127.0.0.1:1", &["man", path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for page in [
+        "charlstm-client",
+        "charlstm-client-train",
+        "charlstm-client-models-import",
+    ] {
+        let page = folder.path().join(format!("{page}.1"));
+        let words = std::fs::read_to_string(&page).unwrap();
+        assert!(words.contains("SYNOPSIS"), "{}", page.display());
+    }
+}
+
+#[test]
+fn without_a_terminal_nothing_is_coloured() {
+    let server = Fake::default().serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.txt");
+    std::fs::write(&path, "some text").unwrap();
+    let path = path.to_str().unwrap();
+    let output = run(server.address, &["train", "--text", path, "--model", "m"]);
+    assert!(!text(&output.stdout).contains('\u{1b}'));
+    assert!(!text(&output.stderr).contains('\u{1b}'));
+    let refused = run(free_port(), &["status"]);
+    assert!(!text(&refused.stderr).contains('\u{1b}'));
 }

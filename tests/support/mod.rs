@@ -250,6 +250,16 @@ pub(crate) fn run(command: &mut Command) -> String {
 
 /// A command of the client, for this server.
 pub(crate) fn client(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new(client_program());
+    command
+        .args(arguments)
+        .env("CHARLSTM_ADDR", server.url())
+        .stdin(Stdio::null());
+    command
+}
+
+/// The client's program.
+pub(crate) fn client_program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("charlstm-client");
     assert!(
@@ -257,12 +267,7 @@ pub(crate) fn client(server: &Server, arguments: &[&str]) -> Command {
         "{} is not there: build it with `cargo build -p charlstm-client`",
         program.display()
     );
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env("CHARLSTM_ADDR", server.url())
-        .stdin(Stdio::null());
-    command
+    program
 }
 
 /// What a command of the client printed and said.

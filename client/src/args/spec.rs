@@ -8,9 +8,6 @@ use clap::Args;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Training (defaults are those of the recipe)")]
 pub(crate) struct SpecFlags {
-    /// Name of the model to make; a name that is there gets a new version
-    #[arg(long, value_name = "NAME")]
-    pub(crate) model: String,
     /// Passes over the text [notebook: 20]
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<u32>,
@@ -63,10 +60,10 @@ pub(crate) struct SpecFlags {
 }
 
 impl SpecFlags {
-    /// The flags as the contract has them.
-    pub(crate) fn to_spec(&self) -> TrainingSpec {
+    /// The flags as the contract has them, for a model of that name.
+    pub(crate) fn to_spec(&self, model: &str) -> TrainingSpec {
         TrainingSpec {
-            model: self.model.clone(),
+            model: model.to_owned(),
             hidden_size: self.hidden_size,
             num_layers: self.num_layers,
             batch_size: self.batch_size,
@@ -98,7 +95,7 @@ mod tests {
         let line = ["charlstm-client", "train", "--text", "-", "--model", "m"];
         let args = Args::try_parse_from(line.iter().chain(flags)).unwrap();
         match args.command {
-            Command::Train(train) => train.spec.to_spec(),
+            Command::Train(train) => train.spec.to_spec(&train.model),
             other => panic!("{other:?}"),
         }
     }

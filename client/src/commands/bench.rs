@@ -14,6 +14,10 @@ use crate::exit::Failure;
 use crate::human;
 use crate::json;
 use crate::output::Output;
+use crate::plot::{
+    self,
+    load::{Figures, LoadChart},
+};
 
 /// Measures each number of streams and shows it as soon as it is known.
 pub(crate) async fn run(args: BenchArgs, global: &Global, output: Output) -> Result<(), Failure> {
@@ -34,6 +38,7 @@ pub(crate) async fn run(args: BenchArgs, global: &Global, output: Output) -> Res
         ));
         output.line(&heading())?;
     }
+    let mut drawn = Vec::new();
     for &streams in &args.sessions {
         let connections = connections(&args, global, streams).await?;
         let measured = measure(&args, &connections, &request, streams).await?;
@@ -41,6 +46,10 @@ pub(crate) async fn run(args: BenchArgs, global: &Global, output: Output) -> Res
             || object(streams, connections.len(), &measured),
             || row(streams, &measured),
         )?;
+        if let Some(path) = &args.plot {
+            drawn.push(figures(streams, &measured));
+            plot::write(path, &LoadChart::new(drawn.clone()))?;
+        }
     }
     Ok(())
 }
@@ -128,6 +137,17 @@ async fn measure(
         total.add(&load);
     }
     Ok(total.summary(began.elapsed().as_secs_f64()))
+}
+
+fn figures(sessions: u32, summary: &Summary) -> Figures {
+    Figures {
+        sessions,
+        chars_per_second: summary.chars_per_second,
+        first_p50: summary.first.p50 / 1e6,
+        first_p99: summary.first.p99 / 1e6,
+        between_p50: summary.between.p50 / 1e6,
+        between_p99: summary.between.p99 / 1e6,
+    }
 }
 
 const COLUMNS: [(&str, usize); 9] = [

@@ -139,6 +139,13 @@ fn show(
     match event.event {
         Some(Event::Finished(finished)) => match failed(&finished) {
             Some(failure) if !seen.cancelled_here => Err(failure),
+            Some(_) if finished.state() == State::Cancelled => {
+                view.note(&format!(
+                    "`charlstm-client trainings resume {}` goes on from the checkpoint",
+                    seen.training_id
+                ));
+                Ok(true)
+            }
             _ => Ok(true),
         },
         Some(Event::Accepted(_)) if ending == Ending::Accepted => {

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -59,14 +59,13 @@ impl Input {
     /// Looks whether there is anything to read; an empty pipe is `Unreadable`.
     /// Blocks.
     pub(crate) fn check_not_empty(&mut self, path: &Path) -> Result<(), Failure> {
-        let unreadable = |reason: String| Failure::Unreadable {
-            path: path.to_owned(),
-            reason,
-        };
-        self.first = self.chunk().map_err(|error| unreadable(words(&error)))?;
+        self.first = self.chunk().map_err(|error| unreadable(error, path))?;
         match self.first {
             Some(_) => Ok(()),
-            None => Err(unreadable("it is empty".into())),
+            None => Err(Failure::Unreadable {
+                path: path.to_owned(),
+                reason: "it is empty".into(),
+            }),
         }
     }
 
@@ -92,6 +91,35 @@ impl Input {
             })?;
         Ok(text)
     }
+}
+
+/// A reading error that knows its file, where several are read as one.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub(super) struct InFile {
+    pub(super) path: PathBuf,
+    pub(super) reason: String,
+}
+
+impl InFile {
+    /// As an error of a reader.
+    pub(super) fn error(path: &Path, reason: impl Into<String>) -> io::Error {
+        io::Error::other(Self {
+            path: path.to_owned(),
+            reason: reason.into(),
+        })
+    }
+}
+
+/// The failure of a reading error; `path` names the file where the error does
+/// not know it.
+pub(super) fn unreadable(error: io::Error, path: &Path) -> Failure {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let (path, reason) = match inner {
+        Some(InFile { path, reason }) => (path.clone(), reason.clone()),
+        None => (path.to_owned(), words(&error)),
+    };
+    Failure::Unreadable { path, reason }
 }
 
 /// What went wrong with a file, without the number of the error.

@@ -56,6 +56,8 @@ pub(crate) async fn run(
             Line::End => break Ok(()),
         }
     };
+    // From here on Ctrl-C leaves at once.
+    drop(lines);
     conversation.leave().await;
     outcome
 }
@@ -85,14 +87,18 @@ impl Conversation<'_> {
                     Err(message) => self.output.note(&message),
                 }
             }
-            Said::Fork(new) => self.fork(new).await?,
+            Said::Fork(new) => stoppable(self.fork(new)).await?,
             Said::Reset => {
-                self.leave().await;
+                stoppable(async {
+                    self.leave().await;
+                    Ok(())
+                })
+                .await?;
                 self.session = new_session_id();
                 (self.own_session, self.begun) = (true, false);
                 self.output.note("a new session; the old text is forgotten");
             }
-            Said::Save(path) => self.save(path).await?,
+            Said::Save(path) => stoppable(self.save(path)).await?,
             Said::Help => self.output.note(HELP),
             Said::Quit => return Ok(false),
             Said::Unclear(message) => self.output.note(&message),
@@ -208,6 +214,15 @@ impl Conversation<'_> {
             ),
             ("greedy", sampling.greedy().to_string()),
         ])
+    }
+}
+
+/// Does `work`, unless Ctrl-C comes before it is done.
+async fn stoppable(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::listen();
+    tokio::select! {
+        outcome = work => outcome,
+        () = interrupts.next() => Ok(()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! `trainings`: lists, describes, watches, cancels and resumes trainings.
 
+use std::path::PathBuf;
+
+use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{
     CancelTrainingRequest, GetTrainingRequest, ListTrainingsRequest, ResumeTrainingRequest, State,
     Training,
@@ -13,7 +16,7 @@ use crate::exit::{Failure, Interrupts};
 use crate::human;
 use crate::json;
 use crate::output::Output;
-use crate::progress::{TrainingView, state_name};
+use crate::progress::{Plot, TrainingView, state_name};
 
 /// Does what `command` says.
 pub(crate) async fn run(
@@ -23,7 +26,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         TrainingsCommand::List => list(connection, output).await,
-        TrainingsCommand::Show { id } => show(connection, id, output).await,
+        TrainingsCommand::Show { id, plot } => show(connection, id, plot, output).await,
         TrainingsCommand::Watch { id } => watch(connection, &id, output).await,
         TrainingsCommand::Cancel { id } => cancel(connection, id, output).await,
         TrainingsCommand::Resume { id } => resume(connection, id, output).await,
@@ -46,18 +49,56 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
     output.line(&table(&trainings))
 }
 
-async fn show(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+async fn show(
+    connection: &Connection,
+    id: String,
+    plot: Option<PathBuf>,
+    output: Output,
+) -> Result<(), Failure> {
     let request = GetTrainingRequest { training_id: id };
     let response = connection.training().get_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
+    if let Some(path) = plot {
+        draw(connection, &training, path).await?;
+    }
     output.result(
         || json::object("Training", &training),
         || description(&training),
     )
 }
 
+/// Draws the losses up to where the training stands now.
+async fn draw(connection: &Connection, training: &Training, path: PathBuf) -> Result<(), Failure> {
+    let mut plot = Plot::new(path);
+    let mut source = Source::watch(connection, &training.training_id, None).await?;
+    // Without a step there is nothing to wait for but the description.
+    let waiting = training.state() == State::Queued;
+    while let Some(response) = source.next_if_any().await? {
+        let Some(event) = response.event else {
+            continue;
+        };
+        plot.add(&event);
+        let step = match event {
+            Event::Accepted(_) if waiting => break,
+            Event::Step(step) => step.step,
+            Event::Epoch(epoch) => epoch.step,
+            _ => continue,
+        };
+        // The events of a training that runs do not end; its next one comes
+        // soon.
+        if training.state() == State::Running && step >= training.step.max(1) {
+            break;
+        }
+    }
+    plot.write()
+}
+
 /// Ctrl-C only leaves: the training is not this client's.
-async fn watch(connection: &Connection, id: &str, output: Output) -> Result<(), Failure> {
+pub(crate) async fn watch(
+    connection: &Connection,
+    id: &str,
+    output: Output,
+) -> Result<(), Failure> {
     let source = Source::watch(connection, id, None).await?;
     let view = TrainingView::new(output);
     follow::follow(connection, source, view, Ending::Finished, None).await
@@ -81,13 +122,18 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
 }
 
 /// Goes on with a training and shows what comes from now on.
-async fn resume(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
-    let interrupts = Interrupts::listen();
+pub(crate) async fn resume(
+    connection: &Connection,
+    id: String,
+    output: Output,
+) -> Result<(), Failure> {
     let (next_sequence, epochs) = past(connection, &id).await?;
     let request = ResumeTrainingRequest {
         training_id: id.clone(),
     };
     let response = connection.training().resume_training(request).await?;
+    // Until here Ctrl-C only leaves; from here it cancels.
+    let interrupts = Interrupts::listen();
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
         output.note(&format!(

@@ -3,51 +3,63 @@
 
 use std::path::PathBuf;
 
+use charlstm_proto::v1::TrainingSpec;
 use charlstm_proto::v1::watch_training_response::Event;
 
 use crate::exit::Failure;
-use crate::plot::{self, Curve};
+use crate::plot::{self, losses::Losses};
 
 /// A picture of the losses that grows with each epoch.
-pub(super) struct Plot {
+pub(crate) struct Plot {
     path: PathBuf,
-    steps: Curve,
-    epochs: Curve,
-    validation: Curve,
+    losses: Losses,
 }
 
 impl Plot {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            steps: Curve::new("steps", "#9db8d9"),
-            epochs: Curve::new("epochs", "#1f4e96"),
-            validation: Curve::new("validation", "#c8501e"),
+            losses: Losses::new("Loss of the training"),
         }
     }
 
-    /// Takes note of an event, and writes the picture where an epoch or the
-    /// training is complete.
-    pub(super) fn add(&mut self, event: &Event) -> Result<(), Failure> {
+    /// Takes note of an event; true where an epoch or the training is
+    /// complete, so that a picture is worth drawing.
+    pub(crate) fn add(&mut self, event: &Event) -> bool {
         match event {
+            Event::Accepted(accepted) => {
+                if let Some(spec) = &accepted.resolved_spec {
+                    self.losses.title(title(spec));
+                }
+                false
+            }
             Event::Step(step) => {
-                self.steps.push(step.step, step.loss);
-                return Ok(());
+                self.losses.step(step.step, step.loss);
+                false
             }
             Event::Epoch(epoch) => {
-                self.epochs.push(epoch.step, epoch.train_loss);
-                if let Some(loss) = epoch.validation_loss {
-                    self.validation.push(epoch.step, loss);
-                }
+                let validation = epoch.validation_loss;
+                self.losses
+                    .epoch(epoch.epoch, epoch.step, epoch.train_loss, validation);
+                true
             }
-            Event::Finished(_) => {}
-            Event::Accepted(_) | Event::Checkpoint(_) => return Ok(()),
+            Event::Finished(_) => true,
+            Event::Checkpoint(_) => false,
         }
-        let curves = [&self.steps, &self.epochs, &self.validation].map(Clone::clone);
-        let picture = plot::svg("Loss of the training", &curves);
-        std::fs::write(&self.path, picture).map_err(|error| Failure::Io {
-            what: format!("write {}", self.path.display()),
-            source: error,
-        })
     }
+
+    /// Draws what came so far into the file.
+    pub(crate) fn write(&self) -> Result<(), Failure> {
+        plot::write(&self.path, &self.losses)
+    }
+}
+
+fn title(spec: &TrainingSpec) -> String {
+    format!(
+        "Training of {}: recipe {}, {} x {} hidden",
+        spec.model,
+        spec.recipe(),
+        spec.num_layers(),
+        spec.hidden_size()
+    )
 }

@@ -47,13 +47,14 @@ pub(super) fn accepted_line(training_id: &str, accepted: &TrainingAccepted) -> S
 
 pub(super) fn step_line(step: &StepProgress, epochs: u32) -> String {
     format!(
-        "epoch {}{}  step {}/{}  loss {:.3}  {:.2} bits/char  {} chars/s  {} left",
+        "epoch {}{}  step {}/{}  loss {:.3}  {:.2} bits/char  rate {}  {} chars/s  {} left",
         step.epoch,
         of(epochs),
         step.step,
         step.total_steps,
         step.loss,
         human::bits(step.loss),
+        human::small(step.learning_rate),
         human::rate(step.chars_per_second),
         human::seconds(step.eta_seconds),
     )
@@ -120,11 +121,13 @@ mod tests {
             loss: std::f64::consts::LN_2,
             chars_per_second: 9290.2,
             eta_seconds: 65.0,
+            learning_rate: 0.0029876,
             ..Default::default()
         };
         assert_eq!(
             step_line(&step, 20),
-            "epoch 2/20  step 30/580  loss 0.693  1.00 bits/char  9,290 chars/s  1 min 05 s left"
+            "epoch 2/20  step 30/580  loss 0.693  1.00 bits/char  rate 0.00299  9,290 chars/s  \
+             1 min 05 s left"
         );
     }
 

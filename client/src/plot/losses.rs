@@ -1,0 +1,190 @@
+//! The picture of a training: its losses over its steps.
+
+use plotters::backend::DrawingBackend;
+use plotters::chart::{ChartBuilder, SeriesLabelPosition};
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
+use plotters::element::{Circle, EmptyElement, PathElement, Text};
+use plotters::series::LineSeries;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{BLACK, Color, IntoFont, RGBColor, TextStyle, WHITE};
+
+use super::{Curve, DARK_BLUE, FONT, ORANGE, PALE_BLUE, Picture, span};
+use crate::human;
+
+/// Losses of a training in nats per character, as they come in.
+pub(crate) struct Losses {
+    title: String,
+    steps: Curve,
+    epochs: Curve,
+    validation: Curve,
+    best: Option<Best>,
+}
+
+/// The epoch with the lowest validation loss so far.
+#[derive(Clone, Copy)]
+struct Best {
+    epoch: u32,
+    step: u64,
+    loss: f64,
+}
+
+impl Losses {
+    /// Without a point yet.
+    pub(crate) fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            steps: Curve::new(),
+            epochs: Curve::new(),
+            validation: Curve::new(),
+            best: None,
+        }
+    }
+
+    /// Names the picture.
+    pub(crate) fn title(&mut self, title: impl Into<String>) {
+        self.title = title.into();
+    }
+
+    /// Adds the training loss of a step.
+    pub(crate) fn step(&mut self, step: u64, loss: f64) {
+        self.steps.push(step, loss);
+    }
+
+    /// Adds the losses of an epoch that ended at `step`.
+    pub(crate) fn epoch(&mut self, epoch: u32, step: u64, train: f64, validation: Option<f64>) {
+        self.epochs.push(step, train);
+        let Some(loss) = validation else { return };
+        self.validation.push(step, loss);
+        // An epoch that is told again, after a resumption, replaces itself.
+        let better = |best: Best| loss < best.loss || best.epoch == epoch;
+        if loss.is_finite() && self.best.is_none_or(better) {
+            self.best = Some(Best { epoch, step, loss });
+        }
+    }
+
+    fn curves(&self) -> [(&Curve, &'static str, RGBColor, u32); 3] {
+        [
+            (&self.steps, "training, each step", PALE_BLUE, 1),
+            (&self.epochs, "training, mean of an epoch", DARK_BLUE, 2),
+            (&self.validation, "validation", ORANGE, 2),
+        ]
+    }
+}
+
+impl Picture for Losses {
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        scale: u32,
+    ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+        let font = |size: u32| (FONT, size * scale).into_font();
+        let points = || {
+            let curves = self.curves();
+            curves.into_iter().flat_map(|curve| curve.0.points())
+        };
+        let across = span(points().map(|point| point.0));
+        let up = span(points().map(|point| point.1));
+        let bits = human::bits(up.start)..human::bits(up.end);
+        let mut chart = ChartBuilder::on(area)
+            .margin(12 * scale)
+            .caption(&self.title, font(17))
+            .x_label_area_size(42 * scale)
+            .y_label_area_size(56 * scale)
+            .right_y_label_area_size(56 * scale)
+            .build_cartesian_2d(across.clone(), up)?
+            .set_secondary_coord(across.clone(), bits);
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(BLACK.mix(0.12))
+            .label_style(font(12))
+            .axis_desc_style(font(13))
+            .x_desc("step")
+            .y_desc("loss, nats per character")
+            .x_label_formatter(&whole)
+            .y_label_formatter(&short)
+            .draw()?;
+        chart
+            .configure_secondary_axes()
+            .label_style(font(12))
+            .axis_desc_style(font(13))
+            .y_desc("bits per character")
+            .y_label_formatter(&short)
+            .draw()?;
+        for (curve, name, colour, width) in self.curves() {
+            if curve.points().is_empty() {
+                continue;
+            }
+            let style = colour.stroke_width(width * scale);
+            let length = (18 * scale) as i32;
+            chart
+                .draw_series(LineSeries::new(curve.points().iter().copied(), style))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
+        }
+        if let Some(best) = self.best {
+            let middle = (across.start + across.end) / 2.0;
+            let mark = best.mark(best.step as f64 > middle, scale);
+            let at = EmptyElement::at((best.step as f64, best.loss));
+            chart.draw_series([at + mark.0 + mark.1])?;
+        }
+        if points().next().is_some() {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperRight)
+                .margin(10 * scale)
+                .legend_area_size(24 * scale)
+                .background_style(WHITE.mix(0.85))
+                .label_font(font(12))
+                .draw()?;
+        }
+        Ok(())
+    }
+}
+
+/// A shape and a text beside a point.
+type Dot = Circle<(i32, i32), u32>;
+type Words = Text<'static, (i32, i32), String>;
+
+impl Best {
+    /// A dot, and words on the side of it where there is room.
+    fn mark(self, on_the_right: bool, scale: u32) -> (Dot, Words) {
+        let (side, offset) = if on_the_right {
+            (HPos::Right, -4)
+        } else {
+            (HPos::Left, 4)
+        };
+        let style = TextStyle::from((FONT, 12 * scale).into_font())
+            .pos(Pos::new(side, VPos::Top))
+            .color(&ORANGE);
+        let place = (offset * scale as i32, 7 * scale as i32);
+        (
+            Circle::new((0, 0), 4 * scale, ORANGE.filled()),
+            Text::new(self.words(), place, style),
+        )
+    }
+
+    fn words(self) -> String {
+        format!(
+            "best: epoch {}, {:.3} ({:.2} bits)",
+            self.epoch,
+            self.loss,
+            human::bits(self.loss)
+        )
+    }
+}
+
+/// A tick of steps. The room around the curves reaches below the first step.
+fn whole(value: &f64) -> String {
+    if *value < 0.0 {
+        String::new()
+    } else {
+        human::count(value.round() as u64)
+    }
+}
+
+/// A tick of losses; three digits tell any two of them apart.
+fn short(value: &f64) -> String {
+    ((value * 1e3).round() / 1e3).to_string()
+}

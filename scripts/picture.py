@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Turns what a command shows in a terminal into a picture, an SVG file.
+
+    scripts/picture.py docs/train.svg -- target/release/charlstm-client train ...
+    scripts/picture.py docs/train.svg --until "epoch 12/" -- COMMAND ...
+    scripts/picture.py docs/train.svg --from session.txt
+
+The command runs in a terminal of its own (a pty), so that it shows its colours
+and its progress bar; nothing in the picture is made up. `--save FILE` keeps
+what was captured, for `--from`. With `--until TEXT` the picture shows the
+terminal at the first moment when TEXT was on it; the command goes on to its end.
+
+Understood are the escape sequences that the client uses: colours, bold, moving
+the cursor, clearing. Standard library only.
+"""
+
+import argparse
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from fcntl import ioctl
+from html import escape
+from pathlib import Path
+
+# Of a character, in units of the picture.
+WIDTH, HEIGHT, SIZE = 8.4, 18, 14
+MARGIN = 16
+BACKGROUND, FOREGROUND = "#1b1f24", "#d7dae0"
+# Black, red, green, yellow, blue, magenta, cyan, white.
+COLOURS = ["#4b5263", "#e06c75", "#98c379", "#e5c07b", "#61afef", "#c678dd", "#56b6c2", "#d7dae0"]
+
+SEQUENCE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|\x1b[()][A-Z0-9]|\x1b[=>78]")
+PLAIN = (None, False)
+
+
+class Screen:
+    """A terminal of so many columns that is as long as its text."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.lines: list[list[tuple[str, tuple]]] = [[]]
+        self.row = self.column = 0
+        self.style = PLAIN
+
+    def feed(self, text: str) -> None:
+        at = 0
+        while at < len(text):
+            if sequence := SEQUENCE.match(text, at):
+                self.obey(sequence[1] or "", sequence[2] or "")
+                at = sequence.end()
+            else:
+                self.put(text[at])
+                at += 1
+
+    def put(self, character: str) -> None:
+        if character == "\n":
+            self.go(self.row + 1, self.column)
+        elif character == "\r":
+            self.column = 0
+        elif character == "\b":
+            self.column = max(0, self.column - 1)
+        elif character >= " ":
+            if self.column >= self.columns:
+                self.go(self.row + 1, 0)
+            line = self.lines[self.row]
+            line.extend([(" ", PLAIN)] * (self.column + 1 - len(line)))
+            line[self.column] = (character, self.style)
+            self.column += 1
+
+    def go(self, row: int, column: int) -> None:
+        self.row, self.column = max(0, row), max(0, column)
+        while len(self.lines) <= self.row:
+            self.lines.append([])
+
+    def obey(self, parameters: str, command: str) -> None:
+        numbers = [int(number) for number in re.findall(r"\d+", parameters)]
+        count = (numbers or [1])[0] or 1
+        if command == "m":
+            self.colour(numbers or [0])
+        elif command in "AB":
+            self.go(self.row + (count if command == "B" else -count), self.column)
+        elif command in "CD":
+            self.go(self.row, self.column + (count if command == "C" else -count))
+        elif command == "G":
+            self.column = count - 1
+        elif command == "K":
+            mode = (numbers or [0])[0]
+            line = self.lines[self.row]
+            if mode == 0:
+                del line[self.column :]
+            elif mode == 2:
+                line.clear()
+        elif command == "J":
+            del self.lines[self.row][self.column :]
+            del self.lines[self.row + 1 :]
+
+    def colour(self, numbers: list[int]) -> None:
+        colour, bold = self.style
+        for number in numbers:
+            if number == 0:
+                colour, bold = PLAIN
+            elif number in (1, 22):
+                bold = number == 1
+            elif 30 <= number <= 37:
+                colour = COLOURS[number - 30]
+            elif 90 <= number <= 97:
+                colour = COLOURS[number - 90]
+            elif number == 39:
+                colour = None
+        self.style = (colour, bold)
+
+    def text(self) -> str:
+        return "\n".join("".join(character for character, _ in line) for line in self.lines)
+
+
+def runs(line: list) -> list[tuple[int, str, tuple]]:
+    """Stretches of one style: where they begin, their text, their style."""
+    found: list[tuple[int, str, tuple]] = []
+    for column, (character, style) in enumerate(line):
+        if found and found[-1][2] == style:
+            start, text, _ = found[-1]
+            found[-1] = (start, text + character, style)
+        else:
+            found.append((column, character, style))
+    return found
+
+
+def svg(screen: Screen, title: str, rows: int) -> str:
+    lines = screen.lines[:]
+    while lines and not any(character.strip() for character, _ in lines[-1]):
+        lines.pop()
+    lines = lines[-rows:]
+    bar = 34
+    width = round(screen.columns * WIDTH + 2 * MARGIN)
+    height = bar + len(lines) * HEIGHT + 2 * MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        f' font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="{SIZE}">',
+        f"<title>{escape(title)}</title>",
+        f'<rect width="{width}" height="{height}" rx="8" fill="{BACKGROUND}"/>',
+    ]
+    for place, fill in enumerate(("#e06c75", "#e5c07b", "#98c379")):
+        parts.append(f'<circle cx="{20 + 20 * place}" cy="18" r="6" fill="{fill}"/>')
+    parts.append(
+        f'<text x="{width / 2:g}" y="23" text-anchor="middle" fill="#8b929e">{escape(title)}</text>'
+    )
+    for row, line in enumerate(lines):
+        y = bar + MARGIN + row * HEIGHT + SIZE
+        for column, text, (colour, bold) in runs(line):
+            if not text.strip():
+                continue
+            weight = ' font-weight="bold"' if bold else ""
+            # The length is said, so that any font keeps the columns.
+            parts.append(
+                f'<text x="{MARGIN + column * WIDTH:g}" y="{y}" xml:space="preserve"'
+                f' textLength="{len(text) * WIDTH:g}" lengthAdjust="spacingAndGlyphs"'
+                f' fill="{colour or FOREGROUND}"{weight}>{escape(text)}</text>'
+            )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def capture(command: list[str], columns: int, rows: int) -> tuple[list[bytes], int]:
+    """What the command writes into a terminal, piece by piece, and its exit code."""
+    process, terminal = pty.fork()
+    if process == 0:
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        ioctl(0, termios.TIOCSWINSZ, size)
+        os.environ["TERM"] = "xterm-256color"
+        os.environ.pop("NO_COLOR", None)
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            print(f"{command[0]}: {error.strerror}")
+            os._exit(127)
+    pieces = []
+    try:
+        while piece := os.read(terminal, 65536):
+            pieces.append(piece)
+            sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+    except OSError:
+        pass  # Linux says so when the other side has closed.
+    return pieces, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def frames(captured: str) -> list[str]:
+    """Cuts before each return of the cursor: between two, the screen is whole."""
+    return re.split(r"(?=\r(?!\n))", captured)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("picture", type=Path, help="the SVG file to write")
+    parser.add_argument("--from", dest="source", type=Path, help="a captured session")
+    parser.add_argument("--save", type=Path, help="keep what was captured")
+    parser.add_argument("--until", help="show the first moment with this text")
+    parser.add_argument("--title", help="default: the command")
+    parser.add_argument("--columns", type=int, default=110)
+    parser.add_argument("--rows", type=int, default=30, help="lines to show, the last ones")
+    parser.add_argument("command", nargs="*", help="after `--`")
+    arguments = parser.parse_args()
+    if bool(arguments.source) == bool(arguments.command):
+        parser.error("name either --from FILE or a command after --")
+
+    code = 0
+    if arguments.source:
+        captured = arguments.source.read_bytes()
+    else:
+        pieces, code = capture(arguments.command, arguments.columns, arguments.rows)
+        captured = b"".join(pieces)
+    if code != 0:
+        print(f"the command ended with exit code {code}", file=sys.stderr)
+        return 1
+    if arguments.save:
+        arguments.save.write_bytes(captured)
+    screen = Screen(arguments.columns)
+    found = not arguments.until
+    for frame in frames(captured.decode("utf-8", errors="replace")):
+        screen.feed(frame)
+        if arguments.until and arguments.until in screen.text():
+            found = True
+            break
+    if not found:
+        print(f"{arguments.until!r} was never on the terminal", file=sys.stderr)
+        return 1
+    command = arguments.command
+    title = arguments.title or " ".join([Path(command[0]).name, *command[1:]] if command else [])
+    arguments.picture.write_text(svg(screen, title, arguments.rows), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
