@@ -3,6 +3,8 @@
 
 use thiserror::Error;
 
+use super::tokens::Tokens;
+
 /// A text is too short for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
@@ -65,16 +67,19 @@ impl Batches {
     /// wraps them around).
     ///
     /// # Panics
-    /// Where `step` is not under [`Self::steps`] or a slice has another size.
-    pub fn fill(&self, tokens: &[u32], step: usize, inputs: &mut [u32], targets: &mut [u32]) {
+    /// Where `step` is not under [`Self::steps`], a slice has another size, or
+    /// the text is not the one that was cut.
+    pub fn fill(&self, tokens: &Tokens, step: usize, inputs: &mut [u32], targets: &mut [u32]) {
         assert!(step < self.steps, "step {step} of {}", self.steps);
         let width = self.steps * self.sequence_length;
-        for (row, sequence) in tokens.chunks_exact(width).take(self.batch_size).enumerate() {
+        let at = |place: usize| tokens.get(place).expect("the text fills its batches");
+        for row in 0..self.batch_size {
+            let begin = row * width;
             for time in 0..self.sequence_length {
                 let column = step * self.sequence_length + time;
                 let place = time * self.batch_size + row;
-                inputs[place] = sequence[column];
-                targets[place] = sequence[(column + 1) % width];
+                inputs[place] = at(begin + column);
+                targets[place] = at(begin + (column + 1) % width);
             }
         }
     }
@@ -126,9 +131,10 @@ mod tests {
             )
             .expect("long enough");
             assert_eq!(batches.steps(), example.batches.len(), "{}", example.name);
+            let tokens = Tokens::from(&example.data[..]);
             for (step, expected) in example.batches.iter().enumerate() {
                 let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);
-                batches.fill(&example.data, step, &mut inputs, &mut targets);
+                batches.fill(&tokens, step, &mut inputs, &mut targets);
                 assert_eq!(inputs, transposed(&expected.inputs), "{}", example.name);
                 assert_eq!(targets, transposed(&expected.targets), "{}", example.name);
             }

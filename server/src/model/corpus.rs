@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -337,11 +336,6 @@ pub fn split(
 
 fn held_out(has: usize, fraction: f64) -> usize {
     ((has as f64 * fraction).floor() as usize).min(has)
-}
-
-/// Widens numbers for the network, with no third copy in between.
-pub fn widen(tokens: &[u16]) -> Arc<[u32]> {
-    tokens.iter().map(|&token| u32::from(token)).collect()
 }
 
 /// Numbers of characters by their first appearance.

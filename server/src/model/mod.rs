@@ -21,5 +21,6 @@ mod pass;
 pub mod sampler;
 mod shards;
 pub mod step;
+pub mod tokens;
 mod views;
 pub mod vocabulary;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::learn::{InitialModel, Learn, LearnConfig, Learners, Models, ModelsError, TrainedModel};
 use crate::model::learner::{LearnError, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
+use crate::model::tokens::Tokens;
 
 /// What goes wrong at a step, once for each time it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl FakeLearners {
         }
     }
 
-    fn learner(&self, config: &LearnConfig, tokens: &[u32], snapshot: Snapshot) -> Box<dyn Learn> {
+    fn learner(&self, config: &LearnConfig, tokens: &Tokens, snapshot: Snapshot) -> Box<dyn Learn> {
         Box::new(FakeLearner {
             troubles: Arc::clone(&self.troubles),
             gate: Arc::clone(&self.gate),
@@ -82,7 +83,7 @@ impl Learners for FakeLearners {
     fn begin(
         &self,
         config: &LearnConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError> {
         let parameters = initial.unwrap_or_else(|| Parameters::zeros(config.architecture));
@@ -100,7 +101,7 @@ impl Learners for FakeLearners {
     fn resume(
         &self,
         config: &LearnConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError> {
         Ok(self.learner(config, &tokens, snapshot))
@@ -174,7 +175,7 @@ impl Learn for FakeLearner {
     }
 
     /// Lowest after the second epoch.
-    fn evaluate(&mut self, _tokens: &[u32]) -> Result<f64, LearnError> {
+    fn evaluate(&mut self, _tokens: &Tokens) -> Result<f64, LearnError> {
         let epoch = self.snapshot.step / self.steps_per_epoch;
         Ok(3.0 + (epoch as f64 - 2.0).abs())
     }

@@ -3,7 +3,7 @@
 //! the trainer.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,6 +16,7 @@ use super::history::{History, Watcher};
 use super::learn::LearnConfig;
 use super::spec::ResolvedSpec;
 use crate::model::corpus::{Corpus, Split};
+use crate::model::tokens::{Tokens, Width};
 use crate::model::vocabulary::Vocabulary;
 
 const FACTS: &str = "job.json";
@@ -44,6 +45,14 @@ pub struct JobFacts {
     pub training_chars: usize,
     /// SHA-256 of the file of numbers, in hexadecimal.
     tokens_sha256: String,
+    /// How wide the numbers in that file are.
+    #[serde(default = "first_width")]
+    tokens_width: Width,
+}
+
+/// The first servers wrote two bytes for each.
+fn first_width() -> Width {
+    Width::Two
 }
 
 /// What somebody wants of a training that runs.
@@ -67,10 +76,10 @@ pub struct Job {
     wish: AtomicU8,
 }
 
-/// The numbers of a corpus, read back for training.
+/// The numbers of a corpus, mapped for training.
 pub(super) struct JobTokens {
-    pub(super) training: Arc<[u32]>,
-    pub(super) validation: Arc<[u32]>,
+    pub(super) training: Tokens,
+    pub(super) validation: Tokens,
     /// The first character of the corpus.
     pub(super) first: u32,
 }
@@ -194,28 +203,25 @@ impl Job {
         }
     }
 
-    /// Reads the numbers of the corpus back and checks them.
+    /// Maps the numbers of the corpus, after a check of every byte.
     pub(super) fn tokens(&self) -> io::Result<JobTokens> {
         let damaged = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
-        let bytes = fs::read(self.folder.join(TOKENS))?;
-        if hex(&Sha256::digest(&bytes)) != self.facts.tokens_sha256 {
+        let mut file = File::open(self.folder.join(TOKENS))?;
+        if digest_of(&mut file)? != self.facts.tokens_sha256 {
             return Err(damaged("the stored corpus is damaged"));
         }
-        let (pairs, _) = bytes.as_chunks::<2>();
-        let widen = |pairs: &[[u8; 2]]| -> Arc<[u32]> {
-            let number = |pair: &[u8; 2]| u32::from(u16::from_le_bytes(*pair));
-            pairs.iter().map(number).collect()
+        let tokens = Tokens::map(&file, self.facts.tokens_width)?;
+        let middle = self.facts.training_chars;
+        let part = |part| {
+            let part = tokens.range(part);
+            part.ok_or_else(|| damaged("the stored corpus is shorter than its facts say"))
         };
-        let (training, validation) = pairs
-            .split_at_checked(self.facts.training_chars)
-            .ok_or_else(|| damaged("the stored corpus is shorter than its facts say"))?;
-        let training = widen(training);
         Ok(JobTokens {
-            first: *training
-                .first()
+            first: tokens
+                .get(0)
                 .ok_or_else(|| damaged("the stored corpus is empty"))?,
-            validation: widen(validation),
-            training,
+            training: part(0..middle)?,
+            validation: part(middle..self.facts.corpus_chars)?,
         })
     }
 }
@@ -231,6 +237,7 @@ pub(super) struct NewJob<'a> {
 
 impl NewJob<'_> {
     fn write(&self, folder: &Path) -> io::Result<JobFacts> {
+        let width = Width::of(self.corpus.vocabulary.len());
         let facts = JobFacts {
             format: FORMAT,
             id: self.id.to_owned(),
@@ -240,7 +247,8 @@ impl NewJob<'_> {
             corpus_sha256: hex(&self.corpus.sha256),
             corpus_chars: self.corpus.tokens.len(),
             training_chars: self.split.training.len(),
-            tokens_sha256: write_tokens(&folder.join(TOKENS), &self.corpus.tokens)?,
+            tokens_sha256: write_tokens(&folder.join(TOKENS), &self.corpus.tokens, width)?,
+            tokens_width: width,
         };
         let mut file = File::create(folder.join(FACTS))?;
         file.write_all(&serde_json::to_vec_pretty(&facts)?)?;
@@ -249,19 +257,36 @@ impl NewJob<'_> {
     }
 }
 
-/// Writes the numbers, two bytes each, the lower first; returns their SHA-256.
-fn write_tokens(path: &Path, tokens: &[u16]) -> io::Result<String> {
+/// Writes the numbers, the lower byte first; returns their SHA-256.
+fn write_tokens(path: &Path, tokens: &[u16], width: Width) -> io::Result<String> {
     let mut out = BufWriter::new(File::create(path)?);
     let mut digest = Sha256::new();
     let mut bytes = Vec::new();
     for chunk in tokens.chunks(1 << 16) {
         bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|token| token.to_le_bytes()));
+        let all = chunk.iter().map(|token| token.to_le_bytes());
+        match width {
+            Width::One => bytes.extend(all.map(|[low, _]| low)),
+            Width::Two => bytes.extend(all.flatten()),
+        }
         digest.update(&bytes);
         out.write_all(&bytes)?;
     }
     out.into_inner()?.sync_all()?;
     Ok(hex(&digest.finalize()))
+}
+
+/// SHA-256 of a file, in hexadecimal, without holding the file.
+fn digest_of(file: &mut File) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        let count = file.read(&mut bytes)?;
+        if count == 0 {
+            return Ok(hex(&digest.finalize()));
+        }
+        digest.update(&bytes[..count]);
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

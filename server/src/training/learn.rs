@@ -2,8 +2,6 @@
 //! a place for models, a way to write a sample. Traits, so that the jobs are
 //! tested without a network and without a disk full of models.
 
-use std::sync::Arc;
-
 use thiserror::Error;
 
 use super::spec::Recipe;
@@ -11,6 +9,7 @@ use crate::model::architecture::Architecture;
 use crate::model::learner::{LearnError, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 use crate::model::step::StepError;
+use crate::model::tokens::Tokens;
 use crate::model::vocabulary::Vocabulary;
 
 /// What a learner needs to know besides the text.
@@ -54,7 +53,7 @@ pub trait Learn {
     ///
     /// # Errors
     /// A device that failed.
-    fn evaluate(&mut self, tokens: &[u32]) -> Result<f64, LearnError>;
+    fn evaluate(&mut self, tokens: &Tokens) -> Result<f64, LearnError>;
     /// Everything to go on from here.
     ///
     /// # Errors
@@ -73,7 +72,7 @@ pub trait Learners: Send + Sync {
     fn begin(
         &self,
         config: &LearnConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError>;
     /// A learner that goes on from a snapshot.
@@ -83,7 +82,7 @@ pub trait Learners: Send + Sync {
     fn resume(
         &self,
         config: &LearnConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError>;
 }

@@ -1,13 +1,12 @@
 //! The learners of this program: `model::learner` behind the trait that the
 //! trainer knows.
 
-use std::sync::Arc;
-
 use super::learn::{Learn, LearnConfig, Learners};
 use super::spec::Recipe;
 use crate::model::device::Device;
 use crate::model::learner::{LearnError, Learner, LearnerConfig, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
+use crate::model::tokens::Tokens;
 
 #[cfg(test)]
 mod tests;
@@ -48,7 +47,7 @@ impl Learners for DeviceLearners {
     fn begin(
         &self,
         config: &LearnConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError> {
         Ok(Box::new(Learner::new(
@@ -61,7 +60,7 @@ impl Learners for DeviceLearners {
     fn resume(
         &self,
         config: &LearnConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError> {
         let learner = Learner::restore(self.config(config), tokens, snapshot)?;
@@ -82,7 +81,7 @@ impl Learn for Learner {
         Learner::parameters(self)
     }
 
-    fn evaluate(&mut self, tokens: &[u32]) -> Result<f64, LearnError> {
+    fn evaluate(&mut self, tokens: &Tokens) -> Result<f64, LearnError> {
         Learner::evaluate(self, tokens)
     }
 

@@ -150,13 +150,13 @@ impl<'a> Run<'a> {
             position = saved.position;
             best_parameters = saved.best_parameters;
             let config = slowed(&config, position.rollbacks);
-            let training = Arc::clone(&tokens.training);
+            let training = tokens.training.clone();
             workshop
                 .learners
                 .resume(&config, training, saved.snapshot)?
         } else {
             let initial = initial(job, workshop)?;
-            let training = Arc::clone(&tokens.training);
+            let training = tokens.training.clone();
             workshop.learners.begin(&config, training, initial)?
         };
         let step = learner.snapshot()?.step;
@@ -216,9 +216,11 @@ impl<'a> Run<'a> {
 
     fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
         let seconds = self.position.epoch_seconds + self.clocks.epoch.elapsed().as_secs_f64();
-        let validation_loss = match &*self.tokens.validation {
-            [] => None,
-            held_out => Some(self.learner.evaluate(held_out)?),
+        let held_out = &self.tokens.validation;
+        let validation_loss = if held_out.is_empty() {
+            None
+        } else {
+            Some(self.learner.evaluate(held_out)?)
         };
         if validation_loss.is_some_and(|loss| !loss.is_finite()) {
             return self.roll_back("the validation loss is not a number");
@@ -340,7 +342,7 @@ impl<'a> Run<'a> {
         self.position = saved.position;
         self.position.rollbacks = rollbacks;
         self.best_parameters = saved.best_parameters;
-        let training = Arc::clone(&self.tokens.training);
+        let training = self.tokens.training.clone();
         let learners = &self.workshop.learners;
         self.learner = learners.resume(&config, training, saved.snapshot)?;
         self.clocks = Clocks::start(self.step);
