@@ -41,7 +41,7 @@ impl Plot {
                 }
             }
             Event::Finished(_) => {}
-            Event::Accepted(_) | Event::Checkpoint(_) => return Ok(()),
+            Event::Accepted(_) | Event::Checkpoint(_) | Event::RolledBack(_) => return Ok(()),
         }
         let curves = [&self.steps, &self.epochs, &self.validation].map(Clone::clone);
         let picture = plot::svg("Loss of the training", &curves);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::learn::{InitialModel, Learn, LearnConfig, Learners, Models, ModelsError, TrainedModel};
+use super::learn::{InitialModel, Learn, LearnConfig, Learners, Models, ModelsError};
+use crate::model::checkpoint::ModelFile;
 use crate::model::learner::{LearnError, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 use crate::model::tokens::Tokens;
@@ -188,7 +189,7 @@ impl Learn for FakeLearner {
 /// Models in memory.
 #[derive(Default)]
 pub(crate) struct FakeModels {
-    pub(crate) published: Mutex<Vec<(String, TrainedModel)>>,
+    pub(crate) published: Mutex<Vec<(String, ModelFile)>>,
     pub(crate) stored: Mutex<BTreeMap<String, InitialModel>>,
 }
 
@@ -200,10 +201,18 @@ impl Models for FakeModels {
             .ok_or_else(|| ModelsError::NotFound(format!("there is no model {reference:?}")))
     }
 
-    fn publish(&self, name: &str, model: TrainedModel) -> Result<u64, ModelsError> {
+    fn publish(&self, name: &str, model: ModelFile) -> Result<u64, ModelsError> {
         let mut published = lock(&self.published);
         published.push((name.to_owned(), model));
         Ok(published.len() as u64)
+    }
+
+    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError> {
+        let by = |(other, model): &(String, ModelFile)| {
+            other == name && model.facts.training_id == training_id
+        };
+        let place = lock(&self.published).iter().position(by);
+        Ok(place.map(|place| place as u64 + 1))
     }
 }
 

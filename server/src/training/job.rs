@@ -185,6 +185,7 @@ impl Job {
             train_loss: summary.train_loss,
             validation_loss: None,
             message: message.to_owned(),
+            best_epoch: None,
         }));
     }
 

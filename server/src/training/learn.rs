@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::spec::Recipe;
 use crate::model::architecture::Architecture;
+use crate::model::checkpoint::ModelFile;
 use crate::model::learner::{LearnError, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 use crate::model::step::StepError;
@@ -98,38 +99,6 @@ pub struct InitialModel {
     pub parameters: Parameters,
 }
 
-/// A model that was trained.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainedModel {
-    /// Its weights.
-    pub parameters: Parameters,
-    /// Its characters.
-    pub vocabulary: Vocabulary,
-    /// How it came to be.
-    pub facts: TrainedFacts,
-}
-
-/// How a trained model came to be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainedFacts {
-    /// Name of the recipe.
-    pub recipe: String,
-    /// Epochs that were trained up to these weights.
-    pub epochs: u32,
-    /// Steps that were taken up to these weights.
-    pub steps: u64,
-    /// Characters of the corpus.
-    pub corpus_chars: u64,
-    /// SHA-256 of the corpus, in hexadecimal.
-    pub corpus_sha256: String,
-    /// The training.
-    pub training_id: String,
-    /// Mean training loss of the epoch, in nats per character.
-    pub train_loss: Option<f64>,
-    /// Loss on the held-out text, in nats per character.
-    pub validation_loss: Option<f64>,
-}
-
 /// A model could not be found, read or stored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ModelsError {
@@ -152,10 +121,16 @@ pub trait Models: Send + Sync {
     /// An unknown model, or one that cannot be read.
     fn find(&self, reference: &str) -> Result<InitialModel, ModelsError>;
     /// Stores a model as the next version of its name; returns the version.
+    /// When that was is written into its facts.
     ///
     /// # Errors
     /// A disk that does not take it.
-    fn publish(&self, name: &str, model: TrainedModel) -> Result<u64, ModelsError>;
+    fn publish(&self, name: &str, model: ModelFile) -> Result<u64, ModelsError>;
+    /// The version of a name that a training has published, where it has.
+    ///
+    /// # Errors
+    /// A model that cannot be read.
+    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError>;
 }
 
 /// What a sample of a model under training is made of.

@@ -3,6 +3,7 @@
 //! job runs when is in `jobs`; the arithmetic is the learner's.
 
 mod clocks;
+mod publish;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,11 +14,9 @@ use thiserror::Error;
 use self::clocks::Clocks;
 pub(super) use self::clocks::Pace;
 use super::checkpoint::{self, Best, Checkpoint, Position};
-use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, State};
+use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, RolledBack, State};
 use super::job::{Job, JobTokens, Wish};
-use super::learn::{
-    Learn, LearnConfig, Learners, Models, SampleRequest, Sampler, TrainedFacts, TrainedModel,
-};
+use super::learn::{Learn, LearnConfig, Learners, Models, SampleRequest, Sampler};
 use crate::model::learner::{LearnError, StepOutcome};
 use crate::model::parameters::Parameters;
 
@@ -57,7 +56,7 @@ enum Failure {
 
 /// How a training ended that did not fail.
 enum Ending {
-    Published(u64),
+    Published(Finished),
     Wished(Wish),
 }
 
@@ -66,8 +65,7 @@ enum Ending {
 pub(super) fn run(job: &Job, workshop: &Workshop) -> EventKind {
     let turn = || {
         let mut run = Run::new(job, workshop)?;
-        let ending = run.train()?;
-        Ok((ending, run.published_losses()))
+        run.train()
     };
     // What the panic said is on standard error, by the hook.
     let result: Result<_, Failure> =
@@ -79,20 +77,15 @@ pub(super) fn run(job: &Job, workshop: &Workshop) -> EventKind {
         train_loss: told.train_loss,
         validation_loss: None,
         message,
+        best_epoch: None,
     };
     let finished = match result {
-        Ok((Ending::Published(version), (train_loss, validation_loss))) => Finished {
-            state: State::Succeeded,
-            version,
-            train_loss,
-            validation_loss,
-            message: String::new(),
-        },
-        Ok((Ending::Wished(Wish::Stop), _)) => ended(
+        Ok(Ending::Published(finished)) => finished,
+        Ok(Ending::Wished(Wish::Stop)) => ended(
             State::Interrupted,
             "the server stopped; the training can be resumed".to_owned(),
         ),
-        Ok((Ending::Wished(Wish::Cancel | Wish::Nothing), _)) => ended(
+        Ok(Ending::Wished(Wish::Cancel | Wish::Nothing)) => ended(
             State::Cancelled,
             "cancelled; the training can be resumed".to_owned(),
         ),
@@ -190,7 +183,7 @@ impl<'a> Run<'a> {
             let outcome = self.learner.step()?;
             self.step = outcome.step;
             if let Some(what) = diverged(&outcome, self.config.architecture.vocabulary_size) {
-                self.roll_back(what)?;
+                self.roll_back(what, outcome.loss)?;
                 continue;
             }
             self.tell_step(&outcome);
@@ -222,16 +215,17 @@ impl<'a> Run<'a> {
         } else {
             Some(self.learner.evaluate(held_out)?)
         };
-        if validation_loss.is_some_and(|loss| !loss.is_finite()) {
-            return self.roll_back("the validation loss is not a number");
+        if let Some(loss) = validation_loss
+            && !loss.is_finite()
+        {
+            return self.roll_back("the validation loss is not a number", loss);
         }
         self.position.train_loss = Some(train_loss);
         self.position.validation_loss = validation_loss;
         let parameters = self.learner.parameters()?;
         let best_so_far = self.position.best.map(|best| best.validation_loss);
-        if let Some(validation_loss) = validation_loss
-            && best_so_far.is_none_or(|best| validation_loss < best)
-        {
+        let best = validation_loss.filter(|&loss| best_so_far.is_none_or(|lowest| loss < lowest));
+        if let Some(validation_loss) = best {
             self.best_parameters = Some(parameters.values.clone());
             self.position.best = Some(Best {
                 epoch,
@@ -251,6 +245,7 @@ impl<'a> Run<'a> {
                 seconds,
                 chars_per_second: chars / seconds.max(1e-9),
                 sample: self.sample(epoch, &parameters),
+                best: best.is_some(),
             }));
             self.told_epochs = epoch;
         }
@@ -322,7 +317,7 @@ impl<'a> Run<'a> {
     }
 
     /// Goes back to the last checkpoint, with half the learning rate.
-    fn roll_back(&mut self, what: &'static str) -> Result<(), Failure> {
+    fn roll_back(&mut self, what: &'static str, loss: f64) -> Result<(), Failure> {
         let step = self.step;
         let saved = load(self.job)?;
         let rollbacks = self.position.rollbacks.max(saved.position.rollbacks) + 1;
@@ -338,6 +333,16 @@ impl<'a> Run<'a> {
             learning_rate = config.learning_rate,
             "a training diverged; it goes back to its last checkpoint"
         );
+        // Before the checkpoint: what a crash comes between is told again
+        // rather than never.
+        self.job.history().append(EventKind::RolledBack(RolledBack {
+            step,
+            loss,
+            checkpoint_step: saved.snapshot.step,
+            learning_rate: config.learning_rate,
+            attempt: rollbacks,
+            message: what.to_owned(),
+        }));
         self.step = saved.snapshot.step;
         self.position = saved.position;
         self.position.rollbacks = rollbacks;
@@ -349,45 +354,6 @@ impl<'a> Run<'a> {
         // The new learning rate counts from here, also after a crash.
         self.save();
         Ok(())
-    }
-
-    /// Publishes the weights of the best epoch, or the last where nothing is
-    /// held out.
-    fn publish(&mut self) -> Result<u64, Failure> {
-        let mut parameters = self.learner.parameters()?;
-        let (mut epochs, mut steps) = (self.config.epochs, self.step);
-        if let (Some(best), Some(values)) = (self.position.best, self.best_parameters.take()) {
-            parameters.values = values;
-            (epochs, steps) = (best.epoch, best.step);
-        }
-        let facts = self.job.facts();
-        let (train_loss, validation_loss) = self.published_losses();
-        let model = TrainedModel {
-            parameters,
-            vocabulary: self.job.vocabulary().clone(),
-            facts: TrainedFacts {
-                recipe: facts.spec.recipe.name().to_owned(),
-                epochs,
-                steps,
-                corpus_chars: facts.corpus_chars as u64,
-                corpus_sha256: facts.corpus_sha256.clone(),
-                training_id: facts.id.clone(),
-                train_loss,
-                validation_loss,
-            },
-        };
-        let models = &self.workshop.models;
-        models
-            .publish(&facts.spec.model, model)
-            .map_err(|error| Failure::Publish(error.to_string()))
-    }
-
-    /// Training and validation loss of the weights that are published.
-    fn published_losses(&self) -> (Option<f64>, Option<f64>) {
-        match self.position.best {
-            Some(best) => (Some(best.train_loss), Some(best.validation_loss)),
-            None => (self.position.train_loss, self.position.validation_loss),
-        }
     }
 
     fn batch_chars(&self) -> f64 {

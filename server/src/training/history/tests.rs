@@ -28,6 +28,7 @@ fn epoch(epoch: u32) -> EventKind {
         seconds: 1.0,
         chars_per_second: 1.0,
         sample: "é\n\u{2028}".to_owned(),
+        best: false,
     })
 }
 
@@ -38,6 +39,7 @@ fn finished(state: State) -> EventKind {
         train_loss: None,
         validation_loss: None,
         message: "m".to_owned(),
+        best_epoch: None,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::model::corpus::CorpusError;
 use crate::model::learner::Snapshot;
 use crate::model::parameters::Parameters;
 use crate::model::vocabulary::Vocabulary;
-use crate::training::events::{Event, EventKind, Finished};
+use crate::training::events::{Event, EventKind, Finished, RolledBack};
 use crate::training::fake::{FakeLearners, FakeModels, Trouble};
 use crate::training::learn::{InitialModel, ModelsError};
 
@@ -103,6 +103,14 @@ fn end(job: &Job) -> Finished {
     }
 }
 
+fn rolled_back(events: &[Event]) -> Vec<RolledBack> {
+    let back = |event: &Event| match &event.event {
+        EventKind::RolledBack(back) => Some(back.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(back).collect()
+}
+
 fn epochs(events: &[Event]) -> Vec<u32> {
     let epoch = |event: &Event| match &event.event {
         EventKind::Epoch(epoch) => Some(epoch.epoch),
@@ -166,8 +174,18 @@ fn the_best_epoch_by_validation_loss_is_published() {
     let mut spec = spec();
     spec.validation_fraction = Some(0.2);
     spec.batch_size = Some(1);
-    let finished = end(&start(&jobs, &spec).unwrap());
+    let job = start(&jobs, &spec).unwrap();
+    let finished = end(&job);
     assert_eq!(finished.validation_loss, Some(3.0));
+    assert_eq!(finished.best_epoch, Some(2));
+    let best: Vec<bool> = watch(&job, 0)
+        .iter()
+        .filter_map(|event| match &event.event {
+            EventKind::Epoch(epoch) => Some(epoch.best),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(best, [true, true, false, false]);
     let published = bench.models.published.lock().unwrap();
     assert_eq!(published[0].1.facts.epochs, 2);
 }
@@ -317,6 +335,19 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
             })
             .collect();
         assert_eq!((rates[0], *rates.last().unwrap()), (0.001, 0.0005));
+        let told = rolled_back(&watch(&job, 0));
+        assert_eq!(told.len(), 1);
+        let back = &told[0];
+        assert_eq!((back.step, back.checkpoint_step, back.attempt), (5, 3, 1));
+        assert_eq!(back.learning_rate, 0.0005);
+        assert_eq!(back.loss.is_nan(), trouble == Trouble::LossIsNan);
+        assert!(back.message.contains("loss"), "{}", back.message);
+        // It is in the history, with its loss that JSON has no name for.
+        let kept = crate::training::history::History::open(&job.folder().join("events.jsonl"));
+        let kept: Vec<Event> = (kept.unwrap().events().iter())
+            .map(|event| event.as_ref().clone())
+            .collect();
+        assert_eq!(rolled_back(&kept).len(), 1);
     }
 
     let again = [(5, Trouble::LossIsNan); 4];
@@ -328,6 +359,28 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
         "{}",
         finished.message
     );
+}
+
+#[test]
+fn a_kill_after_the_model_was_published_publishes_no_second_one() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let job = start(&jobs, &spec()).unwrap();
+    let id = job.id().to_owned();
+    assert_eq!(end(&job).version, 1);
+    assert!(jobs.stop(PATIENCE));
+    // All that a kill at that moment would have left: the last event missing.
+    let path = job.folder().join("events.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let last = text.trim_end().rfind('\n').unwrap();
+    fs::write(&path, &text[..=last]).unwrap();
+
+    let jobs = bench.open();
+    assert_eq!(jobs.get(&id).unwrap().summary().state, State::Interrupted);
+    jobs.resume_interrupted();
+    let finished = end(&jobs.get(&id).unwrap());
+    assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
+    assert_eq!(bench.published().len(), 1);
 }
 
 #[test]
