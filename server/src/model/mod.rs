@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod corpus;
 pub mod device;
 pub mod evaluate;
+pub mod extension;
 pub mod initial;
 mod kernel;
 pub mod learner;

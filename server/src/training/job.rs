@@ -3,7 +3,7 @@
 //! the trainer.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::digesting::Digesting;
 use super::events::{Accepted, EventKind, Finished, State, Summary};
 use super::history::{History, Watcher};
 use super::learn::LearnConfig;
@@ -238,7 +239,6 @@ pub(super) struct NewJob<'a> {
 
 impl NewJob<'_> {
     fn write(&self, folder: &Path) -> io::Result<JobFacts> {
-        let width = Width::of(self.corpus.vocabulary.len());
         let facts = JobFacts {
             format: FORMAT,
             id: self.id.to_owned(),
@@ -246,10 +246,10 @@ impl NewJob<'_> {
             spec: self.spec.clone(),
             vocabulary: self.corpus.vocabulary.characters().iter().collect(),
             corpus_sha256: hex(&self.corpus.sha256),
-            corpus_chars: self.corpus.tokens.len(),
+            corpus_chars: self.corpus.chars(),
             training_chars: self.split.training.len(),
-            tokens_sha256: write_tokens(&folder.join(TOKENS), &self.corpus.tokens, width)?,
-            tokens_width: width,
+            tokens_sha256: write_tokens(&folder.join(TOKENS), self.corpus)?,
+            tokens_width: Width::of(self.corpus.vocabulary.len()),
         };
         let mut file = File::create(folder.join(FACTS))?;
         file.write_all(&serde_json::to_vec_pretty(&facts)?)?;
@@ -258,23 +258,13 @@ impl NewJob<'_> {
     }
 }
 
-/// Writes the numbers, the lower byte first; returns their SHA-256.
-fn write_tokens(path: &Path, tokens: &[u16], width: Width) -> io::Result<String> {
-    let mut out = BufWriter::new(File::create(path)?);
-    let mut digest = Sha256::new();
-    let mut bytes = Vec::new();
-    for chunk in tokens.chunks(1 << 16) {
-        bytes.clear();
-        let all = chunk.iter().map(|token| token.to_le_bytes());
-        match width {
-            Width::One => bytes.extend(all.map(|[low, _]| low)),
-            Width::Two => bytes.extend(all.flatten()),
-        }
-        digest.update(&bytes);
-        out.write_all(&bytes)?;
-    }
-    out.into_inner()?.sync_all()?;
-    Ok(hex(&digest.finalize()))
+/// Writes the numbers of a corpus; returns the SHA-256 of the file.
+fn write_tokens(path: &Path, corpus: &Corpus) -> io::Result<String> {
+    let mut out = Digesting::new(File::create(path)?);
+    corpus.write(&mut out)?;
+    let (file, digest) = out.finish()?;
+    file.sync_all()?;
+    Ok(hex(&digest))
 }
 
 /// SHA-256 of a file, in hexadecimal, without holding the file.

@@ -136,7 +136,7 @@ impl Jobs {
     ///
     /// # Errors
     /// A bad spec, an unknown model to begin with, a full queue, too many
-    /// uploads.
+    /// uploads, a folder that takes no file.
     pub fn begin(&self, spec: &TrainingSpec) -> Result<Upload, JobsError> {
         let mut resolved = spec.resolve(rand::random)?;
         self.shared.check_room(&lock(&self.shared.state))?;
@@ -149,8 +149,11 @@ impl Jobs {
                 Some(model)
             }
         };
-        let max_bytes = self.shared.config.max_corpus_bytes;
-        Ok(Upload::new(place, resolved, initial, max_bytes))
+        let config = &self.shared.config;
+        // It has no name: a server that is killed leaves nothing behind.
+        let spill = tempfile::tempfile_in(&config.folder)?;
+        let max_bytes = config.max_corpus_bytes;
+        Ok(Upload::new(place, resolved, initial, spill, max_bytes))
     }
 
     /// Ends the corpus and queues the training.
@@ -161,10 +164,12 @@ impl Jobs {
     pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
         let (mut corpus, spec) = (upload.reader.finish()?, upload.spec);
         if let Some(initial) = upload.initial {
-            corpus.recode(&initial.vocabulary).map_err(|unknown| {
-                let model = initial.id.clone();
-                JobsError::UnknownCharacter { model, unknown }
-            })?;
+            let unknown = corpus.unknown_to(&initial.vocabulary);
+            if !unknown.is_empty() && !spec.extend_vocabulary {
+                let model = initial.id;
+                return Err(JobsError::UnknownCharacters { model, unknown });
+            }
+            corpus.recode(&initial.vocabulary)?;
         }
         check_prime(&spec, &corpus)?;
         let split = corpus.split(
@@ -172,7 +177,7 @@ impl Jobs {
             spec.batch_size as usize,
             spec.sequence_length as usize,
         )?;
-        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len(), corpus.tokens.len());
+        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len());
         memory::check(needed, memory::available_bytes())?;
         self.shared.check_room(&lock(&self.shared.state))?;
         let accepted = accepted(
@@ -410,8 +415,8 @@ fn accepted(spec: &ResolvedSpec, corpus: &Corpus, split: &Split, device: String)
     let steps_per_epoch = (split.training.len() / batch_chars) as u64;
     let architecture = spec.architecture(corpus.vocabulary.len());
     Accepted {
-        corpus_chars: corpus.tokens.len() as u64,
-        vocabulary_size: u32::try_from(corpus.distinct).unwrap_or(u32::MAX),
+        corpus_chars: corpus.chars() as u64,
+        vocabulary_size: u32::try_from(corpus.distinct()).unwrap_or(u32::MAX),
         steps_per_epoch,
         total_steps: steps_per_epoch * u64::from(spec.epochs),
         parameters: architecture.parameter_count() as u64,

@@ -4,6 +4,7 @@
 //! `rpc::training`.
 
 pub mod checkpoint;
+mod digesting;
 pub mod events;
 #[cfg(test)]
 pub(crate) mod fake;

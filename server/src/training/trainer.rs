@@ -17,6 +17,8 @@ use super::checkpoint::{self, Best, Checkpoint, Position};
 use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, RolledBack, State};
 use super::job::{Job, JobTokens, Wish};
 use super::learn::{Learn, LearnConfig, Learners, Models, SampleRequest, Sampler};
+use crate::model::extension::extend;
+use crate::model::initial;
 use crate::model::learner::{LearnError, StepOutcome};
 use crate::model::parameters::Parameters;
 
@@ -365,19 +367,37 @@ fn load(job: &Job) -> Result<Checkpoint, Failure> {
     checkpoint::load(job.folder(), job.id()).map_err(|error| Failure::Files(error.to_string()))
 }
 
+/// The weights to begin with, where they are those of a model. Characters that
+/// it does not know get the weights that a new network would have.
 fn initial(job: &Job, workshop: &Workshop) -> Result<Option<Parameters>, Failure> {
-    let Some(id) = &job.facts().spec.init_from else {
+    let spec = &job.facts().spec;
+    let Some(id) = &spec.init_from else {
         return Ok(None);
     };
     let model = workshop
         .models
         .find(id)
         .map_err(|error| Failure::Initial(error.to_string()))?;
-    if &model.vocabulary != job.vocabulary() {
-        let text = format!("{id} is no longer the model that it was");
-        return Err(Failure::Initial(text));
+    if &model.vocabulary == job.vocabulary() {
+        return Ok(Some(model.parameters));
     }
-    Ok(Some(model.parameters))
+    let extended = spec.extend_vocabulary.then(|| {
+        let config = job.config();
+        let fresh = initial::uniform(config.architecture, config.seed);
+        extend(
+            &model.parameters,
+            &model.vocabulary,
+            fresh,
+            job.vocabulary(),
+        )
+    });
+    match extended.flatten() {
+        Some(parameters) => Ok(Some(parameters)),
+        None => {
+            let text = format!("{id} is no longer the model that it was");
+            Err(Failure::Initial(text))
+        }
+    }
 }
 
 fn slowed(config: &LearnConfig, rollbacks: u32) -> LearnConfig {

@@ -17,7 +17,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     match error {
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
         JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
-        JobsError::UnknownCharacter { .. } => invalid("corpus", error.to_string()),
+        JobsError::UnknownCharacters { .. } => invalid("corpus", error.to_string()),
         JobsError::Models(ModelsError::BadReference(text)) => invalid("init_from", text),
         JobsError::Models(ModelsError::NotFound(_)) => {
             refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())

@@ -458,9 +458,22 @@ fn a_training_begins_with_a_model_that_knows_the_text() {
     upload.push("abcé".repeat(4).as_bytes()).unwrap();
     let error = jobs.start(upload).err().unwrap().to_string();
     assert!(
-        error.contains("base@1") && error.contains("(U+00E9) at position 3"),
+        error.contains("base@1")
+            && error.contains("(U+00E9) at position 3")
+            && error.contains("extend_vocabulary"),
         "{error}"
     );
+    spec.extend_vocabulary = Some(true);
+    let mut upload = jobs.begin(&spec).unwrap();
+    upload.push("abcé".repeat(4).as_bytes()).unwrap();
+    let job = jobs.start(upload).unwrap();
+    assert_eq!(end(&job).state, State::Succeeded);
+    let published = bench.models.published.lock().unwrap()[1].1.clone();
+    assert_eq!(published.vocabulary, Vocabulary::of("abcdefé".chars()));
+    assert!(published.parameters.values[0] > 99.0);
+    spec.init_from = None;
+    let error = jobs.begin(&spec).err().unwrap().to_string();
+    assert!(error.starts_with("extend_vocabulary: needs"), "{error}");
     spec.init_from = Some("nothing".to_owned());
     assert!(matches!(
         jobs.begin(&spec),
