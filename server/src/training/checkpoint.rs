@@ -161,6 +161,11 @@ pub fn load(folder: &Path, training_id: &str) -> Result<Checkpoint, LoadError> {
     }
 }
 
+/// The files that [`save`] writes; some or all may not be there.
+pub(super) fn files(folder: &Path) -> [PathBuf; 3] {
+    [CURRENT, PREVIOUS, ASIDE].map(|name| folder.join(name))
+}
+
 fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<File> {
     let snapshot = &checkpoint.snapshot;
     let parts = parts(checkpoint);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::checkpoint;
 use super::digesting::Digesting;
 use super::events::{Accepted, EventKind, Finished, State, Summary};
 use super::history::{History, Watcher};
@@ -202,6 +203,23 @@ impl Job {
             clip_norm: spec.clip_norm,
             seed: spec.seed,
             recipe: spec.recipe,
+        }
+    }
+
+    /// Deletes corpus and checkpoints of a training that has succeeded: it
+    /// cannot be resumed, and its model is published.
+    pub(super) fn let_go_of_spent_files(&self) {
+        if self.summary().state != State::Succeeded {
+            return;
+        }
+        let corpus = [self.folder.join(TOKENS)];
+        for path in corpus.into_iter().chain(checkpoint::files(&self.folder)) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %path.display(), "a file that is no longer needed stays");
+                }
+                _ => {}
+            }
         }
     }
 

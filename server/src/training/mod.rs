@@ -3,6 +3,7 @@
 //! `history`). The arithmetic is in `model::learner`; the gRPC side in
 //! `rpc::training`.
 
+mod board;
 pub mod checkpoint;
 mod digesting;
 pub mod events;

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use self::clocks::Clocks;
 pub(super) use self::clocks::Pace;
+use super::board::Board;
 use super::checkpoint::{self, Best, Checkpoint, Position};
 use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, RolledBack, State};
 use super::job::{Job, JobTokens, Wish};
@@ -34,6 +35,8 @@ pub(super) struct Workshop {
     pub(super) models: Arc<dyn Models>,
     pub(super) sampler: Box<Sampler>,
     pub(super) pace: Pace,
+    /// Whether to write event files for TensorBoard.
+    pub(super) tensorboard: bool,
 }
 
 /// Why a training failed. The text is what a client reads.
@@ -129,6 +132,7 @@ struct Run<'a> {
     /// checkpoint within an epoch that was told does not tell it again.
     told_epochs: u32,
     clocks: Clocks,
+    board: Option<Board>,
 }
 
 impl<'a> Run<'a> {
@@ -167,6 +171,7 @@ impl<'a> Run<'a> {
             best_parameters,
             told_epochs: summary.epochs_completed,
             clocks: Clocks::start(step),
+            board: board(job, workshop),
         };
         if !summary.has_checkpoint {
             // So that there is one to go back to from the first step on.
@@ -198,6 +203,16 @@ impl<'a> Run<'a> {
         self.publish().map(Ending::Published)
     }
 
+    fn tell(&mut self, event: EventKind) {
+        if let Some(board) = &mut self.board
+            && let Err(error) = board.take(&event)
+        {
+            tracing::warn!(%error, id = self.job.id(), "no more events for TensorBoard");
+            self.board = None;
+        }
+        self.job.history().append(event);
+    }
+
     fn tell_step(&mut self, outcome: &StepOutcome) {
         let (total_steps, batch_chars) = (self.total_steps, self.batch_chars());
         let pace = &self.workshop.pace;
@@ -205,7 +220,7 @@ impl<'a> Run<'a> {
             .clocks
             .step_told(outcome, total_steps, batch_chars, pace);
         if let Some(event) = due {
-            self.job.history().append(EventKind::Step(event));
+            self.tell(EventKind::Step(event));
         }
     }
 
@@ -238,7 +253,7 @@ impl<'a> Run<'a> {
         }
         if epoch > self.told_epochs {
             let chars = self.learner.steps_per_epoch() as f64 * self.batch_chars();
-            self.job.history().append(EventKind::Epoch(EpochProgress {
+            self.tell(EventKind::Epoch(EpochProgress {
                 epoch,
                 step: self.step,
                 train_loss,
@@ -295,7 +310,7 @@ impl<'a> Run<'a> {
         match self.try_save() {
             Ok(()) => {
                 let event = EventKind::Checkpoint(CheckpointSaved { step: self.step });
-                self.job.history().append(event);
+                self.tell(event);
             }
             Err(error) => {
                 tracing::error!(%error, id = self.job.id(), "a checkpoint could not be saved");
@@ -337,7 +352,7 @@ impl<'a> Run<'a> {
         );
         // Before the checkpoint: what a crash comes between is told again
         // rather than never.
-        self.job.history().append(EventKind::RolledBack(RolledBack {
+        self.tell(EventKind::RolledBack(RolledBack {
             step,
             loss,
             checkpoint_step: saved.snapshot.step,
@@ -361,6 +376,19 @@ impl<'a> Run<'a> {
     fn batch_chars(&self) -> f64 {
         (self.config.batch_size * self.config.sequence_length) as f64
     }
+}
+
+/// Event files for TensorBoard, where they are wanted and can be written.
+fn board(job: &Job, workshop: &Workshop) -> Option<Board> {
+    if !workshop.tensorboard {
+        return None;
+    }
+    let board = Board::create(&job.folder().join("tensorboard"));
+    board
+        .inspect_err(|error| {
+            tracing::warn!(%error, id = job.id(), "no events for TensorBoard");
+        })
+        .ok()
 }
 
 fn load(job: &Job) -> Result<Checkpoint, Failure> {

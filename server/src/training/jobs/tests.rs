@@ -365,22 +365,70 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
 fn a_kill_after_the_model_was_published_publishes_no_second_one() {
     let bench = Bench::new();
     let jobs = bench.open();
+    let hold = bench.learners.hold_before_step(12);
     let job = start(&jobs, &spec()).unwrap();
-    let id = job.id().to_owned();
+    hold.wait_until_reached();
+    // A kill leaves this, but the model that comes now is there already.
+    let after = Bench {
+        models: Arc::clone(&bench.models),
+        ..Bench::new()
+    };
+    copy(bench.folder.path(), after.folder.path());
+    hold.release();
     assert_eq!(end(&job).version, 1);
-    assert!(jobs.stop(PATIENCE));
-    // All that a kill at that moment would have left: the last event missing.
-    let path = job.folder().join("events.jsonl");
-    let text = fs::read_to_string(&path).unwrap();
-    let last = text.trim_end().rfind('\n').unwrap();
-    fs::write(&path, &text[..=last]).unwrap();
 
-    let jobs = bench.open();
-    assert_eq!(jobs.get(&id).unwrap().summary().state, State::Interrupted);
+    let jobs = after.open();
     jobs.resume_interrupted();
-    let finished = end(&jobs.get(&id).unwrap());
+    let finished = end(&jobs.get(job.id()).unwrap());
     assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
     assert_eq!(bench.published().len(), 1);
+}
+
+#[test]
+fn a_training_that_succeeded_keeps_its_history_and_none_of_its_large_files() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let job = start(&jobs, &spec()).unwrap();
+    end(&job);
+    assert!(jobs.stop(PATIENCE));
+    let mut left: Vec<_> = (fs::read_dir(job.folder()).unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["events.jsonl", "job.json"]);
+    // A kill came before they were deleted.
+    fs::write(job.folder().join("tokens.bin"), b"x").unwrap();
+    let again = bench.open().get(job.id()).unwrap();
+    assert_eq!(epochs(&watch(&again, 0)), [1, 2, 3, 4]);
+    assert!(!job.folder().join("tokens.bin").exists());
+}
+
+#[test]
+fn the_oldest_trainings_that_ended_are_deleted_beyond_the_limit_and_no_interrupted_one() {
+    let bench = Bench::new();
+    let jobs = bench.open_with(|config| config.keep_ended = 2);
+    let hold = bench.learners.hold_before_step(2);
+    let interrupted = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
+    assert!(!jobs.stop(Duration::ZERO));
+    hold.release();
+    assert!(jobs.stop(PATIENCE));
+
+    let jobs = bench.open_with(|config| config.keep_ended = 2);
+    let mut ended: Vec<Arc<Job>> = (0..3)
+        .map(|_| {
+            let job = start(&jobs, &spec()).unwrap();
+            end(&job);
+            job
+        })
+        .collect();
+    // Two may be accepted within one millisecond.
+    ended.sort_by_key(|job| (job.facts().created_unix_ms, job.id().to_owned()));
+    let waiting = start(&jobs, &spec()).unwrap();
+    assert!(jobs.get(ended[0].id()).is_err() && !ended[0].folder().exists());
+    for job in [&ended[1], &ended[2], &interrupted, &waiting] {
+        assert!(jobs.get(job.id()).is_ok() && job.folder().exists());
+    }
 }
 
 #[test]
