@@ -111,6 +111,9 @@ pub enum ModelsError {
     /// It cannot be read or written; the text is for the log.
     #[error("{0}")]
     Broken(String),
+    /// The disk has no room for it.
+    #[error("the server's data folder has no room left")]
+    DiskFull,
 }
 
 /// Where models are found and published. All methods block.

@@ -1,5 +1,6 @@
 //! The repository as the trainings see it.
 
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::learn::{InitialModel, Models, ModelsError};
@@ -52,9 +53,15 @@ impl From<RepositoryError> for ModelsError {
             RepositoryError::NotFound { .. }
             | RepositoryError::NoModels
             | RepositoryError::Ambiguous { .. } => Self::NotFound(text),
+            RepositoryError::Io { ref source, .. } if is_full(source) => Self::DiskFull,
             RepositoryError::Damaged { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::Io { .. } => Self::Broken(text),
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -17,7 +17,7 @@ use super::board::Board;
 use super::checkpoint::{self, Best, Checkpoint, Position};
 use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, RolledBack, State};
 use super::job::{Job, JobTokens, Wish};
-use super::learn::{Learn, LearnConfig, Learners, Models, SampleRequest, Sampler};
+use super::learn::{Learn, LearnConfig, Learners, Models, ModelsError, SampleRequest, Sampler};
 use crate::model::extension::extend;
 use crate::model::initial;
 use crate::model::learner::{LearnError, StepOutcome};
@@ -48,8 +48,8 @@ enum Failure {
     Files(String),
     #[error("an internal error; the server's log says more")]
     Panicked,
-    #[error("the model could not be stored: {0}")]
-    Publish(String),
+    #[error("the model could not be stored: {}; the training can be resumed", told(.0))]
+    Publish(#[from] ModelsError),
     #[error("the model to begin with is gone: {0}")]
     Initial(String),
     #[error(
@@ -57,6 +57,17 @@ enum Failure {
          returns to a checkpoint with half the learning rate each; try a smaller learning_rate"
     )]
     Diverged { step: u64, what: &'static str },
+}
+
+/// What a client may know of it: the paths and words of the system are for the
+/// log.
+fn told(error: &ModelsError) -> String {
+    match error {
+        ModelsError::Broken(_) => "the server's log says more".to_owned(),
+        ModelsError::BadReference(_) | ModelsError::NotFound(_) | ModelsError::DiskFull => {
+            error.to_string()
+        }
+    }
 }
 
 /// How a training ended that did not fail.
@@ -95,7 +106,7 @@ pub(super) fn run(job: &Job, workshop: &Workshop) -> EventKind {
             "cancelled; the training can be resumed".to_owned(),
         ),
         Err(failure) => {
-            tracing::error!(error = %failure, id = job.id(), "a training failed");
+            tracing::error!(error = ?failure, id = job.id(), "a training failed");
             ended(State::Failed, failure.to_string())
         }
     };
@@ -402,10 +413,10 @@ fn initial(job: &Job, workshop: &Workshop) -> Result<Option<Parameters>, Failure
     let Some(id) = &spec.init_from else {
         return Ok(None);
     };
-    let model = workshop
-        .models
-        .find(id)
-        .map_err(|error| Failure::Initial(error.to_string()))?;
+    let model = workshop.models.find(id).map_err(|error| {
+        tracing::error!(%error, id, "a model to begin with cannot be read");
+        Failure::Initial(told(&error))
+    })?;
     if &model.vocabulary == job.vocabulary() {
         return Ok(Some(model.parameters));
     }

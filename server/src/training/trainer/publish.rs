@@ -10,14 +10,12 @@ impl Run<'_> {
     /// held out. Where a crash came between that and the last event of the
     /// training, the version is there already, and is the one that is told.
     pub(super) fn publish(&mut self) -> Result<Finished, Failure> {
-        let failed =
-            |error: crate::training::learn::ModelsError| Failure::Publish(error.to_string());
         let models = &self.workshop.models;
         let facts = self.job.facts();
         let name = &facts.spec.model;
-        let version = match models.published_by(name, &facts.id).map_err(failed)? {
+        let version = match models.published_by(name, &facts.id)? {
             Some(version) => version,
-            None => models.publish(name, self.model()?).map_err(failed)?,
+            None => models.publish(name, self.model()?)?,
         };
         let (train_loss, validation_loss) = self.published_losses();
         Ok(Finished {
