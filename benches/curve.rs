@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use charlstm_server::model::device::Device;
 use charlstm_server::model::learner::{Learner, LearnerConfig, Place};
+use charlstm_server::model::tokens::Tokens;
 use charlstm_server::model::vocabulary::Vocabulary;
 use charlstm_server::training::spec::TrainingSpec;
 use clap::Parser;
@@ -98,15 +99,16 @@ fn main() {
     };
     let held_out = (tokens.len() as f64 * spec.validation_fraction) as usize;
     let (training, validation) = tokens.split_at(tokens.len() - held_out);
+    let (training, validation) = (Tokens::from(training), Tokens::from(validation));
     println!("{config:?}, {place:?}, {} tokens", training.len());
     let begin = Instant::now();
-    let mut learner = Learner::new(config, place, training.into(), None).expect("a learner");
+    let mut learner = Learner::new(config, place, training, None).expect("a learner");
     let mut evaluating = 0.0;
     for _ in 0..learner.steps_per_epoch() * u64::from(spec.epochs) {
         let outcome = learner.step().expect("a step");
         if let Some(train_loss) = outcome.epoch_loss {
             let pause = Instant::now();
-            let loss = learner.evaluate(validation).expect("a loss");
+            let loss = learner.evaluate(&validation).expect("a loss");
             evaluating += pause.elapsed().as_secs_f64();
             println!(
                 "{}",

@@ -4,7 +4,6 @@
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use charlstm_server::model::architecture::Architecture;
 use charlstm_server::model::device::Device;
 use charlstm_server::model::learner::{Learner, LearnerConfig, Place};
 use charlstm_server::model::method::Method;
+use charlstm_server::model::tokens::Tokens;
 use tch::{Kind, Tensor};
 
 fn main() {
@@ -40,7 +40,7 @@ fn main() {
             device: Device::Cpu,
             threads,
         };
-        let tokens: Arc<[u32]> = (0..373_097u32)
+        let tokens: Tokens = (0..373_097u32)
             .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)
             .collect();
         let mut learner = Learner::new(config, place, tokens, None).expect("a learner");

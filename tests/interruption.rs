@@ -42,6 +42,15 @@ fn train_until(server: &Server, epochs: usize) -> String {
     id
 }
 
+/// How often an epoch is told in the output of `--json trainings watch`.
+fn told(watched: &str, epoch: u32) -> usize {
+    let epoch = format!("\"epoch\":{epoch},");
+    let lines = watched.lines();
+    lines
+        .filter(|line| line.contains("\"event\":\"epoch\"") && line.contains(&epoch))
+        .count()
+}
+
 fn uninterrupted() -> Vec<u8> {
     let server = Server::start(&["--threads", "2"]);
     let said = train_small(&server, "verse", &["--epochs", "6"]);
@@ -68,14 +77,24 @@ fn a_training_whose_server_was_killed_resumes_to_the_very_same_weights() {
         // Whoever watches from the start sees each epoch once.
         let watched = ask_ok(&server, &["--json", "trainings", "watch", &id]);
         for epoch in 1..=6 {
-            let seen = watched
-                .lines()
-                .filter(|line| line.contains("\"event\":\"epoch\""))
-                .filter(|line| line.contains(&format!("\"epoch\":{epoch},")))
-                .count();
-            assert_eq!(seen, 1, "epoch {epoch} in {watched}");
+            assert_eq!(told(&watched, epoch), 1, "epoch {epoch} in {watched}");
         }
     }
+}
+
+#[test]
+fn with_resume_interrupted_a_killed_training_goes_on_by_itself_and_tells_each_epoch_once() {
+    let expected = uninterrupted();
+    let server = Server::start(&["--threads", "2"]);
+    let id = train_until(&server, 2);
+    let flags = ["--threads", "2", "--resume-interrupted"];
+    let server = Server::start_in(server.kill(), &flags);
+    let watched = ask_ok(&server, &["--json", "trainings", "watch", &id]);
+    assert!(watched.contains("STATE_SUCCEEDED"), "{watched}");
+    for epoch in 1..=6 {
+        assert_eq!(told(&watched, epoch), 1, "epoch {epoch} in {watched}");
+    }
+    assert!(weights(&server, "verse") == expected);
 }
 
 #[test]

@@ -28,12 +28,13 @@ pub(crate) fn object(name: &str, message: &impl Message) -> Value {
 /// Converts a message with a oneof `event`; the event's fields stand beside
 /// those of the message.
 pub(crate) fn event(name: &str, message: &impl Message) -> Value {
-    const EVENTS: [&str; 7] = [
+    const EVENTS: [&str; 8] = [
         "accepted",
         "step",
         "epoch",
         "checkpoint",
         "finished",
+        "rolled_back",
         "started",
         "text",
     ];

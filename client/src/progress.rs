@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::picture::Plot;
 pub(crate) use self::words::state_name;
-use self::words::{accepted_line, epoch_lines, finished_line, step_line};
+use self::words::{accepted_line, epoch_lines, finished_line, rolled_back_line, step_line};
 use crate::exit::Failure;
 use crate::json;
 use crate::output::Output;
@@ -104,6 +104,11 @@ impl TrainingView {
                 self.result(&coloured(&epoch_lines(epoch, self.epochs)))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
+            Some(Event::RolledBack(back)) => {
+                self.bar.set_position(back.checkpoint_step);
+                self.note(&rolled_back_line(back));
+                Ok(())
+            }
             Some(Event::Finished(finished)) => {
                 self.bar.finish_and_clear();
                 match finished.state() {

@@ -41,6 +41,7 @@ const THREADS: RangeInclusive<usize> = 1..=1024;
 const MAX_BATCH: RangeInclusive<usize> = 1..=4096;
 const MAX_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
 const MAX_QUEUE: RangeInclusive<usize> = 0..=1_000_000;
+const KEEP_TRAININGS: RangeInclusive<usize> = 0..=1_000_000;
 /// Ten years are as good as for ever, and no sum of times overflows.
 const MAX_SESSION_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -86,6 +87,12 @@ pub struct Config {
     pub reader_timeout: Duration,
     /// Most generations that wait for a place in the batch.
     pub max_queue: usize,
+    /// Most trainings that have ended and are kept.
+    pub keep_trainings: usize,
+    /// Whether interrupted trainings go on at the start.
+    pub resume_interrupted: bool,
+    /// Whether trainings write event files for TensorBoard.
+    pub tensorboard: bool,
     /// TLS, where it is wanted.
     pub tls: Option<TlsFiles>,
     /// File of the tokens of which a caller must show one.
@@ -165,6 +172,10 @@ impl Config {
             session_ttl: settings.required("session-ttl", time_to_live)?,
             reader_timeout: settings.required("reader-timeout", time_to_live)?,
             max_queue: settings.required("max-queue", |text| count(text, MAX_QUEUE))?,
+            keep_trainings: settings
+                .required("keep-trainings", |text| count(text, KEEP_TRAININGS))?,
+            resume_interrupted: settings.required("resume-interrupted", yes_or_no)?,
+            tensorboard: settings.required("tensorboard", yes_or_no)?,
             tls: tls(&settings)?,
             auth_token_file: settings.optional("auth-token-file", path)?,
             log_format: settings.required("log-format", log_format)?,
@@ -238,6 +249,14 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err("is no log format: use text or json".to_owned()),
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err("is neither true nor false".to_owned()),
     }
 }
 

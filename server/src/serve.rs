@@ -200,8 +200,12 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
         device,
         threads: config.threads,
     };
-    Jobs::open(
-        JobsConfig::new(folder.clone()),
+    let jobs = Jobs::open(
+        JobsConfig {
+            keep_ended: config.keep_trainings,
+            tensorboard: config.tensorboard,
+            ..JobsConfig::new(folder.clone())
+        },
         Arc::new(learners),
         Arc::new(repository.clone()),
         Box::new(sample::write),
@@ -209,7 +213,11 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
     .map_err(|error| ServeError::File {
         path: folder,
         reason: error.to_string(),
-    })
+    })?;
+    if config.resume_interrupted {
+        jobs.resume_interrupted();
+    }
+    Ok(jobs)
 }
 
 fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'static {

@@ -41,12 +41,35 @@ impl Server {
     /// As [`Server::start`], in a folder that an earlier server left with
     /// [`Server::stop`].
     pub(crate) fn start_in(folder: TempDir, extra_flags: &[&str]) -> Self {
+        let command = command(&folder.path().join("data"), extra_flags);
+        Self::launch(folder, command)
+    }
+
+    /// As [`Server::start`], with a data folder on a disk of its own of so
+    /// many bytes; the path of that folder as the server sees it is
+    /// [`Server::small_disk`]. `None`, after saying so, where the system does
+    /// not let a test mount one.
+    pub(crate) fn start_on_small_disk(bytes: u64, extra_flags: &[&str]) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let options = format!("size={bytes}");
+        let command = on_own_disk(&data, &options, &command(&data, extra_flags))?;
+        Some(Self::launch(folder, command))
+    }
+
+    /// The data folder of [`Server::start_on_small_disk`], for tests to fill.
+    pub(crate) fn small_disk(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.id()));
+        root.join(self.data_dir().strip_prefix("/").unwrap())
+    }
+
+    fn launch(folder: TempDir, mut command: Command) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
             .open(folder.path().join("server.log"))
             .unwrap();
-        let mut child = command(&folder.path().join("data"), extra_flags)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -176,6 +199,43 @@ pub(crate) fn command(data_dir: &Path, extra_flags: &[&str]) -> Command {
         .arg(data_dir)
         .args(extra_flags);
     command
+}
+
+/// `command` in a namespace of its own, where a small disk is mounted at
+/// `data`. `None`, after saying so, where the system does not allow that.
+pub(crate) fn on_own_disk(data: &Path, options: &str, command: &Command) -> Option<Command> {
+    std::fs::create_dir_all(data).unwrap();
+    let script = r#"mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@""#;
+    let in_namespace = || {
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+                options,
+            ])
+            .arg(data);
+        unshare
+    };
+    let allowed = in_namespace().arg("true").output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("passed over: this system does not let a test mount a disk");
+        return None;
+    }
+    let mut wrapped = in_namespace();
+    wrapped.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    Some(wrapped)
 }
 
 /// The server's program, also from tests of another package.

@@ -47,6 +47,10 @@ pub(crate) struct SpecFlags {
     /// Model whose weights to begin with, as NAME or NAME@VERSION
     #[arg(long, value_name = "NAME")]
     pub(crate) init_from: Option<String>,
+    /// Add characters that the model of --init-from does not know to its
+    /// vocabulary
+    #[arg(long)]
+    pub(crate) extend_vocabulary: bool,
     /// Cancel the training when this connection breaks
     #[arg(long)]
     pub(crate) cancel_on_disconnect: bool,
@@ -80,6 +84,7 @@ impl SpecFlags {
             cancel_on_disconnect: self.cancel_on_disconnect.then_some(true),
             sample_prime: self.sample_prime.clone(),
             sample_chars: self.sample_chars,
+            extend_vocabulary: self.extend_vocabulary.then_some(true),
         }
     }
 }
@@ -113,7 +118,7 @@ mod tests {
     fn each_flag_sets_its_own_field() {
         let line = "--hidden-size 1 --num-layers 2 --batch-size 3 --sequence-length 4 --epochs 5 \
              --dropout 0.6 --learning-rate 0.7 --clip-norm 0.8 --validation-fraction 0.9 \
-             --seed 10 --skip-chars 11 --recipe r --init-from i --cancel-on-disconnect \
+             --seed 10 --skip-chars 11 --recipe r --init-from i --extend-vocabulary --cancel-on-disconnect \
              --sample-prime p --sample-chars 12";
         let flags: Vec<&str> = line.split_whitespace().collect();
         let expected = charlstm_proto::v1::TrainingSpec {
@@ -134,6 +139,7 @@ mod tests {
             cancel_on_disconnect: Some(true),
             sample_prime: Some("p".into()),
             sample_chars: Some(12),
+            extend_vocabulary: Some(true),
         };
         assert_eq!(spec(&flags), expected);
     }

@@ -230,6 +230,7 @@ fn from_train(response: TrainResponse) -> WatchTrainingResponse {
             TrainEvent::Step(event) => Event::Step(event),
             TrainEvent::Epoch(event) => Event::Epoch(event),
             TrainEvent::Checkpoint(event) => Event::Checkpoint(event),
+            TrainEvent::RolledBack(event) => Event::RolledBack(event),
             TrainEvent::Finished(event) => Event::Finished(event),
         }),
     }

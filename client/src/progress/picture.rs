@@ -44,7 +44,7 @@ impl Plot {
                 true
             }
             Event::Finished(_) => true,
-            Event::Checkpoint(_) => false,
+            Event::Checkpoint(_) | Event::RolledBack(_) => false,
         }
     }
 

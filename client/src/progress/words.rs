@@ -1,6 +1,8 @@
 //! The events of a training in words. No input or output.
 
-use charlstm_proto::v1::{EpochProgress, State, StepProgress, TrainingAccepted, TrainingFinished};
+use charlstm_proto::v1::{
+    EpochProgress, State, StepProgress, TrainingAccepted, TrainingFinished, TrainingRolledBack,
+};
 
 use crate::human;
 
@@ -64,7 +66,12 @@ pub(super) fn step_line(step: &StepProgress, epochs: u32) -> String {
 pub(super) fn epoch_lines(epoch: &EpochProgress, epochs: u32) -> String {
     let validation = epoch
         .validation_loss
-        .map(|loss| format!("  validation {loss:.3}"))
+        .map(|loss| {
+            format!(
+                "  validation {loss:.3}{}",
+                if epoch.best { " (best)" } else { "" }
+            )
+        })
         .unwrap_or_default();
     let mut lines = format!(
         "epoch {}{}  loss {:.3}{validation}  {:.2} bits/char  {} chars/s  {}",
@@ -92,6 +99,14 @@ fn of(epochs: u32) -> String {
     }
 }
 
+/// What went wrong, and from where and how the training goes on.
+pub(super) fn rolled_back_line(back: &TrainingRolledBack) -> String {
+    format!(
+        "step {}: {}; back to step {} with learning rate {} (attempt {})",
+        back.step, back.message, back.checkpoint_step, back.learning_rate, back.attempt,
+    )
+}
+
 pub(super) fn finished_line(finished: &TrainingFinished) -> String {
     let state = state_name(finished.state());
     let mut line = if finished.version == 0 {
@@ -104,6 +119,9 @@ pub(super) fn finished_line(finished: &TrainingFinished) -> String {
     }
     if let Some(loss) = finished.validation_loss {
         line.push_str(&format!(", validation {loss:.3}"));
+        if let Some(epoch) = finished.best_epoch {
+            line.push_str(&format!(" (epoch {epoch}, the best)"));
+        }
     }
     line
 }
@@ -142,10 +160,11 @@ mod tests {
             chars_per_second: 9290.0,
             sample: "As a\nmatter".into(),
             step: 29,
+            best: true,
         };
         assert_eq!(
             epoch_lines(&epoch, 0),
-            "epoch 1  loss 3.398  validation 3.185  4.59 bits/char  9,290 chars/s  40 s\n  \
+            "epoch 1  loss 3.398  validation 3.185 (best)  4.59 bits/char  9,290 chars/s  40 s\n  \
              | As a\n  | matter"
         );
     }
@@ -157,12 +176,30 @@ mod tests {
             model: "nietzsche".into(),
             version: 3,
             train_loss: 1.872,
-            validation_loss: None,
+            validation_loss: Some(1.9),
             message: String::new(),
+            best_epoch: Some(4),
         };
         assert_eq!(
             finished_line(&finished),
-            "succeeded: nietzsche@3, loss 1.872"
+            "succeeded: nietzsche@3, loss 1.872, validation 1.900 (epoch 4, the best)"
+        );
+    }
+
+    #[test]
+    fn a_return_to_a_checkpoint_says_why_and_how_it_goes_on() {
+        let back = TrainingRolledBack {
+            step: 90,
+            loss: f64::NAN,
+            checkpoint_step: 60,
+            learning_rate: 0.0005,
+            attempt: 1,
+            message: "the loss is not a number".into(),
+        };
+        assert_eq!(
+            rolled_back_line(&back),
+            "step 90: the loss is not a number; back to step 60 with learning rate 0.0005 \
+             (attempt 1)"
         );
     }
 }

@@ -17,6 +17,8 @@ struct Setting {
     /// `None`: there is none, or the help says how it is found.
     default: Option<&'static str>,
     help: &'static str,
+    /// The flag without a value means true.
+    switch: bool,
 }
 
 const fn setting(
@@ -30,10 +32,18 @@ const fn setting(
         value_name,
         default,
         help,
+        switch: false,
     }
 }
 
-const ALL: [Setting; 16] = [
+const fn switch(name: &'static str, help: &'static str) -> Setting {
+    Setting {
+        switch: true,
+        ..setting(name, "true|false", Some("false"), help)
+    }
+}
+
+const ALL: &[Setting] = &[
     // Only this machine: whoever opens it to others thinks of TLS and tokens.
     setting(
         "listen",
@@ -95,6 +105,23 @@ const ALL: [Setting; 16] = [
         Some("1024"),
         "Most generations that wait; beyond, callers are told to try again",
     ),
+    // Whoever has watched a training through may still want to look at it; a
+    // thousand of them are as much as a person reads in a list.
+    setting(
+        "keep-trainings",
+        "N",
+        Some("1000"),
+        "Trainings that have ended and are still listed; beyond, the oldest are deleted (never \
+         one that was interrupted, and never a model)",
+    ),
+    switch(
+        "resume-interrupted",
+        "Go on with the trainings that the last stop or crash interrupted",
+    ),
+    switch(
+        "tensorboard",
+        "Also write what trainings tell as event files for TensorBoard, into trainings/ID/tensorboard",
+    ),
     setting(
         "metrics-listen",
         "HOST:PORT",
@@ -141,9 +168,18 @@ pub(super) fn command() -> Command {
             .default
             .map_or(String::new(), |default| format!(" [default: {default}]"));
         let variable = variable_name(setting.name);
-        Arg::new(setting.name)
+        let argument = Arg::new(setting.name)
             .long(setting.name)
-            .value_name(setting.value_name)
+            .value_name(setting.value_name);
+        let argument = if setting.switch {
+            argument
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+        } else {
+            argument
+        };
+        argument
             // For an answer about the number, not about a flag `-1`.
             .allow_negative_numbers(true)
             .help(format!("{}{default} [env: {variable}]", setting.help))
@@ -187,7 +223,7 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut matches = command().try_get_matches_from(arguments)?;
         let mut found = BTreeMap::new();
-        for setting in &ALL {
+        for setting in ALL {
             if let Some(text) = matches.remove_one::<String>(setting.name) {
                 found.insert(setting.name, (Layer::Flag, text));
             } else if let Some(text) = from_variable(setting.name, &variable)? {
@@ -201,7 +237,7 @@ impl Settings {
                 found.entry(name).or_insert((layer, text));
             }
         }
-        for setting in &ALL {
+        for setting in ALL {
             if let Some(default) = setting.default {
                 let default = (Layer::Default, default.to_owned());
                 found.entry(setting.name).or_insert(default);
@@ -297,9 +333,10 @@ fn from_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
         let text = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(answer) => answer.to_string(),
             other => {
                 return Err(broken(format!(
-                    "{key} must be a text or a whole number, not {}",
+                    "{key} must be a text, a whole number, true or false, not {}",
                     other.type_str()
                 )));
             }

@@ -57,6 +57,23 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file_and_that_over_the_default(
 }
 
 #[test]
+fn a_switch_is_on_by_its_bare_flag_and_can_be_turned_off_where_it_was_turned_on() {
+    assert!(!load(&[], &[]).unwrap().resume_interrupted);
+    let config = load(&["--resume-interrupted", "--max-batch", "1"], &[]).unwrap();
+    assert!(config.resume_interrupted && !config.tensorboard);
+    let on = [("CHARLSTM_RESUME_INTERRUPTED", "1")];
+    assert!(load(&[], &on).unwrap().resume_interrupted);
+    let config = load(&["--resume-interrupted=false"], &on).unwrap();
+    assert!(!config.resume_interrupted);
+    assert!(load_file("tensorboard = true").unwrap().tensorboard);
+    let error = load(&["--tensorboard=perhaps"], &[]).unwrap_err();
+    assert!(
+        error.to_string().contains("neither true nor false"),
+        "{error}"
+    );
+}
+
+#[test]
 fn an_unknown_key_in_the_file_is_answered_with_the_nearest_setting() {
     let error = load_file("max-bach = 3").unwrap_err().to_string();
     assert!(
@@ -73,7 +90,7 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(error.to_string().starts_with("/no/such/file: "), "{error}");
     let error = load_file("max-batch = [3]").unwrap_err().to_string();
     assert!(
-        error.contains("max-batch must be a text or a whole number, not array"),
+        error.contains("max-batch must be a text, a whole number, true or false, not array"),
         "{error}"
     );
     assert!(matches!(load_file("= 3"), Err(ConfigError::File { .. })));

@@ -3,6 +3,8 @@
 
 use thiserror::Error;
 
+use super::tokens::Tokens;
+
 /// A text is too short for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
@@ -68,7 +70,7 @@ impl Batches {
     /// Where `step` is not under [`Self::steps`] or a slice has another size.
     pub fn fill(
         &self,
-        tokens: &[u32],
+        tokens: &Tokens,
         offset: usize,
         step: usize,
         inputs: &mut [u32],
@@ -76,7 +78,10 @@ impl Batches {
     ) {
         assert!(step < self.steps, "step {step} of {}", self.steps);
         let width = self.steps * self.sequence_length;
-        let at = |row: usize, column: usize| tokens[(offset + row * width + column) % tokens.len()];
+        let at = |row: usize, column: usize| {
+            let place = (offset + row * width + column) % tokens.len();
+            tokens.get(place).expect("a place on the ring")
+        };
         for time in 0..self.sequence_length {
             let column = step * self.sequence_length + time;
             for row in 0..self.batch_size {
@@ -134,9 +139,10 @@ mod tests {
             )
             .expect("long enough");
             assert_eq!(batches.steps(), example.batches.len(), "{}", example.name);
+            let tokens = Tokens::from(&example.data[..]);
             for (step, expected) in example.batches.iter().enumerate() {
                 let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);
-                batches.fill(&example.data, 0, step, &mut inputs, &mut targets);
+                batches.fill(&tokens, 0, step, &mut inputs, &mut targets);
                 assert_eq!(inputs, transposed(&expected.inputs), "{}", example.name);
                 assert_eq!(targets, transposed(&expected.targets), "{}", example.name);
             }
@@ -147,7 +153,8 @@ mod tests {
     fn a_ring_that_is_cut_elsewhere_has_every_character_at_another_place() {
         let batches = Batches::new(6, 2, 3).expect("long enough");
         let (mut inputs, mut targets) = ([0; 6], [0; 6]);
-        batches.fill(&[0, 1, 2, 3, 4, 5], 4, 0, &mut inputs, &mut targets);
+        let tokens: Tokens = (0..6).collect();
+        batches.fill(&tokens, 4, 0, &mut inputs, &mut targets);
         assert_eq!(inputs, [4, 1, 5, 2, 0, 3]);
         assert_eq!(targets, [5, 2, 0, 3, 4, 1]);
     }

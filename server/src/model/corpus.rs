@@ -1,14 +1,19 @@
 //! A text becomes numbers: decoded while it streams in, numbered, split into
-//! a training and a validation part. How the numbers are cut into batches is
-//! in `batches`.
+//! a training and a validation part. It is never held in memory. How the
+//! numbers are read is in `tokens`, how they are cut into batches in
+//! `batches`.
 
-use std::collections::HashMap;
+mod numbering;
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use self::numbering::Numbering;
+use super::tokens::Width;
 use super::vocabulary::{UnknownCharacter, Vocabulary};
 
 #[cfg(test)]
@@ -80,11 +85,23 @@ pub enum CorpusError {
     },
 }
 
+/// A corpus could not be taken in.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The text is at fault.
+    #[error(transparent)]
+    Text(#[from] CorpusError),
+    /// The disk is.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
+
 /// Takes the bytes of a corpus as they come.
 ///
-/// It holds two bytes a character and never the text itself: each character
-/// gets a provisional number by its first appearance, and the numbers are put
-/// into the order of the vocabulary in place at the end.
+/// It holds neither the text nor its numbers: each character gets a
+/// provisional number by its first appearance, which goes to a file, two bytes
+/// each. Only when all are there is it known which number each has in the
+/// order of the vocabulary.
 pub struct CorpusReader {
     skip_chars: u64,
     max_bytes: u64,
@@ -93,21 +110,22 @@ pub struct CorpusReader {
     /// The beginning of a character whose end is in the next chunk.
     pending: Vec<u8>,
     numbering: Numbering,
-    tokens: Vec<u16>,
+    chars: usize,
+    spill: BufWriter<File>,
     digest: Sha256,
 }
 
-/// A corpus as numbers.
-#[derive(Clone, Debug, PartialEq)]
+/// A corpus in a file, whose numbers are yet to be put into the order of the
+/// vocabulary.
+#[derive(Debug)]
 pub struct Corpus {
     /// Its characters, or those of the model that it was recoded for.
     pub vocabulary: Vocabulary,
-    /// Its characters by number, after `skip_chars`; two bytes each.
-    pub tokens: Vec<u16>,
     /// SHA-256 of all its bytes, skipped ones included.
     pub sha256: [u8; 32],
-    /// Distinct characters in it.
-    pub distinct: usize,
+    chars: usize,
+    numbering: Numbering,
+    spill: File,
 }
 
 /// Where the two parts of a corpus lie in it.
@@ -121,8 +139,9 @@ pub struct Split {
 
 impl CorpusReader {
     /// A reader that leaves out the first `skip_chars` characters and takes at
-    /// most `max_bytes`.
-    pub fn new(skip_chars: u64, max_bytes: u64) -> Self {
+    /// most `max_bytes`. The file, empty and open for reading too, takes two
+    /// bytes a character.
+    pub fn new(spill: File, skip_chars: u64, max_bytes: u64) -> Self {
         Self {
             skip_chars,
             max_bytes,
@@ -130,7 +149,8 @@ impl CorpusReader {
             decoded_bytes: 0,
             pending: Vec::with_capacity(4),
             numbering: Numbering::new(),
-            tokens: Vec::new(),
+            chars: 0,
+            spill: BufWriter::with_capacity(1 << 16, spill),
             digest: Sha256::new(),
         }
     }
@@ -138,61 +158,55 @@ impl CorpusReader {
     /// Takes the next bytes. A character may be split between two calls.
     ///
     /// # Errors
-    /// Invalid UTF-8, too many bytes, too many distinct characters. The reader
-    /// is of no use afterwards.
-    pub fn push(&mut self, chunk: &[u8]) -> Result<(), CorpusError> {
+    /// Invalid UTF-8, too many bytes, too many distinct characters, a disk
+    /// that does not take them. The reader is of no use afterwards.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), ReadError> {
         let taken = self.decoded_bytes + self.pending.len() as u64;
         if chunk.len() as u64 > self.max_bytes.saturating_sub(taken) {
             return Err(CorpusError::TooLarge {
                 limit: self.max_bytes,
-            });
+            }
+            .into());
         }
         self.digest.update(chunk);
         let rest = self.complete_pending(chunk)?;
         self.decode(rest)
     }
 
-    /// Bytes of memory that the numbers take now.
-    pub fn bytes(&self) -> usize {
-        self.tokens.capacity() * size_of::<u16>()
-    }
-
     /// Ends the corpus.
     ///
     /// # Errors
     /// An empty corpus, one that is skipped whole, or one that ends within a
-    /// character.
-    pub fn finish(mut self) -> Result<Corpus, CorpusError> {
+    /// character; the disk's.
+    pub fn finish(self) -> Result<Corpus, ReadError> {
         if !self.pending.is_empty() {
             return Err(CorpusError::InvalidUtf8 {
                 byte: self.decoded_bytes,
-            });
+            }
+            .into());
         }
         if self.decoded_chars == 0 {
-            return Err(CorpusError::Empty);
+            return Err(CorpusError::Empty.into());
         }
-        if self.tokens.is_empty() {
+        if self.chars == 0 {
             return Err(CorpusError::AllSkipped {
                 skip: self.skip_chars,
                 has: self.decoded_chars,
-            });
+            }
+            .into());
         }
-        let (vocabulary, order) = self.numbering.sorted();
-        for token in &mut self.tokens {
-            *token = order[usize::from(*token)];
-        }
-        self.tokens.shrink_to_fit();
         Ok(Corpus {
-            distinct: vocabulary.len(),
-            vocabulary,
-            tokens: self.tokens,
+            vocabulary: self.numbering.vocabulary(),
             sha256: self.digest.finalize().into(),
+            chars: self.chars,
+            numbering: self.numbering,
+            spill: self.spill.into_inner().map_err(io::Error::from)?,
         })
     }
 
     /// Ends the character that the last chunk broke off in; returns what is
     /// left of this chunk.
-    fn complete_pending<'a>(&mut self, mut chunk: &'a [u8]) -> Result<&'a [u8], CorpusError> {
+    fn complete_pending<'a>(&mut self, mut chunk: &'a [u8]) -> Result<&'a [u8], ReadError> {
         while let (false, Some((&byte, rest))) = (self.pending.is_empty(), chunk.split_first()) {
             self.pending.push(byte);
             chunk = rest;
@@ -203,7 +217,7 @@ impl CorpusReader {
     }
 
     /// Decodes all whole characters, and keeps the beginning of one at the end.
-    fn decode(&mut self, bytes: &[u8]) -> Result<(), CorpusError> {
+    fn decode(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         for part in bytes.utf8_chunks() {
             self.take(part.valid())?;
             let invalid = part.invalid();
@@ -214,18 +228,20 @@ impl CorpusReader {
             if !(at_end && is_beginning(invalid)) {
                 return Err(CorpusError::InvalidUtf8 {
                     byte: self.decoded_bytes,
-                });
+                }
+                .into());
             }
             self.pending.extend_from_slice(invalid);
         }
         Ok(())
     }
 
-    fn take(&mut self, text: &str) -> Result<(), CorpusError> {
-        self.tokens.reserve(text.len().min(1 << 16));
+    fn take(&mut self, text: &str) -> Result<(), ReadError> {
         for character in text.chars() {
             if self.decoded_chars >= self.skip_chars {
-                self.tokens.push(self.numbering.number(character)?);
+                let number = self.numbering.number(character, self.chars)?;
+                self.spill.write_all(&number.to_le_bytes())?;
+                self.chars += 1;
             }
             self.decoded_chars += 1;
         }
@@ -245,35 +261,78 @@ fn is_beginning(bytes: &[u8]) -> bool {
 }
 
 impl Corpus {
-    /// Replaces the vocabulary by that of a model, which must cover the text.
+    /// Characters in it, after `skip_chars`.
+    pub fn chars(&self) -> usize {
+        self.chars
+    }
+
+    /// Distinct characters in it.
+    pub fn distinct(&self) -> usize {
+        self.numbering.characters().len()
+    }
+
+    /// The characters that a vocabulary has not, each once and where it comes
+    /// first, in the order of the text.
+    pub fn unknown_to(&self, vocabulary: &Vocabulary) -> Vec<UnknownCharacter> {
+        let characters = self.numbering.characters().iter();
+        let unknown = characters.filter(|(character, _)| vocabulary.number(*character).is_none());
+        unknown
+            .map(|&(character, position)| UnknownCharacter {
+                character,
+                position,
+            })
+            .collect()
+    }
+
+    /// Replaces the vocabulary by that of a model, and what the model does not
+    /// know is added to it in the order of code points.
     ///
     /// # Errors
-    /// The first character that the model does not know; the corpus is then
-    /// unchanged.
-    pub fn recode(&mut self, vocabulary: &Vocabulary) -> Result<(), UnknownCharacter> {
-        let order: Vec<Option<u16>> = self
-            .vocabulary
-            .characters()
-            .iter()
-            .map(|&character| {
-                let number = vocabulary.number(character)?;
-                u16::try_from(number).ok()
-            })
-            .collect();
-        if order.contains(&None) {
-            let unknown = |&token: &u16| order[usize::from(token)].is_none();
-            if let Some(position) = self.tokens.iter().position(unknown) {
-                let number = u32::from(self.tokens[position]);
-                return Err(UnknownCharacter {
-                    character: self.vocabulary.character(number),
-                    position,
-                });
+    /// More characters than can be numbered.
+    pub fn recode(&mut self, vocabulary: &Vocabulary) -> Result<(), CorpusError> {
+        let unknown = self.unknown_to(vocabulary);
+        if unknown.is_empty() {
+            self.vocabulary = vocabulary.clone();
+            return Ok(());
+        }
+        let known = vocabulary.characters().iter().copied();
+        let new = unknown.iter().map(|unknown| unknown.character);
+        let extended = Vocabulary::of(known.chain(new));
+        if extended.len() > MAX_DISTINCT {
+            return Err(CorpusError::TooManyDistinct);
+        }
+        self.vocabulary = extended;
+        Ok(())
+    }
+
+    /// Writes the numbers that the characters have in the vocabulary, the
+    /// lower byte first, as wide as [`Width::of`] says. Holds a small part of
+    /// them at a time.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let order = self.numbering.numbers_in(&self.vocabulary);
+        let width = Width::of(self.vocabulary.len());
+        let mut spill = &self.spill;
+        spill.seek(SeekFrom::Start(0))?;
+        let mut left = 2 * self.chars;
+        let (mut chunk, mut bytes) = (vec![0; 1 << 16], Vec::new());
+        while left > 0 {
+            let part = left.min(chunk.len());
+            spill.read_exact(&mut chunk[..part])?;
+            left -= part;
+            let (pairs, _) = chunk[..part].as_chunks::<2>();
+            let numbers = pairs
+                .iter()
+                .map(|pair| order[usize::from(u16::from_le_bytes(*pair))].to_le_bytes());
+            bytes.clear();
+            match width {
+                Width::One => bytes.extend(numbers.map(|[low, _]| low)),
+                Width::Two => bytes.extend(numbers.flatten()),
             }
+            out.write_all(&bytes)?;
         }
-        for token in &mut self.tokens {
-            *token = order[usize::from(*token)].unwrap_or_default();
-        }
-        self.vocabulary = vocabulary.clone();
         Ok(())
     }
 
@@ -288,12 +347,7 @@ impl Corpus {
         batch_size: usize,
         sequence_length: usize,
     ) -> Result<Split, CorpusError> {
-        split(
-            self.tokens.len(),
-            validation_fraction,
-            batch_size,
-            sequence_length,
-        )
+        split(self.chars, validation_fraction, batch_size, sequence_length)
     }
 }
 
@@ -337,63 +391,4 @@ pub fn split(
 
 fn held_out(has: usize, fraction: f64) -> usize {
     ((has as f64 * fraction).floor() as usize).min(has)
-}
-
-/// Widens numbers for the network, with no third copy in between.
-pub fn widen(tokens: &[u16]) -> Arc<[u32]> {
-    tokens.iter().map(|&token| u32::from(token)).collect()
-}
-
-/// Numbers of characters by their first appearance.
-struct Numbering {
-    /// Most texts are mostly ASCII: a look-up in place of a hash.
-    ascii: [Option<u16>; 128],
-    others: HashMap<char, u16>,
-    characters: Vec<char>,
-}
-
-impl Numbering {
-    fn new() -> Self {
-        Self {
-            ascii: [None; 128],
-            others: HashMap::new(),
-            characters: Vec::new(),
-        }
-    }
-
-    fn number(&mut self, character: char) -> Result<u16, CorpusError> {
-        let known = if character.is_ascii() {
-            self.ascii[character as usize]
-        } else {
-            self.others.get(&character).copied()
-        };
-        if let Some(number) = known {
-            return Ok(number);
-        }
-        let number =
-            u16::try_from(self.characters.len()).map_err(|_| CorpusError::TooManyDistinct)?;
-        self.characters.push(character);
-        if character.is_ascii() {
-            self.ascii[character as usize] = Some(number);
-        } else {
-            self.others.insert(character, number);
-        }
-        Ok(number)
-    }
-
-    /// The vocabulary, and for each provisional number its number in it.
-    fn sorted(&self) -> (Vocabulary, Vec<u16>) {
-        let vocabulary = Vocabulary::of(self.characters.iter().copied());
-        let order = self
-            .characters
-            .iter()
-            .map(|&character| {
-                let number = vocabulary.number(character);
-                number
-                    .and_then(|number| u16::try_from(number).ok())
-                    .expect("the vocabulary is made of these characters, at most 65536")
-            })
-            .collect();
-        (vocabulary, order)
-    }
 }

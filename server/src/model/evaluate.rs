@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::parameters::Parameters;
 use super::step::{HiddenState, StepWeights, Stepper};
+use super::tokens::Tokens;
 
 /// Stretches that a thread steps together: enough for the products to run at
 /// speed.
@@ -19,7 +20,7 @@ const SHORTEST: usize = 4 * WARM_UP;
 /// Mean loss of every token but the first, in nats. Long texts are cut into
 /// stretches, each of which is warmed up on the 100 characters before it.
 /// 0 for fewer than two tokens. Blocks until done.
-pub fn mean_loss(parameters: &Parameters, tokens: &[u32], threads: usize) -> f64 {
+pub fn mean_loss(parameters: &Parameters, tokens: &Tokens, threads: usize) -> f64 {
     if tokens.len() < 2 {
         return 0.0;
     }
@@ -49,7 +50,7 @@ pub fn mean_loss(parameters: &Parameters, tokens: &[u32], threads: usize) -> f64
     total / predicted as f64
 }
 
-fn sum_of_losses(weights: Arc<StepWeights>, tokens: &[u32], stretches: &[(usize, usize)]) -> f64 {
+fn sum_of_losses(weights: Arc<StepWeights>, tokens: &Tokens, stretches: &[(usize, usize)]) -> f64 {
     let architecture = *weights.architecture();
     let mut stepper =
         Stepper::new(weights, stretches.len()).expect("a stepper of the CPU has no errors");
@@ -57,6 +58,7 @@ fn sum_of_losses(weights: Arc<StepWeights>, tokens: &[u32], stretches: &[(usize,
         stepper.push(&HiddenState::zeros(&architecture));
     }
     let longest = stretches.iter().map(|(begin, end)| end - begin).max();
+    let next = |at: usize| tokens.get(at + 1).expect("a stretch ends before the text");
     let mut total = 0.0;
     // All rows are at the same place of their stretch; one that has nothing
     // to warm up on, or is at its end, is fed and not counted.
@@ -64,11 +66,7 @@ fn sum_of_losses(weights: Arc<StepWeights>, tokens: &[u32], stretches: &[(usize,
         let at = |begin: usize| (begin + place).checked_sub(WARM_UP);
         let fed: Vec<u32> = stretches
             .iter()
-            .map(|&(begin, _)| {
-                at(begin)
-                    .and_then(|at| tokens.get(at))
-                    .map_or(0, |&token| token)
-            })
+            .map(|&(begin, _)| at(begin).and_then(|at| tokens.get(at)).unwrap_or(0))
             .collect();
         let logits = stepper.step(&fed).expect("a step on the CPU has no errors");
         let mut before_text = Vec::new();
@@ -77,7 +75,7 @@ fn sum_of_losses(weights: Arc<StepWeights>, tokens: &[u32], stretches: &[(usize,
             match at(begin) {
                 None => before_text.push(row),
                 Some(at) if at >= begin && at < end => {
-                    total += negative_log_likelihood(logits, tokens[at + 1]);
+                    total += negative_log_likelihood(logits, next(at));
                 }
                 Some(_) => {}
             }
@@ -127,12 +125,16 @@ mod tests {
             .map(|(logits, &next)| negative_log_likelihood(logits, next))
             .sum::<f64>()
             / 3000.0;
+        let text = Tokens::from(&tokens[..]);
         for threads in [1, 2, 3] {
-            let ours = mean_loss(&parameters, &tokens, threads);
+            let ours = mean_loss(&parameters, &text, threads);
             assert!((ours - exact).abs() < 1e-6, "{ours} {exact}");
         }
-        let short = mean_loss(&parameters, &tokens[..2], 2);
+        let short = mean_loss(&parameters, &text.range(0..2).expect("a part"), 2);
         assert!((short - negative_log_likelihood(&logits[..7], tokens[1])).abs() < 1e-9);
-        assert_eq!(mean_loss(&parameters, &tokens[..1], 2), 0.0);
+        assert_eq!(
+            mean_loss(&parameters, &text.range(0..1).expect("a part"), 2),
+            0.0
+        );
     }
 }

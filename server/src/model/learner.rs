@@ -1,8 +1,6 @@
 //! Training step by step: batches in order, gradients, clipping, Adam. Knows
 //! nothing of jobs, files or events; those are in `training`.
 
-use std::sync::Arc;
-
 use tch::{TchError, Tensor};
 use thiserror::Error;
 
@@ -16,6 +14,7 @@ use super::optimizer::{Adam, clip_scale, norm};
 use super::parameters::Parameters;
 use super::pass::dropout::subkey;
 use super::shards::Shards;
+use super::tokens::Tokens;
 
 /// What to train and how. The values are taken as valid.
 #[derive(Clone, Debug)]
@@ -129,7 +128,7 @@ const OFFSETS: u64 = u64::MAX;
 pub struct Learner {
     config: LearnerConfig,
     place: Place,
-    tokens: Arc<[u32]>,
+    tokens: Tokens,
     batches: Batches,
     backend: Backend,
     adam: Adam,
@@ -147,7 +146,7 @@ impl Learner {
     pub fn new(
         config: LearnerConfig,
         place: Place,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Self, LearnError> {
         let batches = Batches::new(tokens.len(), config.batch_size, config.sequence_length)?;
@@ -182,7 +181,7 @@ impl Learner {
     pub fn restore(
         config: LearnerConfig,
         place: Place,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Self, LearnError> {
         let count = config.architecture.parameter_count();
@@ -304,7 +303,7 @@ impl Learner {
     ///
     /// # Errors
     /// None on the CPU.
-    pub fn evaluate(&mut self, tokens: &[u32]) -> Result<f64, LearnError> {
+    pub fn evaluate(&mut self, tokens: &Tokens) -> Result<f64, LearnError> {
         let parameters = self.parameters()?;
         Ok(evaluate::mean_loss(&parameters, tokens, self.place.threads))
     }

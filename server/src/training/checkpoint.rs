@@ -7,13 +7,14 @@
 //! little-endian f32, and the SHA-256 of all that.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::digesting::Digesting;
 use crate::model::learner::Snapshot;
 
 #[cfg(test)]
@@ -160,6 +161,11 @@ pub fn load(folder: &Path, training_id: &str) -> Result<Checkpoint, LoadError> {
     }
 }
 
+/// The files that [`save`] writes; some or all may not be there.
+pub(super) fn files(folder: &Path) -> [PathBuf; 3] {
+    [CURRENT, PREVIOUS, ASIDE].map(|name| folder.join(name))
+}
+
 fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<File> {
     let snapshot = &checkpoint.snapshot;
     let parts = parts(checkpoint);
@@ -170,10 +176,7 @@ fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<F
         position: checkpoint.position.clone(),
         lengths: parts.map(<[f32]>::len),
     })?;
-    let mut out = Digesting {
-        inner: BufWriter::with_capacity(1 << 20, file),
-        digest: Sha256::new(),
-    };
+    let mut out = Digesting::new(file);
     out.write_all(MAGIC)?;
     let length = u32::try_from(header.len()).map_err(io::Error::other)?;
     out.write_all(&length.to_le_bytes())?;
@@ -184,11 +187,9 @@ fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<F
         bytes.extend(chunk.iter().flat_map(|number| number.to_le_bytes()));
         out.write_all(&bytes)?;
     }
-    let digest = out.digest.finalize();
-    out.inner.write_all(&digest)?;
-    out.inner
-        .into_inner()
-        .map_err(std::io::IntoInnerError::into_error)
+    let (mut file, digest) = out.finish()?;
+    file.write_all(&digest)?;
+    Ok(file)
 }
 
 fn parts(checkpoint: &Checkpoint) -> [&[f32]; 5] {
@@ -259,22 +260,4 @@ fn parse(bytes: &[u8], training_id: &str) -> Result<Checkpoint, &'static str> {
         best_parameters: (best > 0).then(|| part(best)),
         position: header.position,
     })
-}
-
-/// Takes the digest of all that is written through it.
-struct Digesting {
-    inner: BufWriter<File>,
-    digest: Sha256,
-}
-
-impl Write for Digesting {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.digest.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

@@ -1,7 +1,7 @@
 //! What a training tells, and what can be summed up from it. Where the events
 //! are kept and how they are watched is in `history`.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// State of a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub enum EventKind {
     Epoch(EpochProgress),
     /// A checkpoint is on disk.
     Checkpoint(CheckpointSaved),
+    /// It diverged and went back to a checkpoint.
+    RolledBack(RolledBack),
     /// The training ended.
     Finished(Finished),
 }
@@ -114,6 +116,9 @@ pub struct EpochProgress {
     pub chars_per_second: f64,
     /// Text of the model after this epoch, its prime included.
     pub sample: String,
+    /// Whether its validation loss is the lowest so far.
+    #[serde(default)]
+    pub best: bool,
 }
 
 /// A checkpoint is on disk.
@@ -121,6 +126,29 @@ pub struct EpochProgress {
 pub struct CheckpointSaved {
     /// Steps taken when it was saved.
     pub step: u64,
+}
+
+/// A training diverged and went back to its last good checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// Steps taken when it diverged.
+    pub step: u64,
+    /// The loss that was seen; may be no number, which JSON calls `null`.
+    #[serde(deserialize_with = "number_or_nan")]
+    pub loss: f64,
+    /// Steps taken at the checkpoint.
+    pub checkpoint_step: u64,
+    /// Learning rate that it goes on with.
+    pub learning_rate: f64,
+    /// How often it went back so far, from 1.
+    pub attempt: u32,
+    /// What was wrong, in words.
+    pub message: String,
+}
+
+/// JSON has no NaN and no infinity; both are written as `null`.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// The training ended.
@@ -136,6 +164,9 @@ pub struct Finished {
     pub validation_loss: Option<f64>,
     /// What happened, in words, where it did not succeed.
     pub message: String,
+    /// Epoch whose weights were published.
+    #[serde(default)]
+    pub best_epoch: Option<u32>,
 }
 
 /// Where a training stands, summed up from its events.
@@ -189,6 +220,7 @@ impl Summary {
                 self.validation_loss = epoch.validation_loss;
             }
             EventKind::Checkpoint(_) => self.has_checkpoint = true,
+            EventKind::RolledBack(back) => self.step = back.checkpoint_step,
             EventKind::Finished(finished) => {
                 self.state = finished.state;
                 self.version = finished.version;

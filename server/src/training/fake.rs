@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::learn::{InitialModel, Learn, Learners, Models, ModelsError, TrainedModel};
+use super::learn::{InitialModel, Learn, Learners, Models, ModelsError};
+use crate::model::checkpoint::ModelFile;
 use crate::model::learner::{LearnError, LearnerConfig, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
+use crate::model::tokens::Tokens;
 
 /// What goes wrong at a step, once for each time it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl FakeLearners {
     fn learner(
         &self,
         config: &LearnerConfig,
-        tokens: &[u32],
+        tokens: &Tokens,
         snapshot: Snapshot,
     ) -> Box<dyn Learn> {
         Box::new(FakeLearner {
@@ -87,7 +89,7 @@ impl Learners for FakeLearners {
     fn begin(
         &self,
         config: &LearnerConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError> {
         let parameters = initial.unwrap_or_else(|| Parameters::zeros(config.architecture));
@@ -105,7 +107,7 @@ impl Learners for FakeLearners {
     fn resume(
         &self,
         config: &LearnerConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError> {
         Ok(self.learner(config, &tokens, snapshot))
@@ -179,7 +181,7 @@ impl Learn for FakeLearner {
     }
 
     /// Lowest after the second epoch.
-    fn evaluate(&mut self, _tokens: &[u32]) -> Result<f64, LearnError> {
+    fn evaluate(&mut self, _tokens: &Tokens) -> Result<f64, LearnError> {
         let epoch = self.snapshot.step / self.steps_per_epoch;
         Ok(3.0 + (epoch as f64 - 2.0).abs())
     }
@@ -192,7 +194,7 @@ impl Learn for FakeLearner {
 /// Models in memory.
 #[derive(Default)]
 pub(crate) struct FakeModels {
-    pub(crate) published: Mutex<Vec<(String, TrainedModel)>>,
+    pub(crate) published: Mutex<Vec<(String, ModelFile)>>,
     pub(crate) stored: Mutex<BTreeMap<String, InitialModel>>,
 }
 
@@ -204,10 +206,18 @@ impl Models for FakeModels {
             .ok_or_else(|| ModelsError::NotFound(format!("there is no model {reference:?}")))
     }
 
-    fn publish(&self, name: &str, model: TrainedModel) -> Result<u64, ModelsError> {
+    fn publish(&self, name: &str, model: ModelFile) -> Result<u64, ModelsError> {
         let mut published = lock(&self.published);
         published.push((name.to_owned(), model));
         Ok(published.len() as u64)
+    }
+
+    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError> {
+        let by = |(other, model): &(String, ModelFile)| {
+            other == name && model.facts.training_id == training_id
+        };
+        let place = lock(&self.published).iter().position(by);
+        Ok(place.map(|place| place as u64 + 1))
     }
 }
 

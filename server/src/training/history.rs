@@ -34,6 +34,9 @@ struct Writer {
     path: PathBuf,
     file: File,
     next_sequence: u64,
+    /// Whether an event could not be written: the file is written anew as
+    /// soon as the disk takes events again.
+    behind: bool,
 }
 
 struct Kept {
@@ -95,6 +98,7 @@ impl History {
                 path: path.to_owned(),
                 file,
                 next_sequence: events.last().map_or(0, |event| event.sequence + 1),
+                behind: false,
             }),
             kept: Mutex::new(Kept {
                 events,
@@ -106,7 +110,8 @@ impl History {
     }
 
     /// Adds an event. Blocks on the disk. Where the disk fails, the event is
-    /// in memory only, and the log says so.
+    /// in memory only, and the log says so; it is written with the first that
+    /// the disk takes again.
     pub fn append(&self, event: EventKind) {
         let mut writer = lock(&self.writer);
         let event = Arc::new(Event {
@@ -114,24 +119,32 @@ impl History {
             event,
         });
         writer.next_sequence += 1;
-        if let Err(error) = writer.write(&event) {
+        let written = writer.write(&event);
+        if let Err(error) = &written
+            && !std::mem::replace(&mut writer.behind, true)
+        {
             let path = writer.path.display();
-            tracing::warn!(%error, %path, "an event of a training could not be written");
+            tracing::warn!(%error, %path, "events of a training cannot be written; they are kept in memory");
         }
         let mut kept = lock(&self.kept);
         kept.summary.take(&event.event);
         kept.step_events += usize::from(is_step(&event));
         kept.events.push(event);
-        if kept.step_events > MAX_STEP_EVENTS {
+        let thin = kept.step_events > MAX_STEP_EVENTS;
+        if thin {
             kept.thin();
-            let events = kept.events.clone();
-            drop(kept);
-            if let Err(error) = writer.rewrite(&events) {
-                let path = writer.path.display();
-                tracing::warn!(%error, %path, "the events of a training could not be thinned");
+        }
+        let catch_up = writer.behind && written.is_ok();
+        let anew = (thin || catch_up).then(|| kept.events.clone());
+        drop(kept);
+        if let Some(events) = anew {
+            match writer.rewrite(&events) {
+                Ok(()) => writer.behind = false,
+                Err(error) => {
+                    let path = writer.path.display();
+                    tracing::warn!(%error, %path, "the events of a training could not be rewritten");
+                }
             }
-        } else {
-            drop(kept);
         }
         self.wake();
     }
@@ -246,16 +259,24 @@ impl Writer {
 
     fn rewrite(&mut self, events: &[Arc<Event>]) -> io::Result<()> {
         let aside = self.path.with_extension("new");
-        let mut out = BufWriter::new(File::create(&aside)?);
-        for event in events {
-            serde_json::to_writer(&mut out, event.as_ref())?;
-            out.write_all(b"\n")?;
+        if let Err(error) = write_all(&aside, events) {
+            // Half a file on a full disk is only in the way.
+            let _ = fs::remove_file(&aside);
+            return Err(error);
         }
-        out.into_inner()?.sync_data()?;
         fs::rename(&aside, &self.path)?;
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         Ok(())
     }
+}
+
+fn write_all(path: &Path, events: &[Arc<Event>]) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    for event in events {
+        serde_json::to_writer(&mut out, event.as_ref())?;
+        out.write_all(b"\n")?;
+    }
+    out.into_inner()?.sync_data()
 }
 
 /// The events of a file, and the bytes up to the end of the last whole line.

@@ -3,7 +3,7 @@
 //! the trainer.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,11 +11,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::checkpoint;
+use super::digesting::Digesting;
 use super::events::{Accepted, EventKind, Finished, State, Summary};
 use super::history::{History, Watcher};
 use super::spec::ResolvedSpec;
 use crate::model::corpus::{Corpus, Split};
 use crate::model::learner::LearnerConfig;
+use crate::model::tokens::{Tokens, Width};
 use crate::model::vocabulary::Vocabulary;
 
 const FACTS: &str = "job.json";
@@ -44,6 +47,14 @@ pub struct JobFacts {
     pub training_chars: usize,
     /// SHA-256 of the file of numbers, in hexadecimal.
     tokens_sha256: String,
+    /// How wide the numbers in that file are.
+    #[serde(default = "first_width")]
+    tokens_width: Width,
+}
+
+/// The first servers wrote two bytes for each.
+fn first_width() -> Width {
+    Width::Two
 }
 
 /// What somebody wants of a training that runs.
@@ -67,10 +78,10 @@ pub struct Job {
     wish: AtomicU8,
 }
 
-/// The numbers of a corpus, read back for training.
+/// The numbers of a corpus, mapped for training.
 pub(super) struct JobTokens {
-    pub(super) training: Arc<[u32]>,
-    pub(super) validation: Arc<[u32]>,
+    pub(super) training: Tokens,
+    pub(super) validation: Tokens,
     /// The first character of the corpus.
     pub(super) first: u32,
 }
@@ -176,6 +187,7 @@ impl Job {
             train_loss: summary.train_loss,
             validation_loss: None,
             message: message.to_owned(),
+            best_epoch: None,
         }));
     }
 
@@ -194,28 +206,42 @@ impl Job {
         }
     }
 
-    /// Reads the numbers of the corpus back and checks them.
+    /// Deletes corpus and checkpoints of a training that has succeeded: it
+    /// cannot be resumed, and its model is published.
+    pub(super) fn let_go_of_spent_files(&self) {
+        if self.summary().state != State::Succeeded {
+            return;
+        }
+        let corpus = [self.folder.join(TOKENS)];
+        for path in corpus.into_iter().chain(checkpoint::files(&self.folder)) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %path.display(), "a file that is no longer needed stays");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Maps the numbers of the corpus, after a check of every byte.
     pub(super) fn tokens(&self) -> io::Result<JobTokens> {
         let damaged = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
-        let bytes = fs::read(self.folder.join(TOKENS))?;
-        if hex(&Sha256::digest(&bytes)) != self.facts.tokens_sha256 {
+        let mut file = File::open(self.folder.join(TOKENS))?;
+        if digest_of(&mut file)? != self.facts.tokens_sha256 {
             return Err(damaged("the stored corpus is damaged"));
         }
-        let (pairs, _) = bytes.as_chunks::<2>();
-        let widen = |pairs: &[[u8; 2]]| -> Arc<[u32]> {
-            let number = |pair: &[u8; 2]| u32::from(u16::from_le_bytes(*pair));
-            pairs.iter().map(number).collect()
+        let tokens = Tokens::map(&file, self.facts.tokens_width)?;
+        let middle = self.facts.training_chars;
+        let part = |part| {
+            let part = tokens.range(part);
+            part.ok_or_else(|| damaged("the stored corpus is shorter than its facts say"))
         };
-        let (training, validation) = pairs
-            .split_at_checked(self.facts.training_chars)
-            .ok_or_else(|| damaged("the stored corpus is shorter than its facts say"))?;
-        let training = widen(training);
         Ok(JobTokens {
-            first: *training
-                .first()
+            first: tokens
+                .get(0)
                 .ok_or_else(|| damaged("the stored corpus is empty"))?,
-            validation: widen(validation),
-            training,
+            training: part(0..middle)?,
+            validation: part(middle..self.facts.corpus_chars)?,
         })
     }
 }
@@ -238,9 +264,10 @@ impl NewJob<'_> {
             spec: self.spec.clone(),
             vocabulary: self.corpus.vocabulary.characters().iter().collect(),
             corpus_sha256: hex(&self.corpus.sha256),
-            corpus_chars: self.corpus.tokens.len(),
+            corpus_chars: self.corpus.chars(),
             training_chars: self.split.training.len(),
-            tokens_sha256: write_tokens(&folder.join(TOKENS), &self.corpus.tokens)?,
+            tokens_sha256: write_tokens(&folder.join(TOKENS), self.corpus)?,
+            tokens_width: Width::of(self.corpus.vocabulary.len()),
         };
         let mut file = File::create(folder.join(FACTS))?;
         file.write_all(&serde_json::to_vec_pretty(&facts)?)?;
@@ -249,19 +276,26 @@ impl NewJob<'_> {
     }
 }
 
-/// Writes the numbers, two bytes each, the lower first; returns their SHA-256.
-fn write_tokens(path: &Path, tokens: &[u16]) -> io::Result<String> {
-    let mut out = BufWriter::new(File::create(path)?);
+/// Writes the numbers of a corpus; returns the SHA-256 of the file.
+fn write_tokens(path: &Path, corpus: &Corpus) -> io::Result<String> {
+    let mut out = Digesting::new(File::create(path)?);
+    corpus.write(&mut out)?;
+    let (file, digest) = out.finish()?;
+    file.sync_all()?;
+    Ok(hex(&digest))
+}
+
+/// SHA-256 of a file, in hexadecimal, without holding the file.
+fn digest_of(file: &mut File) -> io::Result<String> {
     let mut digest = Sha256::new();
-    let mut bytes = Vec::new();
-    for chunk in tokens.chunks(1 << 16) {
-        bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|token| token.to_le_bytes()));
-        digest.update(&bytes);
-        out.write_all(&bytes)?;
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        let count = file.read(&mut bytes)?;
+        if count == 0 {
+            return Ok(hex(&digest.finalize()));
+        }
+        digest.update(&bytes[..count]);
     }
-    out.into_inner()?.sync_all()?;
-    Ok(hex(&digest.finalize()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -43,17 +43,25 @@ pub struct JobsConfig {
     /// Longest time between two checkpoints; there is one at the end of each
     /// epoch besides.
     pub checkpoint_interval: Duration,
+    /// Most trainings that have ended and are kept. Beyond, the oldest are
+    /// deleted when a new one is accepted, and at the start; not those that
+    /// were interrupted.
+    pub keep_ended: usize,
+    /// Whether each training writes event files for TensorBoard.
+    pub tensorboard: bool,
 }
 
 impl JobsConfig {
     /// The usual limits: sixteen waiting trainings, corpora of 4 GiB, a
-    /// checkpoint a minute.
+    /// checkpoint a minute, a thousand trainings that have ended.
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
             max_queued: 16,
             max_corpus_bytes: 4 << 30,
             checkpoint_interval: Duration::from_secs(60),
+            keep_ended: 1000,
+            tensorboard: false,
         }
     }
 }
@@ -117,6 +125,7 @@ impl Jobs {
             models,
             sampler,
             pace: Pace::with_checkpoints_every(config.checkpoint_interval),
+            tensorboard: config.tensorboard,
         };
         let shared = Arc::new(Shared {
             config,
@@ -126,6 +135,7 @@ impl Jobs {
             changed: Condvar::new(),
             thread: Mutex::new(None),
         });
+        shared.forget_old();
         let thread = std::thread::Builder::new().name("training".to_owned());
         let worker = Arc::clone(&shared);
         *lock(&shared.thread) = Some(thread.spawn(move || worker.work())?);
@@ -136,7 +146,7 @@ impl Jobs {
     ///
     /// # Errors
     /// A bad spec, an unknown model to begin with, a full queue, too many
-    /// uploads.
+    /// uploads, a folder that takes no file.
     pub fn begin(&self, spec: &TrainingSpec) -> Result<Upload, JobsError> {
         let mut resolved = spec.resolve(rand::random)?;
         self.shared.check_room(&lock(&self.shared.state))?;
@@ -149,8 +159,11 @@ impl Jobs {
                 Some(model)
             }
         };
-        let max_bytes = self.shared.config.max_corpus_bytes;
-        Ok(Upload::new(place, resolved, initial, max_bytes))
+        let config = &self.shared.config;
+        // It has no name: a server that is killed leaves nothing behind.
+        let spill = tempfile::tempfile_in(&config.folder)?;
+        let max_bytes = config.max_corpus_bytes;
+        Ok(Upload::new(place, resolved, initial, spill, max_bytes))
     }
 
     /// Ends the corpus and queues the training.
@@ -161,10 +174,12 @@ impl Jobs {
     pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
         let (mut corpus, spec) = (upload.reader.finish()?, upload.spec);
         if let Some(initial) = upload.initial {
-            corpus.recode(&initial.vocabulary).map_err(|unknown| {
-                let model = initial.id.clone();
-                JobsError::UnknownCharacter { model, unknown }
-            })?;
+            let unknown = corpus.unknown_to(&initial.vocabulary);
+            if !unknown.is_empty() && !spec.extend_vocabulary {
+                let model = initial.id;
+                return Err(JobsError::UnknownCharacters { model, unknown });
+            }
+            corpus.recode(&initial.vocabulary)?;
         }
         check_prime(&spec, &corpus)?;
         let split = corpus.split(
@@ -172,7 +187,7 @@ impl Jobs {
             spec.batch_size as usize,
             spec.sequence_length as usize,
         )?;
-        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len(), corpus.tokens.len());
+        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len());
         memory::check(needed, memory::available_bytes())?;
         self.shared.check_room(&lock(&self.shared.state))?;
         let accepted = accepted(
@@ -191,6 +206,7 @@ impl Jobs {
         };
         let job = Arc::new(Job::create(&self.shared.config.folder, new, accepted)?);
         self.shared.enqueue(&job)?;
+        self.shared.forget_old();
         Ok(job)
     }
 
@@ -354,12 +370,41 @@ impl Shared {
         Ok(())
     }
 
+    /// Deletes the oldest trainings that have ended, where there are too many.
+    fn forget_old(&self) {
+        let mut state = lock(&self.state);
+        let spent = |job: &Job| match job.summary().state {
+            State::Succeeded | State::Cancelled | State::Failed => true,
+            State::Queued | State::Running | State::Interrupted => false,
+        };
+        let mut ended: Vec<Arc<Job>> = state
+            .jobs
+            .values()
+            .filter(|job| spent(job))
+            .cloned()
+            .collect();
+        ended.sort_by_key(|job| (job.facts().created_unix_ms, job.id().to_owned()));
+        let surplus = ended.len().saturating_sub(self.config.keep_ended);
+        ended.truncate(surplus);
+        for job in &ended {
+            state.jobs.remove(job.id());
+        }
+        drop(state);
+        for job in ended {
+            tracing::info!(id = job.id(), "an old training is deleted");
+            if let Err(error) = fs::remove_dir_all(job.folder()) {
+                tracing::warn!(%error, id = job.id(), "an old training could not be deleted");
+            }
+        }
+    }
+
     /// The training thread.
     fn work(&self) {
         trainer::lower_priority();
         while let Some(job) = self.next() {
             let finished = trainer::run(&job, &self.workshop);
             job.history().append(finished);
+            job.let_go_of_spent_files();
             lock(&self.state).running = None;
         }
         lock(&self.state).thread_ended = true;
@@ -410,8 +455,8 @@ fn accepted(spec: &ResolvedSpec, corpus: &Corpus, split: &Split, device: String)
     let steps_per_epoch = (split.training.len() / batch_chars) as u64;
     let architecture = spec.architecture(corpus.vocabulary.len());
     Accepted {
-        corpus_chars: corpus.tokens.len() as u64,
-        vocabulary_size: u32::try_from(corpus.distinct).unwrap_or(u32::MAX),
+        corpus_chars: corpus.chars() as u64,
+        vocabulary_size: u32::try_from(corpus.distinct()).unwrap_or(u32::MAX),
         steps_per_epoch,
         total_steps: steps_per_epoch * u64::from(spec.epochs),
         parameters: architecture.parameter_count() as u64,

@@ -2,13 +2,13 @@
 //! a place for models, a way to write a sample. Traits, so that the jobs are
 //! tested without a network and without a disk full of models.
 
-use std::sync::Arc;
-
 use thiserror::Error;
 
+use crate::model::checkpoint::ModelFile;
 use crate::model::learner::{LearnError, LearnerConfig, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 use crate::model::step::StepError;
+use crate::model::tokens::Tokens;
 use crate::model::vocabulary::Vocabulary;
 
 /// Trains one network. Belongs to the training thread.
@@ -29,7 +29,7 @@ pub trait Learn {
     ///
     /// # Errors
     /// A device that failed.
-    fn evaluate(&mut self, tokens: &[u32]) -> Result<f64, LearnError>;
+    fn evaluate(&mut self, tokens: &Tokens) -> Result<f64, LearnError>;
     /// Everything to go on from here.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ pub trait Learners: Send + Sync {
     fn begin(
         &self,
         config: &LearnerConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError>;
     /// A learner that goes on from a snapshot.
@@ -58,7 +58,7 @@ pub trait Learners: Send + Sync {
     fn resume(
         &self,
         config: &LearnerConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError>;
 }
@@ -74,38 +74,6 @@ pub struct InitialModel {
     pub parameters: Parameters,
 }
 
-/// A model that was trained.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainedModel {
-    /// Its weights.
-    pub parameters: Parameters,
-    /// Its characters.
-    pub vocabulary: Vocabulary,
-    /// How it came to be.
-    pub facts: TrainedFacts,
-}
-
-/// How a trained model came to be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainedFacts {
-    /// Name of the recipe.
-    pub recipe: String,
-    /// Epochs that were trained up to these weights.
-    pub epochs: u32,
-    /// Steps that were taken up to these weights.
-    pub steps: u64,
-    /// Characters of the corpus.
-    pub corpus_chars: u64,
-    /// SHA-256 of the corpus, in hexadecimal.
-    pub corpus_sha256: String,
-    /// The training.
-    pub training_id: String,
-    /// Mean training loss of the epoch, in nats per character.
-    pub train_loss: Option<f64>,
-    /// Loss on the held-out text, in nats per character.
-    pub validation_loss: Option<f64>,
-}
-
 /// A model could not be found, read or stored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ModelsError {
@@ -118,6 +86,9 @@ pub enum ModelsError {
     /// It cannot be read or written; the text is for the log.
     #[error("{0}")]
     Broken(String),
+    /// The disk has no room for it.
+    #[error("the server's data folder has no room left")]
+    DiskFull,
 }
 
 /// Where models are found and published. All methods block.
@@ -128,10 +99,16 @@ pub trait Models: Send + Sync {
     /// An unknown model, or one that cannot be read.
     fn find(&self, reference: &str) -> Result<InitialModel, ModelsError>;
     /// Stores a model as the next version of its name; returns the version.
+    /// When that was is written into its facts.
     ///
     /// # Errors
     /// A disk that does not take it.
-    fn publish(&self, name: &str, model: TrainedModel) -> Result<u64, ModelsError>;
+    fn publish(&self, name: &str, model: ModelFile) -> Result<u64, ModelsError>;
+    /// The version of a name that a training has published, where it has.
+    ///
+    /// # Errors
+    /// A model that cannot be read.
+    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError>;
 }
 
 /// What a sample of a model under training is made of.

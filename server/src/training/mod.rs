@@ -3,7 +3,9 @@
 //! `history`). The arithmetic is in `model::learner`; the gRPC side in
 //! `rpc::training`.
 
+mod board;
 pub mod checkpoint;
+mod digesting;
 pub mod events;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -1,10 +1,11 @@
 //! The repository as the trainings see it.
 
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::learn::{InitialModel, Models, ModelsError, TrainedModel};
-use crate::model::checkpoint::{ModelFacts, ModelFile};
-use crate::repository::{Repository, RepositoryError};
+use super::learn::{InitialModel, Models, ModelsError};
+use crate::model::checkpoint::ModelFile;
+use crate::repository::{ModelId, Repository, RepositoryError};
 
 impl Models for Repository {
     fn find(&self, reference: &str) -> Result<InitialModel, ModelsError> {
@@ -17,24 +18,28 @@ impl Models for Repository {
         })
     }
 
-    fn publish(&self, name: &str, model: TrainedModel) -> Result<u64, ModelsError> {
+    fn publish(&self, name: &str, mut model: ModelFile) -> Result<u64, ModelsError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let file = ModelFile {
-            parameters: model.parameters,
-            vocabulary: model.vocabulary,
-            facts: ModelFacts {
-                recipe: model.facts.recipe,
-                epochs: model.facts.epochs,
-                steps: model.facts.steps,
-                corpus_chars: model.facts.corpus_chars,
-                corpus_sha256: model.facts.corpus_sha256,
-                training_id: model.facts.training_id,
-                train_loss: model.facts.train_loss,
-                validation_loss: model.facts.validation_loss,
-                created_unix_ms: now.map_or(0, |time| time.as_millis() as u64),
-            },
-        };
-        Ok(Repository::publish(self, name, &file)?.version)
+        model.facts.created_unix_ms = now.map_or(0, |time| time.as_millis() as u64);
+        Ok(Repository::publish(self, name, &model)?.version)
+    }
+
+    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError> {
+        for version in self.versions(name) {
+            let id = ModelId {
+                name: name.to_owned(),
+                version,
+            };
+            match self.describe(&id) {
+                Ok(model) if model.facts.training_id == training_id => {
+                    return Ok(Some(version));
+                }
+                // One that was deleted meanwhile is not the one.
+                Ok(_) | Err(RepositoryError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -48,9 +53,15 @@ impl From<RepositoryError> for ModelsError {
             RepositoryError::NotFound { .. }
             | RepositoryError::NoModels
             | RepositoryError::Ambiguous { .. } => Self::NotFound(text),
+            RepositoryError::Io { ref source, .. } if is_full(source) => Self::DiskFull,
             RepositoryError::Damaged { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::Io { .. } => Self::Broken(text),
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

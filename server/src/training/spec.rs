@@ -54,6 +54,9 @@ pub struct TrainingSpec {
     pub sample_prime: Option<String>,
     /// Characters in the sample of each epoch.
     pub sample_chars: Option<u32>,
+    /// Whether characters that the model of `init_from` does not know are
+    /// added to its vocabulary.
+    pub extend_vocabulary: Option<bool>,
 }
 
 /// A named way to train.
@@ -104,6 +107,10 @@ pub struct ResolvedSpec {
     pub sample_prime: Option<String>,
     /// Characters in the sample of each epoch; 0 for no sample.
     pub sample_chars: u32,
+    /// Whether characters that the model of `init_from` does not know are
+    /// added to its vocabulary.
+    #[serde(default)]
+    pub extend_vocabulary: bool,
 }
 
 /// A field of the spec cannot be accepted. The message says what is allowed
@@ -182,6 +189,7 @@ impl Recipe {
                 cancel_on_disconnect: false,
                 sample_prime: None,
                 sample_chars: 200,
+                extend_vocabulary: false,
             },
             // Found by `cargo bench --bench curve` on a held-out tail.
             Recipe::Fast => ResolvedSpec {
@@ -258,7 +266,17 @@ impl TrainingSpec {
             cancel_on_disconnect: self.cancel_on_disconnect.unwrap_or(false),
             sample_prime: check_prime(self.sample_prime.as_deref())?,
             sample_chars: check_sample_chars(self.sample_chars.unwrap_or(by.sample_chars))?,
+            extend_vocabulary: self.check_extend_vocabulary()?,
         })
+    }
+
+    fn check_extend_vocabulary(&self) -> Result<bool, SpecError> {
+        let asked = self.extend_vocabulary.unwrap_or(false);
+        if asked && self.init_from.as_deref().unwrap_or_default().is_empty() {
+            let message = "needs init_from: a new model has the vocabulary of its corpus";
+            return Err(SpecError::new("extend_vocabulary", message));
+        }
+        Ok(asked)
     }
 }
 

@@ -1,11 +1,10 @@
 //! The learners of this program: `model::learner` behind the trait that the
 //! trainer knows.
 
-use std::sync::Arc;
-
 use super::learn::{Learn, Learners};
 use crate::model::learner::{LearnError, Learner, LearnerConfig, Place, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
+use crate::model::tokens::Tokens;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +17,7 @@ impl Learners for Place {
     fn begin(
         &self,
         config: &LearnerConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError> {
         let learner = Learner::new(config.clone(), *self, tokens, initial)?;
@@ -28,7 +27,7 @@ impl Learners for Place {
     fn resume(
         &self,
         config: &LearnerConfig,
-        tokens: Arc<[u32]>,
+        tokens: Tokens,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError> {
         let learner = Learner::restore(config.clone(), *self, tokens, snapshot)?;
@@ -49,7 +48,7 @@ impl Learn for Learner {
         Learner::parameters(self)
     }
 
-    fn evaluate(&mut self, tokens: &[u32]) -> Result<f64, LearnError> {
+    fn evaluate(&mut self, tokens: &Tokens) -> Result<f64, LearnError> {
         Learner::evaluate(self, tokens)
     }
 

@@ -3,6 +3,7 @@
 //! job runs when is in `jobs`; the arithmetic is the learner's.
 
 mod clocks;
+mod publish;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use thiserror::Error;
 
 use self::clocks::Clocks;
 pub(super) use self::clocks::Pace;
+use super::board::Board;
 use super::checkpoint::{self, Best, Checkpoint, Position};
-use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, State};
+use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, RolledBack, State};
 use super::job::{Job, JobTokens, Wish};
-use super::learn::{Learn, Learners, Models, SampleRequest, Sampler, TrainedFacts, TrainedModel};
+use super::learn::{Learn, Learners, Models, ModelsError, SampleRequest, Sampler};
+use crate::model::extension::extend;
 use crate::model::learner::{LearnError, LearnerConfig, StepOutcome};
 use crate::model::parameters::Parameters;
 
@@ -31,6 +34,8 @@ pub(super) struct Workshop {
     pub(super) models: Arc<dyn Models>,
     pub(super) sampler: Box<Sampler>,
     pub(super) pace: Pace,
+    /// Whether to write event files for TensorBoard.
+    pub(super) tensorboard: bool,
 }
 
 /// Why a training failed. The text is what a client reads.
@@ -42,8 +47,8 @@ enum Failure {
     Files(String),
     #[error("an internal error; the server's log says more")]
     Panicked,
-    #[error("the model could not be stored: {0}")]
-    Publish(String),
+    #[error("the model could not be stored: {}; the training can be resumed", told(.0))]
+    Publish(#[from] ModelsError),
     #[error("the model to begin with is gone: {0}")]
     Initial(String),
     #[error(
@@ -53,9 +58,20 @@ enum Failure {
     Diverged { step: u64, what: &'static str },
 }
 
+/// What a client may know of it: the paths and words of the system are for the
+/// log.
+fn told(error: &ModelsError) -> String {
+    match error {
+        ModelsError::Broken(_) => "the server's log says more".to_owned(),
+        ModelsError::BadReference(_) | ModelsError::NotFound(_) | ModelsError::DiskFull => {
+            error.to_string()
+        }
+    }
+}
+
 /// How a training ended that did not fail.
 enum Ending {
-    Published(u64),
+    Published(Finished),
     Wished(Wish),
 }
 
@@ -64,8 +80,7 @@ enum Ending {
 pub(super) fn run(job: &Job, workshop: &Workshop) -> EventKind {
     let turn = || {
         let mut run = Run::new(job, workshop)?;
-        let ending = run.train()?;
-        Ok((ending, run.published_losses()))
+        run.train()
     };
     // What the panic said is on standard error, by the hook.
     let result: Result<_, Failure> =
@@ -77,25 +92,20 @@ pub(super) fn run(job: &Job, workshop: &Workshop) -> EventKind {
         train_loss: told.train_loss,
         validation_loss: None,
         message,
+        best_epoch: None,
     };
     let finished = match result {
-        Ok((Ending::Published(version), (train_loss, validation_loss))) => Finished {
-            state: State::Succeeded,
-            version,
-            train_loss,
-            validation_loss,
-            message: String::new(),
-        },
-        Ok((Ending::Wished(Wish::Stop), _)) => ended(
+        Ok(Ending::Published(finished)) => finished,
+        Ok(Ending::Wished(Wish::Stop)) => ended(
             State::Interrupted,
             "the server stopped; the training can be resumed".to_owned(),
         ),
-        Ok((Ending::Wished(Wish::Cancel | Wish::Nothing), _)) => ended(
+        Ok(Ending::Wished(Wish::Cancel | Wish::Nothing)) => ended(
             State::Cancelled,
             "cancelled; the training can be resumed".to_owned(),
         ),
         Err(failure) => {
-            tracing::error!(error = %failure, id = job.id(), "a training failed");
+            tracing::error!(error = ?failure, id = job.id(), "a training failed");
             ended(State::Failed, failure.to_string())
         }
     };
@@ -132,6 +142,7 @@ struct Run<'a> {
     /// checkpoint within an epoch that was told does not tell it again.
     told_epochs: u32,
     clocks: Clocks,
+    board: Option<Board>,
 }
 
 impl<'a> Run<'a> {
@@ -148,13 +159,13 @@ impl<'a> Run<'a> {
             position = saved.position;
             best_parameters = saved.best_parameters;
             let config = slowed(&config, position.rollbacks);
-            let training = Arc::clone(&tokens.training);
+            let training = tokens.training.clone();
             workshop
                 .learners
                 .resume(&config, training, saved.snapshot)?
         } else {
             let initial = initial(job, workshop)?;
-            let training = Arc::clone(&tokens.training);
+            let training = tokens.training.clone();
             workshop.learners.begin(&config, training, initial)?
         };
         let step = learner.snapshot()?.step;
@@ -170,6 +181,7 @@ impl<'a> Run<'a> {
             best_parameters,
             told_epochs: summary.epochs_completed,
             clocks: Clocks::start(step),
+            board: board(job, workshop),
         };
         if !summary.has_checkpoint {
             // So that there is one to go back to from the first step on.
@@ -188,7 +200,7 @@ impl<'a> Run<'a> {
             let outcome = self.learner.step()?;
             self.step = outcome.step;
             if let Some(what) = diverged(&outcome, self.config.architecture.vocabulary_size) {
-                self.roll_back(what)?;
+                self.roll_back(what, outcome.loss)?;
                 continue;
             }
             self.tell_step(&outcome);
@@ -201,6 +213,16 @@ impl<'a> Run<'a> {
         self.publish().map(Ending::Published)
     }
 
+    fn tell(&mut self, event: EventKind) {
+        if let Some(board) = &mut self.board
+            && let Err(error) = board.take(&event)
+        {
+            tracing::warn!(%error, id = self.job.id(), "no more events for TensorBoard");
+            self.board = None;
+        }
+        self.job.history().append(event);
+    }
+
     fn tell_step(&mut self, outcome: &StepOutcome) {
         let (total_steps, batch_chars) = (self.total_steps, self.batch_chars());
         let pace = &self.workshop.pace;
@@ -208,26 +230,29 @@ impl<'a> Run<'a> {
             .clocks
             .step_told(outcome, total_steps, batch_chars, pace);
         if let Some(event) = due {
-            self.job.history().append(EventKind::Step(event));
+            self.tell(EventKind::Step(event));
         }
     }
 
     fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
         let seconds = self.position.epoch_seconds + self.clocks.epoch.elapsed().as_secs_f64();
-        let validation_loss = match &*self.tokens.validation {
-            [] => None,
-            held_out => Some(self.learner.evaluate(held_out)?),
+        let held_out = &self.tokens.validation;
+        let validation_loss = if held_out.is_empty() {
+            None
+        } else {
+            Some(self.learner.evaluate(held_out)?)
         };
-        if validation_loss.is_some_and(|loss| !loss.is_finite()) {
-            return self.roll_back("the validation loss is not a number");
+        if let Some(loss) = validation_loss
+            && !loss.is_finite()
+        {
+            return self.roll_back("the validation loss is not a number", loss);
         }
         self.position.train_loss = Some(train_loss);
         self.position.validation_loss = validation_loss;
         let parameters = self.learner.parameters()?;
         let best_so_far = self.position.best.map(|best| best.validation_loss);
-        if let Some(validation_loss) = validation_loss
-            && best_so_far.is_none_or(|best| validation_loss < best)
-        {
+        let best = validation_loss.filter(|&loss| best_so_far.is_none_or(|lowest| loss < lowest));
+        if let Some(validation_loss) = best {
             self.best_parameters = Some(parameters.values.clone());
             self.position.best = Some(Best {
                 epoch,
@@ -238,7 +263,7 @@ impl<'a> Run<'a> {
         }
         if epoch > self.told_epochs {
             let chars = self.learner.steps_per_epoch() as f64 * self.batch_chars();
-            self.job.history().append(EventKind::Epoch(EpochProgress {
+            self.tell(EventKind::Epoch(EpochProgress {
                 epoch,
                 step: self.step,
                 train_loss,
@@ -247,6 +272,7 @@ impl<'a> Run<'a> {
                 seconds,
                 chars_per_second: chars / seconds.max(1e-9),
                 sample: self.sample(epoch, &parameters),
+                best: best.is_some(),
             }));
             self.told_epochs = epoch;
         }
@@ -294,7 +320,7 @@ impl<'a> Run<'a> {
         match self.try_save() {
             Ok(()) => {
                 let event = EventKind::Checkpoint(CheckpointSaved { step: self.step });
-                self.job.history().append(event);
+                self.tell(event);
             }
             Err(error) => {
                 tracing::error!(%error, id = self.job.id(), "a checkpoint could not be saved");
@@ -318,7 +344,7 @@ impl<'a> Run<'a> {
     }
 
     /// Goes back to the last checkpoint, with half the learning rate.
-    fn roll_back(&mut self, what: &'static str) -> Result<(), Failure> {
+    fn roll_back(&mut self, what: &'static str, loss: f64) -> Result<(), Failure> {
         let step = self.step;
         let saved = load(self.job)?;
         let rollbacks = self.position.rollbacks.max(saved.position.rollbacks) + 1;
@@ -334,11 +360,21 @@ impl<'a> Run<'a> {
             learning_rate = config.learning_rate,
             "a training diverged; it goes back to its last checkpoint"
         );
+        // Before the checkpoint: what a crash comes between is told again
+        // rather than never.
+        self.tell(EventKind::RolledBack(RolledBack {
+            step,
+            loss,
+            checkpoint_step: saved.snapshot.step,
+            learning_rate: config.learning_rate,
+            attempt: rollbacks,
+            message: what.to_owned(),
+        }));
         self.step = saved.snapshot.step;
         self.position = saved.position;
         self.position.rollbacks = rollbacks;
         self.best_parameters = saved.best_parameters;
-        let training = Arc::clone(&self.tokens.training);
+        let training = self.tokens.training.clone();
         let learners = &self.workshop.learners;
         self.learner = learners.resume(&config, training, saved.snapshot)?;
         self.clocks = Clocks::start(self.step);
@@ -347,67 +383,62 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Publishes the weights of the best epoch, or the last where nothing is
-    /// held out.
-    fn publish(&mut self) -> Result<u64, Failure> {
-        let mut parameters = self.learner.parameters()?;
-        let (mut epochs, mut steps) = (self.config.epochs, self.step);
-        if let (Some(best), Some(values)) = (self.position.best, self.best_parameters.take()) {
-            parameters.values = values;
-            (epochs, steps) = (best.epoch, best.step);
-        }
-        let facts = self.job.facts();
-        let (train_loss, validation_loss) = self.published_losses();
-        let model = TrainedModel {
-            parameters,
-            vocabulary: self.job.vocabulary().clone(),
-            facts: TrainedFacts {
-                recipe: facts.spec.recipe.name().to_owned(),
-                epochs,
-                steps,
-                corpus_chars: facts.corpus_chars as u64,
-                corpus_sha256: facts.corpus_sha256.clone(),
-                training_id: facts.id.clone(),
-                train_loss,
-                validation_loss,
-            },
-        };
-        let models = &self.workshop.models;
-        models
-            .publish(&facts.spec.model, model)
-            .map_err(|error| Failure::Publish(error.to_string()))
-    }
-
-    /// Training and validation loss of the weights that are published.
-    fn published_losses(&self) -> (Option<f64>, Option<f64>) {
-        match self.position.best {
-            Some(best) => (Some(best.train_loss), Some(best.validation_loss)),
-            None => (self.position.train_loss, self.position.validation_loss),
-        }
-    }
-
     fn batch_chars(&self) -> f64 {
         (self.config.batch_size * self.config.sequence_length) as f64
     }
+}
+
+/// Event files for TensorBoard, where they are wanted and can be written.
+fn board(job: &Job, workshop: &Workshop) -> Option<Board> {
+    if !workshop.tensorboard {
+        return None;
+    }
+    let board = Board::create(&job.folder().join("tensorboard"));
+    board
+        .inspect_err(|error| {
+            tracing::warn!(%error, id = job.id(), "no events for TensorBoard");
+        })
+        .ok()
 }
 
 fn load(job: &Job) -> Result<Checkpoint, Failure> {
     checkpoint::load(job.folder(), job.id()).map_err(|error| Failure::Files(error.to_string()))
 }
 
+/// The weights to begin with, where they are those of a model. Characters that
+/// it does not know get the weights that a new network would have.
 fn initial(job: &Job, workshop: &Workshop) -> Result<Option<Parameters>, Failure> {
-    let Some(id) = &job.facts().spec.init_from else {
+    let spec = &job.facts().spec;
+    let Some(id) = &spec.init_from else {
         return Ok(None);
     };
-    let model = workshop
-        .models
-        .find(id)
-        .map_err(|error| Failure::Initial(error.to_string()))?;
-    if &model.vocabulary != job.vocabulary() {
-        let text = format!("{id} is no longer the model that it was");
-        return Err(Failure::Initial(text));
+    let model = workshop.models.find(id).map_err(|error| {
+        tracing::error!(%error, id, "a model to begin with cannot be read");
+        Failure::Initial(told(&error))
+    })?;
+    if &model.vocabulary == job.vocabulary() {
+        return Ok(Some(model.parameters));
     }
-    Ok(Some(model.parameters))
+    let extended = spec.extend_vocabulary.then(|| {
+        let config = job.config();
+        let fresh = config
+            .method
+            .initial
+            .parameters(config.architecture, config.seed);
+        extend(
+            &model.parameters,
+            &model.vocabulary,
+            fresh,
+            job.vocabulary(),
+        )
+    });
+    match extended.flatten() {
+        Some(parameters) => Ok(Some(parameters)),
+        None => {
+            let text = format!("{id} is no longer the model that it was");
+            Err(Failure::Initial(text))
+        }
+    }
 }
 
 fn slowed(config: &LearnerConfig, rollbacks: u32) -> LearnerConfig {

@@ -6,19 +6,44 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn read(chunks: &[&[u8]], skip: u64) -> Result<Corpus, CorpusError> {
-    let mut reader = CorpusReader::new(skip, 1 << 20);
-    for chunk in chunks {
-        reader.push(chunk)?;
+fn reader(skip: u64, max_bytes: u64) -> CorpusReader {
+    CorpusReader::new(tempfile::tempfile().unwrap(), skip, max_bytes)
+}
+
+fn text_error(error: ReadError) -> CorpusError {
+    match error {
+        ReadError::Text(error) => error,
+        ReadError::Disk(error) => panic!("{error}"),
     }
-    reader.finish()
+}
+
+fn read(chunks: &[&[u8]], skip: u64) -> Result<Corpus, CorpusError> {
+    let mut reader = reader(skip, 1 << 20);
+    for chunk in chunks {
+        reader.push(chunk).map_err(text_error)?;
+    }
+    reader.finish().map_err(text_error)
+}
+
+/// The numbers of a corpus of few distinct characters.
+fn numbers(corpus: &Corpus) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    corpus.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// All that there is to know of a corpus.
+fn facts(corpus: &Corpus) -> (Vocabulary, Vec<u8>, [u8; 32], usize) {
+    let vocabulary = corpus.vocabulary.clone();
+    (vocabulary, numbers(corpus), corpus.sha256, corpus.chars())
 }
 
 #[test]
 fn characters_are_numbered_as_the_sorted_vocabulary_numbers_them() {
     let corpus = read(&["bà".as_bytes(), b"a"], 0).unwrap();
     assert_eq!(corpus.vocabulary.characters(), ['a', 'b', 'à']);
-    assert_eq!(corpus.tokens, [1, 2, 0]);
+    assert_eq!(numbers(&corpus), [1, 2, 0]);
+    assert_eq!((corpus.chars(), corpus.distinct()), (3, 3));
     assert_eq!(corpus.sha256, <[u8; 32]>::from(Sha256::digest("bàa")));
 }
 
@@ -27,30 +52,31 @@ fn skipped_characters_are_counted_as_characters_and_leave_the_vocabulary() {
     let corpus = read(&["ééab".as_bytes()], 2).unwrap();
     assert_eq!(corpus.vocabulary.characters(), ['a', 'b']);
     assert_eq!(
-        read(&[b"ab"], 2),
-        Err(CorpusError::AllSkipped { skip: 2, has: 2 })
+        read(&[b"ab"], 2).unwrap_err(),
+        CorpusError::AllSkipped { skip: 2, has: 2 }
     );
 }
 
 #[test]
 fn an_empty_corpus_is_refused() {
-    assert_eq!(read(&[], 0), Err(CorpusError::Empty));
-    assert_eq!(read(&[b"", b""], 3), Err(CorpusError::Empty));
+    assert_eq!(read(&[], 0).unwrap_err(), CorpusError::Empty);
+    assert_eq!(read(&[b"", b""], 3).unwrap_err(), CorpusError::Empty);
 }
 
 #[test]
 fn a_character_that_is_cut_off_at_the_end_is_named_by_its_byte() {
     assert_eq!(
-        read(&[b"abc\xe2\x82"], 0),
-        Err(CorpusError::InvalidUtf8 { byte: 3 })
+        read(&[b"abc\xe2\x82"], 0).unwrap_err(),
+        CorpusError::InvalidUtf8 { byte: 3 }
     );
 }
 
 #[test]
 fn too_many_bytes_are_refused_before_they_are_kept() {
-    let mut reader = CorpusReader::new(0, 4);
+    let mut reader = reader(0, 4);
     reader.push(b"abc").unwrap();
-    assert_eq!(reader.push(b"de"), Err(CorpusError::TooLarge { limit: 4 }));
+    let error = text_error(reader.push(b"de").unwrap_err());
+    assert_eq!(error, CorpusError::TooLarge { limit: 4 });
 }
 
 #[test]
@@ -87,10 +113,33 @@ fn the_end_of_the_text_is_held_out() {
 fn a_corpus_is_recoded_for_a_model_that_knows_its_characters() {
     let mut corpus = read(&[b"cab"], 0).unwrap();
     corpus.recode(&Vocabulary::of(" abcd".chars())).unwrap();
-    assert_eq!(corpus.tokens, [3, 1, 2]);
-    let error = corpus.recode(&Vocabulary::of("cb".chars())).unwrap_err();
-    assert_eq!((error.character, error.position), ('a', 1));
-    assert_eq!(corpus.tokens, [3, 1, 2]);
+    assert_eq!(numbers(&corpus), [3, 1, 2]);
+    assert_eq!((corpus.vocabulary.len(), corpus.distinct()), (5, 3));
+}
+
+#[test]
+fn characters_that_a_model_does_not_know_are_named_in_order_and_added_by_code_point() {
+    let mut corpus = read(&["cüaéü".as_bytes()], 0).unwrap();
+    let model = Vocabulary::of("acz".chars());
+    let unknown: Vec<(char, usize)> = (corpus.unknown_to(&model).iter())
+        .map(|unknown| (unknown.character, unknown.position))
+        .collect();
+    assert_eq!(unknown, [('ü', 1), ('é', 3)]);
+    corpus.recode(&model).unwrap();
+    assert_eq!(corpus.vocabulary.characters(), ['a', 'c', 'z', 'é', 'ü']);
+    assert_eq!(numbers(&corpus), [1, 4, 0, 3, 4]);
+}
+
+#[test]
+fn more_characters_than_a_byte_can_number_are_written_two_bytes_each() {
+    let text: String = ('\u{100}'..='\u{200}').rev().collect();
+    let corpus = read(&[text.as_bytes()], 0).unwrap();
+    let bytes = numbers(&corpus);
+    assert_eq!(bytes.len(), 2 * 257);
+    assert_eq!(
+        (&bytes[..4], &bytes[512..]),
+        (&[0, 1, 255, 0][..], &[0, 0][..])
+    );
 }
 
 proptest! {
@@ -100,7 +149,8 @@ proptest! {
         cuts in prop::collection::vec(0usize..200, 0..8),
     ) {
         let bytes = text.as_bytes();
-        prop_assert_eq!(read(&chunks(bytes, &cuts), 0), read(&[bytes], 0));
+        let corpus = |chunks: &[&[u8]]| facts(&read(chunks, 0).unwrap());
+        prop_assert_eq!(corpus(&chunks(bytes, &cuts)), corpus(&[bytes]));
     }
 
     #[test]

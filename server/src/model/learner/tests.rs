@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::*;
 use crate::model::parameters::layout;
@@ -29,7 +30,7 @@ fn place(threads: usize) -> Place {
     }
 }
 
-fn text() -> Arc<[u32]> {
+fn text() -> Tokens {
     (0..170u32).map(|i| (i * i + i / 5) % 9).collect()
 }
 
@@ -64,7 +65,7 @@ fn a_training_that_was_stopped_and_resumed_is_bit_for_bit_the_same() {
 
 #[test]
 fn the_loss_falls_on_a_text_with_a_rule() {
-    let text: Arc<[u32]> = (0..2000u32).map(|i| i % 9).collect();
+    let text: Tokens = (0..2000u32).map(|i| i % 9).collect();
     let mut learner = Learner::new(config(), place(2), text.clone(), None).expect("a learner");
     let outcomes = run(&mut learner, 150);
     assert!(outcomes[0].loss > 2.0, "{:?}", outcomes[0]);

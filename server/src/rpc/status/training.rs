@@ -17,12 +17,13 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     match error {
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
         JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
-        JobsError::UnknownCharacter { .. } => invalid("corpus", error.to_string()),
+        JobsError::UnknownCharacters { .. } => invalid("corpus", error.to_string()),
         JobsError::Models(ModelsError::BadReference(text)) => invalid("init_from", text),
         JobsError::Models(ModelsError::NotFound(_)) => {
             refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
         }
         JobsError::Models(ModelsError::Broken(_)) => internal(error),
+        JobsError::Models(ModelsError::DiskFull) => of_disk(&io::ErrorKind::StorageFull.into()),
         JobsError::NotFound { .. } => {
             refused(Code::NotFound, "TRAINING_NOT_FOUND", error.to_string())
         }
@@ -82,4 +83,21 @@ pub(in crate::rpc) fn chunk_missing() -> Status {
 /// Work beside the async threads could not be done.
 pub(in crate::rpc) fn of_blocking_work(error: &tokio::task::JoinError) -> Status {
     internal(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_or_read_only_disk_is_told_and_other_failures_are_for_the_log() {
+        let of = |kind: io::ErrorKind| of_jobs(&JobsError::Io(kind.into()));
+        let full = of(io::ErrorKind::StorageFull);
+        assert_eq!(full.code(), Code::ResourceExhausted);
+        assert!(full.message().contains("no room left"), "{full}");
+        let read_only = of(io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(read_only.code(), Code::FailedPrecondition);
+        assert!(read_only.message().contains("cannot write"), "{read_only}");
+        assert_eq!(of(io::ErrorKind::Other).code(), Code::Internal);
+    }
 }

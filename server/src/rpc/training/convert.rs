@@ -26,6 +26,7 @@ pub(super) fn spec_from(spec: v1::TrainingSpec) -> TrainingSpec {
         cancel_on_disconnect: spec.cancel_on_disconnect,
         sample_prime: spec.sample_prime,
         sample_chars: spec.sample_chars,
+        extend_vocabulary: spec.extend_vocabulary,
     }
 }
 
@@ -48,6 +49,7 @@ fn spec_to(spec: &ResolvedSpec) -> v1::TrainingSpec {
         cancel_on_disconnect: Some(spec.cancel_on_disconnect),
         sample_prime: spec.sample_prime.clone(),
         sample_chars: Some(spec.sample_chars),
+        extend_vocabulary: Some(spec.extend_vocabulary),
     }
 }
 
@@ -72,6 +74,7 @@ pub(super) fn watch_response(job: &Job, event: &Event) -> v1::WatchTrainingRespo
             From::Step(step) => To::Step(step),
             From::Epoch(epoch) => To::Epoch(epoch),
             From::Checkpoint(checkpoint) => To::Checkpoint(checkpoint),
+            From::RolledBack(back) => To::RolledBack(back),
             From::Finished(finished) => To::Finished(finished),
         }),
     }
@@ -107,8 +110,17 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             chars_per_second: epoch.chars_per_second,
             sample: epoch.sample.clone(),
             step: epoch.step,
+            best: epoch.best,
         }),
         EventKind::Checkpoint(saved) => To::Checkpoint(v1::CheckpointSaved { step: saved.step }),
+        EventKind::RolledBack(back) => To::RolledBack(v1::TrainingRolledBack {
+            step: back.step,
+            loss: back.loss,
+            checkpoint_step: back.checkpoint_step,
+            learning_rate: back.learning_rate,
+            attempt: back.attempt,
+            message: back.message.clone(),
+        }),
         EventKind::Finished(finished) => To::Finished(v1::TrainingFinished {
             state: state_to(finished.state).into(),
             model: job.facts().spec.model.clone(),
@@ -116,6 +128,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             train_loss: finished.train_loss.unwrap_or(0.0),
             validation_loss: finished.validation_loss,
             message: finished.message.clone(),
+            best_epoch: finished.best_epoch,
         }),
     }
 }

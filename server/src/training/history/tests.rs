@@ -28,6 +28,7 @@ fn epoch(epoch: u32) -> EventKind {
         seconds: 1.0,
         chars_per_second: 1.0,
         sample: "é\n\u{2028}".to_owned(),
+        best: false,
     })
 }
 
@@ -38,6 +39,7 @@ fn finished(state: State) -> EventKind {
         train_loss: None,
         validation_loss: None,
         message: "m".to_owned(),
+        best_epoch: None,
     })
 }
 
@@ -142,4 +144,25 @@ async fn step_events_are_thinned_and_others_never() {
     drop(history);
     let again = Arc::new(History::open(&folder.path().join("events.jsonl")).unwrap());
     assert_eq!(all(&again, 0).await, events);
+}
+
+#[tokio::test]
+async fn what_a_full_disk_did_not_take_is_written_once_it_takes_events_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    History::create(&path).unwrap().append(epoch(1));
+    let history = Arc::new(History::open(&path).unwrap());
+    // Writes to it find no room; nor does the file beside it.
+    let sound = lock(&history.writer).file.try_clone().unwrap();
+    lock(&history.writer).file = File::options().write(true).open("/dev/full").unwrap();
+    fs::create_dir(path.with_extension("new")).unwrap();
+    history.append(epoch(2));
+    fs::remove_dir(path.with_extension("new")).unwrap();
+    lock(&history.writer).file = sound;
+    history.append(finished(State::Failed));
+    let expected = all(&history, 0).await;
+    assert_eq!(expected.len(), 3);
+    drop(history);
+    let again = Arc::new(History::open(&path).unwrap());
+    assert_eq!(all(&again, 0).await, expected);
 }

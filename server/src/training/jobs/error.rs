@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::model::corpus::CorpusError;
+use crate::model::corpus::{CorpusError, ReadError};
 use crate::model::vocabulary::UnknownCharacter;
 use crate::training::checkpoint::LoadError;
 use crate::training::learn::ModelsError;
@@ -20,13 +20,17 @@ pub enum JobsError {
     /// The text cannot be trained on.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
-    /// The model to begin with does not know a character of the corpus.
-    #[error("the model {model} that init_from begins with does not fit the corpus: {unknown}")]
-    UnknownCharacter {
+    /// The model to begin with does not know characters of the corpus.
+    #[error(
+        "the model {model} that init_from begins with does not know {}; \
+         extend_vocabulary adds them to its vocabulary",
+        named(unknown)
+    )]
+    UnknownCharacters {
         /// The model.
         model: String,
-        /// The character and its place.
-        unknown: UnknownCharacter,
+        /// Each of the characters, where it comes first.
+        unknown: Vec<UnknownCharacter>,
     },
     /// The model to begin with cannot be had, or the new one not be stored.
     #[error(transparent)]
@@ -74,4 +78,36 @@ pub enum JobsError {
     /// The disk failed.
     #[error("the trainings' folder: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<ReadError> for JobsError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Text(error) => error.into(),
+            ReadError::Disk(error) => error.into(),
+        }
+    }
+}
+
+/// Names characters with their code points and places, not more of them than
+/// fit into a message.
+fn named(unknown: &[UnknownCharacter]) -> String {
+    const MOST: usize = 10;
+    let name = |unknown: &UnknownCharacter| {
+        let UnknownCharacter {
+            character,
+            position,
+        } = *unknown;
+        let code = u32::from(character);
+        format!("{character:?} (U+{code:04X}) at position {position}")
+    };
+    let mut names: Vec<String> = unknown.iter().take(MOST).map(name).collect();
+    if unknown.len() > MOST {
+        names.push(format!("and {} more", unknown.len() - MOST));
+    }
+    format!(
+        "{} of the corpus's characters: {}",
+        unknown.len(),
+        names.join(", ")
+    )
 }

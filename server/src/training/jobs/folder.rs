@@ -28,6 +28,7 @@ pub(super) fn read_all(folder: &Path) -> io::Result<BTreeMap<String, Arc<Job>>> 
                 if !job.summary().state.has_ended() {
                     job.end(State::Interrupted, INTERRUPTED);
                 }
+                job.let_go_of_spent_files();
                 jobs.insert(job.id().to_owned(), Arc::new(job));
             }
             Ok(job) => {

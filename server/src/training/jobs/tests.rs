@@ -9,7 +9,7 @@ use crate::model::corpus::CorpusError;
 use crate::model::learner::Snapshot;
 use crate::model::parameters::Parameters;
 use crate::model::vocabulary::Vocabulary;
-use crate::training::events::{Event, EventKind, Finished};
+use crate::training::events::{Event, EventKind, Finished, RolledBack};
 use crate::training::fake::{FakeLearners, FakeModels, Trouble};
 use crate::training::learn::{InitialModel, ModelsError};
 
@@ -104,6 +104,14 @@ fn end(job: &Job) -> Finished {
     }
 }
 
+fn rolled_back(events: &[Event]) -> Vec<RolledBack> {
+    let back = |event: &Event| match &event.event {
+        EventKind::RolledBack(back) => Some(back.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(back).collect()
+}
+
 fn epochs(events: &[Event]) -> Vec<u32> {
     let epoch = |event: &Event| match &event.event {
         EventKind::Epoch(epoch) => Some(epoch.epoch),
@@ -167,8 +175,18 @@ fn the_best_epoch_by_validation_loss_is_published() {
     let mut spec = spec();
     spec.validation_fraction = Some(0.2);
     spec.batch_size = Some(1);
-    let finished = end(&start(&jobs, &spec).unwrap());
+    let job = start(&jobs, &spec).unwrap();
+    let finished = end(&job);
     assert_eq!(finished.validation_loss, Some(3.0));
+    assert_eq!(finished.best_epoch, Some(2));
+    let best: Vec<bool> = watch(&job, 0)
+        .iter()
+        .filter_map(|event| match &event.event {
+            EventKind::Epoch(epoch) => Some(epoch.best),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(best, [true, true, false, false]);
     let published = bench.models.published.lock().unwrap();
     assert_eq!(published[0].1.facts.epochs, 2);
 }
@@ -318,6 +336,19 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
             })
             .collect();
         assert_eq!((rates[0], *rates.last().unwrap()), (0.001, 0.0005));
+        let told = rolled_back(&watch(&job, 0));
+        assert_eq!(told.len(), 1);
+        let back = &told[0];
+        assert_eq!((back.step, back.checkpoint_step, back.attempt), (5, 3, 1));
+        assert_eq!(back.learning_rate, 0.0005);
+        assert_eq!(back.loss.is_nan(), trouble == Trouble::LossIsNan);
+        assert!(back.message.contains("loss"), "{}", back.message);
+        // It is in the history, with its loss that JSON has no name for.
+        let kept = crate::training::history::History::open(&job.folder().join("events.jsonl"));
+        let kept: Vec<Event> = (kept.unwrap().events().iter())
+            .map(|event| event.as_ref().clone())
+            .collect();
+        assert_eq!(rolled_back(&kept).len(), 1);
     }
 
     let again = [(5, Trouble::LossIsNan); 4];
@@ -329,6 +360,76 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
         "{}",
         finished.message
     );
+}
+
+#[test]
+fn a_kill_after_the_model_was_published_publishes_no_second_one() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let hold = bench.learners.hold_before_step(12);
+    let job = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
+    // A kill leaves this, but the model that comes now is there already.
+    let after = Bench {
+        models: Arc::clone(&bench.models),
+        ..Bench::new()
+    };
+    copy(bench.folder.path(), after.folder.path());
+    hold.release();
+    assert_eq!(end(&job).version, 1);
+
+    let jobs = after.open();
+    jobs.resume_interrupted();
+    let finished = end(&jobs.get(job.id()).unwrap());
+    assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
+    assert_eq!(bench.published().len(), 1);
+}
+
+#[test]
+fn a_training_that_succeeded_keeps_its_history_and_none_of_its_large_files() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let job = start(&jobs, &spec()).unwrap();
+    end(&job);
+    assert!(jobs.stop(PATIENCE));
+    let mut left: Vec<_> = (fs::read_dir(job.folder()).unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["events.jsonl", "job.json"]);
+    // A kill came before they were deleted.
+    fs::write(job.folder().join("tokens.bin"), b"x").unwrap();
+    let again = bench.open().get(job.id()).unwrap();
+    assert_eq!(epochs(&watch(&again, 0)), [1, 2, 3, 4]);
+    assert!(!job.folder().join("tokens.bin").exists());
+}
+
+#[test]
+fn the_oldest_trainings_that_ended_are_deleted_beyond_the_limit_and_no_interrupted_one() {
+    let bench = Bench::new();
+    let jobs = bench.open_with(|config| config.keep_ended = 2);
+    let hold = bench.learners.hold_before_step(2);
+    let interrupted = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
+    assert!(!jobs.stop(Duration::ZERO));
+    hold.release();
+    assert!(jobs.stop(PATIENCE));
+
+    let jobs = bench.open_with(|config| config.keep_ended = 2);
+    let mut ended: Vec<Arc<Job>> = (0..3)
+        .map(|_| {
+            let job = start(&jobs, &spec()).unwrap();
+            end(&job);
+            job
+        })
+        .collect();
+    // Two may be accepted within one millisecond.
+    ended.sort_by_key(|job| (job.facts().created_unix_ms, job.id().to_owned()));
+    let waiting = start(&jobs, &spec()).unwrap();
+    assert!(jobs.get(ended[0].id()).is_err() && !ended[0].folder().exists());
+    for job in [&ended[1], &ended[2], &interrupted, &waiting] {
+        assert!(jobs.get(job.id()).is_ok() && job.folder().exists());
+    }
 }
 
 #[test]
@@ -406,9 +507,22 @@ fn a_training_begins_with_a_model_that_knows_the_text() {
     upload.push("abcé".repeat(4).as_bytes()).unwrap();
     let error = jobs.start(upload).err().unwrap().to_string();
     assert!(
-        error.contains("base@1") && error.contains("(U+00E9) at position 3"),
+        error.contains("base@1")
+            && error.contains("(U+00E9) at position 3")
+            && error.contains("extend_vocabulary"),
         "{error}"
     );
+    spec.extend_vocabulary = Some(true);
+    let mut upload = jobs.begin(&spec).unwrap();
+    upload.push("abcé".repeat(4).as_bytes()).unwrap();
+    let job = jobs.start(upload).unwrap();
+    assert_eq!(end(&job).state, State::Succeeded);
+    let published = bench.models.published.lock().unwrap()[1].1.clone();
+    assert_eq!(published.vocabulary, Vocabulary::of("abcdefé".chars()));
+    assert!(published.parameters.values[0] > 99.0);
+    spec.init_from = None;
+    let error = jobs.begin(&spec).err().unwrap().to_string();
+    assert!(error.starts_with("extend_vocabulary: needs"), "{error}");
     spec.init_from = Some("nothing".to_owned());
     assert!(matches!(
         jobs.begin(&spec),

@@ -1,26 +1,23 @@
 //! A corpus on its way to the server, and how many there may be at a time.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::JobsError;
 use crate::model::corpus::CorpusReader;
 use crate::training::learn::InitialModel;
-use crate::training::memory;
 use crate::training::spec::ResolvedSpec;
 
 /// Most corpora that are uploaded at a time: each may grow to the limit of a
 /// corpus.
 const MAX_UPLOADS: usize = 8;
-/// Growth after which the memory that is free is looked at again.
-const CHECK_BYTES: usize = 64 << 20;
 
 /// A training whose spec is valid and whose corpus is under way.
 pub struct Upload {
     pub(super) spec: ResolvedSpec,
     pub(super) initial: Option<InitialModel>,
     pub(super) reader: CorpusReader,
-    checked_bytes: usize,
     _place: Place,
 }
 
@@ -56,31 +53,24 @@ impl Upload {
         place: Place,
         spec: ResolvedSpec,
         initial: Option<InitialModel>,
+        spill: File,
         max_bytes: u64,
     ) -> Self {
         Self {
-            reader: CorpusReader::new(u64::from(spec.skip_chars), max_bytes),
+            reader: CorpusReader::new(spill, u64::from(spec.skip_chars), max_bytes),
             spec,
             initial,
-            checked_bytes: 0,
             _place: place,
         }
     }
 
-    /// Takes the next bytes of the corpus. Computes for some milliseconds a
-    /// megabyte.
+    /// Takes the next bytes of the corpus, which go to the disk. Computes for
+    /// some milliseconds a megabyte.
     ///
     /// # Errors
-    /// Those of [`CorpusReader::push`]; a corpus that outgrows the memory.
+    /// Those of [`CorpusReader::push`].
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JobsError> {
-        self.reader.push(chunk)?;
-        let bytes = self.reader.bytes();
-        if bytes >= self.checked_bytes + CHECK_BYTES {
-            self.checked_bytes = bytes;
-            // The training will hold them twice as wide besides.
-            memory::check(2 * bytes as u64, memory::available_bytes())?;
-        }
-        Ok(())
+        Ok(self.reader.push(chunk)?)
     }
 }
 
