@@ -10,13 +10,15 @@ use std::time::Instant;
 
 use charlstm_server::model::architecture::Architecture;
 use charlstm_server::model::device::Device;
-use charlstm_server::model::learner::{Learner, LearnerConfig};
+use charlstm_server::model::learner::{Learner, LearnerConfig, Place};
+use charlstm_server::model::method::Method;
 use tch::{Kind, Tensor};
 
 fn main() {
     let threads = available_parallelism().map_or(1, usize::from);
     ceiling(threads);
-    for (batch_size, sequence_length, hidden_size, steps) in [(128, 100, 512, 3), (32, 50, 128, 60)]
+    for (batch_size, sequence_length, hidden_size, steps) in
+        [(128, 100, 512, 3), (16, 64, 512, 20), (32, 50, 128, 60)]
     {
         let architecture = Architecture {
             vocabulary_size: 78,
@@ -32,13 +34,16 @@ fn main() {
             learning_rate: 0.001,
             clip_norm: 5.0,
             seed: 1,
-            threads,
+            method: Method::NOTEBOOK,
+        };
+        let place = Place {
             device: Device::Cpu,
+            threads,
         };
         let tokens: Arc<[u32]> = (0..373_097u32)
             .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)
             .collect();
-        let mut learner = Learner::new(config, tokens, None).expect("a learner");
+        let mut learner = Learner::new(config, place, tokens, None).expect("a learner");
         learner.step().expect("a step");
         let begin = Instant::now();
         for _ in 0..steps {

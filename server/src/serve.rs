@@ -26,6 +26,7 @@ use crate::config::{
 };
 use crate::generation::{Engine, EngineConfig};
 use crate::model::device::{Device, DeviceError};
+use crate::model::learner::Place;
 use crate::repository::{ModelId, Repository, RepositoryError};
 use crate::rpc::admission::{Door, Tokens};
 use crate::rpc::generation::GenerationRpc;
@@ -36,7 +37,6 @@ use crate::rpc::training::TrainingRpc;
 use crate::sessions::store::SessionLimits;
 use crate::training::jobs::{Jobs, JobsConfig};
 use crate::training::sample;
-use crate::training::torch::DeviceLearners;
 
 /// The server could not start, or broke.
 #[derive(Debug, Error)]
@@ -196,7 +196,7 @@ fn start_engine(config: &Config, repository: &Repository) -> Result<Engine, Serv
 
 fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
     let folder = config.data_dir.join("trainings");
-    let learners = DeviceLearners {
+    let learners = Place {
         device,
         threads: config.threads,
     };

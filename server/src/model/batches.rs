@@ -62,19 +62,27 @@ impl Batches {
     /// Writes one batch, time first: `inputs` and `targets` are
     /// `[sequence_length, batch_size]`. Targets are the inputs one character
     /// on; that of the last column of all is the first column (the notebook
-    /// wraps them around).
+    /// wraps them around). The text is a ring that is cut at `offset`.
     ///
     /// # Panics
     /// Where `step` is not under [`Self::steps`] or a slice has another size.
-    pub fn fill(&self, tokens: &[u32], step: usize, inputs: &mut [u32], targets: &mut [u32]) {
+    pub fn fill(
+        &self,
+        tokens: &[u32],
+        offset: usize,
+        step: usize,
+        inputs: &mut [u32],
+        targets: &mut [u32],
+    ) {
         assert!(step < self.steps, "step {step} of {}", self.steps);
         let width = self.steps * self.sequence_length;
-        for (row, sequence) in tokens.chunks_exact(width).take(self.batch_size).enumerate() {
-            for time in 0..self.sequence_length {
-                let column = step * self.sequence_length + time;
+        let at = |row: usize, column: usize| tokens[(offset + row * width + column) % tokens.len()];
+        for time in 0..self.sequence_length {
+            let column = step * self.sequence_length + time;
+            for row in 0..self.batch_size {
                 let place = time * self.batch_size + row;
-                inputs[place] = sequence[column];
-                targets[place] = sequence[(column + 1) % width];
+                inputs[place] = at(row, column);
+                targets[place] = at(row, (column + 1) % width);
             }
         }
     }
@@ -128,11 +136,20 @@ mod tests {
             assert_eq!(batches.steps(), example.batches.len(), "{}", example.name);
             for (step, expected) in example.batches.iter().enumerate() {
                 let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);
-                batches.fill(&example.data, step, &mut inputs, &mut targets);
+                batches.fill(&example.data, 0, step, &mut inputs, &mut targets);
                 assert_eq!(inputs, transposed(&expected.inputs), "{}", example.name);
                 assert_eq!(targets, transposed(&expected.targets), "{}", example.name);
             }
         }
+    }
+
+    #[test]
+    fn a_ring_that_is_cut_elsewhere_has_every_character_at_another_place() {
+        let batches = Batches::new(6, 2, 3).expect("long enough");
+        let (mut inputs, mut targets) = ([0; 6], [0; 6]);
+        batches.fill(&[0, 1, 2, 3, 4, 5], 4, 0, &mut inputs, &mut targets);
+        assert_eq!(inputs, [4, 1, 5, 2, 0, 3]);
+        assert_eq!(targets, [5, 2, 0, 3, 4, 1]);
     }
 
     #[test]

@@ -34,14 +34,6 @@ impl Buffer {
         }
     }
 
-    /// `count` parts of equal size along the first dimension, as views.
-    pub(super) fn parts(&self, count: usize) -> Result<Vec<Tensor>, TchError> {
-        let rows = self.tensor.size()[0] / count as i64;
-        (0..count as i64)
-            .map(|part| self.tensor.f_narrow(0, part * rows, rows))
-            .collect()
-    }
-
     /// The numbers.
     pub(super) fn numbers(&self) -> &[f32] {
         // SAFETY: `zeros` makes contiguous float32 memory on the CPU, of this

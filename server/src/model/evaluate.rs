@@ -104,7 +104,7 @@ pub fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
 mod tests {
     use super::*;
     use crate::model::architecture::Architecture;
-    use crate::model::initial;
+    use crate::model::initial::Initial;
 
     #[test]
     fn stretches_give_the_loss_of_the_text_read_in_one_go() {
@@ -113,7 +113,7 @@ mod tests {
             hidden_size: 12,
             num_layers: 2,
         };
-        let parameters = initial::uniform(architecture, 1);
+        let parameters = Initial::Uniform.parameters(architecture, 1);
         let tokens: Vec<u32> = (0..3001u32).map(|i| (i * i + i / 3) % 7).collect();
         let weights = Arc::new(StepWeights::new(&parameters));
         let mut stepper = Stepper::new(weights, 1).expect("a stepper");

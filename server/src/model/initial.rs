@@ -2,13 +2,38 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 
 use super::architecture::Architecture;
 use super::parameters::{Parameters, layout};
 
-/// PyTorch's own initialisation of `nn.LSTM` and `nn.Linear`, which the
-/// notebook uses: every number uniform within 1 / sqrt(hidden).
-pub fn uniform(architecture: Architecture, seed: u64) -> Parameters {
+/// A rule for the first values of all parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// PyTorch's own of `nn.LSTM` and `nn.Linear`, which the notebook uses:
+    /// every number uniform within 1 / sqrt(hidden).
+    Uniform,
+    /// Recurrent weights of each gate orthogonal (Saxe et al., 2014), those
+    /// of one character's input drawn with a deviation of 0.3, forget gates
+    /// open (a bias of 1: Jozefowicz et al., 2015), other biases 0.
+    Orthogonal,
+}
+
+/// Deviation of the weights from a character to the first layer: a character
+/// is a single number of its one-hot row, so its weights are its whole signal.
+const CHARACTER_DEVIATION: f32 = 0.3;
+
+impl Initial {
+    /// The parameters that a seed gives.
+    pub fn parameters(self, architecture: Architecture, seed: u64) -> Parameters {
+        match self {
+            Self::Uniform => uniform(architecture, seed),
+            Self::Orthogonal => orthogonal(architecture, seed),
+        }
+    }
+}
+
+fn uniform(architecture: Architecture, seed: u64) -> Parameters {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let limit = 1.0 / (architecture.hidden_size as f32).sqrt();
     let mut parameters = Parameters::zeros(architecture);
@@ -20,22 +45,116 @@ pub fn uniform(architecture: Architecture, seed: u64) -> Parameters {
     parameters
 }
 
+fn orthogonal(architecture: Architecture, seed: u64) -> Parameters {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let hidden = architecture.hidden_size;
+    let deviation = 1.0 / (hidden as f32).sqrt();
+    let mut parameters = Parameters::zeros(architecture);
+    for view in layout(&architecture) {
+        let values = &mut parameters.values[view.range];
+        let name = view.name.as_str();
+        if name == "lstm.weight_ih_l0" {
+            normal(values, CHARACTER_DEVIATION, &mut random);
+        } else if name.starts_with("lstm.weight_hh") {
+            for gate in values.chunks_exact_mut(hidden * hidden) {
+                normal(gate, 1.0, &mut random);
+                orthonormalize(gate, hidden);
+            }
+        } else if name.starts_with("lstm.bias_hh") {
+            values[hidden..2 * hidden].fill(1.0);
+        } else if view.shape.len() == 2 {
+            normal(values, deviation, &mut random);
+        }
+    }
+    parameters
+}
+
+fn normal(values: &mut [f32], deviation: f32, random: &mut ChaCha8Rng) {
+    for value in values {
+        let draw: f32 = StandardNormal.sample(random);
+        *value = deviation * draw;
+    }
+}
+
+/// Makes the rows of a square matrix orthogonal and of length 1, by the
+/// modified method of Gram and Schmidt. Rows drawn at random are far enough
+/// from dependent for it.
+fn orthonormalize(matrix: &mut [f32], size: usize) {
+    for row in 0..size {
+        let (before, rest) = matrix.split_at_mut(row * size);
+        let current = &mut rest[..size];
+        // Twice is enough to lose nothing to rounding (Giraud et al., 2005).
+        for _ in 0..2 {
+            for other in before.chunks_exact(size) {
+                let product = dot(current, other);
+                for (value, other) in current.iter_mut().zip(other) {
+                    *value -= product * other;
+                }
+            }
+        }
+        let length = dot(current, current).sqrt().max(f32::MIN_POSITIVE);
+        for value in current {
+            *value /= length;
+        }
+    }
+}
+
+/// A sum in eight parts, which the compiler can keep in one register.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_seed_gives_one_set_of_numbers_within_the_limit() {
-        let architecture = Architecture {
+    fn small() -> Architecture {
+        Architecture {
             vocabulary_size: 5,
             hidden_size: 16,
             num_layers: 2,
-        };
-        let parameters = uniform(architecture, 3);
-        assert_eq!(parameters, uniform(architecture, 3));
-        assert_ne!(parameters, uniform(architecture, 4));
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_one_set_of_numbers() {
+        for rule in [Initial::Uniform, Initial::Orthogonal] {
+            let parameters = rule.parameters(small(), 3);
+            assert_eq!(parameters, rule.parameters(small(), 3));
+            assert_ne!(parameters, rule.parameters(small(), 4));
+        }
+    }
+
+    #[test]
+    fn uniform_numbers_fill_their_limit() {
+        let parameters = Initial::Uniform.parameters(small(), 3);
         assert!(parameters.values.iter().all(|value| value.abs() <= 0.25));
         let far = parameters.values.iter().filter(|value| value.abs() > 0.2);
         assert!(far.count() > parameters.values.len() / 10);
+    }
+
+    #[test]
+    fn recurrent_weights_are_orthogonal_and_forget_gates_open() {
+        let parameters = Initial::Orthogonal.parameters(small(), 3);
+        for layer in 0..2 {
+            let weights = parameters.get(&format!("lstm.weight_hh_l{layer}"));
+            for gate in weights.expect("a weight").chunks_exact(16 * 16) {
+                for (i, a) in gate.chunks_exact(16).enumerate() {
+                    for (j, b) in gate.chunks_exact(16).enumerate() {
+                        let expected = if i == j { 1.0 } else { 0.0 };
+                        assert!((dot(a, b) - expected).abs() < 1e-5, "rows {i} and {j}");
+                    }
+                }
+            }
+            let bias = parameters.get(&format!("lstm.bias_hh_l{layer}"));
+            let expected = [[0.0; 16], [1.0; 16], [0.0; 16], [0.0; 16]].concat();
+            assert_eq!(bias, Some(expected.as_slice()));
+        }
     }
 }

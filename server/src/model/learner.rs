@@ -10,7 +10,7 @@ use super::architecture::Architecture;
 use super::batches::{Batches, BatchesError};
 use super::device::Device;
 use super::evaluate;
-use super::initial;
+use super::method::Method;
 use super::network::{CharLstm, TorchState, numbers_to_state, state_to_numbers};
 use super::optimizer::{Adam, clip_scale, norm};
 use super::parameters::Parameters;
@@ -30,16 +30,24 @@ pub struct LearnerConfig {
     pub epochs: u32,
     /// Probability of dropping, under 1.
     pub dropout: f64,
-    /// Step size of Adam.
+    /// Step size of the optimizer, at its peak.
     pub learning_rate: f64,
     /// Largest norm of a gradient.
     pub clip_norm: f64,
     /// Seed of the initial parameters and of dropout.
     pub seed: u64,
-    /// Threads on the CPU.
-    pub threads: usize,
+    /// How it begins and moves.
+    pub method: Method,
+}
+
+/// What a training computes with. Another number of threads gives other last
+/// bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
     /// Where to train.
     pub device: Device,
+    /// Threads on the CPU.
+    pub threads: usize,
 }
 
 /// A step could not be taken.
@@ -114,9 +122,13 @@ enum Backend {
     },
 }
 
+/// Part of the seed that draws offsets; no step has this number.
+const OFFSETS: u64 = u64::MAX;
+
 /// A network in training. Lives on one thread, which its methods block.
 pub struct Learner {
     config: LearnerConfig,
+    place: Place,
     tokens: Arc<[u32]>,
     batches: Batches,
     backend: Backend,
@@ -134,15 +146,24 @@ impl Learner {
     /// Too few tokens for one batch; no memory; no threads.
     pub fn new(
         config: LearnerConfig,
+        place: Place,
         tokens: Arc<[u32]>,
         initial: Option<Parameters>,
     ) -> Result<Self, LearnError> {
         let batches = Batches::new(tokens.len(), config.batch_size, config.sequence_length)?;
-        let initial = initial.unwrap_or_else(|| initial::uniform(config.architecture, config.seed));
+        let initial = initial.unwrap_or_else(|| {
+            let rule = config.method.initial;
+            rule.parameters(config.architecture, config.seed)
+        });
+        let Method {
+            beta2,
+            weight_decay,
+            ..
+        } = config.method;
         let characters = config.batch_size * config.sequence_length;
         Ok(Self {
-            backend: Backend::new(&config, &initial)?,
-            adam: Adam::new(initial.values.len()),
+            backend: Backend::new(&config, place, &initial)?,
+            adam: Adam::new(initial.values.len(), beta2, weight_decay),
             tokens,
             batches,
             step: 0,
@@ -150,6 +171,7 @@ impl Learner {
             inputs: vec![0; characters],
             targets: vec![0; characters],
             config,
+            place,
         })
     }
 
@@ -159,6 +181,7 @@ impl Learner {
     /// As [`Self::new`]; a snapshot of another network or batch size.
     pub fn restore(
         config: LearnerConfig,
+        place: Place,
         tokens: Arc<[u32]>,
         snapshot: Snapshot,
     ) -> Result<Self, LearnError> {
@@ -182,7 +205,7 @@ impl Learner {
             architecture: config.architecture,
             values: snapshot.parameters,
         };
-        let mut learner = Self::new(config, tokens, Some(parameters))?;
+        let mut learner = Self::new(config, place, tokens, Some(parameters))?;
         learner.adam.first_moments = snapshot.first_moments;
         learner.adam.second_moments = snapshot.second_moments;
         learner.step = snapshot.step;
@@ -211,6 +234,7 @@ impl Learner {
         let epoch = (self.step / steps) as u32 + 1;
         self.batches.fill(
             &self.tokens,
+            self.offset(epoch),
             within as usize,
             &mut self.inputs,
             &mut self.targets,
@@ -219,13 +243,21 @@ impl Learner {
         let loss =
             self.backend
                 .gradients(&self.config, &self.inputs, &self.targets, within == 0, key)?;
+        let total = steps * u64::from(self.config.epochs);
+        let schedule = self.config.method.schedule;
+        let learning_rate = self.config.learning_rate * schedule.factor(self.step, total);
         self.step += 1;
-        let learning_rate = self.config.learning_rate;
         let (parameters, gradients) = self.backend.parts();
         let gradient_norm = norm(gradients);
         let scale = clip_scale(gradient_norm, self.config.clip_norm);
-        self.adam
-            .update(parameters, gradients, scale, learning_rate, self.step);
+        self.adam.update(
+            parameters,
+            gradients,
+            scale,
+            learning_rate,
+            self.step,
+            self.place.threads,
+        );
         self.backend.publish()?;
 
         if within == 0 {
@@ -241,6 +273,15 @@ impl Learner {
             learning_rate,
             epoch_loss: last.then(|| self.epoch_loss_sum / steps as f64),
         })
+    }
+
+    /// Where the ring of the text is cut in an epoch, from 1.
+    fn offset(&self, epoch: u32) -> usize {
+        if !self.config.method.rotate {
+            return 0;
+        }
+        let draw = subkey(subkey(self.config.seed, OFFSETS), u64::from(epoch));
+        (draw % self.tokens.len() as u64) as usize
     }
 
     /// A copy of the parameters.
@@ -265,11 +306,7 @@ impl Learner {
     /// None on the CPU.
     pub fn evaluate(&mut self, tokens: &[u32]) -> Result<f64, LearnError> {
         let parameters = self.parameters()?;
-        Ok(evaluate::mean_loss(
-            &parameters,
-            tokens,
-            self.config.threads,
-        ))
+        Ok(evaluate::mean_loss(&parameters, tokens, self.place.threads))
     }
 
     /// All that is needed to go on from here.
@@ -292,14 +329,14 @@ impl Learner {
 }
 
 impl Backend {
-    fn new(config: &LearnerConfig, initial: &Parameters) -> Result<Self, LearnError> {
-        match config.device {
+    fn new(config: &LearnerConfig, place: Place, initial: &Parameters) -> Result<Self, LearnError> {
+        match place.device {
             Device::Cpu => Ok(Self::Cpu(Shards::new(
                 initial,
                 config.batch_size,
                 config.sequence_length,
                 config.dropout,
-                config.threads,
+                place.threads,
             )?)),
             Device::Cuda(index) => {
                 let network = CharLstm::new(initial, tch::Device::Cuda(index))?;

@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod initial;
 mod kernel;
 pub mod learner;
+pub mod method;
 mod network;
 pub mod optimizer;
 mod packed;

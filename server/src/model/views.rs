@@ -18,6 +18,18 @@ pub(super) struct LayerViews {
     pub(super) bias_hh: Tensor,
 }
 
+impl LayerViews {
+    /// `weight_hh` as numbers.
+    pub(super) fn recurrent(&self) -> &[f32] {
+        // SAFETY: `Views::of` makes contiguous views of float32 memory on the
+        // CPU that live as long as it; the contract of `Buffer` keeps others
+        // from changing it meanwhile.
+        unsafe {
+            std::slice::from_raw_parts(self.weight_hh.data_ptr().cast(), self.weight_hh.numel())
+        }
+    }
+}
+
 /// All parts, views of the flat tensor.
 #[derive(Debug)]
 pub(super) struct Views {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::learn::{InitialModel, Learn, LearnConfig, Learners, Models, ModelsError, TrainedModel};
-use crate::model::learner::{LearnError, Snapshot, StepOutcome};
+use super::learn::{InitialModel, Learn, Learners, Models, ModelsError, TrainedModel};
+use crate::model::learner::{LearnError, LearnerConfig, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 
 /// What goes wrong at a step, once for each time it is listed.
@@ -63,7 +63,12 @@ impl FakeLearners {
         }
     }
 
-    fn learner(&self, config: &LearnConfig, tokens: &[u32], snapshot: Snapshot) -> Box<dyn Learn> {
+    fn learner(
+        &self,
+        config: &LearnerConfig,
+        tokens: &[u32],
+        snapshot: Snapshot,
+    ) -> Box<dyn Learn> {
         Box::new(FakeLearner {
             troubles: Arc::clone(&self.troubles),
             gate: Arc::clone(&self.gate),
@@ -81,7 +86,7 @@ impl Learners for FakeLearners {
 
     fn begin(
         &self,
-        config: &LearnConfig,
+        config: &LearnerConfig,
         tokens: Arc<[u32]>,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError> {
@@ -99,7 +104,7 @@ impl Learners for FakeLearners {
 
     fn resume(
         &self,
-        config: &LearnConfig,
+        config: &LearnerConfig,
         tokens: Arc<[u32]>,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError> {
@@ -111,7 +116,7 @@ struct FakeLearner {
     troubles: Arc<Mutex<Vec<(u64, Trouble)>>>,
     gate: Arc<Mutex<Option<Gate>>>,
     steps_per_epoch: u64,
-    config: LearnConfig,
+    config: LearnerConfig,
     snapshot: Snapshot,
 }
 

@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::events::{Accepted, EventKind, Finished, State, Summary};
 use super::history::{History, Watcher};
-use super::learn::LearnConfig;
 use super::spec::ResolvedSpec;
 use crate::model::corpus::{Corpus, Split};
+use crate::model::learner::LearnerConfig;
 use crate::model::vocabulary::Vocabulary;
 
 const FACTS: &str = "job.json";
@@ -179,9 +179,9 @@ impl Job {
         }));
     }
 
-    pub(super) fn config(&self) -> LearnConfig {
+    pub(super) fn config(&self) -> LearnerConfig {
         let spec = &self.facts.spec;
-        LearnConfig {
+        LearnerConfig {
             architecture: spec.architecture(self.vocabulary.len()),
             batch_size: spec.batch_size as usize,
             sequence_length: spec.sequence_length as usize,
@@ -190,7 +190,7 @@ impl Job {
             learning_rate: spec.learning_rate,
             clip_norm: spec.clip_norm,
             seed: spec.seed,
-            recipe: spec.recipe,
+            method: spec.recipe.method(),
         }
     }
 

@@ -6,35 +6,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::spec::Recipe;
-use crate::model::architecture::Architecture;
-use crate::model::learner::{LearnError, Snapshot, StepOutcome};
+use crate::model::learner::{LearnError, LearnerConfig, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 use crate::model::step::StepError;
 use crate::model::vocabulary::Vocabulary;
-
-/// What a learner needs to know besides the text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LearnConfig {
-    /// Shape of the network.
-    pub architecture: Architecture,
-    /// Sequences in a batch.
-    pub batch_size: usize,
-    /// Characters in a sequence.
-    pub sequence_length: usize,
-    /// Passes over the text.
-    pub epochs: u32,
-    /// Probability of dropping an activation.
-    pub dropout: f64,
-    /// Step size of the optimizer.
-    pub learning_rate: f64,
-    /// Largest norm of the gradient.
-    pub clip_norm: f64,
-    /// Seed of the initial weights and of dropout.
-    pub seed: u64,
-    /// The recipe.
-    pub recipe: Recipe,
-}
 
 /// Trains one network. Belongs to the training thread.
 pub trait Learn {
@@ -72,7 +47,7 @@ pub trait Learners: Send + Sync {
     /// A device that failed.
     fn begin(
         &self,
-        config: &LearnConfig,
+        config: &LearnerConfig,
         tokens: Arc<[u32]>,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError>;
@@ -82,7 +57,7 @@ pub trait Learners: Send + Sync {
     /// A device that failed, or a snapshot of another network.
     fn resume(
         &self,
-        config: &LearnConfig,
+        config: &LearnerConfig,
         tokens: Arc<[u32]>,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError>;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::model::architecture::Architecture;
+use crate::model::method::Method;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,8 @@ pub struct TrainingSpec {
 pub enum Recipe {
     /// The notebook to the letter.
     Notebook,
+    /// Ours: a good model in a fraction of the notebook's time.
+    Fast,
 }
 
 /// A spec with every gap filled and every value checked.
@@ -125,15 +128,24 @@ impl SpecError {
 }
 
 impl Recipe {
-    const ALL: [Recipe; 1] = [Recipe::Notebook];
+    const ALL: [Recipe; 2] = [Recipe::Fast, Recipe::Notebook];
 
     /// The recipe of a spec that names none.
-    pub const DEFAULT: Recipe = Recipe::Notebook;
+    pub const DEFAULT: Recipe = Recipe::Fast;
 
     /// Its name in a spec.
     pub fn name(self) -> &'static str {
         match self {
             Recipe::Notebook => "notebook",
+            Recipe::Fast => "fast",
+        }
+    }
+
+    /// How it begins and moves.
+    pub fn method(self) -> Method {
+        match self {
+            Recipe::Notebook => Method::NOTEBOOK,
+            Recipe::Fast => Method::FAST,
         }
     }
 
@@ -170,6 +182,17 @@ impl Recipe {
                 cancel_on_disconnect: false,
                 sample_prime: None,
                 sample_chars: 200,
+            },
+            // Found by `cargo bench --bench curve` on a held-out tail.
+            Recipe::Fast => ResolvedSpec {
+                batch_size: 16,
+                sequence_length: 32,
+                epochs: 4,
+                dropout: 0.1,
+                learning_rate: 0.003,
+                validation_fraction: 0.1,
+                recipe: self,
+                ..Recipe::Notebook.defaults()
             },
         }
     }

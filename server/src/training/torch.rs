@@ -3,68 +3,35 @@
 
 use std::sync::Arc;
 
-use super::learn::{Learn, LearnConfig, Learners};
-use super::spec::Recipe;
-use crate::model::device::Device;
-use crate::model::learner::{LearnError, Learner, LearnerConfig, Snapshot, StepOutcome};
+use super::learn::{Learn, Learners};
+use crate::model::learner::{LearnError, Learner, LearnerConfig, Place, Snapshot, StepOutcome};
 use crate::model::parameters::Parameters;
 
 #[cfg(test)]
 mod tests;
 
-/// Makes learners for one device.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceLearners {
-    /// Where to train.
-    pub device: Device,
-    /// Threads on the CPU.
-    pub threads: usize,
-}
-
-impl DeviceLearners {
-    fn config(&self, config: &LearnConfig) -> LearnerConfig {
-        match config.recipe {
-            Recipe::Notebook => LearnerConfig {
-                architecture: config.architecture,
-                batch_size: config.batch_size,
-                sequence_length: config.sequence_length,
-                epochs: config.epochs,
-                dropout: config.dropout,
-                learning_rate: config.learning_rate,
-                clip_norm: config.clip_norm,
-                seed: config.seed,
-                threads: self.threads,
-                device: self.device,
-            },
-        }
-    }
-}
-
-impl Learners for DeviceLearners {
+impl Learners for Place {
     fn device(&self) -> String {
         self.device.to_string()
     }
 
     fn begin(
         &self,
-        config: &LearnConfig,
+        config: &LearnerConfig,
         tokens: Arc<[u32]>,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learn>, LearnError> {
-        Ok(Box::new(Learner::new(
-            self.config(config),
-            tokens,
-            initial,
-        )?))
+        let learner = Learner::new(config.clone(), *self, tokens, initial)?;
+        Ok(Box::new(learner))
     }
 
     fn resume(
         &self,
-        config: &LearnConfig,
+        config: &LearnerConfig,
         tokens: Arc<[u32]>,
         snapshot: Snapshot,
     ) -> Result<Box<dyn Learn>, LearnError> {
-        let learner = Learner::restore(self.config(config), tokens, snapshot)?;
+        let learner = Learner::restore(config.clone(), *self, tokens, snapshot)?;
         Ok(Box::new(learner))
     }
 }

@@ -15,10 +15,8 @@ pub(super) use self::clocks::Pace;
 use super::checkpoint::{self, Best, Checkpoint, Position};
 use super::events::{CheckpointSaved, EpochProgress, EventKind, Finished, State};
 use super::job::{Job, JobTokens, Wish};
-use super::learn::{
-    Learn, LearnConfig, Learners, Models, SampleRequest, Sampler, TrainedFacts, TrainedModel,
-};
-use crate::model::learner::{LearnError, StepOutcome};
+use super::learn::{Learn, Learners, Models, SampleRequest, Sampler, TrainedFacts, TrainedModel};
+use crate::model::learner::{LearnError, LearnerConfig, StepOutcome};
 use crate::model::parameters::Parameters;
 
 /// How often a training may fall back on its last checkpoint.
@@ -123,7 +121,7 @@ pub(super) fn lower_priority() {
 struct Run<'a> {
     job: &'a Job,
     workshop: &'a Workshop,
-    config: LearnConfig,
+    config: LearnerConfig,
     tokens: JobTokens,
     learner: Box<dyn Learn>,
     total_steps: u64,
@@ -412,8 +410,8 @@ fn initial(job: &Job, workshop: &Workshop) -> Result<Option<Parameters>, Failure
     Ok(Some(model.parameters))
 }
 
-fn slowed(config: &LearnConfig, rollbacks: u32) -> LearnConfig {
-    LearnConfig {
+fn slowed(config: &LearnerConfig, rollbacks: u32) -> LearnerConfig {
+    LearnerConfig {
         learning_rate: config.learning_rate * 0.5f64.powi(rollbacks as i32),
         ..config.clone()
     }

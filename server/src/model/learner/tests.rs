@@ -4,7 +4,7 @@ use super::*;
 use crate::model::parameters::layout;
 use crate::model::step::{HiddenState, StepWeights, Stepper};
 
-fn config(threads: usize) -> LearnerConfig {
+fn config() -> LearnerConfig {
     LearnerConfig {
         architecture: Architecture {
             vocabulary_size: 9,
@@ -18,8 +18,14 @@ fn config(threads: usize) -> LearnerConfig {
         learning_rate: 0.01,
         clip_norm: 5.0,
         seed: 7,
-        threads,
+        method: Method::NOTEBOOK,
+    }
+}
+
+fn place(threads: usize) -> Place {
+    Place {
         device: Device::Cpu,
+        threads,
     }
 }
 
@@ -36,15 +42,16 @@ fn run(learner: &mut Learner, steps: usize) -> Vec<StepOutcome> {
 #[test]
 fn a_training_that_was_stopped_and_resumed_is_bit_for_bit_the_same() {
     for threads in [1, 2] {
-        let mut straight = Learner::new(config(threads), text(), None).expect("a learner");
+        let mut straight = Learner::new(config(), place(threads), text(), None).expect("a learner");
         let expected = run(&mut straight, 10);
         for stop in [1, 4, 6] {
-            let mut first = Learner::new(config(threads), text(), None).expect("a learner");
+            let mut first =
+                Learner::new(config(), place(threads), text(), None).expect("a learner");
             let mut outcomes = run(&mut first, stop);
             let snapshot = first.snapshot().expect("a snapshot");
             drop(first);
             let mut second =
-                Learner::restore(config(threads), text(), snapshot).expect("a learner");
+                Learner::restore(config(), place(threads), text(), snapshot).expect("a learner");
             outcomes.extend(run(&mut second, 10 - stop));
             assert_eq!(outcomes, expected, "stopped after {stop}");
             assert_eq!(
@@ -58,7 +65,7 @@ fn a_training_that_was_stopped_and_resumed_is_bit_for_bit_the_same() {
 #[test]
 fn the_loss_falls_on_a_text_with_a_rule() {
     let text: Arc<[u32]> = (0..2000u32).map(|i| i % 9).collect();
-    let mut learner = Learner::new(config(2), text.clone(), None).expect("a learner");
+    let mut learner = Learner::new(config(), place(2), text.clone(), None).expect("a learner");
     let outcomes = run(&mut learner, 150);
     assert!(outcomes[0].loss > 2.0, "{:?}", outcomes[0]);
     // One target in eight is wrapped around and breaks the rule.
@@ -76,10 +83,10 @@ fn the_loss_falls_on_a_text_with_a_rule() {
 
 #[test]
 fn a_snapshot_of_another_network_is_refused() {
-    let learner = Learner::new(config(1), text(), None).expect("a learner");
+    let learner = Learner::new(config(), place(1), text(), None).expect("a learner");
     let mut snapshot = learner.snapshot().expect("a snapshot");
     snapshot.parameters.pop();
-    let error = Learner::restore(config(1), text(), snapshot)
+    let error = Learner::restore(config(), place(1), text(), snapshot)
         .err()
         .expect("refused");
     assert!(error.to_string().contains("parameters"), "{error}");
@@ -160,13 +167,13 @@ fn follow(golden: &Golden, case: &Case, threads: usize) {
         learning_rate: golden.learning_rate,
         clip_norm: case.clip_norm,
         seed: 0,
-        threads,
-        device: Device::Cpu,
+        method: Method::NOTEBOOK,
     };
     let tokens = (0..case.token_count)
         .map(|i| ((7 * i * i + 3 * i) % golden.vocabulary_size) as u32)
         .collect();
-    let mut learner = Learner::new(config, tokens, Some(initial)).expect("a learner");
+    let mut learner =
+        Learner::new(config, place(threads), tokens, Some(initial)).expect("a learner");
     for (number, step) in case.steps.iter().enumerate() {
         let outcome = learner.step().expect("a step");
         assert!(

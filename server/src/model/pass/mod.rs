@@ -9,12 +9,14 @@
 
 pub(super) mod dropout;
 mod pointwise;
+mod recurrent;
 
 use pulp::Arch;
 use tch::{Kind, TchError, Tensor};
 
 use self::dropout::{Dropout, subkey};
 use self::pointwise::{Backward, Forward};
+use self::recurrent::Panels;
 use super::architecture::Architecture;
 use super::buffer::Buffer;
 use super::views::{LayerViews, Views};
@@ -42,16 +44,17 @@ pub(super) struct Masks {
 struct Layer {
     /// `[time * rows, 4 hidden]`: sums, then activated gates, then gradients.
     gates: Buffer,
-    gates_at: Vec<Tensor>,
     /// `[(time + 1) * rows, hidden]`; the first part is the state before.
     h: Buffer,
-    h_at: Vec<Tensor>,
     /// As `h`.
     c: Vec<f32>,
     /// What goes up: `[time * rows, hidden]`, h after dropout.
     up: Buffer,
     /// `[time * rows, hidden]`: 1 keeps, 0 drops. Empty without dropout.
     mask: Vec<u8>,
+    /// The recurrent weights, as the way forward and the way back read them.
+    forward: Panels,
+    backward: Panels,
 }
 
 /// A pass over `rows` sequences of `time` characters.
@@ -61,9 +64,8 @@ pub(super) struct Pass {
     layers: Vec<Layer>,
     /// `[time * rows, vocabulary]`.
     logits: Buffer,
-    /// Gradient of a layer's h, `[time * rows, hidden]`, and views by time.
+    /// Gradient of a layer's h, `[time * rows, hidden]`.
     d_h: Buffer,
-    d_h_at: Vec<Tensor>,
     /// Gradient of c, `[rows, hidden]`.
     d_c: Vec<f32>,
     /// Gradient of the first layer's sums by character, `[vocabulary, 4 hidden]`.
@@ -79,29 +81,26 @@ impl Pass {
             time,
         } = shape;
         let hidden = architecture.hidden_size;
+        let arch = Arch::new();
         let layers = (0..architecture.num_layers)
             .map(|_| {
-                let gates = Buffer::zeros(&[time * rows, 4 * hidden])?;
-                let h = Buffer::zeros(&[(time + 1) * rows, hidden])?;
                 Ok(Layer {
-                    gates_at: gates.parts(time)?,
-                    gates,
-                    h_at: h.parts(time + 1)?,
-                    h,
+                    gates: Buffer::zeros(&[time * rows, 4 * hidden])?,
+                    h: Buffer::zeros(&[(time + 1) * rows, hidden])?,
                     c: vec![0.0; (time + 1) * rows * hidden],
                     up: Buffer::zeros(&[time * rows, hidden])?,
                     mask: Vec::new(),
+                    forward: Panels::new(arch, hidden, 4 * hidden),
+                    backward: Panels::new(arch, 4 * hidden, hidden),
                 })
             })
             .collect::<Result<_, TchError>>()?;
-        let d_h = Buffer::zeros(&[time * rows, hidden])?;
         Ok(Self {
             shape,
-            arch: Arch::new(),
+            arch,
             layers,
             logits: Buffer::zeros(&[time * rows, architecture.vocabulary_size])?,
-            d_h_at: d_h.parts(time)?,
-            d_h,
+            d_h: Buffer::zeros(&[time * rows, hidden])?,
             d_c: vec![0.0; rows * hidden],
             d_table: Buffer::zeros(&[architecture.vocabulary_size, 4 * hidden])?,
         })
@@ -195,7 +194,8 @@ impl Pass {
                         bias.f_addmm_out(layer.gates.tensor(), below.up.tensor(), &transposed)?;
                 }
             }
-            forward_layer(self.arch, &self.shape, layer, weights)?;
+            layer.forward.lay_out_transposed(weights.recurrent());
+            forward_layer(self.arch, &self.shape, layer);
             send_up(&self.shape, index, layer, masks);
         }
         Ok(())
@@ -266,16 +266,9 @@ impl Pass {
                     .apply_in_place(self.d_h.numbers_mut(), &layer.mask);
             }
             self.d_c.fill(0.0);
-            let (d_h, d_h_at) = (&self.d_h, &mut self.d_h_at);
-            backward_layer(
-                self.arch,
-                &self.shape,
-                layer,
-                weights,
-                d_h,
-                d_h_at,
-                &mut self.d_c,
-            )?;
+            layer.backward.lay_out(weights.recurrent());
+            let (d_h, d_c) = (self.d_h.numbers_mut(), &mut self.d_c);
+            backward_layer(self.arch, &self.shape, layer, d_h, d_c);
 
             let d_sums = layer.gates.tensor();
             let before = layer.h.tensor().f_narrow(0, 0, d_sums.size()[0])?;
@@ -314,27 +307,23 @@ fn gather_sums(layer: &mut Layer, weights: &LayerViews, inputs: &[u32]) -> Resul
     Ok(())
 }
 
-fn forward_layer(
-    arch: Arch,
-    shape: &Shape,
-    layer: &mut Layer,
-    weights: &LayerViews,
-) -> Result<(), TchError> {
+fn forward_layer(arch: Arch, shape: &Shape, layer: &mut Layer) {
     let hidden = shape.architecture.hidden_size;
     let numbers = shape.rows * hidden;
-    let transposed = weights.weight_hh.f_tr()?.f_contiguous()?;
+    let (gates, h) = (layer.gates.numbers_mut(), layer.h.numbers_mut());
     for time in 0..shape.time {
-        let _ = layer.gates_at[time].f_addmm_(&layer.h_at[time], &transposed)?;
+        let gates = &mut gates[time * 4 * numbers..][..4 * numbers];
+        let (old_h, h) = h[time * numbers..][..2 * numbers].split_at_mut(numbers);
+        layer.forward.add_product(arch, old_h, gates);
         let (old_c, c) = layer.c[time * numbers..][..2 * numbers].split_at_mut(numbers);
         arch.dispatch(Forward {
             hidden,
-            gates: &mut layer.gates.numbers_mut()[time * 4 * numbers..][..4 * numbers],
+            gates,
             old_c,
             c,
-            h: &mut layer.h.numbers_mut()[(time + 1) * numbers..][..numbers],
+            h,
         });
     }
-    Ok(())
 }
 
 /// h after dropout, as the layer above and the linear layer see it.
@@ -358,31 +347,24 @@ fn send_up(shape: &Shape, index: usize, layer: &mut Layer, masks: Option<Masks>)
 
 /// Turns the activated gates of a layer into the gradients of their sums, last
 /// step first.
-fn backward_layer(
-    arch: Arch,
-    shape: &Shape,
-    layer: &mut Layer,
-    weights: &LayerViews,
-    d_h: &Buffer,
-    d_h_at: &mut [Tensor],
-    d_c: &mut [f32],
-) -> Result<(), TchError> {
+fn backward_layer(arch: Arch, shape: &Shape, layer: &mut Layer, d_h: &mut [f32], d_c: &mut [f32]) {
     let hidden = shape.architecture.hidden_size;
     let numbers = shape.rows * hidden;
     for time in (0..shape.time).rev() {
+        let gates = &mut layer.gates.numbers_mut()[time * 4 * numbers..][..4 * numbers];
         arch.dispatch(Backward {
             hidden,
-            gates: &mut layer.gates.numbers_mut()[time * 4 * numbers..][..4 * numbers],
+            gates,
             old_c: &layer.c[time * numbers..][..numbers],
             c: &layer.c[(time + 1) * numbers..][..numbers],
-            d_h: &d_h.numbers()[time * numbers..][..numbers],
+            d_h: &d_h[time * numbers..][..numbers],
             d_c,
         });
         if time > 0 {
-            let _ = d_h_at[time - 1].f_addmm_(&layer.gates_at[time], &weights.weight_hh)?;
+            let d_h = &mut d_h[(time - 1) * numbers..][..numbers];
+            layer.backward.add_product(arch, gates, d_h);
         }
     }
-    Ok(())
 }
 
 /// Adds the gradients of the first layer's sums up by character.

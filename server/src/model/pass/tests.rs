@@ -1,13 +1,13 @@
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::model::initial;
+use crate::model::initial::Initial;
 use crate::model::network::CharLstm;
 use crate::model::parameters::layout;
 
 /// Parameters large enough that every gate moves.
 fn parameters(architecture: Architecture) -> crate::model::parameters::Parameters {
-    let mut parameters = initial::uniform(architecture, 11);
+    let mut parameters = Initial::Uniform.parameters(architecture, 11);
     parameters.values.iter_mut().for_each(|value| *value *= 2.0);
     parameters
 }

@@ -73,7 +73,7 @@ pub fn check(weights: &Arc<StepWeights>) -> Result<StepCheck, StepError> {
 mod tests {
     use super::*;
     use crate::model::architecture::Architecture;
-    use crate::model::initial;
+    use crate::model::initial::Initial;
 
     #[test]
     fn this_machine_keeps_rows_independent() {
@@ -82,7 +82,9 @@ mod tests {
             hidden_size: 50,
             num_layers: 2,
         };
-        let weights = Arc::new(StepWeights::new(&initial::uniform(architecture, 2)));
+        let weights = Arc::new(StepWeights::new(
+            &Initial::Uniform.parameters(architecture, 2),
+        ));
         assert!(check(&weights).expect("steps").row_invariant);
     }
 }

@@ -82,6 +82,7 @@ fn small() -> v1::TrainingSpec {
         batch_size: Some(1),
         sequence_length: Some(2),
         epochs: Some(2),
+        recipe: Some("notebook".to_owned()),
         ..v1::TrainingSpec::default()
     }
 }

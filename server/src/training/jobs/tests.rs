@@ -63,6 +63,7 @@ fn spec() -> TrainingSpec {
         batch_size: Some(2),
         sequence_length: Some(2),
         epochs: Some(4),
+        recipe: Some("notebook".to_owned()),
         seed: Some(1),
         sample_chars: Some(3),
         ..TrainingSpec::default()

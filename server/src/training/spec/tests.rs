@@ -18,14 +18,31 @@ fn refusal(change: impl FnOnce(&mut TrainingSpec)) -> String {
 }
 
 #[test]
-fn an_empty_spec_is_the_notebook() {
-    let spec = named().resolve(|| 77).unwrap();
+fn the_recipe_notebook_is_the_notebook() {
+    let spec = TrainingSpec {
+        recipe: Some("notebook".to_owned()),
+        ..named()
+    };
+    let spec = spec.resolve(|| 77).unwrap();
     assert_eq!((spec.hidden_size, spec.num_layers), (512, 2));
     assert_eq!((spec.batch_size, spec.sequence_length), (128, 100));
     assert_eq!((spec.epochs, spec.dropout), (20, 0.5));
     assert_eq!((spec.learning_rate, spec.clip_norm), (0.001, 5.0));
     assert_eq!((spec.validation_fraction, spec.seed), (0.0, 77));
     assert_eq!(spec.recipe.name(), "notebook");
+}
+
+#[test]
+fn an_empty_spec_is_fast_and_a_value_that_is_given_wins() {
+    let spec = named().resolve(|| 77).unwrap();
+    assert_eq!(spec.recipe.name(), "fast");
+    assert_eq!((spec.hidden_size, spec.num_layers), (512, 2));
+    assert_eq!(spec.validation_fraction, 0.1);
+    let given = TrainingSpec {
+        validation_fraction: Some(0.0),
+        ..named()
+    };
+    assert_eq!(given.resolve(|| 77).unwrap().validation_fraction, 0.0);
 }
 
 #[test]
@@ -64,7 +81,7 @@ fn a_value_outside_its_range_is_named_with_the_range() {
 fn an_unknown_recipe_is_answered_with_the_known_ones() {
     assert_eq!(
         refusal(|spec| spec.recipe = Some("slow".to_owned())),
-        "recipe: must be one of notebook, not \"slow\""
+        "recipe: must be one of fast, notebook, not \"slow\""
     );
 }
 

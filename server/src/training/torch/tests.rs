@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::model::device::Device;
 use crate::training::checkpoint;
 use crate::training::events::{EventKind, State};
 use crate::training::fake::FakeModels;
@@ -17,7 +18,7 @@ use crate::training::spec::TrainingSpec;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn open(folder: &Path, models: &Arc<FakeModels>) -> Jobs {
-    let learners = DeviceLearners {
+    let learners = Place {
         device: Device::Cpu,
         threads: 2,
     };

@@ -1,0 +1,124 @@
+//! Trains on a text without a server around it and prints a line of JSON for
+//! each epoch: the curves of docs/training.md, and the tool to look for better
+//! hyperparameters. `cargo bench --bench curve -- --text FILE --recipe fast`.
+
+#![allow(clippy::print_stdout)]
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+use charlstm_server::model::device::Device;
+use charlstm_server::model::learner::{Learner, LearnerConfig, Place};
+use charlstm_server::model::vocabulary::Vocabulary;
+use charlstm_server::training::spec::TrainingSpec;
+use clap::Parser;
+
+/// Hyperparameters; what is not given is the recipe's.
+#[derive(Parser)]
+struct Options {
+    /// The text.
+    #[arg(long)]
+    text: PathBuf,
+    #[arg(long)]
+    recipe: Option<String>,
+    #[arg(long)]
+    hidden_size: Option<u32>,
+    #[arg(long)]
+    num_layers: Option<u32>,
+    #[arg(long)]
+    batch_size: Option<u32>,
+    #[arg(long)]
+    sequence_length: Option<u32>,
+    #[arg(long)]
+    epochs: Option<u32>,
+    #[arg(long)]
+    dropout: Option<f64>,
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    #[arg(long)]
+    clip_norm: Option<f64>,
+    /// Share at the end of the text that is held out.
+    #[arg(long, default_value_t = 0.1)]
+    validation_fraction: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long)]
+    beta2: Option<f64>,
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Default: all processors.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// What `cargo bench` adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let text = std::fs::read_to_string(&options.text).expect("a text of UTF-8");
+    let vocabulary = Vocabulary::of(text.chars());
+    let tokens = vocabulary.encode(&text).expect("its own characters");
+    let spec = TrainingSpec {
+        model: "curve".to_owned(),
+        recipe: options.recipe,
+        hidden_size: options.hidden_size,
+        num_layers: options.num_layers,
+        batch_size: options.batch_size,
+        sequence_length: options.sequence_length,
+        epochs: options.epochs,
+        dropout: options.dropout,
+        learning_rate: options.learning_rate,
+        clip_norm: options.clip_norm,
+        validation_fraction: Some(options.validation_fraction),
+        seed: Some(options.seed),
+        ..TrainingSpec::default()
+    };
+    let spec = spec.resolve(|| 1).expect("a valid spec");
+    let mut method = spec.recipe.method();
+    method.beta2 = options.beta2.unwrap_or(method.beta2);
+    method.weight_decay = options.weight_decay.unwrap_or(method.weight_decay);
+    let config = LearnerConfig {
+        architecture: spec.architecture(vocabulary.len()),
+        batch_size: spec.batch_size as usize,
+        sequence_length: spec.sequence_length as usize,
+        epochs: spec.epochs,
+        dropout: spec.dropout,
+        learning_rate: spec.learning_rate,
+        clip_norm: spec.clip_norm,
+        seed: spec.seed,
+        method,
+    };
+    let place = Place {
+        device: Device::Cpu,
+        threads: options
+            .threads
+            .unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+    };
+    let held_out = (tokens.len() as f64 * spec.validation_fraction) as usize;
+    let (training, validation) = tokens.split_at(tokens.len() - held_out);
+    println!("{config:?}, {place:?}, {} tokens", training.len());
+    let begin = Instant::now();
+    let mut learner = Learner::new(config, place, training.into(), None).expect("a learner");
+    let mut evaluating = 0.0;
+    for _ in 0..learner.steps_per_epoch() * u64::from(spec.epochs) {
+        let outcome = learner.step().expect("a step");
+        if let Some(train_loss) = outcome.epoch_loss {
+            let pause = Instant::now();
+            let loss = learner.evaluate(validation).expect("a loss");
+            evaluating += pause.elapsed().as_secs_f64();
+            println!(
+                "{}",
+                serde_json::json!({
+                    "epoch": outcome.epoch,
+                    "step": outcome.step,
+                    "seconds": begin.elapsed().as_secs_f64(),
+                    "evaluating": evaluating,
+                    "train_loss": train_loss,
+                    "validation_loss": loss,
+                })
+            );
+        }
+    }
+}
