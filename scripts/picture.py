@@ -200,16 +200,17 @@ def main() -> int:
     parser.add_argument("--title", help="default: the command")
     parser.add_argument("--columns", type=int, default=110)
     parser.add_argument("--rows", type=int, default=30, help="lines to show, the last ones")
-    parser.add_argument("command", nargs="*", help="after `--`")
-    arguments = parser.parse_args()
-    if bool(arguments.source) == bool(arguments.command):
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    arguments, command = parser.parse_args(given[:cut]), given[cut + 1 :]
+    if bool(arguments.source) == bool(command):
         parser.error("name either --from FILE or a command after --")
 
     code = 0
     if arguments.source:
         captured = arguments.source.read_bytes()
     else:
-        pieces, code = capture(arguments.command, arguments.columns, arguments.rows)
+        pieces, code = capture(command, arguments.columns, arguments.rows)
         captured = b"".join(pieces)
     if code != 0:
         print(f"the command ended with exit code {code}", file=sys.stderr)
@@ -226,8 +227,7 @@ def main() -> int:
     if not found:
         print(f"{arguments.until!r} was never on the terminal", file=sys.stderr)
         return 1
-    command = arguments.command
-    title = arguments.title or " ".join([Path(command[0]).name, *command[1:]] if command else [])
+    title = arguments.title or (" ".join([Path(command[0]).name, *command[1:]]) if command else "")
     arguments.picture.write_text(svg(screen, title, arguments.rows), encoding="utf-8")
     return 0
 

@@ -162,7 +162,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Characters to generate each time
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 200
+    )]
     pub(crate) length: u32,
     #[command(flatten)]
     pub(crate) spec: SpecFlags,
@@ -207,7 +212,12 @@ pub(crate) struct GenerateArgs {
     )]
     pub(crate) prime: Option<String>,
     /// Characters to generate
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 200
+    )]
     pub(crate) length: u32,
     #[command(flatten)]
     pub(crate) sampling: SamplingFlags,
@@ -238,7 +248,12 @@ pub(crate) struct ReplArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<String>,
     /// Characters to generate each time
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 200
+    )]
     pub(crate) length: u32,
     #[command(flatten)]
     pub(crate) sampling: SamplingFlags,
@@ -268,7 +283,7 @@ pub(crate) struct BenchArgs {
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) sessions: Vec<u32>,
     /// Seconds to measure each of them
-    #[arg(long, value_name = "N", default_value_t = 10,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: u32,
     /// Model, as NAME or NAME@VERSION [default: the only model there is]
@@ -283,14 +298,19 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prime: Option<String>,
     /// Characters of each generation
-    #[arg(long, value_name = "N", default_value_t = 500,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 500,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) length: u32,
     /// Seed of the first stream; the others count up from it
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "S",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
     pub(crate) seed: u64,
     /// Streams on one connection
-    #[arg(long, value_name = "N", default_value_t = 64,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) streams_per_connection: u32,
     /// Draw throughput and latency over the numbers of streams into a picture

@@ -53,7 +53,7 @@ impl TrainingView {
     pub(crate) fn new(output: Output) -> Self {
         Self {
             output,
-            bar: bar(None, output, "{bar:24} {percent:>3}%  {msg}"),
+            bar: bar(None, output, "{bar:16} {percent:>3}%  {wide_msg}"),
             last_line: None,
             epochs: 0,
             plot: None,

@@ -419,3 +419,15 @@ fn without_a_terminal_nothing_is_coloured() {
     let refused = run(free_port(), &["status"]);
     assert!(!text(&refused.stderr).contains('\u{1b}'));
 }
+
+#[test]
+fn a_negative_number_is_answered_as_a_number_and_not_as_a_flag() {
+    let arguments = ["generate", "--prime", "x", "--top-k", "-1"];
+    let output = run("127.0.0.1:1", &arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains("invalid value '-1' for '--top-k <K>'"),
+        "{message}"
+    );
+}

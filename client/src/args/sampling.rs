@@ -17,7 +17,7 @@ pub(crate) struct SamplingFlags {
     pub(crate) temperature: Option<f64>,
     /// Only the K most probable characters stay; 0 means all [default: 3, the
     /// notebook's; all with --greedy]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub(crate) top_k: Option<u32>,
     /// Only the most probable characters stay that together reach P; over 0,
     /// at most 1 [default: 1]
@@ -29,7 +29,7 @@ pub(crate) struct SamplingFlags {
     pub(crate) min_p: Option<f64>,
     /// Seed of the random numbers: the same seed gives the same text
     /// [default: the server draws one; a session goes on with its own]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// Always the most probable character
     #[arg(long)]

@@ -8,40 +8,41 @@ use clap::Args;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Training (defaults are those of the recipe)")]
 pub(crate) struct SpecFlags {
-    /// Passes over the text [notebook: 20]
-    #[arg(long, value_name = "N")]
+    /// Passes over the text [fast: 4, notebook: 20]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) epochs: Option<u32>,
-    /// Width of each LSTM layer [notebook: 512]
-    #[arg(long, value_name = "N")]
+    /// Width of each LSTM layer [both: 512]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) hidden_size: Option<u32>,
-    /// Number of LSTM layers [notebook: 2]
-    #[arg(long, value_name = "N")]
+    /// Number of LSTM layers [both: 2]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) num_layers: Option<u32>,
-    /// Sequences in a batch [notebook: 128]
-    #[arg(long, value_name = "N")]
+    /// Sequences in a batch [fast: 16, notebook: 128]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) batch_size: Option<u32>,
-    /// Characters of each sequence in a batch [notebook: 100]
-    #[arg(long, value_name = "N")]
+    /// Characters of each sequence in a batch [fast: 32, notebook: 100]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sequence_length: Option<u32>,
-    /// Probability of dropping an activation [notebook: 0.5]
+    /// Probability of dropping an activation [fast: 0.1, notebook: 0.5]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
-    /// Step size of the optimizer [notebook: 0.001]
+    /// Step size of the optimizer [fast: 0.003, notebook: 0.001]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) learning_rate: Option<f64>,
-    /// Largest norm of the gradient [notebook: 5]
+    /// Largest norm of the gradient [both: 5]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) clip_norm: Option<f64>,
-    /// Share of the text, at its end, held out for validation [notebook: 0]
+    /// Share of the text, at its end, held out for validation [fast: 0.1,
+    /// notebook: 0]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) validation_fraction: Option<f64>,
     /// Seed of weights, dropout and samples [default: the server draws one]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// Characters to leave out at the beginning of the text [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) skip_chars: Option<u32>,
-    /// Named set of defaults, as `notebook` [default: the server's]
+    /// Named set of defaults: `fast` or `notebook` [default: the server's, fast]
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
     /// Model whose weights to begin with, as NAME or NAME@VERSION
@@ -59,7 +60,7 @@ pub(crate) struct SpecFlags {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) sample_prime: Option<String>,
     /// Characters in the sample of each epoch; 0 means no sample [default: 200]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sample_chars: Option<u32>,
 }
 

@@ -159,12 +159,13 @@ impl Picture for LoadChart {
         let throughput = 0.0..if most > 0.0 { most * 1.1 } else { 1.0 };
         let words = ("Throughput", "characters a second");
         self.panel(&above, scale, throughput, words, &THROUGHPUT, &|value| {
-            human::rate(*value)
+            human::count(value.round() as u64)
         })?;
         let longest = self.highest(&LATENCY).max(SHORTEST * 10.0);
         let shortest = self.lowest(&LATENCY).clamp(SHORTEST, longest / 10.0);
-        // Room above for the names of the lines.
-        let times = (shortest * 0.7..longest * 6.0).log_scale();
+        // The upper third is for the names of the lines.
+        let room = (longest / shortest).sqrt().max(6.0);
+        let times = (shortest * 0.7..longest * room).log_scale();
         let words = ("Latency", "time");
         self.panel(&below, scale, times, words, &LATENCY, &|value| {
             human::seconds(*value)

@@ -47,18 +47,20 @@ pub(super) fn accepted_line(training_id: &str, accepted: &TrainingAccepted) -> S
     line
 }
 
+/// Where the training is. What matters most stands first: a narrow terminal
+/// cuts the end off.
 pub(super) fn step_line(step: &StepProgress, epochs: u32) -> String {
     format!(
-        "epoch {}{}  step {}/{}  loss {:.3}  {:.2} bits/char  rate {}  {} chars/s  {} left",
+        "epoch {}{}  loss {:.3}  {:.2} bits/char  {} left  {} chars/s  rate {}  step {}/{}",
         step.epoch,
         of(epochs),
-        step.step,
-        step.total_steps,
         step.loss,
         human::bits(step.loss),
-        human::small(step.learning_rate),
-        human::rate(step.chars_per_second),
         human::seconds(step.eta_seconds),
+        human::rate(step.chars_per_second),
+        human::small(step.learning_rate),
+        step.step,
+        step.total_steps,
     )
 }
 
@@ -144,8 +146,8 @@ mod tests {
         };
         assert_eq!(
             step_line(&step, 20),
-            "epoch 2/20  step 30/580  loss 0.693  1.00 bits/char  rate 0.00299  9,290 chars/s  \
-             1 min 05 s left"
+            "epoch 2/20  loss 0.693  1.00 bits/char  1 min 05 s left  9,290 chars/s  rate 0.00299  \
+             step 30/580"
         );
     }
 
