@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Measures what the server must stand beside its speed: long primes, steady
-streams, many idle sessions, streams that are dropped. `make bench` builds what
+streams, text beside a training, many idle sessions, streams that are dropped. `make bench` builds what
 this runs, and runs it after run.py.
 
     bench/limits.py [--threads N] [--seconds N] [--rounds N] [--sessions N]
@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
+import flow
 import grpc
 import many
 import run
@@ -58,6 +59,7 @@ def main() -> int:
                 results["beside"] = prime_beside(pb, stub, address, options.seconds)
             run.progress(f"{STREAMS_STEADY} streams")
             results["steady"] = run.load(address, STREAMS_STEADY, options.seconds)
+            results["flow"] = flow.beside_training(address, Path(folder), options.seconds)
             results["drops"] = asyncio.run(many.drops(pb, target, process.pid, options.drops))
             kept = many.sessions(pb, target, process.pid, options.sessions)
             results["sessions"] = asyncio.run(kept)
@@ -147,6 +149,7 @@ def table(results: dict) -> str:
     between = results["steady"]["between_microseconds"]
     ratio = between["p99"] / between["p50"]
     rows.append((f"{STREAMS_STEADY} streams, p99 / p50", f"{ratio:.2f}", "< 3"))
+    rows += flow.rows(results["flow"])
     rows += drop_rows(results["drops"]) + session_rows(results["sessions"])
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
     lines = [run.line(cells, widths) for cells in rows]
