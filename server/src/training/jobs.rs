@@ -163,7 +163,14 @@ impl Jobs {
         // It has no name: a server that is killed leaves nothing behind.
         let spill = tempfile::tempfile_in(&config.folder)?;
         let max_bytes = config.max_corpus_bytes;
-        Ok(Upload::new(place, resolved, initial, spill, max_bytes))
+        Ok(Upload::new(
+            place,
+            spec.clone(),
+            resolved,
+            initial,
+            spill,
+            max_bytes,
+        ))
     }
 
     /// Ends the corpus and queues the training.
@@ -172,7 +179,7 @@ impl Jobs {
     /// A corpus that cannot be trained on, too little memory, a full queue, a
     /// failing disk. Nothing is left of the training then.
     pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
-        let (mut corpus, spec) = (upload.reader.finish()?, upload.spec);
+        let (mut corpus, mut spec) = (upload.reader.finish()?, upload.spec);
         if let Some(initial) = upload.initial {
             let unknown = corpus.unknown_to(&initial.vocabulary);
             if !unknown.is_empty() && !spec.extend_vocabulary {
@@ -187,6 +194,7 @@ impl Jobs {
             spec.batch_size as usize,
             spec.sequence_length as usize,
         )?;
+        spec.suit(&upload.asked, split.training.len());
         let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len());
         memory::check(needed, memory::available_bytes())?;
         self.shared.check_room(&lock(&self.shared.state))?;

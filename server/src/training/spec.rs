@@ -17,6 +17,16 @@ const MAX_NAME_CHARS: usize = 64;
 /// on the training thread, and should not hold the training up.
 const MAX_SAMPLE_CHARS: u32 = 10_000;
 
+/// Characters that `fast` trains on at least, the same ones again where there
+/// are fewer.
+const LEAST_CHARS: usize = 1_200_000;
+/// Characters beyond which `fast` does not go over a text again.
+const MOST_CHARS: usize = 4_000_000;
+/// Most epochs that `fast` takes of itself.
+const MOST_EPOCHS: u32 = 40;
+/// Dropout of `fast` where it goes over a text more often than usual.
+const REPEATED_DROPOUT: f64 = 0.3;
+
 /// What is asked for. What is `None` has the default of the recipe.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainingSpec {
@@ -287,6 +297,25 @@ impl ResolvedSpec {
             vocabulary_size,
             hidden_size: self.hidden_size as usize,
             num_layers: self.num_layers as usize,
+        }
+    }
+
+    /// Settles what depends on the length of the training text, and was not
+    /// asked for otherwise: `fast` goes over a short text more often, with
+    /// more dropout, and over a very long one less often.
+    pub fn suit(&mut self, asked: &TrainingSpec, training_chars: usize) {
+        if self.recipe != Recipe::Fast {
+            return;
+        }
+        let usual = Recipe::Fast.defaults().epochs;
+        if asked.epochs.is_none() {
+            let times = |chars: usize| chars.div_ceil(training_chars.max(1));
+            let epochs = times(LEAST_CHARS).max(times(MOST_CHARS).min(usual as usize));
+            self.epochs =
+                u32::try_from(epochs).map_or(MOST_EPOCHS, |epochs| epochs.min(MOST_EPOCHS));
+        }
+        if asked.dropout.is_none() && self.epochs > usual {
+            self.dropout = REPEATED_DROPOUT;
         }
     }
 

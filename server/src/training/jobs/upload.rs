@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::JobsError;
 use crate::model::corpus::CorpusReader;
 use crate::training::learn::InitialModel;
-use crate::training::spec::ResolvedSpec;
+use crate::training::spec::{ResolvedSpec, TrainingSpec};
 
 /// Most corpora that are uploaded at a time: each may grow to the limit of a
 /// corpus.
@@ -15,6 +15,7 @@ const MAX_UPLOADS: usize = 8;
 
 /// A training whose spec is valid and whose corpus is under way.
 pub struct Upload {
+    pub(super) asked: TrainingSpec,
     pub(super) spec: ResolvedSpec,
     pub(super) initial: Option<InitialModel>,
     pub(super) reader: CorpusReader,
@@ -51,6 +52,7 @@ impl Drop for Place {
 impl Upload {
     pub(super) fn new(
         place: Place,
+        asked: TrainingSpec,
         spec: ResolvedSpec,
         initial: Option<InitialModel>,
         spill: File,
@@ -58,6 +60,7 @@ impl Upload {
     ) -> Self {
         Self {
             reader: CorpusReader::new(spill, u64::from(spec.skip_chars), max_bytes),
+            asked,
             spec,
             initial,
             _place: place,

@@ -119,3 +119,33 @@ fn a_stored_spec_is_read_back_to_the_last_bit() {
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<ResolvedSpec>(&text).unwrap(), spec);
 }
+
+#[test]
+fn fast_goes_over_a_short_text_more_often_and_over_a_long_one_less() {
+    let suited = |spec: TrainingSpec, chars| {
+        let mut resolved = spec.resolve(|| 1).unwrap();
+        resolved.suit(&spec, chars);
+        (resolved.epochs, resolved.dropout)
+    };
+    assert_eq!(suited(named(), 500), (40, 0.3));
+    assert_eq!(suited(named(), 100_000), (12, 0.3));
+    assert_eq!(suited(named(), 336_000), (4, 0.1));
+    assert_eq!(suited(named(), 1_000_000), (4, 0.1));
+    assert_eq!(suited(named(), 1_000_000_000), (1, 0.1));
+    let asked = TrainingSpec {
+        epochs: Some(2),
+        dropout: Some(0.2),
+        ..named()
+    };
+    assert_eq!(suited(asked, 500), (2, 0.2));
+    let long = TrainingSpec {
+        epochs: Some(16),
+        ..named()
+    };
+    assert_eq!(suited(long, 336_000), (16, 0.3));
+    let notebook = TrainingSpec {
+        recipe: Some("notebook".to_owned()),
+        ..named()
+    };
+    assert_eq!(suited(notebook, 500), (20, 0.5));
+}

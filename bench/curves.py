@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Draws the curves of docs/training.md from what `cargo bench --bench curve`
+printed.
+
+    bench/curves.py OUTPUT.svg [--target LOSS] NAME=FILE [NAME=FILE ...]
+
+Validation loss over the minutes of training, one line for each file. Needs
+matplotlib.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draws curves of trainings.")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("curves", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--target", type=float, help="a loss to mark, in nats")
+    options = parser.parse_args()
+    matplotlib.rcParams["svg.hashsalt"] = "charlstm"
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for curve in options.curves:
+        name, file = curve.split("=", 1)
+        epochs = read(Path(file))
+        minutes = [(epoch["seconds"] - epoch["evaluating"]) / 60 for epoch in epochs]
+        losses = [epoch["validation_loss"] for epoch in epochs]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        (line,) = axes.plot(minutes, losses, marker=".", label=f"{name}: {losses[best]:.3f}")
+        axes.plot(minutes[best], losses[best], marker="o", color=line.get_color())
+    if options.target:
+        axes.axhline(options.target, color="grey", linestyle="--", linewidth=1)
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel("validation loss, nats per character")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(options.output, metadata={"Date": None})
+
+
+def read(path: Path) -> list:
+    """The epochs that a run printed."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+if __name__ == "__main__":
+    main()
