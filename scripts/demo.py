@@ -17,12 +17,6 @@ from release import RELEASE, Failure, running_server, stop_cleanly
 
 # The model and its training: about a minute on two slow cores.
 HIDDEN_SIZE = 128
-NUM_LAYERS = 2
-BATCH_SIZE = 16
-SEQUENCE_LENGTH = 50
-DROPOUT = 0.2
-LEARNING_RATE = 0.003
-EPOCHS = 40
 SEED = 1
 
 # What it writes.
@@ -49,12 +43,6 @@ def train(address: str) -> None:
         "--text": "-",
         "--model": "demo",
         "--hidden-size": HIDDEN_SIZE,
-        "--num-layers": NUM_LAYERS,
-        "--batch-size": BATCH_SIZE,
-        "--sequence-length": SEQUENCE_LENGTH,
-        "--dropout": DROPOUT,
-        "--learning-rate": LEARNING_RATE,
-        "--epochs": EPOCHS,
         "--seed": SEED,
     }
     flags = [str(part) for pair in values.items() for part in pair]

@@ -9,6 +9,8 @@ mod wire;
 
 use std::time::Duration;
 
+use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
+use charlstm_proto::v1::session_service_client::SessionServiceClient;
 use charlstm_proto::v1::{FinishReason, GenerateRequest, Sampling, ScoreRequest};
 use support::Server;
 use tonic::Code;
@@ -296,4 +298,20 @@ async fn a_stopping_server_ends_a_stream_and_the_session_goes_on_after_a_restart
     text.push_str(&wire.text(further("tale", 100)).await);
     let chars = u32::try_from(length(&text)).unwrap();
     assert!(wire.text(further("calm", chars)).await == text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_text_that_lies_unread_in_the_usual_windows_costs_nobody_the_connection() {
+    const LONG: u32 = 100_000;
+    let mut wire = Wire::start(&[]).await;
+    let channel = wire.server.connect().await;
+    wire.texts = GenerationServiceClient::new(channel.clone());
+    wire.sessions = SessionServiceClient::new(channel);
+    let mut unread = wire.open(anew("long", LONG)).await;
+    // The server is done with it, and nothing of it is read yet.
+    wire.idle("long").await;
+    assert_eq!(length(&wire.text(anew("", 100)).await), 100);
+    let heard = rest(&mut unread).await.unwrap();
+    assert_eq!(length(&heard.text), LONG.into());
+    assert_eq!(heard.finished.reason(), FinishReason::Length);
 }

@@ -19,6 +19,7 @@ mod error;
 mod inbox;
 mod job;
 mod models;
+mod pace;
 mod progress;
 mod request;
 mod scheduler;

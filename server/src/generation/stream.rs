@@ -9,12 +9,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use futures_util::Stream;
 
 use super::admission::Permit;
 use super::error::GenerateError;
 use super::inbox::Inbox;
+use super::pace::Pace;
 use super::progress::{Progress, Standing};
 use super::request::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};
 use super::session_book::SessionBook;
@@ -53,6 +55,7 @@ struct Content {
     text: String,
     chars: usize,
     logprobs: Vec<f32>,
+    pace: Pace,
     /// Characters that the reader has taken.
     taken: u64,
     /// Position of the session before the first generated character.
@@ -89,6 +92,7 @@ impl TextBuffer {
             text: String::new(),
             chars: 0,
             logprobs: Vec::new(),
+            pace: Pace::default(),
             taken: 0,
             ending: None,
             remains: None,
@@ -122,20 +126,24 @@ impl TextBuffer {
     }
 
     /// Appends characters. Returns whether the buffer is full, which parks
-    /// the text, and the reader to wake, who is woken once for all that came
-    /// since.
+    /// the text, and the reader to wake where there is a message's worth, who
+    /// is woken once for all that came since.
     pub(super) fn append(
         &self,
         characters: impl Iterator<Item = (char, Option<f32>)>,
     ) -> (bool, Option<Waker>) {
-        let mut content = self.lock();
+        let mut guard = self.lock();
+        let content = &mut *guard;
         for (character, logprob) in characters {
             content.text.push(character);
             content.chars += 1;
             content.logprobs.extend(logprob);
         }
         content.parked = content.chars >= self.capacity_chars;
-        (content.parked, content.reader.take())
+        let waiting = content.chars as u64;
+        let due = content.parked || content.pace.due(content.taken, waiting, Instant::now);
+        let reader = if due { content.reader.take() } else { None };
+        (content.parked, reader)
     }
 
     /// True while a parked text waits for its reader.
@@ -226,6 +234,7 @@ impl Content {
     fn take_text(&mut self) -> GeneratedText {
         self.taken += self.chars as u64;
         self.chars = 0;
+        self.pace.sent();
         GeneratedText {
             text: std::mem::take(&mut self.text),
             logprobs: std::mem::take(&mut self.logprobs),

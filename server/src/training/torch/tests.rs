@@ -30,7 +30,11 @@ fn open(folder: &Path, models: &Arc<FakeModels>) -> Jobs {
 }
 
 fn start(jobs: &Jobs) -> Arc<Job> {
-    let spec = TrainingSpec {
+    start_with(jobs, |_| {})
+}
+
+fn start_with(jobs: &Jobs, change: impl FnOnce(&mut TrainingSpec)) -> Arc<Job> {
+    let mut spec = TrainingSpec {
         model: "m".to_owned(),
         hidden_size: Some(16),
         num_layers: Some(2),
@@ -42,6 +46,7 @@ fn start(jobs: &Jobs) -> Arc<Job> {
         validation_fraction: Some(0.1),
         ..TrainingSpec::default()
     };
+    change(&mut spec);
     let mut upload = jobs.begin(&spec).unwrap();
     let text = "the quick brown fox jumps over the lazy dog. ".repeat(10);
     upload.push(text.as_bytes()).unwrap();
@@ -100,6 +105,31 @@ async fn an_interrupted_and_resumed_training_gives_the_weights_of_an_uninterrupt
             .iter()
             .all(|text| text.chars().count() == 21)
     );
+    jobs.stop(PATIENCE);
+}
+
+#[tokio::test]
+async fn a_rate_that_makes_the_weights_explode_is_halved_and_then_given_up() {
+    let (folder, models) = (tempfile::tempdir().unwrap(), Arc::default());
+    let jobs = open(folder.path(), &models);
+    let job = start_with(&jobs, |spec| {
+        spec.recipe = Some("notebook".to_owned());
+        spec.hidden_size = Some(256);
+        (spec.learning_rate, spec.clip_norm) = (Some(1.0), Some(1e6));
+        // What comes after the first weights have exploded has no way back.
+        spec.dropout = Some(0.0);
+    });
+    assert_eq!(watch(&job, |_| false).await, State::Failed);
+    let events = job.history().events();
+    let rates: Vec<f64> = events
+        .iter()
+        .filter_map(|event| match &event.event {
+            EventKind::RolledBack(back) => Some(back.learning_rate),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(rates, [0.5, 0.25, 0.125]);
+    assert!(models.published.lock().unwrap().is_empty());
     jobs.stop(PATIENCE);
 }
 
