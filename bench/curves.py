@@ -4,12 +4,13 @@ printed.
 
     bench/curves.py OUTPUT.svg [--target LOSS] NAME=FILE [NAME=FILE ...]
 
-Validation loss over the minutes of training, one line for each file. Needs
+Validation loss over the characters trained on, one line for each file. Needs
 matplotlib.
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import matplotlib
@@ -28,15 +29,15 @@ def main() -> None:
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     for curve in options.curves:
         name, file = curve.split("=", 1)
-        epochs = read(Path(file))
-        minutes = [(epoch["seconds"] - epoch["evaluating"]) / 60 for epoch in epochs]
+        batch, epochs = read(Path(file))
+        millions = [epoch["step"] * batch / 1e6 for epoch in epochs]
         losses = [epoch["validation_loss"] for epoch in epochs]
         best = min(range(len(losses)), key=losses.__getitem__)
-        (line,) = axes.plot(minutes, losses, marker=".", label=f"{name}: {losses[best]:.3f}")
-        axes.plot(minutes[best], losses[best], marker="o", color=line.get_color())
+        (line,) = axes.plot(millions, losses, marker=".", label=f"{name}: {losses[best]:.3f}")
+        axes.plot(millions[best], losses[best], marker="o", color=line.get_color())
     if options.target:
         axes.axhline(options.target, color="grey", linestyle="--", linewidth=1)
-    axes.set_xlabel("minutes of training")
+    axes.set_xlabel("million characters trained on")
     axes.set_ylabel("validation loss, nats per character")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -44,10 +45,12 @@ def main() -> None:
     figure.savefig(options.output, metadata={"Date": None})
 
 
-def read(path: Path) -> list:
-    """The epochs that a run printed."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{")]
+def read(path: Path) -> tuple:
+    """The characters of a batch and the epochs that a run printed."""
+    text = path.read_text(encoding="utf-8")
+    sizes = re.search(r"batch_size: (\d+), sequence_length: (\d+)", text)
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    return int(sizes[1]) * int(sizes[2]), [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":

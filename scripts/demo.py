@@ -17,6 +17,7 @@ from release import RELEASE, Failure, running_server, stop_cleanly
 
 # The model and its training: about a minute on two slow cores.
 HIDDEN_SIZE = 128
+DROPOUT = 0.1
 SEED = 1
 
 # What it writes.
@@ -43,6 +44,7 @@ def train(address: str) -> None:
         "--text": "-",
         "--model": "demo",
         "--hidden-size": HIDDEN_SIZE,
+        "--dropout": DROPOUT,
         "--seed": SEED,
     }
     flags = [str(part) for pair in values.items() for part in pair]
