@@ -14,11 +14,11 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man python
+.PHONY: help demo test serve libtorch bench check man python api-docs contract-image
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: libtorch ## Train a small model for a minute and watch it write
 	$(CARGO) build --release -p charlstm-server -p charlstm-client
@@ -47,7 +47,15 @@ check: libtorch ## Format, lints and docs, with warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
-	@scripts/buf-lint.sh
+	@scripts/buf.sh lint
+	@scripts/buf.sh breaking
+	@python3 scripts/api_docs.py --check
+
+api-docs: ## Write docs/api.md from the comments of the contract
+	@python3 scripts/api_docs.py
+
+contract-image: ## Take the contract as the released one, at a release
+	@scripts/buf.sh image
 
 man: libtorch ## Write the manual pages of both programs into target/man
 	$(CARGO) run --quiet -p charlstm-client -- man target/man

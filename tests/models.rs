@@ -186,7 +186,7 @@ async fn what_is_no_model_is_refused_and_leaves_nothing_behind() {
         ),
         (
             vec![header("c", ModelFormat::Pth), chunk()],
-            Code::Unimplemented,
+            Code::InvalidArgument,
         ),
     ];
     for (parts, code) in cases {

@@ -16,7 +16,9 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use self::header::Header;
+pub(super) use self::header::check_sizes;
 use super::architecture::Architecture;
+use super::notebook::NotebookError;
 use super::parameters::Parameters;
 use super::vocabulary::Vocabulary;
 
@@ -155,6 +157,9 @@ pub enum CheckpointError {
         /// Index within the tensor, row by row.
         index: usize,
     },
+    /// A checkpoint of the notebook is not one.
+    #[error("as a checkpoint of the notebook: {0}")]
+    Notebook(#[source] NotebookError),
     /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -312,7 +317,13 @@ fn read(
     })
 }
 
-fn check_finite(name: &str, offset: usize, floats: &[f32]) -> Result<(), CheckpointError> {
+/// Refuses the first number that is not finite; `offset` is the index of the
+/// first in the tensor.
+pub(super) fn check_finite(
+    name: &str,
+    offset: usize,
+    floats: &[f32],
+) -> Result<(), CheckpointError> {
     match floats.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
         Some(index) => Err(CheckpointError::NotFinite {

@@ -16,6 +16,7 @@ mod kernel;
 pub mod learner;
 pub mod method;
 mod network;
+pub mod notebook;
 pub mod optimizer;
 mod packed;
 pub mod parameters;

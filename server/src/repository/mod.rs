@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::architecture::Architecture;
 use crate::model::checkpoint::{CheckpointError, Contents, MAX_FILE_BYTES, ModelFacts, ModelFile};
+use crate::model::notebook;
 use crate::model::step::StepWeights;
 use crate::model::step::check::{StepCheck, check};
 use crate::model::vocabulary::Vocabulary;
@@ -35,6 +36,9 @@ const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Bytes that a file is copied in with at a time.
 const COPY_BYTES: usize = 1024 * 1024;
+
+/// Bytes from which the kind of a file is found out.
+const FIRST_BYTES: usize = 4;
 
 /// One version of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -250,6 +254,7 @@ impl Repository {
         Ok(Upload {
             staged: self.shared.storage.stage()?,
             bytes: 0,
+            first: Vec::new(),
         })
     }
 
@@ -276,6 +281,25 @@ impl Repository {
         // That training is one of another server.
         contents.facts.training_id.clear();
         self.settle(name, staged, contents)
+    }
+
+    /// Checks an uploaded checkpoint of the notebook and stores it as the next
+    /// version of `name`. Its form is found out from its first bytes.
+    ///
+    /// # Errors
+    /// As [`Self::import`].
+    pub fn import_notebook(
+        &self,
+        name: &str,
+        upload: Upload,
+        vocabulary: Option<&Vocabulary>,
+    ) -> Result<ModelId, RepositoryError> {
+        check_name(name)?;
+        let mut model = upload.staged.read_notebook(vocabulary)?;
+        // Its space is not needed any more while the model is written.
+        drop(upload);
+        model.facts.created_unix_ms = now_unix_ms();
+        self.publish(name, &model)
     }
 
     /// Copies a file in and stores it, as [`Self::import`].
@@ -436,6 +460,8 @@ impl Repository {
 pub struct Upload {
     staged: Staged,
     bytes: u64,
+    /// Its first bytes, as far as they are there.
+    first: Vec<u8>,
 }
 
 impl Upload {
@@ -452,7 +478,15 @@ impl Upload {
                 actual: self.bytes,
             }));
         }
+        let missing = FIRST_BYTES.saturating_sub(self.first.len());
+        self.first.extend(bytes.iter().take(missing));
         self.staged.append(bytes)
+    }
+
+    /// True where it begins as a checkpoint of the notebook does. A model file
+    /// does not: it begins with a length, which is no such number.
+    pub fn looks_like_notebook(&self) -> bool {
+        notebook::recognises(&self.first)
     }
 }
 

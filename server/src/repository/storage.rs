@@ -14,6 +14,7 @@ use super::name::{check_name, version_number};
 use super::{ModelDescription, ModelId, RepositoryError};
 use crate::model::architecture::Architecture;
 use crate::model::checkpoint::{CheckpointError, Contents, ModelFacts, ModelFile};
+use crate::model::notebook;
 use crate::model::vocabulary::Vocabulary;
 
 /// Under the folder of the models: no model can have that name.
@@ -215,6 +216,14 @@ impl Staged {
     ) -> Result<ModelFile, RepositoryError> {
         self.reread(|file, length| ModelFile::read_from(file, length, vocabulary))
             .map(|(model, _)| model)
+    }
+
+    /// The model of the checkpoint that was written.
+    pub(super) fn read_notebook(
+        &self,
+        vocabulary: Option<&Vocabulary>,
+    ) -> Result<ModelFile, RepositoryError> {
+        self.reread(|file, _| notebook::read(file, vocabulary))
     }
 
     fn reread<T>(

@@ -209,7 +209,8 @@ fn inferred(metadata: &Metadata) -> Result<Architecture, CheckpointError> {
     })
 }
 
-fn check_sizes(architecture: &Architecture) -> Result<(), CheckpointError> {
+/// Refuses sizes beyond what this program handles.
+pub(in crate::model) fn check_sizes(architecture: &Architecture) -> Result<(), CheckpointError> {
     let sizes = [
         (
             "vocabulary_size",

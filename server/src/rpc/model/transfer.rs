@@ -113,13 +113,11 @@ pub(super) async fn import(
         Some(Imported::Header(header)) => header,
         _ => return Err(status::invalid("header", "the first message must carry it")),
     };
-    let vocabulary = check_header(&header)?;
+    let arrival = check_header(header)?;
 
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let repository = repository.clone();
-    let storing = tokio::spawn(blocking(move || {
-        store(&repository, &header.name, vocabulary.as_ref(), receiver)
-    }));
+    let storing = tokio::spawn(blocking(move || store(&repository, &arrival, receiver)));
     // Dropping `sender` before `End` tells that the client left.
     loop {
         let part = match stream.message().await?.map(|message| message.payload) {
@@ -152,32 +150,55 @@ enum Part {
     End,
 }
 
-fn check_header(header: &proto::ImportModelHeader) -> Result<Option<Vocabulary>, Status> {
+/// What the header says, checked.
+struct Arrival {
+    name: String,
+    format: proto::ModelFormat,
+    vocabulary: Option<Vocabulary>,
+}
+
+fn check_header(header: proto::ImportModelHeader) -> Result<Arrival, Status> {
     check_name(&header.name).map_err(|error| status::repository("header.name", &error))?;
-    match proto::ModelFormat::try_from(header.format) {
-        Ok(proto::ModelFormat::Unspecified | proto::ModelFormat::Safetensors) => {}
-        Ok(proto::ModelFormat::Pth) => {
-            return Err(status::unimplemented("importing a torch.save checkpoint"));
-        }
-        Err(_) => return Err(status::invalid("header.format", "it is no known format")),
-    }
+    let format = proto::ModelFormat::try_from(header.format)
+        .map_err(|_| status::invalid("header.format", "it is no known format"))?;
     let given = !header.vocabulary.is_empty();
-    Ok(given.then(|| Vocabulary::in_order(header.vocabulary.chars().collect())))
+    Ok(Arrival {
+        name: header.name,
+        format,
+        vocabulary: given.then(|| Vocabulary::in_order(header.vocabulary.chars().collect())),
+    })
 }
 
 /// `None`: the client left.
 fn store(
     repository: &Repository,
-    name: &str,
-    vocabulary: Option<&Vocabulary>,
+    arrival: &Arrival,
     mut parts: mpsc::Receiver<Part>,
 ) -> Result<Option<ModelId>, RepositoryError> {
     let mut upload: Upload = repository.upload()?;
     loop {
         match parts.blocking_recv() {
             Some(Part::Chunk(chunk)) => upload.append(&chunk)?,
-            Some(Part::End) => return repository.import(name, upload, vocabulary).map(Some),
+            Some(Part::End) => return settle(repository, arrival, upload).map(Some),
             None => return Ok(None),
         }
+    }
+}
+
+fn settle(
+    repository: &Repository,
+    arrival: &Arrival,
+    upload: Upload,
+) -> Result<ModelId, RepositoryError> {
+    let is_notebook = match arrival.format {
+        proto::ModelFormat::Pth => true,
+        proto::ModelFormat::Safetensors => false,
+        proto::ModelFormat::Unspecified => upload.looks_like_notebook(),
+    };
+    let vocabulary = arrival.vocabulary.as_ref();
+    if is_notebook {
+        repository.import_notebook(&arrival.name, upload, vocabulary)
+    } else {
+        repository.import(&arrival.name, upload, vocabulary)
     }
 }

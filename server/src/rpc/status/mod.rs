@@ -60,15 +60,6 @@ pub(super) fn unauthenticated() -> Status {
     )
 }
 
-/// UNIMPLEMENTED: the contract has it, this server not yet.
-pub(super) fn unimplemented(what: &str) -> Status {
-    refused(
-        Code::Unimplemented,
-        "NOT_YET_AVAILABLE",
-        format!("{what} is not yet available"),
-    )
-}
-
 /// FAILED_PRECONDITION with an `ErrorInfo` reason.
 pub(super) fn precondition(reason: &str, message: impl Into<String>) -> Status {
     refused(Code::FailedPrecondition, reason, message)
