@@ -5,7 +5,7 @@ mod session_calls;
 mod wanted;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -104,6 +104,10 @@ pub struct EngineLoad {
     pub max_sessions: usize,
     /// Bytes of all sessions.
     pub session_bytes: usize,
+    /// Steps of all batches since the start.
+    pub steps: u64,
+    /// Rows of all those steps.
+    pub rows: u64,
 }
 
 /// A handle of the engine; clones share it.
@@ -250,6 +254,10 @@ impl Engine {
     pub fn load_figures(&self) -> EngineLoad {
         let workers = &self.shared.workers;
         let sum = |of: fn(&Load) -> usize| workers.iter().map(|w| of(&w.load)).sum();
+        let count = |of: fn(&Load) -> &AtomicU64| {
+            let counts = workers.iter().map(|w| of(&w.load).load(Ordering::Relaxed));
+            counts.sum()
+        };
         let store = self.shared.book.store();
         EngineLoad {
             running: sum(|load| load.running.load(Ordering::Relaxed)),
@@ -259,6 +267,8 @@ impl Engine {
             sessions: store.len(),
             max_sessions: store.limits().max_sessions,
             session_bytes: store.bytes(),
+            steps: count(|load| &load.steps),
+            rows: count(|load| &load.rows),
         }
     }
 
