@@ -225,10 +225,14 @@ async fn with_a_client_authority_only_who_shows_its_certificate_is_served() {
         let mut client = ServerServiceClient::new(channel);
         client.get_server_status(GetServerStatusRequest {}).await
     };
+    // The connection ends; which way it is noticed depends on who is faster.
     for wrong in [None, Some("strange-client.pem")] {
         let status = asked(wrong).await.unwrap_err();
         assert!(
-            matches!(status.code(), Code::Unavailable | Code::Unknown),
+            matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled
+            ),
             "{status:?}"
         );
     }
