@@ -13,7 +13,7 @@ use charlstm_proto::v1::server_service_client::ServerServiceClient;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use support::{Said, Server, ask, train_small};
 use tempfile::TempDir;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -34,9 +34,18 @@ impl Papers {
             .unwrap()
             .signed_by(&key, &authority)
             .unwrap();
+        let own_key = KeyPair::generate().unwrap();
+        let shown = |authority| {
+            let params = CertificateParams::new(vec!["a-client".to_owned()]).unwrap();
+            params.signed_by(&own_key, authority).unwrap().pem()
+        };
+        let another = self::authority("another");
         for (name, content) in [
+            ("client.pem", shown(&authority)),
+            ("strange-client.pem", shown(&another)),
+            ("client.key", own_key.serialize_pem()),
             ("ca.pem", authority.pem()),
-            ("other-ca.pem", self::authority("another").pem()),
+            ("other-ca.pem", another.pem()),
             ("server.pem", certificate.pem()),
             ("server.key", key.serialize_pem()),
             ("tokens", format!("# of the tests\n{TOKEN}\n")),
@@ -195,4 +204,37 @@ fn the_client_says_something_where_one_side_speaks_tls_and_the_other_does_not() 
     let said = papers.status(&server, Some("ca.pem"), None);
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     assert!(said.stderr.contains("https://"), "{}", said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_client_authority_only_who_shows_its_certificate_is_served() {
+    let papers = Papers::issue();
+    let (cert, key) = (papers.path("server.pem"), papers.path("server.key"));
+    let ca = papers.path("ca.pem");
+    let flags = ["--tls-cert", &cert, "--tls-key", &key];
+    let server = Server::start(&[&flags[..], &["--tls-client-ca", &ca]].concat());
+    let read = |name: &str| fs::read(papers.path(name)).unwrap();
+    let asked = async |shown: Option<&str>| {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ca.pem")));
+        if let Some(name) = shown {
+            tls = tls.identity(Identity::from_pem(read(name), read("client.key")));
+        }
+        let endpoint = Channel::from_shared(server.url().to_owned()).unwrap();
+        // A handshake that is refused may show itself only at the first call.
+        let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
+        let mut client = ServerServiceClient::new(channel);
+        client.get_server_status(GetServerStatusRequest {}).await
+    };
+    // The connection ends; which way it is noticed depends on who is faster.
+    for wrong in [None, Some("strange-client.pem")] {
+        let status = asked(wrong).await.unwrap_err();
+        assert!(
+            matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled
+            ),
+            "{status:?}"
+        );
+    }
+    asked(Some("client.pem")).await.unwrap();
 }

@@ -9,8 +9,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
 
-use charlstm_proto::v1::GetServerStatusRequest;
+use charlstm_proto::v1::model_service_client::ModelServiceClient;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
+use charlstm_proto::v1::{GetServerStatusRequest, ImportModelRequest};
 use support::Server;
 use tempfile::TempDir;
 use tonic::Code;
@@ -115,6 +116,31 @@ async fn a_stopping_server_waits_for_no_idle_and_no_silent_client() {
     assert_eq!(status.code(), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once_a_server_that_waits_for_a_call() {
+    for (second, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
+        let mut server = Server::start(&[]);
+        let channel = server.connect().await;
+        // An upload that never ends is waited for, up to the grace time.
+        let mut models = ModelServiceClient::new(channel.clone());
+        let upload = tokio_stream::pending::<ImportModelRequest>();
+        let upload = tokio::spawn(async move { models.import_model(upload).await });
+        let mut health = HealthClient::new(channel);
+        let watched = HealthCheckRequest::default();
+        let mut states = health.watch(watched).await.unwrap().into_inner();
+        while states.message().await.unwrap().unwrap().status() != ServingStatus::NotServing {
+            // The first state is Serving; only then is the server told.
+            server.signal_to_stop();
+        }
+        server.signal(second);
+        let (status, _) = tokio::task::spawn_blocking(move || server.wait())
+            .await
+            .unwrap();
+        assert_eq!(status.code(), Some(code));
+        upload.abort();
+    }
+}
+
 #[test]
 fn a_device_that_is_not_there_is_an_error_at_the_start() {
     let (code, error) = refused(&["--device", "cuda:99"]);
@@ -156,9 +182,6 @@ fn wrong_usage_has_its_own_exit_code() {
     assert_eq!(code, Some(2));
     assert!(error.contains("--max-batch: \"0\" is not"), "{error}");
     assert_eq!(refused(&["--no-such-flag"]).0, Some(2));
-    let (code, error) = refused(&["--metrics-listen", "127.0.0.1:0"]);
-    assert_eq!(code, Some(2));
-    assert!(error.contains("not yet available"), "{error}");
 }
 
 #[tokio::test]

@@ -93,6 +93,8 @@ pub struct Config {
     pub resume_interrupted: bool,
     /// Whether trainings write event files for TensorBoard.
     pub tensorboard: bool,
+    /// Where to serve metrics, if at all.
+    pub metrics_listen: Option<SocketAddr>,
     /// TLS, where it is wanted.
     pub tls: Option<TlsFiles>,
     /// File of the tokens of which a caller must show one.
@@ -155,9 +157,6 @@ impl Config {
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         let settings = Settings::collect(arguments, &variable)?;
-        if let Some(found) = settings.find("metrics-listen") {
-            return Err(found.wrong("cannot be obeyed: metrics are not yet available"));
-        }
         Ok(Self {
             listen: settings.required("listen", address)?,
             data_dir: settings.required("data-dir", path)?,
@@ -176,6 +175,7 @@ impl Config {
                 .required("keep-trainings", |text| count(text, KEEP_TRAININGS))?,
             resume_interrupted: settings.required("resume-interrupted", yes_or_no)?,
             tensorboard: settings.required("tensorboard", yes_or_no)?,
+            metrics_listen: settings.optional("metrics-listen", address)?,
             tls: tls(&settings)?,
             auth_token_file: settings.optional("auth-token-file", path)?,
             log_format: settings.required("log-format", log_format)?,

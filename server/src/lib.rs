@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod generation;
+pub mod metrics;
 pub mod model;
 pub mod repository;
 pub mod rpc;

@@ -1,6 +1,7 @@
 //! Wires models, engines and services onto a listener, serves until told to
 //! stop, and ends within a bounded time. What a service does is in `rpc`.
 
+mod metrics;
 mod services;
 
 use std::fs::{File, TryLockError};
@@ -112,6 +113,7 @@ pub async fn serve(
         tokens: tokens(config.auth_token_file.as_deref())?,
         ..Door::default()
     };
+    let metrics = door.metrics.clone();
     let device = config.device.select()?;
     let _lock = lock_data_folder(&config.data_dir)?;
     let repository = Repository::open(&config.data_dir)?;
@@ -128,13 +130,22 @@ pub async fn serve(
         started,
     };
     let mut services = Services::new(door.clone())?;
-    services.add(GenerationRpc::server(engine.clone()));
+    services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
     services.add(SessionRpc::server(engine.clone()));
     let training = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let models = ModelApi::new(repository.clone(), Arc::new(EnginePins(engine.clone())));
     services.add(ModelServiceServer::new(models).max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
+    if let Some(address) = config.metrics_listen {
+        let sources = metrics::Sources {
+            metrics,
+            engine: engine.clone(),
+            jobs: jobs.clone(),
+            repository: repository.clone(),
+        };
+        metrics::start(address, sources, shutdown.clone()).await?;
+    }
     services.add(ServerServiceServer::new(ServerApi::new(
         facts, repository, load,
     )));

@@ -134,7 +134,12 @@ impl Server {
 
     /// Sends SIGTERM.
     pub(crate) fn signal_to_stop(&self) {
-        send_signal(self.child.id(), libc::SIGTERM);
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: libc::c_int) {
+        send_signal(self.child.id(), signal);
     }
 
     /// Waits for the end; its status and what it printed after its first line.

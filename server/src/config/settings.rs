@@ -126,7 +126,7 @@ const ALL: &[Setting] = &[
         "metrics-listen",
         "HOST:PORT",
         None,
-        "Where to serve metrics (not yet available)",
+        "Where to serve metrics for Prometheus, at /metrics, to everybody who can reach it [default: nowhere]",
     ),
     setting(
         "tls-cert",

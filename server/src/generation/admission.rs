@@ -1,7 +1,7 @@
 //! How many calls there may be, and how busy each worker is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Counts the calls that are under way anywhere in the engine.
 #[derive(Debug)]
@@ -53,6 +53,9 @@ pub(super) struct Load {
     pub(super) running: AtomicUsize,
     /// Calls that wait for a place in it.
     pub(super) queued: AtomicUsize,
+    /// Steps of its batches since the start, and the rows of all of them.
+    pub(super) steps: AtomicU64,
+    pub(super) rows: AtomicU64,
 }
 
 /// Characters of priming that weigh as much as one more text in the batch.

@@ -42,6 +42,11 @@ impl Batch {
         &mut self.stepper
     }
 
+    /// Texts in it.
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// True where no text runs.
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()

@@ -1,6 +1,7 @@
 //! The handle that services hold: it checks a call, opens its session, finds
 //! its model, and hands it to a worker.
 
+mod load;
 mod session_calls;
 mod wanted;
 
@@ -30,6 +31,7 @@ use crate::repository::{LoadedModel, ModelId};
 use crate::sessions::disk::Restored;
 use crate::sessions::store::{SessionError, SessionLimits};
 use crate::sessions::{ModelKey, Point, SessionId};
+pub use load::EngineLoad;
 use wanted::{Wanted, session_model};
 
 /// How much the engine takes on.
@@ -86,25 +88,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A call waits so long for the end of one whose reader has left: many
 /// steps, and too short for anyone to notice.
 const LEAVING_WAIT: Duration = Duration::from_secs(2);
-
-/// The load of an engine, for a status page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineLoad {
-    /// Texts in the batch.
-    pub running: usize,
-    /// Most texts in the batch.
-    pub max_batch: usize,
-    /// Texts that wait for a place.
-    pub queued: usize,
-    /// Most texts that wait.
-    pub max_queue: usize,
-    /// Sessions kept.
-    pub sessions: usize,
-    /// Most sessions kept.
-    pub max_sessions: usize,
-    /// Bytes of all sessions.
-    pub session_bytes: usize,
-}
 
 /// A handle of the engine; clones share it.
 #[derive(Clone)]
@@ -244,27 +227,6 @@ impl Engine {
             // A worker that stops has let go of it already.
             let _ = worker.inbox.put(Command::DropModel(id.clone()));
         }
-    }
-
-    /// The load.
-    pub fn load_figures(&self) -> EngineLoad {
-        let workers = &self.shared.workers;
-        let sum = |of: fn(&Load) -> usize| workers.iter().map(|w| of(&w.load)).sum();
-        let store = self.shared.book.store();
-        EngineLoad {
-            running: sum(|load| load.running.load(Ordering::Relaxed)),
-            max_batch: self.shared.config.max_batch,
-            queued: sum(|load| load.queued.load(Ordering::Relaxed)),
-            max_queue: self.shared.config.max_queue,
-            sessions: store.len(),
-            max_sessions: store.limits().max_sessions,
-            session_bytes: store.bytes(),
-        }
-    }
-
-    /// Texts that are not over or not read to the end.
-    pub fn live_texts(&self) -> usize {
-        self.shared.texts.live()
     }
 
     /// Ends all texts, joins the workers, and saves the sessions. Blocks, for

@@ -324,6 +324,9 @@ impl Worker {
                 continue;
             }
             stepped = true;
+            let rows = batch.len() as u64;
+            self.load.steps.fetch_add(1, Ordering::Relaxed);
+            self.load.rows.fetch_add(rows, Ordering::Relaxed);
             match batch.step(&mut self.sampler, begin, &mut self.readers) {
                 Ok(out) => {
                     for (job, next) in out {

@@ -6,17 +6,19 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http_body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::{Bytes, Service, http};
 use tonic::server::NamedService;
 
 use super::status;
+use crate::metrics::Metrics;
 
 /// The tokens of which a caller must show one, as digests: the time that a
 /// look-up takes tells nothing about them.
@@ -56,6 +58,8 @@ pub struct Door {
     pub tokens: Option<Arc<Tokens>>,
     /// Tracks each call until the last byte of its answer is handed over.
     pub inside: TaskTracker,
+    /// Counts the calls by how they ended, also those that were not let in.
+    pub metrics: Metrics,
 }
 
 /// A service behind the door.
@@ -90,18 +94,27 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let mut visit = Visit {
+            method: request.uri().path().to_owned(),
+            counted: false,
+            metrics: self.door.metrics.clone(),
+        };
         let tokens = self.door.tokens.as_ref();
         if tokens.is_some_and(|tokens| !tokens.admit(request.headers())) {
             let status = status::unauthenticated();
+            visit.ended(status.code());
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
         let token = self.door.inside.token();
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await?;
+            // Where there is nothing but a status, it stands in the head.
+            visit.look_at(answer.headers());
             Ok(answer.map(|body| {
                 Body::new(Inside {
                     body,
+                    visit,
                     _token: token,
                 })
             }))
@@ -112,6 +125,7 @@ where
 /// The body of an answer; while it lives, its call is inside.
 struct Inside {
     body: Body,
+    visit: Visit,
     _token: TaskTrackerToken,
 }
 
@@ -123,7 +137,13 @@ impl http_body::Body for Inside {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.visit.look_at(trailers);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -132,6 +152,36 @@ impl http_body::Body for Inside {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A call under way. It is counted before its end is told, or when it is
+/// dropped without.
+struct Visit {
+    method: String,
+    counted: bool,
+    metrics: Metrics,
+}
+
+impl Visit {
+    fn look_at(&mut self, headers: &http::HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.ended(Code::from_bytes(code.as_bytes()));
+        }
+    }
+
+    fn ended(&mut self, code: Code) {
+        if !self.counted {
+            self.counted = true;
+            self.metrics.call_ended(&self.method, code as u32);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // Dropped before its end was told: the caller has left.
+        self.ended(Code::Cancelled);
     }
 }
 

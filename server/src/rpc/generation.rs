@@ -16,6 +16,7 @@ use crate::generation::{
     Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
     GenerationStream, ScoreCall, Scored, Started,
 };
+use crate::metrics::Metrics;
 use crate::model::sampler::SamplingSettings;
 use crate::sessions::SessionId;
 
@@ -38,12 +39,14 @@ const MAX_STOP_CHARS: usize = 256;
 #[derive(Clone)]
 pub struct GenerationRpc {
     engine: Engine,
+    metrics: Metrics,
 }
 
 impl GenerationRpc {
-    /// The service on an engine, ready to be added to a server.
-    pub fn server(engine: Engine) -> GenerationServiceServer<Self> {
-        GenerationServiceServer::new(Self { engine })
+    /// The service on an engine, ready to be added to a server. It counts its
+    /// texts in `metrics`.
+    pub fn server(engine: Engine, metrics: Metrics) -> GenerationServiceServer<Self> {
+        GenerationServiceServer::new(Self { engine, metrics })
     }
 }
 
@@ -55,11 +58,17 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
+        let since = Instant::now();
         let deadline = deadline(request.metadata());
         let call = generate_call(request.into_inner(), deadline)?;
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
-        Ok(Response::new(GenerateResponses { events }))
+        Ok(Response::new(GenerateResponses {
+            events,
+            metrics: self.metrics.clone(),
+            since,
+            first: true,
+        }))
     }
 
     async fn score(
@@ -95,6 +104,21 @@ async fn before<T>(
 /// The messages of one generation.
 pub struct GenerateResponses {
     events: GenerationStream,
+    metrics: Metrics,
+    /// When the last text was handed over; before there is any, when the call
+    /// came.
+    since: Instant,
+    first: bool,
+}
+
+impl GenerateResponses {
+    fn count(&mut self, text: &GeneratedText) {
+        let now = Instant::now();
+        let chars = text.text.chars().count() as u64;
+        let waited = now.duration_since(self.since);
+        self.metrics.text_sent(chars, self.first, waited);
+        (self.since, self.first) = (now, false);
+    }
 }
 
 impl Stream for GenerateResponses {
@@ -102,6 +126,9 @@ impl Stream for GenerateResponses {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = ready!(Pin::new(&mut self.events).poll_next(context));
+        if let Some(Ok(GenerationEvent::Text(text))) = &event {
+            self.count(text);
+        }
         Poll::Ready(event.map(|event| {
             event
                 .map(generate_response)

@@ -190,6 +190,8 @@ pub struct Summary {
     pub has_checkpoint: bool,
     /// What happened, in words, where it did not succeed.
     pub message: String,
+    /// The last step that was told.
+    pub last_step: Option<StepProgress>,
 }
 
 impl Summary {
@@ -205,6 +207,7 @@ impl Summary {
             version: 0,
             has_checkpoint: false,
             message: String::new(),
+            last_step: None,
         }
     }
 
@@ -212,7 +215,10 @@ impl Summary {
     pub fn take(&mut self, event: &EventKind) {
         match event {
             EventKind::Accepted(accepted) => self.total_steps = accepted.total_steps,
-            EventKind::Step(step) => self.step = step.step,
+            EventKind::Step(step) => {
+                self.step = step.step;
+                self.last_step = Some(*step);
+            }
             EventKind::Epoch(epoch) => {
                 self.epochs_completed = epoch.epoch;
                 self.step = epoch.step;
