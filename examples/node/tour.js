@@ -9,13 +9,12 @@ const files = ["training", "generation"].map((name) => `charlstm/v1/${name}.prot
 const options = { includeDirs: ["proto"], keepCase: true, longs: Number, enums: String, oneofs: true };
 const { v1 } = grpc.loadPackageDefinition(loader.loadSync(files, options)).charlstm;
 
-// What an error carries: google.rpc.Status with google.rpc.ErrorInfo in it.
-const field = (type, id, rule) => ({ type, id, rule });
-const { "google.rpc.Status": RpcStatus, "google.rpc.ErrorInfo": ErrorInfo } = loader.fromJSON({
+// What an error carries: a google.rpc.Status with a google.rpc.ErrorInfo in it.
+const { Status: RpcStatus, ErrorInfo } = loader.fromJSON({
   nested: {
-    "google.protobuf.Any": { fields: { type_url: field("string", 1), value: field("bytes", 2) } },
-    "google.rpc.Status": { fields: { details: field("google.protobuf.Any", 3, "repeated") } },
-    "google.rpc.ErrorInfo": { fields: { reason: field("string", 1), domain: field("string", 2) } },
+    Any: { fields: { type_url: { type: "string", id: 1 }, value: { type: "bytes", id: 2 } } },
+    Status: { fields: { details: { rule: "repeated", type: "Any", id: 3 } } },
+    ErrorInfo: { fields: { reason: { type: "string", id: 1 } } },
   },
 });
 
