@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+// Some of it is for the tests of sessions alone.
+#[allow(dead_code)]
 #[path = "support/wire.rs"]
 mod wire;
 
