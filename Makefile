@@ -14,7 +14,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man python api-docs contract-image
+.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -29,6 +29,7 @@ test: libtorch ## Run the whole test suite
 	@python3 -m unittest discover -s tests/python
 	@$(MAKE) --no-print-directory python \
 		|| echo "python: not there; the tests with foreign clients will say that they are passed over"
+	@$(MAKE) --no-print-directory node || echo "node: not there; its test will say that it is passed over"
 	$(CARGO) test --workspace
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
@@ -60,6 +61,9 @@ contract-image: ## Take the contract as the released one, at a release
 man: libtorch ## Write the manual pages of both programs into target/man
 	$(CARGO) run --quiet -p charlstm-client -- man target/man
 	$(CARGO) run --quiet -p charlstm-server --example man -- target/man
+
+node: ## Prepare the Node client of the tests in target/node
+	@scripts/node.sh
 
 python: ## Prepare the Python tools of the tests in .venv
 	@scripts/venv.sh .venv tests/python/requirements.txt

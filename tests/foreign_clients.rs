@@ -91,3 +91,76 @@ fn a_generic_tool_lists_the_services_through_reflection() {
     );
     assert!(described.contains("GenerateRequest"), "{described}");
 }
+
+/// Runs an example that trains, generates in a session, meets an error and
+/// leaves midway, and says so.
+fn take_a_tour(server: &Server, command: &mut Command, model: &str) -> String {
+    let text = server.folder().join("corpus.txt");
+    fs::write(&text, corpus()).unwrap();
+    let said = support::run(command.arg(server.address()).arg(&text).arg(model));
+    // It serves the next one as if nothing had been.
+    let listed = support::ask_ok(server, &["models", "list"]);
+    assert!(listed.contains(&format!("{model}@1")), "{listed}");
+    said
+}
+
+/// What the examples in Python and JavaScript say.
+fn assert_toured(said: &str, model: &str) {
+    for part in [
+        "epoch 2: loss ".to_owned(),
+        format!("trained {model}@1"),
+        "wrote 40 characters: ".to_owned(),
+        "wrote 10 more".to_owned(),
+        "error NOT_FOUND MODEL_NOT_FOUND: there is no model \"nobody\"".to_owned(),
+        "left midway, as CANCELLED".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part:?} is not in\n{said}");
+    }
+}
+
+#[test]
+fn an_asyncio_program_trains_generates_meets_an_error_and_leaves_midway() {
+    let Some(python) = support::python_tool("python") else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let mut command = Command::new(python);
+    command.arg("examples/python/tour_async.py");
+    assert_toured(&take_a_tour(&server, &mut command, "async"), "async");
+}
+
+#[test]
+fn a_node_program_trains_generates_meets_an_error_and_leaves_midway() {
+    let Some(modules) = support::node_modules() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let mut command = Command::new("node");
+    command
+        .env("NODE_PATH", modules)
+        .arg("examples/node/tour.js");
+    assert_toured(&take_a_tour(&server, &mut command, "node"), "node");
+}
+
+#[test]
+fn a_generic_tool_trains_generates_meets_an_error_and_leaves_midway() {
+    let Some(grpcurl) = support::python_tool("grpcurl") else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let mut command = Command::new("sh");
+    command
+        .env("GRPCURL", grpcurl)
+        .arg("examples/grpcurl/tour.sh");
+    let said = take_a_tour(&server, &mut command, "curled");
+    for part in [
+        "\"state\": \"STATE_SUCCEEDED\"",
+        "\"reason\": \"FINISH_REASON_LENGTH\"",
+        "\"chars\": \"10\"",
+        "Code: NotFound",
+        "\"reason\":\"MODEL_NOT_FOUND\"",
+        "Code: DeadlineExceeded",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+}

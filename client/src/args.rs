@@ -392,7 +392,8 @@ pub(crate) struct ImportModelArgs {
     /// The file was saved by the notebook with torch.save
     #[arg(long)]
     pub(crate) pth: bool,
-    /// Text that the model was trained on, for a file without vocabulary
+    /// Text that the model was trained on, for a file without vocabulary; a
+    /// checkpoint with `tokens` has one
     #[arg(long, value_name = "CORPUS", conflicts_with = "vocabulary")]
     pub(crate) text: Option<PathBuf>,
     /// The characters in the order of their indices, with nothing between or

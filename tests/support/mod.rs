@@ -287,10 +287,20 @@ pub(crate) fn root() -> PathBuf {
 /// `None`, after saying so; but a panic when CHARLSTM_REQUIRE_ALL is set.
 pub(crate) fn python_tool(name: &str) -> Option<PathBuf> {
     let path = root().join(".venv/bin").join(name);
+    installed(path, "make python")
+}
+
+/// The packages that `make node` puts into `target/node`; as
+/// [`python_tool`] where they are missing.
+pub(crate) fn node_modules() -> Option<PathBuf> {
+    installed(root().join("target/node/node_modules"), "make node")
+}
+
+fn installed(path: PathBuf, by: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    let message = format!("{} is not there; `make python` installs it", path.display());
+    let message = format!("{} is not there; `{by}` installs it", path.display());
     assert!(
         std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
         "CHARLSTM_REQUIRE_ALL is set, and {message}"

@@ -274,7 +274,7 @@ impl Repository {
         let mut contents = staged.check(vocabulary)?;
         if !contents.has_metadata {
             // What is stored describes itself: it is written anew.
-            let mut model = staged.read(vocabulary)?;
+            let mut model = notebook::sorted(staged.read(vocabulary)?);
             model.facts.created_unix_ms = now_unix_ms();
             return self.publish(name, &model);
         }

@@ -299,3 +299,27 @@ fn an_open_file_stays_readable_when_its_version_is_removed() {
     file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, description.bytes);
 }
+
+#[test]
+fn ten_thousand_versions_are_listed_without_a_file_being_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let first = repository.publish("a", &model(1.0)).unwrap();
+    let manifest = folder.path().join("models/a/1/manifest.json");
+    let file = file_of(&folder, &first);
+    for version in 2..=10_000 {
+        let version = folder.path().join(format!("models/a/{version}"));
+        std::fs::create_dir(&version).unwrap();
+        std::fs::hard_link(&manifest, version.join("manifest.json")).unwrap();
+        std::fs::hard_link(&file, version.join("model.safetensors")).unwrap();
+    }
+    let repository = Repository::open(folder.path()).unwrap();
+    // What is asked for from here on cannot come from the disk.
+    std::fs::remove_dir_all(folder.path().join("models")).unwrap();
+    let listed = repository.list();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].id, id("a", 10_000));
+    assert_eq!(repository.versions("a").len(), 10_000);
+    assert_eq!(repository.resolve("a@77").unwrap(), id("a", 77));
+    assert_eq!(repository.describe(&id("a", 77)).unwrap().id.version, 77);
+}

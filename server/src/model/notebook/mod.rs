@@ -156,7 +156,11 @@ pub fn read(
         fill(&mut reader, start, tensor.storage.kind, target)?;
         checkpoint::check_finite(&name, 0, target)?;
     }
-    Ok(sorted(parameters, &vocabulary))
+    Ok(sorted(ModelFile {
+        parameters,
+        vocabulary,
+        facts: ModelFacts::default(),
+    }))
 }
 
 /// True for the first bytes, four or more, of what `torch.save` writes.
@@ -164,20 +168,19 @@ pub fn recognises(first: &[u8]) -> bool {
     first.starts_with(b"PK\x03\x04") || first.starts_with(&[0x80, 2, 0x8a, 10])
 }
 
-/// The same network with its characters in the order of their code points.
-fn sorted(parameters: Parameters, vocabulary: &Vocabulary) -> ModelFile {
-    let in_order = alphabet(vocabulary);
-    let parameters = if in_order == *vocabulary {
-        parameters
-    } else {
-        let fresh = Parameters::zeros(parameters.architecture);
-        extend(&parameters, vocabulary, fresh, &in_order)
-            .expect("both vocabularies have the same characters")
-    };
+/// The same network with its characters in the order of their code points, as
+/// every model that is kept has them.
+pub fn sorted(model: ModelFile) -> ModelFile {
+    let in_order = alphabet(&model.vocabulary);
+    if in_order == model.vocabulary {
+        return model;
+    }
+    let fresh = Parameters::zeros(model.parameters.architecture);
     ModelFile {
-        parameters,
+        parameters: extend(&model.parameters, &model.vocabulary, fresh, &in_order)
+            .expect("both vocabularies have the same characters"),
         vocabulary: in_order,
-        facts: ModelFacts::default(),
+        facts: model.facts,
     }
 }
 

@@ -203,7 +203,7 @@ impl<R: Read> Machine<R> {
                 Ok(())
             }
             b't' | b'l' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Node::Sequence(items))
             }
             0x85..=0x87 => {
@@ -218,7 +218,7 @@ impl<R: Read> Machine<R> {
                 self.append(&[item])
             }
             b'e' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.append(&items)
             }
             b's' => {
@@ -226,7 +226,7 @@ impl<R: Read> Machine<R> {
                 self.insert(&[key, value])
             }
             _ => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.insert(&items)
             }
         }
@@ -403,7 +403,7 @@ impl<R: Read> Machine<R> {
         Ok(&mut self.nodes[id.0])
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>, NotebookError> {
+    fn since_mark(&mut self) -> Result<Vec<Id>, NotebookError> {
         let mark = self.marks.pop().ok_or(NotebookError::Broken(EMPTY))?;
         Ok(self.stack.split_off(mark))
     }

@@ -87,7 +87,7 @@ fn a_safetensors_file_that_pytorch_wrote_gives_its_logits_and_its_greedy_text() 
     let (model, contents) =
         ModelFile::read_from(&*bytes, bytes.len() as u64, Some(&vocabulary)).expect("it is read");
     assert!(!contents.has_metadata);
-    assert_as_pytorch(&model, "plain.safetensors");
+    assert_as_pytorch(&sorted(model), "plain.safetensors");
 }
 
 #[test]
@@ -199,9 +199,7 @@ fn one_tensor(shape: [i32; 2], count: i32) -> Vec<u8> {
     bytes.extend(shape[1].to_le_bytes());
     bytes.extend(b"\x86J");
     bytes.extend(shape[1].to_le_bytes());
-    bytes.extend(b"K\x01\x86\x89Ntru.".iter().filter(|&&byte| byte != b'u'));
-    let end = bytes.len() - 1;
-    bytes.insert(end, b's');
+    bytes.extend(b"K\x01\x86\x89NtRs.");
     bytes
 }
 
