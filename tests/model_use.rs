@@ -52,9 +52,10 @@ async fn a_model_with_sessions_is_removed_only_by_force_and_they_are_told() {
     // The text under way ends, whichever way: it does not go on for ever.
     let _ = rest(&mut stream).await;
     let refused = wire.refusal(further("one", 20)).await;
-    is(&refused, Code::NotFound, "SESSION_MODEL_GONE");
-    let refused = wire.session("two").await.unwrap_err();
-    is(&refused, Code::NotFound, "SESSION_MODEL_GONE");
+    is(&refused, Code::FailedPrecondition, "SESSION_MODEL_GONE");
+    // It can still be looked at, and deleted.
+    assert_eq!(wire.session("two").await.unwrap().version, 1);
+    wire.delete("two").await;
 }
 
 /// tests/golden/checkpoints/expected.json.

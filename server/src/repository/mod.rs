@@ -10,6 +10,7 @@ mod error;
 mod index;
 mod name;
 mod storage;
+mod upload;
 
 use std::fs::File;
 use std::io::Read;
@@ -17,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::architecture::Architecture;
-use crate::model::checkpoint::{CheckpointError, Contents, MAX_FILE_BYTES, ModelFacts, ModelFile};
+use crate::model::checkpoint::{CheckpointError, Contents, ModelFacts, ModelFile};
 use crate::model::notebook;
 use crate::model::step::StepWeights;
 use crate::model::step::check::{StepCheck, check};
@@ -29,6 +30,7 @@ use self::index::{Entry, Index};
 pub use self::name::check_name;
 use self::name::{Reference, Version};
 use self::storage::{Staged, Storage};
+pub use self::upload::Upload;
 
 /// Bytes of loaded models that stay in memory after their last use. Those in
 /// use stay in any case.
@@ -36,9 +38,6 @@ const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Bytes that a file is copied in with at a time.
 const COPY_BYTES: usize = 1024 * 1024;
-
-/// Bytes from which the kind of a file is found out.
-const FIRST_BYTES: usize = 4;
 
 /// One version of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -452,41 +451,6 @@ impl Repository {
             .moving
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A file on its way into the repository. Dropped, it leaves nothing behind.
-#[derive(Debug)]
-pub struct Upload {
-    staged: Staged,
-    bytes: u64,
-    /// Its first bytes, as far as they are there.
-    first: Vec<u8>,
-}
-
-impl Upload {
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// `Io`, and `NotAModel` as soon as there are more bytes than any model
-    /// has: nobody fills the disk.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
-        self.bytes += bytes.len() as u64;
-        if self.bytes > MAX_FILE_BYTES {
-            return Err(RepositoryError::NotAModel(CheckpointError::Length {
-                expected: MAX_FILE_BYTES,
-                actual: self.bytes,
-            }));
-        }
-        let missing = FIRST_BYTES.saturating_sub(self.first.len());
-        self.first.extend(bytes.iter().take(missing));
-        self.staged.append(bytes)
-    }
-
-    /// True where it begins as a checkpoint of the notebook does. A model file
-    /// does not: it begins with a length, which is no such number.
-    pub fn looks_like_notebook(&self) -> bool {
-        notebook::recognises(&self.first)
     }
 }
 
