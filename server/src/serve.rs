@@ -28,6 +28,7 @@ use crate::config::{
 use crate::generation::{Engine, EngineConfig};
 use crate::model::device::{Device, DeviceError};
 use crate::model::learner::Place;
+use crate::model::step::StepPlace;
 use crate::repository::{ModelId, Repository, RepositoryError};
 use crate::rpc::admission::{Door, Tokens};
 use crate::rpc::generation::GenerationRpc;
@@ -116,9 +117,13 @@ pub async fn serve(
     let metrics = door.metrics.clone();
     let device = config.device.select()?;
     let _lock = lock_data_folder(&config.data_dir)?;
-    let repository = Repository::open(&config.data_dir)?;
+    let place = StepPlace {
+        device,
+        max_rows: config.max_batch,
+    };
+    let repository = Repository::open_for(&config.data_dir, place)?;
 
-    let engine = start_engine(&config, &repository)?;
+    let engine = start_engine(&config, device, &repository)?;
     let jobs = open_jobs(&config, device, &repository)?;
 
     let facts = ServerFacts {
@@ -185,9 +190,17 @@ pub async fn serve(
     Ok(())
 }
 
-fn start_engine(config: &Config, repository: &Repository) -> Result<Engine, ServeError> {
+fn start_engine(
+    config: &Config,
+    device: Device,
+    repository: &Repository,
+) -> Result<Engine, ServeError> {
     let settings = EngineConfig {
-        workers: config.threads,
+        // A GPU computes one large batch faster than several small ones.
+        workers: match device {
+            Device::Cpu => config.threads,
+            Device::Cuda(_) => 1,
+        },
         max_batch: config.max_batch,
         max_queue: config.max_queue,
         stalled_reader: config.reader_timeout,

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Counts the calls that are under way anywhere in the engine.
+///
+/// One that only waits for its reader rests: its place is free for another,
+/// so that slow readers keep nobody out. At most as many rest as may be under
+/// way; more slow readers keep their places.
 #[derive(Debug)]
 pub(super) struct Admission {
     most: usize,
     live: AtomicUsize,
+    resting: AtomicUsize,
 }
 
 impl Admission {
@@ -15,32 +20,64 @@ impl Admission {
         Arc::new(Self {
             most,
             live: AtomicUsize::new(0),
+            resting: AtomicUsize::new(0),
         })
     }
 
     /// A place for one call, or `None` where all are taken.
     pub(super) fn admit(self: &Arc<Self>) -> Option<Permit> {
-        self.live
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| {
-                (live < self.most).then_some(live + 1)
-            })
-            .ok()
-            .map(|_| Permit(Arc::clone(self)))
+        self.add_below_most(&self.live).then(|| Permit {
+            admission: Arc::clone(self),
+            rests: false,
+        })
     }
 
-    /// Calls under way.
+    fn add_below_most(&self, count: &AtomicUsize) -> bool {
+        let more = |count| (count < self.most).then_some(count + 1);
+        count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// Calls under way, those at rest included.
     pub(super) fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.live.load(Ordering::Relaxed) + self.resting.load(Ordering::Relaxed)
     }
 }
 
 /// A call's place; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Admission>);
+pub(super) struct Permit {
+    admission: Arc<Admission>,
+    rests: bool,
+}
+
+impl Permit {
+    /// The call only waits for its reader.
+    pub(super) fn rest(&mut self) {
+        if !self.rests && self.admission.add_below_most(&self.admission.resting) {
+            self.admission.live.fetch_sub(1, Ordering::Relaxed);
+            self.rests = true;
+        }
+    }
+
+    /// The call goes on, also where there are too many by now.
+    pub(super) fn go_on(&mut self) {
+        if std::mem::take(&mut self.rests) {
+            self.admission.live.fetch_add(1, Ordering::Relaxed);
+            self.admission.resting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        let count = if self.rests {
+            &self.admission.resting
+        } else {
+            &self.admission.live
+        };
+        count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -64,6 +64,7 @@ impl From<RepositoryError> for ModelSourceError {
             | RepositoryError::BadReference(_)
             | RepositoryError::Ambiguous { .. } => Self::BadReference(text),
             RepositoryError::Damaged { .. }
+            | RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::Io { .. } => Self::Failed(text),
         }

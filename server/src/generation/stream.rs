@@ -56,6 +56,8 @@ struct Content {
     chars: usize,
     logprobs: Vec<f32>,
     pace: Pace,
+    /// What is there is worth a message. A reader that comes earlier waits.
+    due: bool,
     /// Characters that the reader has taken.
     taken: u64,
     /// Position of the session before the first generated character.
@@ -93,6 +95,7 @@ impl TextBuffer {
             chars: 0,
             logprobs: Vec::new(),
             pace: Pace::default(),
+            due: false,
             taken: 0,
             ending: None,
             remains: None,
@@ -140,9 +143,16 @@ impl TextBuffer {
             content.logprobs.extend(logprob);
         }
         content.parked = content.chars >= self.capacity_chars;
+        if content.parked {
+            content.rest();
+        }
         let waiting = content.chars as u64;
-        let due = content.parked || content.pace.due(content.taken, waiting, Instant::now);
-        let reader = if due { content.reader.take() } else { None };
+        content.due = content.parked || content.pace.due(content.taken, waiting, Instant::now);
+        let reader = if content.due {
+            content.reader.take()
+        } else {
+            None
+        };
         (content.parked, reader)
     }
 
@@ -160,6 +170,7 @@ impl TextBuffer {
         let settle_now = ending.is_err() || self.is_done();
         content.ending = Some(ending);
         content.remains = remains;
+        content.rest();
         if settle_now {
             return self.settle_at_taken(content);
         }
@@ -200,9 +211,12 @@ impl TextBuffer {
         {
             return Taken::Event(GenerationEvent::Started(started));
         }
-        if content.chars > 0 {
+        if content.chars > 0 && (content.due || content.ending.is_some()) {
             let text = content.take_text();
             let unpark = std::mem::take(&mut content.parked);
+            if unpark && let Some(permit) = &mut content.permit {
+                permit.go_on();
+            }
             drop(content);
             if unpark {
                 self.inbox.wake();
@@ -231,9 +245,17 @@ impl TextBuffer {
 }
 
 impl Content {
+    /// Nothing is to be done for the text until its reader comes.
+    fn rest(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            permit.rest();
+        }
+    }
+
     fn take_text(&mut self) -> GeneratedText {
         self.taken += self.chars as u64;
         self.chars = 0;
+        self.due = false;
         self.pace.sent();
         GeneratedText {
             text: std::mem::take(&mut self.text),
@@ -321,5 +343,47 @@ impl Drop for GenerationStream {
             }
         }
         self.buffer.inbox.wake();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::generation::admission::Admission;
+    use crate::repository::ModelId;
+    use crate::sessions::store::SessionLimits;
+
+    #[test]
+    fn a_reader_that_looks_all_the_time_gets_a_long_text_in_pieces_too() {
+        let started = Started {
+            model: ModelId {
+                name: "m".to_owned(),
+                version: 1,
+            },
+            position: 0,
+            seed: 0,
+            session: None,
+        };
+        let permit = Admission::new(1).admit().unwrap();
+        let buffer = TextBuffer::new(started, 1, 10_000, Arc::default(), permit);
+        let (book, _) = SessionBook::open(SessionLimits::default(), None).unwrap();
+        let mut stream = GenerationStream::new(Arc::clone(&buffer), book, None);
+        buffer.start();
+        let mut next = || stream.next().now_or_never().flatten();
+        assert!(matches!(next(), Some(Ok(GenerationEvent::Started(_)))));
+        let mut pieces = Vec::new();
+        for _ in 0..4_000 {
+            buffer.append(std::iter::once(('a', None)));
+            if let Some(Ok(GenerationEvent::Text(piece))) = next() {
+                pieces.push(piece.text.len());
+            }
+        }
+        assert_eq!(pieces[..2_000], [1; 2_000]);
+        // Four characters each, but where this test was kept from running.
+        assert!(pieces.len() < 2_600, "{}", pieces.len());
     }
 }

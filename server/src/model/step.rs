@@ -1,25 +1,23 @@
 //! One step of the network for a batch of sequences whose states stay
-//! resident, and the faster way through a stretch of known characters: who is
-//! in the batch and in which state. What is computed is in `passes`, the layout
-//! of the weights in `packed`.
+//! resident, and the way through a stretch of known characters: who is in the
+//! batch and in which state. The arithmetic is that of `simd` on the processor
+//! and of `torch` on other devices.
 
 pub mod check;
 mod passes;
+mod simd;
+mod torch;
 
 use std::sync::Arc;
 
-use pulp::Arch;
 use thiserror::Error;
 
-use self::passes::{BatchStep, Lanes, Prefill};
+use self::simd::SimdStates;
+use self::torch::{TorchStates, TorchWeights};
 use super::architecture::Architecture;
-use super::packed::{GATES, PackedNetwork};
+use super::device::Device;
+use super::packed::PackedNetwork;
 use super::parameters::Parameters;
-
-/// Characters that go through one layer of a prefill together. The product
-/// with the layer below is made for all of them at once; more would win
-/// little and take more memory.
-const STRETCH: usize = 64;
 
 /// h and c of every layer of one sequence, `[layers, 2, hidden]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,29 +30,83 @@ impl HiddenState {
     }
 }
 
+/// Where models are stepped.
+#[derive(Clone, Copy, Debug)]
+pub struct StepPlace {
+    /// The device.
+    pub device: Device,
+    /// Most rows of a batch. On a device that is not the processor each step
+    /// computes so many, however few are used.
+    pub max_rows: usize,
+}
+
+impl StepPlace {
+    /// The processor; batches of any size.
+    pub const PROCESSOR: Self = Self {
+        device: Device::Cpu,
+        max_rows: 0,
+    };
+}
+
 /// The weights of a network, laid out once for stepping. Shared by all
 /// steppers of the model.
 #[derive(Debug)]
 pub struct StepWeights {
-    network: PackedNetwork,
+    architecture: Architecture,
+    layout: Layout,
+}
+
+/// The weights as the device wants them.
+#[derive(Debug)]
+enum Layout {
+    Simd(Arc<PackedNetwork>),
+    Torch(TorchWeights),
 }
 
 impl StepWeights {
-    /// Lays the weights out. Takes some milliseconds a million parameters.
+    /// Lays the weights out for the processor. Takes some milliseconds a
+    /// million parameters.
     pub fn new(parameters: &Parameters) -> Self {
         Self {
-            network: PackedNetwork::new(parameters, Arch::new().dispatch(Lanes)),
+            architecture: parameters.architecture,
+            layout: Layout::Simd(Arc::new(simd::lay_out(parameters))),
         }
+    }
+
+    /// Lays the weights out for steppers in `place`.
+    ///
+    /// # Errors
+    /// The device failed, or has too little memory. None on the processor.
+    pub fn on(parameters: &Parameters, place: StepPlace) -> Result<Self, StepError> {
+        match place.device {
+            Device::Cpu => Ok(Self::new(parameters)),
+            Device::Cuda(_) => {
+                let rows = place.max_rows.max(check::MOST_ROWS);
+                Self::torch(parameters, place.device.into(), rows)
+            }
+        }
+    }
+
+    /// Lays the weights out for libtorch; each step computes `rows` rows.
+    fn torch(parameters: &Parameters, device: tch::Device, rows: usize) -> Result<Self, StepError> {
+        let weights = TorchWeights::new(parameters, device, rows)?;
+        Ok(Self {
+            architecture: parameters.architecture,
+            layout: Layout::Torch(weights),
+        })
     }
 
     /// The shape of the network.
     pub fn architecture(&self) -> &Architecture {
-        &self.network.architecture
+        &self.architecture
     }
 
-    /// Bytes of memory that they take.
+    /// Bytes of memory that they take, on whichever device.
     pub fn bytes(&self) -> usize {
-        self.network.bytes()
+        match &self.layout {
+            Layout::Simd(network) => network.bytes(),
+            Layout::Torch(_) => self.architecture.parameter_count() * size_of::<f32>(),
+        }
     }
 }
 
@@ -63,25 +115,30 @@ impl StepWeights {
 #[error("the step failed: {0}")]
 pub struct StepError(pub String);
 
-/// The resident state of one layer; each row padded to whole panels.
-struct LayerState {
-    /// `[max_rows, padded]`.
-    h: Vec<f32>,
-    /// Where a step writes the new h, since all of the old is still read.
-    next_h: Vec<f32>,
-    /// `[max_rows, padded]`.
-    c: Vec<f32>,
-}
+/// The states of a batch and the arithmetic on them, on one device. Rows and
+/// tokens are checked by [`Stepper`].
+trait States: Send {
+    /// Sets the state of a row.
+    fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), StepError>;
 
-impl LayerState {
-    fn new(rows: usize, padded: usize) -> Self {
-        let zeros = || vec![0.0; rows * padded];
-        Self {
-            h: zeros(),
-            next_h: zeros(),
-            c: zeros(),
-        }
-    }
+    /// A copy of the state of a row.
+    fn read(&self, row: usize) -> Result<HiddenState, StepError>;
+
+    /// Copies the state of one row over another.
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), StepError>;
+
+    /// Feeds `tokens[row]` to the rows `0..tokens.len()`; the logits `[rows,
+    /// vocabulary]`.
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32], StepError>;
+
+    /// Feeds a stretch to a sequence outside the batch; adds the logits after
+    /// each character to `logits`, where they are wanted.
+    fn prefill(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+        logits: Option<&mut Vec<f32>>,
+    ) -> Result<(), StepError>;
 }
 
 /// A batch of sequences in step. Rows are `0..rows()`, without gaps; the row
@@ -89,53 +146,34 @@ impl LayerState {
 ///
 /// The logits and the new state of a row are, bit for bit, the same whatever
 /// other rows there are, and whether its characters came through
-/// [`Self::step`] or [`Self::prefill`].
+/// [`Self::step`] or [`Self::prefill`]. [`check`] finds out where a device
+/// breaks that.
 pub struct Stepper {
-    weights: Arc<StepWeights>,
-    arch: Arch,
+    architecture: Architecture,
     max_rows: usize,
     rows: usize,
-    layers: Vec<LayerState>,
-    /// `[max_rows, vocabulary]`.
-    logits: Vec<f32>,
-    /// One row: the sequence that is being prefilled.
-    single: Vec<LayerState>,
-    stretch: Stretch,
-}
-
-/// Buffers of a prefill.
-struct Stretch {
-    /// h of the layer below after each character, `[STRETCH, padded]`.
-    below: Vec<f32>,
-    /// h of this layer after each character, `[STRETCH, padded]`.
-    above: Vec<f32>,
-    /// Sums over the layer below, `[panels, STRETCH, 4, lanes]`.
-    sums: Vec<f32>,
+    states: Box<dyn States>,
 }
 
 impl Stepper {
     /// An empty batch with room for `max_rows` rows.
     ///
     /// # Errors
-    /// None on the CPU.
+    /// The device failed, or has too little memory. None on the processor.
+    ///
+    /// # Panics
+    /// Where the weights were laid out for fewer rows.
     pub fn new(weights: Arc<StepWeights>, max_rows: usize) -> Result<Self, StepError> {
-        let network = &weights.network;
-        let padded = network.padded_hidden();
-        let layers = network.architecture.num_layers;
-        let states = |rows| (0..layers).map(|_| LayerState::new(rows, padded)).collect();
+        let architecture = weights.architecture;
+        let states: Box<dyn States> = match &weights.layout {
+            Layout::Simd(network) => Box::new(SimdStates::new(Arc::clone(network), max_rows)),
+            Layout::Torch(weights) => Box::new(TorchStates::new(weights, max_rows)?),
+        };
         Ok(Self {
-            arch: Arch::new(),
+            architecture,
             max_rows,
             rows: 0,
-            layers: states(max_rows),
-            logits: vec![0.0; max_rows * network.architecture.vocabulary_size],
-            single: states(1),
-            stretch: Stretch {
-                below: vec![0.0; STRETCH * padded],
-                above: vec![0.0; STRETCH * padded],
-                sums: vec![0.0; STRETCH * padded * GATES],
-            },
-            weights,
+            states,
         })
     }
 
@@ -147,12 +185,14 @@ impl Stepper {
     /// Adds a row that begins in `state`; returns its index, `rows() - 1`.
     ///
     /// # Panics
-    /// Where the batch is full or the state has another architecture.
+    /// Where the batch is full, the state has another architecture, or the
+    /// device fails.
     pub fn push(&mut self, state: &HiddenState) -> usize {
         assert!(self.rows < self.max_rows, "the batch is full");
+        assert_eq!(state.0.len(), self.architecture.state_len());
         let row = self.rows;
         self.rows += 1;
-        write_row(&self.weights.network, &mut self.layers, row, state);
+        done(self.states.write(row, state));
         row
     }
 
@@ -160,15 +200,12 @@ impl Stepper {
     /// place.
     ///
     /// # Panics
-    /// Where there is no such row.
+    /// Where there is no such row, or the device fails.
     pub fn swap_remove(&mut self, row: usize) -> HiddenState {
         let state = self.state(row);
-        let padded = self.weights.network.padded_hidden();
         self.rows -= 1;
-        let last = self.rows * padded..(self.rows + 1) * padded;
-        for layer in &mut self.layers {
-            layer.h.copy_within(last.clone(), row * padded);
-            layer.c.copy_within(last.clone(), row * padded);
+        if row < self.rows {
+            done(self.states.copy(self.rows, row));
         }
         state
     }
@@ -176,45 +213,35 @@ impl Stepper {
     /// Sets a row back to the state before the first character.
     ///
     /// # Panics
-    /// Where there is no such row.
+    /// Where there is no such row, or the device fails.
     pub fn reset(&mut self, row: usize) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        let network = &self.weights.network;
-        let zeros = HiddenState::zeros(&network.architecture);
-        write_row(network, &mut self.layers, row, &zeros);
+        let zeros = HiddenState::zeros(&self.architecture);
+        done(self.states.write(row, &zeros));
     }
 
     /// A copy of the state of a row.
     ///
     /// # Panics
-    /// Where there is no such row.
+    /// Where there is no such row, or the device fails.
     pub fn state(&self, row: usize) -> HiddenState {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        read_row(&self.weights.network, &self.layers, row)
+        done(self.states.read(row))
     }
 
     /// Feeds `tokens[row]` to each row; returns the logits
     /// `[rows, vocabulary]`.
     ///
     /// # Errors
-    /// None on the CPU.
+    /// The device failed. None on the processor.
     ///
     /// # Panics
     /// Where there is not one token for each row, or one is outside the
     /// vocabulary.
     pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], StepError> {
         assert_eq!(tokens.len(), self.rows, "one token for each row");
-        let network = &self.weights.network;
-        self.arch.dispatch(BatchStep {
-            network,
-            layers: &mut self.layers,
-            tokens,
-            logits: &mut self.logits,
-        });
-        for layer in &mut self.layers {
-            std::mem::swap(&mut layer.h, &mut layer.next_h);
-        }
-        Ok(&self.logits[..tokens.len() * network.architecture.vocabulary_size])
+        self.assert_known(tokens);
+        self.states.step(tokens)
     }
 
     /// Feeds a stretch of characters to a sequence that is not in the batch,
@@ -222,21 +249,20 @@ impl Stepper {
     /// stretch is done.
     ///
     /// # Errors
-    /// None on the CPU.
+    /// As [`Self::step`].
     ///
     /// # Panics
     /// Where a token is outside the vocabulary or the state has another
     /// architecture.
     pub fn prefill(&mut self, state: &mut HiddenState, tokens: &[u32]) -> Result<(), StepError> {
-        self.prefill_each(state, tokens, None);
-        Ok(())
+        self.prefill_each(state, tokens, None)
     }
 
     /// As [`Self::prefill`], and returns the logits after each character,
     /// `[tokens.len(), vocabulary]`, for scoring.
     ///
     /// # Errors
-    /// As [`Self::prefill`].
+    /// As [`Self::step`].
     ///
     /// # Panics
     /// As [`Self::prefill`].
@@ -245,8 +271,8 @@ impl Stepper {
         state: &mut HiddenState,
         tokens: &[u32],
     ) -> Result<Vec<f32>, StepError> {
-        let mut logits = Vec::new();
-        self.prefill_each(state, tokens, Some(&mut logits));
+        let mut logits = Vec::with_capacity(tokens.len() * self.architecture.vocabulary_size);
+        self.prefill_each(state, tokens, Some(&mut logits))?;
         Ok(logits)
     }
 
@@ -254,54 +280,26 @@ impl Stepper {
         &mut self,
         state: &mut HiddenState,
         tokens: &[u32],
-        mut logits: Option<&mut Vec<f32>>,
-    ) {
-        let network = &self.weights.network;
-        write_row(network, &mut self.single, 0, state);
-        for tokens in tokens.chunks(STRETCH) {
-            let logits = logits.as_deref_mut().map(|all| {
-                let begin = all.len();
-                all.resize(
-                    begin + tokens.len() * network.architecture.vocabulary_size,
-                    0.0,
-                );
-                &mut all[begin..]
-            });
-            self.arch.dispatch(Prefill {
-                network,
-                layers: &mut self.single,
-                stretch: &mut self.stretch,
-                tokens,
-                logits,
-            });
-        }
-        *state = read_row(network, &self.single, 0);
+        logits: Option<&mut Vec<f32>>,
+    ) -> Result<(), StepError> {
+        assert_eq!(state.0.len(), self.architecture.state_len());
+        self.assert_known(tokens);
+        self.states.prefill(state, tokens, logits)
+    }
+
+    fn assert_known(&self, tokens: &[u32]) {
+        let known = self.architecture.vocabulary_size;
+        assert!(
+            tokens.iter().all(|&token| (token as usize) < known),
+            "a token outside the vocabulary of {known}"
+        );
     }
 }
 
-fn write_row(network: &PackedNetwork, layers: &mut [LayerState], row: usize, state: &HiddenState) {
-    assert_eq!(state.0.len(), network.architecture.state_len());
-    let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
-    for (layer, numbers) in layers.iter_mut().zip(state.0.chunks_exact(2 * hidden)) {
-        let (h, c) = numbers.split_at(hidden);
-        for (row, numbers) in [
-            (&mut layer.h[row * padded..][..padded], h),
-            (&mut layer.c[row * padded..][..padded], c),
-        ] {
-            row[..hidden].copy_from_slice(numbers);
-            row[hidden..].fill(0.0);
-        }
-    }
-}
-
-fn read_row(network: &PackedNetwork, layers: &[LayerState], row: usize) -> HiddenState {
-    let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
-    let mut numbers = Vec::with_capacity(network.architecture.state_len());
-    for layer in layers {
-        numbers.extend_from_slice(&layer.h[row * padded..][..hidden]);
-        numbers.extend_from_slice(&layer.c[row * padded..][..hidden]);
-    }
-    HiddenState(numbers.into_boxed_slice())
+/// Moves of states fail with the device, and then nothing in the batch is
+/// worth anything: its owner catches the panic and drops it whole.
+fn done<T>(result: Result<T, StepError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::ModelId;
 use crate::model::checkpoint::CheckpointError;
+use crate::model::step::StepError;
 
 /// A model could not be found, read or stored.
 #[derive(Debug, Error)]
@@ -44,6 +45,14 @@ pub enum RepositoryError {
         id: ModelId,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The device could not take the model, or failed.
+    #[error("model {id} cannot be stepped on the device: {source}")]
+    Device {
+        /// The version.
+        id: ModelId,
+        /// What happened.
+        source: StepError,
     },
     /// A file that should be stored is not a model.
     #[error("this file is not a model: {0}")]

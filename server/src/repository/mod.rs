@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::model::architecture::Architecture;
 use crate::model::checkpoint::{CheckpointError, Contents, ModelFacts, ModelFile};
 use crate::model::notebook;
-use crate::model::step::StepWeights;
 use crate::model::step::check::{StepCheck, check};
+use crate::model::step::{StepPlace, StepWeights};
 use crate::model::vocabulary::Vocabulary;
 
 use self::cache::Cache;
@@ -111,16 +111,27 @@ struct Shared {
     /// Held while a version number is taken or a version is removed.
     moving: Mutex<()>,
     cache: Cache,
+    /// Where models are stepped.
+    place: StepPlace,
 }
 
 impl Repository {
-    /// Opens `folder/models`, and makes it where it is not there yet. What an
-    /// interrupted write left behind is removed; a version that is not whole
-    /// is logged and not served. Only one process may have it open.
+    /// As [`Self::open_for`], with models that are stepped on the processor.
     ///
     /// # Errors
     /// [`RepositoryError::Io`].
     pub fn open(folder: &Path) -> Result<Self, RepositoryError> {
+        Self::open_for(folder, StepPlace::PROCESSOR)
+    }
+
+    /// Opens `folder/models`, and makes it where it is not there yet; models
+    /// are loaded to be stepped in `place`. What an interrupted write left
+    /// behind is removed; a version that is not whole is logged and not
+    /// served. Only one process may have it open.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Io`].
+    pub fn open_for(folder: &Path, place: StepPlace) -> Result<Self, RepositoryError> {
         let storage = Storage::open(folder)?;
         let index = storage.scan()?;
         for damaged in index.damaged() {
@@ -132,6 +143,7 @@ impl Repository {
                 index: Mutex::new(index),
                 moving: Mutex::new(()),
                 cache: Cache::new(IDLE_MODEL_BYTES),
+                place,
             }),
         })
     }
@@ -216,7 +228,8 @@ impl Repository {
     /// at once, it is read once. Takes some milliseconds a megabyte.
     ///
     /// # Errors
-    /// `NotFound`, `Damaged` (also where its digest is found wrong now), `Io`.
+    /// `NotFound`, `Damaged` (also where its digest is found wrong now),
+    /// `Device`, `Io`.
     pub fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, RepositoryError> {
         let description = self.describe(id)?;
         self.shared
@@ -420,11 +433,13 @@ impl Repository {
     fn load_weights(&self, description: &ModelDescription) -> Result<LoadedModel, RepositoryError> {
         let id = &description.id;
         let model = self.read_described(description)?;
-        let weights = Arc::new(StepWeights::new(&model.parameters));
-        let check = check(&weights).map_err(|error| RepositoryError::Damaged {
+        let device = |source| RepositoryError::Device {
             id: id.clone(),
-            reason: error.to_string(),
-        })?;
+            source,
+        };
+        let weights = StepWeights::on(&model.parameters, self.shared.place).map_err(device)?;
+        let weights = Arc::new(weights);
+        let check = check(&weights).map_err(device)?;
         if !check.row_invariant {
             tracing::error!(model = %id, "on this machine a text depends on the others in its batch");
         }

@@ -55,6 +55,7 @@ impl From<RepositoryError> for ModelsError {
             | RepositoryError::Ambiguous { .. } => Self::NotFound(text),
             RepositoryError::Io { ref source, .. } if is_full(source) => Self::DiskFull,
             RepositoryError::Damaged { .. }
+            | RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::Io { .. } => Self::Broken(text),
         }

@@ -12,6 +12,8 @@ async fn a_full_engine_refuses_at_once_and_takes_again_when_there_is_room() {
         workers: 1,
         max_batch: 1,
         max_queue: 1,
+        // The text under way is never parked.
+        max_unread_chars: usize::MAX,
         ..config()
     });
     let mut running = engine.generate(call("abc", 1_000_000)).await.unwrap();
@@ -32,6 +34,8 @@ async fn one_who_leaves_the_queue_frees_his_place_and_his_session() {
         workers: 1,
         max_batch: 1,
         max_queue: 1,
+        // The text under way is never parked.
+        max_unread_chars: usize::MAX,
         ..config()
     });
     let mut running = engine.generate(call("abc", 1_000_000)).await.unwrap();
@@ -110,6 +114,40 @@ async fn a_slow_reader_is_parked_and_loses_nothing() {
         got.push_str(&event.text);
     }
     assert_eq!(got, expected);
+    engine.stop().unwrap();
+}
+
+#[tokio::test]
+async fn readers_who_do_not_read_keep_nobody_out() {
+    let (engine, _) = start(EngineConfig {
+        workers: 1,
+        max_batch: 1,
+        max_queue: 1,
+        max_unread_chars: 10,
+        ..config()
+    });
+    // One whose text is parked, and one whose text is made.
+    let mut unread = Vec::new();
+    for max_chars in [1_000_000, 5] {
+        unread.push(engine.generate(call("abc", max_chars)).await.unwrap());
+    }
+    // The worker may still be about to put them aside.
+    let admitted = async {
+        loop {
+            match engine.generate(call("abc", 5)).await {
+                Ok(stream) => break stream,
+                Err(error) => assert!(matches!(error, GenerateError::Overloaded { .. })),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let third = tokio::time::timeout(Duration::from_secs(20), admitted).await;
+    assert_eq!(read(third.unwrap()).await.unwrap().finished.chars, 5);
+    assert_eq!(engine.live_texts(), 2);
+    for mut stream in unread {
+        assert!(!read_some(&mut stream, 1).await.is_empty());
+    }
+    until(|| engine.live_texts() == 0).await;
     engine.stop().unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! Whether this machine's arithmetic keeps the promise of the step: a row is
-//! bit for bit the same in any batch. It does by construction; the check finds
-//! out where a processor or a compiler would break it.
+//! bit for bit the same in any batch. The step is made so that it is; the check
+//! finds out where a processor, a compiler or a matrix library breaks it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,10 @@ use super::{HiddenState, StepError, StepWeights, Stepper};
 
 /// Batches that a row is looked at in: sizes that leave one, two and more rows
 /// beside full blocks, and one of several blocks.
-const BATCHES: [usize; 5] = [2, 3, 4, 7, 13];
+const BATCHES: [usize; 5] = [2, 3, 4, 7, MOST_ROWS];
+
+/// Rows of the largest of them.
+pub(super) const MOST_ROWS: usize = 13;
 
 /// Characters that each row is fed.
 const STEPS: usize = 3;

@@ -1,10 +1,10 @@
 //! What is computed in a step and in a prefill, layer by layer, on SIMD
 //! registers. The sums themselves are in `kernel`; whose states they are is
-//! in `step`.
+//! in `simd`.
 
 use pulp::{Simd, WithSimd};
 
-use super::{LayerState, STRETCH, Stretch};
+use super::simd::{LayerState, STRETCH, Stretch};
 use crate::model::kernel::{Finish, Product, Sums, cell, for_rows, store};
 use crate::model::packed::{GATES, PackedNetwork};
 

@@ -20,6 +20,12 @@ fn architecture(vocabulary_size: usize, hidden_size: usize, num_layers: usize) -
     }
 }
 
+/// The same weights as each kind of device wants them; batches of 20 at most.
+fn layouts(parameters: &Parameters) -> [Arc<StepWeights>; 2] {
+    let torch = StepWeights::torch(parameters, tch::Device::Cpu, 20).expect("memory");
+    [StepWeights::new(parameters), torch].map(Arc::new)
+}
+
 /// The textbook LSTM in double precision, from PyTorch's layout.
 fn reference(parameters: &Parameters, tokens: &[u32]) -> Vec<f64> {
     let Architecture {
@@ -81,15 +87,16 @@ fn logits_are_those_of_the_textbook_network() {
         let tokens: Vec<u32> = (0..20)
             .map(|i| (i * i + 3) % architecture.vocabulary_size as u32)
             .collect();
-        let weights = Arc::new(StepWeights::new(&parameters));
-        let mut stepper = Stepper::new(weights, 1).expect("a stepper");
-        stepper.push(&HiddenState::zeros(&architecture));
-        let mut logits = Vec::new();
-        for &token in &tokens {
-            logits = stepper.step(&[token]).expect("a step").to_vec();
-        }
-        for (ours, exact) in logits.iter().zip(reference(&parameters, &tokens)) {
-            assert!((f64::from(*ours) - exact).abs() < 1e-5, "{ours} {exact}");
+        for weights in layouts(&parameters) {
+            let mut stepper = Stepper::new(weights, 1).expect("a stepper");
+            stepper.push(&HiddenState::zeros(&architecture));
+            let mut logits = Vec::new();
+            for &token in &tokens {
+                logits = stepper.step(&[token]).expect("a step").to_vec();
+            }
+            for (ours, exact) in logits.iter().zip(reference(&parameters, &tokens)) {
+                assert!((f64::from(*ours) - exact).abs() < 1e-5, "{ours} {exact}");
+            }
         }
     }
 }
@@ -97,31 +104,32 @@ fn logits_are_those_of_the_textbook_network() {
 #[test]
 fn a_row_is_the_same_alone_and_among_any_number_of_others() {
     let architecture = architecture(13, 40, 2);
-    let weights = Arc::new(StepWeights::new(&parameters(architecture)));
-    let mut alone = Stepper::new(weights.clone(), 1).expect("a stepper");
-    alone.push(&HiddenState::zeros(&architecture));
-    let expected: Vec<Vec<f32>> = (0..12)
-        .map(|t| alone.step(&[t % 13]).expect("a step").to_vec())
-        .collect();
-    for rows in 1..=20 {
-        for place in [0, rows / 2, rows - 1] {
-            let mut crowd = Stepper::new(weights.clone(), rows).expect("a stepper");
-            (0..rows).for_each(|_| {
-                crowd.push(&HiddenState::zeros(&architecture));
-            });
-            for (t, expected) in expected.iter().enumerate() {
-                let mut tokens: Vec<u32> = (0..rows)
-                    .map(|row| ((row * 5 + t * 3) % 13) as u32)
-                    .collect();
-                tokens[place] = t as u32 % 13;
-                let logits = crowd.step(&tokens).expect("a step");
-                assert_eq!(
-                    &logits[place * 13..][..13],
-                    expected,
-                    "{rows} rows, row {place}"
-                );
+    for weights in layouts(&parameters(architecture)) {
+        let mut alone = Stepper::new(weights.clone(), 1).expect("a stepper");
+        alone.push(&HiddenState::zeros(&architecture));
+        let expected: Vec<Vec<f32>> = (0..12)
+            .map(|t| alone.step(&[t % 13]).expect("a step").to_vec())
+            .collect();
+        for rows in 1..=20 {
+            for place in [0, rows / 2, rows - 1] {
+                let mut crowd = Stepper::new(weights.clone(), rows).expect("a stepper");
+                (0..rows).for_each(|_| {
+                    crowd.push(&HiddenState::zeros(&architecture));
+                });
+                for (t, expected) in expected.iter().enumerate() {
+                    let mut tokens: Vec<u32> = (0..rows)
+                        .map(|row| ((row * 5 + t * 3) % 13) as u32)
+                        .collect();
+                    tokens[place] = t as u32 % 13;
+                    let logits = crowd.step(&tokens).expect("a step");
+                    assert_eq!(
+                        &logits[place * 13..][..13],
+                        expected,
+                        "{rows} rows, row {place}"
+                    );
+                }
+                assert_eq!(crowd.state(place), alone.state(0));
             }
-            assert_eq!(crowd.state(place), alone.state(0));
         }
     }
 }
@@ -129,49 +137,51 @@ fn a_row_is_the_same_alone_and_among_any_number_of_others() {
 #[test]
 fn prefill_in_pieces_of_any_length_equals_steps() {
     let architecture = architecture(13, 37, 3);
-    let weights = Arc::new(StepWeights::new(&parameters(architecture)));
-    let tokens: Vec<u32> = (0..200u32).map(|i| (i * i * 7 + i) % 13).collect();
-    let mut steps = Stepper::new(weights.clone(), 1).expect("a stepper");
-    steps.push(&HiddenState::zeros(&architecture));
-    let mut expected = Vec::new();
-    for &token in &tokens {
-        expected.extend_from_slice(steps.step(&[token]).expect("a step"));
-    }
-    for piece in [1, 3, 63, 64, 65, 200] {
-        let mut state = HiddenState::zeros(&architecture);
-        let mut stepper = Stepper::new(weights.clone(), 1).expect("a stepper");
-        let mut logits = Vec::new();
-        for tokens in tokens.chunks(piece) {
-            logits.extend(
-                stepper
-                    .prefill_logits(&mut state, tokens)
-                    .expect("a prefill"),
-            );
+    for weights in layouts(&parameters(architecture)) {
+        let tokens: Vec<u32> = (0..200u32).map(|i| (i * i * 7 + i) % 13).collect();
+        let mut steps = Stepper::new(weights.clone(), 1).expect("a stepper");
+        steps.push(&HiddenState::zeros(&architecture));
+        let mut expected = Vec::new();
+        for &token in &tokens {
+            expected.extend_from_slice(steps.step(&[token]).expect("a step"));
         }
-        assert_eq!(state, steps.state(0), "pieces of {piece}");
-        assert_eq!(logits, expected, "pieces of {piece}");
+        for piece in [1, 3, 63, 64, 65, 200] {
+            let mut state = HiddenState::zeros(&architecture);
+            let mut stepper = Stepper::new(weights.clone(), 1).expect("a stepper");
+            let mut logits = Vec::new();
+            for tokens in tokens.chunks(piece) {
+                logits.extend(
+                    stepper
+                        .prefill_logits(&mut state, tokens)
+                        .expect("a prefill"),
+                );
+            }
+            assert_eq!(state, steps.state(0), "pieces of {piece}");
+            assert_eq!(logits, expected, "pieces of {piece}");
+        }
     }
 }
 
 #[test]
 fn the_last_row_fills_the_place_of_one_that_leaves() {
     let architecture = architecture(6, 9, 2);
-    let weights = Arc::new(StepWeights::new(&parameters(architecture)));
-    let mut stepper = Stepper::new(weights, 4).expect("a stepper");
-    let states: Vec<HiddenState> = (0..3)
-        .map(|n| {
-            let mut state = HiddenState::zeros(&architecture);
-            state.0.fill(n as f32 + 1.0);
-            state
-        })
-        .collect();
-    for state in &states {
-        stepper.push(state);
+    for weights in layouts(&parameters(architecture)) {
+        let mut stepper = Stepper::new(weights, 4).expect("a stepper");
+        let states: Vec<HiddenState> = (0..3)
+            .map(|n| {
+                let mut state = HiddenState::zeros(&architecture);
+                state.0.fill(n as f32 + 1.0);
+                state
+            })
+            .collect();
+        for state in &states {
+            stepper.push(state);
+        }
+        assert_eq!(stepper.swap_remove(0), states[0]);
+        assert_eq!(stepper.rows(), 2);
+        assert_eq!(stepper.state(0), states[2]);
+        assert_eq!(stepper.state(1), states[1]);
+        assert_eq!(stepper.swap_remove(1), states[1]);
+        assert_eq!(stepper.state(0), states[2]);
     }
-    assert_eq!(stepper.swap_remove(0), states[0]);
-    assert_eq!(stepper.rows(), 2);
-    assert_eq!(stepper.state(0), states[2]);
-    assert_eq!(stepper.state(1), states[1]);
-    assert_eq!(stepper.swap_remove(1), states[1]);
-    assert_eq!(stepper.state(0), states[2]);
 }

@@ -19,7 +19,7 @@ pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status
         RepositoryError::Damaged { .. } => {
             refused(Code::DataLoss, "MODEL_DAMAGED", error.to_string())
         }
-        RepositoryError::Io { .. } => internal(error),
+        RepositoryError::Device { .. } | RepositoryError::Io { .. } => internal(error),
     }
 }
 
