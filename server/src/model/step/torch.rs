@@ -77,7 +77,7 @@ impl TorchWeights {
         let network = Network {
             layers: layers.collect::<Result<_, TchError>>()?,
             output: views.fc_weight.f_tr()?.f_contiguous()?,
-            output_bias: views.fc_bias.f_copy()?,
+            output_bias: views.fc_bias.f_detach_copy()?,
         };
         Ok(Self {
             architecture: parameters.architecture,
