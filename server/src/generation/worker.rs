@@ -184,9 +184,15 @@ impl Worker {
         self.score();
         // Again, since the worker may sleep now for long.
         self.publish_load();
+        if self.readers.is_empty() {
+            return;
+        }
         for reader in self.readers.drain(..) {
             reader.wake();
         }
+        // Where all processors compute, those who carry the text to its reader
+        // would wait for the next tick of the clock, some steps away.
+        std::thread::yield_now();
     }
 
     fn take_commands(&mut self) {

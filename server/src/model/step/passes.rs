@@ -229,6 +229,13 @@ fn prefill_layer<S: Simd>(
     let layer = &network.layers[index];
     for (at, &token) in tokens.iter().enumerate() {
         for panel in 0..network.panels {
+            // There and back: what the cache still holds of the weights is
+            // what was read last.
+            let panel = if at % 2 == 0 {
+                panel
+            } else {
+                network.panels - 1 - panel
+            };
             let recurrent = Product {
                 weights: &layer.recurrent[panel * hidden * width..][..hidden * width],
                 rows: &state.h,
