@@ -138,7 +138,7 @@ const CHUNK_CHARS: std::ops::RangeInclusive<usize> = 4..=64;
 
 /// Characters of a chunk where nothing runs: what the network takes through
 /// one layer together, and still only some milliseconds.
-const LONE_CHUNK_CHARS: usize = 64;
+const LONE_CHUNK_CHARS: usize = 16;
 
 /// Weight of the latest measurement in the mean.
 const LATEST: f64 = 0.1;

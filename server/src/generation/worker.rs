@@ -184,13 +184,10 @@ impl Worker {
         self.score();
         // Again, since the worker may sleep now for long.
         self.publish_load();
-        if self.readers.is_empty() {
-            return;
-        }
         for reader in self.readers.drain(..) {
             reader.wake();
         }
-        // Where all processors compute, those who carry the text to its reader
+        // Where all processors compute, those who carry text to its readers
         // would wait for the next tick of the clock, some steps away.
         std::thread::yield_now();
     }
