@@ -148,7 +148,7 @@ type Dot = Circle<(i32, i32), u32>;
 type Words = Text<'static, (i32, i32), String>;
 
 impl Best {
-    /// A dot, and words on the side of it where there is room.
+    /// A dot, and words above it, on the side where there is room.
     fn mark(self, on_the_right: bool, scale: u32) -> (Dot, Words) {
         let (side, offset) = if on_the_right {
             (HPos::Right, -4)
@@ -156,9 +156,9 @@ impl Best {
             (HPos::Left, 4)
         };
         let style = TextStyle::from((FONT, 12 * scale).into_font())
-            .pos(Pos::new(side, VPos::Top))
+            .pos(Pos::new(side, VPos::Bottom))
             .color(&ORANGE);
-        let place = (offset * scale as i32, 7 * scale as i32);
+        let place = (offset * scale as i32, -7 * scale as i32);
         (
             Circle::new((0, 0), 4 * scale, ORANGE.filled()),
             Text::new(self.words(), place, style),

@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
     }
 
     fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
-        let seconds = self.position.epoch_seconds + self.clocks.epoch.elapsed().as_secs_f64();
+        let seconds = self.position.epoch_seconds + self.clocks.epoch_seconds();
         let held_out = &self.tokens.validation;
         let validation_loss = if held_out.is_empty() {
             None
@@ -277,7 +277,6 @@ impl<'a> Run<'a> {
             self.told_epochs = epoch;
         }
         self.position.epoch_seconds = 0.0;
-        self.clocks.epoch = Instant::now();
         // After the event: an epoch whose checkpoint is there was told.
         self.save();
         Ok(())
@@ -331,9 +330,9 @@ impl<'a> Run<'a> {
     fn try_save(&mut self) -> Result<(), Failure> {
         let within = !self.step.is_multiple_of(self.learner.steps_per_epoch());
         if within {
-            self.position.epoch_seconds += self.clocks.epoch.elapsed().as_secs_f64();
+            self.position.epoch_seconds += self.clocks.epoch_seconds();
         }
-        self.clocks.epoch = Instant::now();
+        self.clocks.stretch_begins(self.step);
         let checkpoint = Checkpoint {
             snapshot: self.learner.snapshot()?,
             position: self.position.clone(),

@@ -29,10 +29,10 @@ pub(super) struct Clocks {
     begun: Instant,
     begun_step: u64,
     /// When the current stretch of the epoch began.
-    pub(super) epoch: Instant,
+    epoch: Instant,
     /// When the last checkpoint was saved.
     pub(super) checkpoint: Instant,
-    /// When and at which step the last step event was.
+    /// When and at which step the last step event was, or the stretch began.
     told: Option<(Instant, u64)>,
 }
 
@@ -45,6 +45,20 @@ impl Clocks {
             epoch: now,
             checkpoint: now,
             told: None,
+        }
+    }
+
+    /// Seconds of the current stretch of the epoch.
+    pub(super) fn epoch_seconds(&self) -> f64 {
+        self.epoch.elapsed().as_secs_f64()
+    }
+
+    /// A stretch of an epoch begins after `step`: what was done since that step,
+    /// like validation, is no part of the speed that is told next.
+    pub(super) fn stretch_begins(&mut self, step: u64) {
+        self.epoch = Instant::now();
+        if let Some(told) = &mut self.told {
+            *told = (self.epoch, step);
         }
     }
 
