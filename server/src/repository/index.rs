@@ -101,7 +101,7 @@ impl Index {
             [] => Err(RepositoryError::NoModels),
             [one] => Ok(one.id.clone()),
             _ => Err(RepositoryError::Ambiguous {
-                available: self.available(),
+                available: in_words(&self.model_names()),
             }),
         }
     }
@@ -175,23 +175,22 @@ impl Index {
             .map(|version| format!("{name}@{version}"))
             .collect();
         let available = if newest.is_empty() {
-            self.available()
+            let mut names = self.model_names();
+            // What was probably meant stands first.
+            names.sort_by_cached_key(|known| strsim::damerau_levenshtein(name, known));
+            names
         } else {
-            in_words(&newest)
+            newest
         };
         RepositoryError::NotFound {
+            available: in_words(&available),
             reference,
-            available,
         }
     }
 
-    fn available(&self) -> String {
-        let names: Vec<String> = self
-            .list()
-            .iter()
-            .map(|description| description.id.name.clone())
-            .collect();
-        in_words(&names)
+    fn model_names(&self) -> Vec<String> {
+        let list = self.list();
+        list.iter().map(|model| model.id.name.clone()).collect()
     }
 }
 

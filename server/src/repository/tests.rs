@@ -104,6 +104,8 @@ fn an_unknown_model_is_answered_with_those_there_are() {
     repository.publish("a", &model(0.1)).unwrap();
     assert_eq!(error("x"), "there is no model \"x\"; there is a");
     assert_eq!(error("a@7"), "there is no model \"a@7\"; there is a@1");
+    repository.publish("book", &model(0.1)).unwrap();
+    assert_eq!(error("bok"), "there is no model \"bok\"; there is book, a");
     assert!(error("../a").contains("is no model name"));
     assert!(error("a@x").contains("is no model"));
 }

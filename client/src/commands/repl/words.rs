@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::args::SamplingFlags;
+use crate::human;
 
 /// What `/help` prints.
 pub(super) const HELP: &str = "\
@@ -16,6 +17,19 @@ an empty line         generate on
 /save [FILE]          write the session to a file
 /quit                 leave, as Ctrl-D does
 Ctrl-C                stop the text";
+
+/// Names that `/set` knows.
+const SETTINGS: [&str; 7] = [
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "seed",
+    "greedy",
+    "length",
+];
+
+const COMMANDS: [&str; 6] = ["set", "fork", "reset", "save", "help", "quit"];
 
 /// Characters of a text where nothing is said.
 const DEFAULT_LENGTH: u32 = 200;
@@ -61,10 +75,20 @@ pub(super) fn understand(line: &str) -> Said {
         }
         ["help"] => Said::Help,
         ["quit" | "exit"] => Said::Quit,
-        _ => Said::Unclear(format!(
-            "/{command} is not a command; /help lists them, //{command} sends it as text"
-        )),
+        _ => Said::Unclear(unknown(command, words.first().copied().unwrap_or_default())),
     }
+}
+
+/// What a command that is none should probably have been.
+fn unknown(command: &str, word: &str) -> String {
+    let setting = word.replace('-', "_");
+    let meant = if SETTINGS.contains(&setting.as_str()) {
+        Some(format!("/set {command}"))
+    } else {
+        human::nearest(word, COMMANDS).map(|name| format!("/{name}"))
+    };
+    let meant = meant.map_or_else(String::new, |meant| format!(" (did you mean {meant}?)"));
+    format!("/{command} is not a command{meant}; /help lists them, //{command} sends it as text")
 }
 
 /// Changes one setting; the error says what would be right.
@@ -89,10 +113,8 @@ pub(super) fn set(
             }
         }
         _ => {
-            return Err(format!(
-                "{name:?} is not a setting; there are temperature, top_k, top_p, min_p, seed, \
-                 greedy, length"
-            ));
+            let known = SETTINGS.join(", ");
+            return Err(format!("{name:?} is not a setting; there are {known}"));
         }
     }
     Ok(())
@@ -131,6 +153,15 @@ mod tests {
             Said::Save(Some("my file".into()))
         );
         assert!(matches!(understand("/nope"), Said::Unclear(_)));
+        for (said, meant) in [("/resett", "/reset"), ("/length 30", "/set length 30")] {
+            let Said::Unclear(answer) = understand(said) else {
+                panic!("{said} is no command");
+            };
+            assert!(
+                answer.contains(&format!("did you mean {meant}?")),
+                "{answer}"
+            );
+        }
     }
 
     #[test]
