@@ -148,7 +148,6 @@ fn reason_byte(reason: Reason) -> u8 {
         Reason::Idle => 1,
         Reason::Capacity => 2,
         Reason::Restart => 3,
-        Reason::ModelGone => 4,
     }
 }
 
@@ -157,7 +156,6 @@ fn reason_of(byte: u8) -> Reason {
     match byte {
         1 => Reason::Idle,
         2 => Reason::Capacity,
-        4 => Reason::ModelGone,
         _ => Reason::Restart,
     }
 }

@@ -16,8 +16,6 @@ pub enum Reason {
     Capacity,
     /// It was lost when the server stopped.
     Restart,
-    /// Its model version is gone.
-    ModelGone,
 }
 
 /// The most recently forgotten names with their reasons; the oldest give way

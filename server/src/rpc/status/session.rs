@@ -40,7 +40,6 @@ fn let_go(reason: Reason) -> &'static str {
         Reason::Idle => "SESSION_EVICTED_IDLE",
         Reason::Capacity => "SESSION_EVICTED_CAPACITY",
         Reason::Restart => "SESSION_LOST_RESTART",
-        Reason::ModelGone => "SESSION_MODEL_GONE",
     }
 }
 

@@ -142,7 +142,6 @@ fn reason_text(reason: Reason) -> &'static str {
         Reason::Idle => "it was not used for too long",
         Reason::Capacity => "room was needed for others",
         Reason::Restart => "it was lost when the server stopped",
-        Reason::ModelGone => "its model version is gone",
     }
 }
 
