@@ -170,24 +170,25 @@ pub async fn serve(
     health.stop().await;
     door.inside.close();
     // The streams of both end first; then the calls do.
-    let (texts, trainings) = (engine.clone(), jobs.clone());
-    let saved = tokio::task::spawn_blocking(move || {
-        let trainings = std::thread::spawn(move || trainings.stop(SHUTDOWN_GRACE));
-        if let Err(error) = texts.stop() {
-            tracing::error!(%error, "the sessions could not be saved");
-        }
-        if !trainings.join().unwrap_or(false) {
-            tracing::error!(
-                "the training did not end in time; it goes on from its last checkpoint"
-            );
-        }
-    });
+    let saved = tokio::task::spawn_blocking(move || save(&engine, jobs));
     drain(&door, serving).await;
     if saved.await.is_err() {
         tracing::error!("saving trainings and sessions panicked");
     }
     tracing::info!("the server has stopped");
     Ok(())
+}
+
+/// Ends all texts and the running training, and saves sessions and a
+/// checkpoint. Blocks for some seconds at most.
+fn save(texts: &Engine, trainings: Jobs) {
+    let trainings = std::thread::spawn(move || trainings.stop(SHUTDOWN_GRACE));
+    if let Err(error) = texts.stop() {
+        tracing::error!(%error, "the sessions could not be saved");
+    }
+    if !trainings.join().unwrap_or(false) {
+        tracing::error!("the training did not end in time; it goes on from its last checkpoint");
+    }
 }
 
 fn start_engine(
