@@ -16,7 +16,7 @@ use tch::{Kind, TchError, Tensor};
 
 use self::dropout::{Dropout, subkey};
 use self::pointwise::{Backward, Forward};
-use self::recurrent::Panels;
+use self::recurrent::{Panels, Way};
 use super::architecture::Architecture;
 use super::buffer::Buffer;
 use super::views::{LayerViews, Views};
@@ -314,7 +314,7 @@ fn forward_layer(arch: Arch, shape: &Shape, layer: &mut Layer) {
     for time in 0..shape.time {
         let gates = &mut gates[time * 4 * numbers..][..4 * numbers];
         let (old_h, h) = h[time * numbers..][..2 * numbers].split_at_mut(numbers);
-        layer.forward.add_product(arch, old_h, gates);
+        layer.forward.add_product(arch, Way::of(time), old_h, gates);
         let (old_c, c) = layer.c[time * numbers..][..2 * numbers].split_at_mut(numbers);
         arch.dispatch(Forward {
             hidden,
@@ -362,7 +362,7 @@ fn backward_layer(arch: Arch, shape: &Shape, layer: &mut Layer, d_h: &mut [f32],
         });
         if time > 0 {
             let d_h = &mut d_h[(time - 1) * numbers..][..numbers];
-            layer.backward.add_product(arch, gates, d_h);
+            layer.backward.add_product(arch, Way::of(time), gates, d_h);
         }
     }
 }

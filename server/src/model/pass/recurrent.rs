@@ -63,13 +63,33 @@ impl Panels {
     }
 
     /// `sums += rows * matrix`, for `rows` `[rows, inputs]` and `sums`
-    /// `[rows, outputs]`.
-    pub(super) fn add_product(&self, arch: Arch, rows: &[f32], sums: &mut [f32]) {
+    /// `[rows, outputs]`. Called again and again, it should go `way` and back:
+    /// what the cache still holds of the panels is what was read last.
+    pub(super) fn add_product(&self, arch: Arch, way: Way, rows: &[f32], sums: &mut [f32]) {
         arch.dispatch(AddProduct {
             panels: self,
+            way,
             rows,
             sums,
         });
+    }
+}
+
+/// In which order the panels are read. The sums are the same.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    There,
+    Back,
+}
+
+impl Way {
+    /// The way of a time step.
+    pub(super) fn of(time: usize) -> Self {
+        if time.is_multiple_of(2) {
+            Self::There
+        } else {
+            Self::Back
+        }
     }
 }
 
@@ -86,6 +106,7 @@ impl WithSimd for Lanes {
 
 struct AddProduct<'a> {
     panels: &'a Panels,
+    way: Way,
     rows: &'a [f32],
     sums: &'a mut [f32],
 }
@@ -106,7 +127,13 @@ impl WithSimd for AddProduct<'_> {
         } = *self.panels;
         let rows = self.rows.len() / inputs;
         let nothing = [0.0; MOST_WIDTH];
-        for (number, weights) in numbers.chunks_exact(inputs * width).enumerate() {
+        let panels = outputs.div_ceil(width);
+        for place in 0..panels {
+            let number = match self.way {
+                Way::There => place,
+                Way::Back => panels - 1 - place,
+            };
+            let weights = &numbers[number * inputs * width..][..inputs * width];
             let first = number * width;
             let product = Product {
                 weights,
@@ -161,13 +188,13 @@ mod tests {
                 .collect();
             let a: Vec<f32> = (0..rows * inputs).map(|i| number(i + 5)).collect();
             let mut panels = Panels::new(Arch::new(), inputs, outputs);
-            for way in 0..2 {
+            for way in [Way::There, Way::Back] {
                 match way {
-                    0 => panels.lay_out(&matrix),
-                    _ => panels.lay_out_transposed(&transposed),
+                    Way::There => panels.lay_out(&matrix),
+                    Way::Back => panels.lay_out_transposed(&transposed),
                 }
                 let mut sums: Vec<f32> = (0..rows * outputs).map(number).collect();
-                panels.add_product(Arch::new(), &a, &mut sums);
+                panels.add_product(Arch::new(), way, &a, &mut sums);
                 for (place, sum) in sums.iter().enumerate() {
                     let (row, column) = (place / outputs, place % outputs);
                     let expected: f32 = (0..inputs)
