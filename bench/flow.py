@@ -21,7 +21,9 @@ def beside_training(address: str, folder: Path, seconds: int) -> dict:
     text.write_text(many.ALPHABET + many.characters(random.Random(4), CHARS), encoding="utf-8")
     client = [str(run.RELEASE / "charlstm-client"), "--addr", address, "--json"]
     command = [*client, "train", "--text", str(text), "--model", "beside"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
+    # That it was cancelled is no news to anybody.
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, **quiet) as training:
         name = first_step(training)
         beside = run.load(address, 1, seconds)
         run.call([*client, "trainings", "cancel", name])
