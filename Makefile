@@ -20,7 +20,7 @@ endif
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: libtorch ## Train a small model for a minute and watch it write
+demo: libtorch ## Train a small model for half a minute and watch it write
 	$(CARGO) build --release -p charlstm-server -p charlstm-client
 	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
 	@python3 scripts/demo.py

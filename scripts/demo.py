@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The demo: a server, a small model trained for about a minute, its text.
+"""The demo: a server, a small model trained for less than a minute, its text.
 
 `make demo` builds what this runs: the release programs and the example that
 prints the text. Everything is kept in a temporary folder, which is removed at
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from release import RELEASE, Failure, running_server, stop_cleanly
 
-# The model and its training: about a minute on two slow cores.
-HIDDEN_SIZE = 128
-DROPOUT = 0.1
+# The model and its training: a minute on two slow cores.
+HIDDEN_SIZE = 256
+EPOCHS = 20
 SEED = 1
 
 # What it writes.
@@ -44,7 +44,7 @@ def train(address: str) -> None:
         "--text": "-",
         "--model": "demo",
         "--hidden-size": HIDDEN_SIZE,
-        "--dropout": DROPOUT,
+        "--epochs": EPOCHS,
         "--seed": SEED,
     }
     flags = [str(part) for pair in values.items() for part in pair]
@@ -68,7 +68,7 @@ def demo(folder: Path) -> None:
     try:
         with running_server(folder / "data", log) as (process, address):
             print(f"charlstm-server listens on {address}", flush=True)
-            heading("2. It learns Latin from Cicero's De finibus, book one (about a minute)")
+            heading("2. It learns Latin from Cicero's De finibus, book one (less than a minute)")
             train(address)
             heading(f"3. It writes {FIRST_CHARS} characters after {PRIME!r}")
             generate(address, PRIME, FIRST_CHARS)

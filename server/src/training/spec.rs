@@ -19,7 +19,7 @@ const MAX_SAMPLE_CHARS: u32 = 10_000;
 
 /// Characters that `fast` trains on at least, the same ones again where there
 /// are fewer.
-const LEAST_CHARS: usize = 1_200_000;
+const LEAST_CHARS: usize = 500_000;
 /// Characters beyond which `fast` does not go over a text again.
 const MOST_CHARS: usize = 4_000_000;
 /// Most epochs that `fast` takes of itself.

@@ -128,7 +128,7 @@ fn fast_goes_over_a_short_text_more_often_and_over_a_long_one_less() {
         (resolved.epochs, resolved.dropout)
     };
     assert_eq!(suited(named(), 500), (40, 0.3));
-    assert_eq!(suited(named(), 100_000), (12, 0.3));
+    assert_eq!(suited(named(), 50_000), (10, 0.3));
     assert_eq!(suited(named(), 336_000), (4, 0.1));
     assert_eq!(suited(named(), 1_000_000), (4, 0.1));
     assert_eq!(suited(named(), 1_000_000_000), (1, 0.1));
