@@ -136,8 +136,8 @@ const STEPS_OF_PRIMING: f64 = 1.5;
 /// least, the overhead of a chunk outweighs its work.
 const CHUNK_CHARS: std::ops::RangeInclusive<usize> = 4..=64;
 
-/// Characters of a chunk where nothing runs: what the network takes through
-/// one layer together, and still only some milliseconds.
+/// Characters of a chunk where nothing runs: a few milliseconds, after which
+/// the worker gives way to others, and enough for one product over all of them.
 const LONE_CHUNK_CHARS: usize = 16;
 
 /// Weight of the latest measurement in the mean.

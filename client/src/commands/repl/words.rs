@@ -177,6 +177,9 @@ mod tests {
         assert_eq!(length, 50);
         set(&mut sampling, &mut length, "temperature", "default").unwrap();
         assert_eq!(sampling.temperature, None);
+        for name in SETTINGS {
+            set(&mut sampling, &mut length, name, "default").unwrap();
+        }
         assert!(set(&mut sampling, &mut length, "top_k", "x").is_err());
         assert!(set(&mut sampling, &mut length, "heat", "1").is_err());
     }

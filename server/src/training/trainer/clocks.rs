@@ -32,8 +32,10 @@ pub(super) struct Clocks {
     epoch: Instant,
     /// When the last checkpoint was saved.
     pub(super) checkpoint: Instant,
-    /// When and at which step the last step event was, or the stretch began.
-    told: Option<(Instant, u64)>,
+    /// When the last step event was.
+    told: Option<Instant>,
+    /// When and at which step the speed that is told next is measured from.
+    mark: (Instant, u64),
 }
 
 impl Clocks {
@@ -45,6 +47,7 @@ impl Clocks {
             epoch: now,
             checkpoint: now,
             told: None,
+            mark: (now, step),
         }
     }
 
@@ -57,9 +60,7 @@ impl Clocks {
     /// like validation, is no part of the speed that is told next.
     pub(super) fn stretch_begins(&mut self, step: u64) {
         self.epoch = Instant::now();
-        if let Some(told) = &mut self.told {
-            *told = (self.epoch, step);
-        }
+        self.mark = (self.epoch, step);
     }
 
     /// The event of a step, where one is due: the first of a run, the last of
@@ -74,16 +75,16 @@ impl Clocks {
         let now = Instant::now();
         let due = self
             .told
-            .is_none_or(|(at, _)| now.duration_since(at) >= pace.step_events);
+            .is_none_or(|at| now.duration_since(at) >= pace.step_events);
         if !due && outcome.step != total_steps {
             return None;
         }
-        let begun = (self.begun, self.begun_step);
         let steps_per_second = |(since, since_step): (Instant, u64)| {
             let seconds = now.duration_since(since).as_secs_f64().max(1e-9);
             (outcome.step - since_step) as f64 / seconds
         };
-        let since = self.told.replace((now, outcome.step)).unwrap_or(begun);
+        self.told = Some(now);
+        let since = std::mem::replace(&mut self.mark, (now, outcome.step));
         let left = (total_steps - outcome.step) as f64;
         Some(StepProgress {
             epoch: outcome.epoch,
@@ -92,8 +93,39 @@ impl Clocks {
             loss: outcome.loss,
             gradient_norm: outcome.gradient_norm,
             chars_per_second: steps_per_second(since) * batch_chars,
-            eta_seconds: left / steps_per_second(begun),
+            eta_seconds: left / steps_per_second((self.begun, self.begun_step)),
             learning_rate: outcome.learning_rate,
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_told_also_where_epochs_are_shorter_than_the_time_between_two_events() {
+        let pace = Pace {
+            step_events: Duration::from_millis(20),
+            checkpoints: Duration::MAX,
+        };
+        let mut clocks = Clocks::start(0);
+        let told = (1..=10).filter(|&step| {
+            std::thread::sleep(Duration::from_millis(5));
+            let outcome = StepOutcome {
+                step,
+                epoch: step as u32,
+                loss: 1.0,
+                gradient_norm: 1.0,
+                learning_rate: 0.1,
+                epoch_loss: Some(1.0),
+            };
+            let event = clocks.step_told(&outcome, 1000, 1.0, &pace);
+            clocks.stretch_begins(step);
+            event.is_some()
+        });
+        // The first one, and one more for every four at least.
+        assert!(told.count() >= 2);
     }
 }
