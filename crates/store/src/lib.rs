@@ -1,0 +1,3 @@
+//! What charlstm keeps on disk and how it is written: the model repository.
+
+pub mod repository;
