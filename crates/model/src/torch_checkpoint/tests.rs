@@ -18,7 +18,7 @@ struct Expected {
 }
 
 fn golden(name: &str) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints");
     std::fs::read(folder.join(name)).expect("a golden file")
 }
 
