@@ -18,7 +18,7 @@ use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_proto::v1::DeleteModelRequest;
 use charlstm_proto::v1::model_service_client::ModelServiceClient;
-use charlstm_store::repository::Repository;
+use charlstm_repository::Repository;
 use serde::Deserialize;
 use support::Server;
 use tempfile::TempDir;

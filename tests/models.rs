@@ -15,7 +15,7 @@ use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, GetModelRequest, ImportModelHeader, ImportModelRequest,
     ListModelsRequest, Model, ModelFormat,
 };
-use charlstm_store::repository::Repository;
+use charlstm_repository::Repository;
 use support::Server;
 use tempfile::TempDir;
 use tonic::transport::Channel;

@@ -35,7 +35,7 @@ use crate::rpc::training::TrainingRpc;
 use charlstm_engine::generation::{Engine, EngineConfig};
 use charlstm_engine::sessions::store::SessionLimits;
 use charlstm_model::device::{Device, DeviceError};
-use charlstm_store::repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 

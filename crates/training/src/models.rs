@@ -9,7 +9,7 @@ use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
 use thiserror::Error;
 
-use charlstm_store::repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{ModelId, Repository, RepositoryError};
 
 /// A model to begin with.
 #[derive(Clone, Debug, PartialEq)]

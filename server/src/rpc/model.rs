@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{convert, status};
-use charlstm_store::repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{ModelId, Repository, RepositoryError};
 
 /// Who uses a model version and must be asked before it is removed. Called
 /// on threads that may block.

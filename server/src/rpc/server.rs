@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::to_u32;
 use charlstm_model::device::Device;
-use charlstm_store::repository::Repository;
+use charlstm_repository::Repository;
 
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ServeError, listen};
 use crate::metrics::{Figures, Metrics, TrainingFigures};
 use charlstm_engine::generation::Engine;
-use charlstm_store::repository::Repository;
+use charlstm_repository::Repository;
 use charlstm_training::events::State;
 use charlstm_training::jobs::Jobs;
 

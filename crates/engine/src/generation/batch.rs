@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::job::{Drawn, Job, Next};
 use charlstm_model::decode_step::{DecodeBatch, DecodeError};
 use charlstm_model::sampler::Sampler;
-use charlstm_store::repository::LoadedModel;
+use charlstm_repository::LoadedModel;
 
 /// The running texts of one model and the stepper that holds their states.
 /// Row `i` of the stepper is job `i`.

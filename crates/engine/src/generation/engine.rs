@@ -30,7 +30,7 @@ use crate::sessions::store::{SessionError, SessionLimits};
 use crate::sessions::{ModelKey, SessionId, SessionState};
 use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::{Draws, RandomState};
-use charlstm_store::repository::{LoadedModel, ModelId};
+use charlstm_repository::{LoadedModel, ModelId};
 pub use load::EngineLoad;
 use model_ref::{ModelRef, session_model};
 

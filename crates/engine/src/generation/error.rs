@@ -9,7 +9,7 @@ use crate::sessions::SessionId;
 use crate::sessions::snapshot::SnapshotError;
 use crate::sessions::store::SessionError;
 use charlstm_model::vocabulary::UnknownCharacter;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 /// A text could not be generated or scored.
 #[derive(Clone, Debug, PartialEq, Error)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::job::Job;
 use super::score::ScoreJob;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 /// One thing for a worker to do.
 pub(super) enum Command {

@@ -14,7 +14,7 @@ use super::stop::{StopMatcher, Verdict};
 use super::stream::{PendingCommit, TextBuffer};
 use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::{Draws, Sampler, SamplingSettings, log_probability};
-use charlstm_store::repository::LoadedModel;
+use charlstm_repository::LoadedModel;
 
 /// What a job is made of.
 pub(super) struct JobParts {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use charlstm_store::repository::{LoadedModel, ModelId, Repository, RepositoryError};
+use charlstm_repository::{LoadedModel, ModelId, Repository, RepositoryError};
 
 /// Finds and loads models. Both methods may block on the disk; the engine
 /// calls them where blocking is allowed.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::sessions::SessionId;
 use charlstm_model::sampler::SamplingSettings;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 /// What to generate.
 #[derive(Clone, Debug)]

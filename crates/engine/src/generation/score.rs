@@ -11,7 +11,7 @@ use super::error::GenerateError;
 use super::request::Scored;
 use charlstm_model::decode_step::{DecodeBatch, DecodeError, HiddenState};
 use charlstm_model::sampler::log_probability;
-use charlstm_store::repository::LoadedModel;
+use charlstm_repository::LoadedModel;
 
 /// A text that is being scored.
 pub(super) struct ScoreJob {

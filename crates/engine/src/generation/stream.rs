@@ -359,7 +359,7 @@ mod tests {
     use super::*;
     use crate::generation::admission::Admission;
     use crate::sessions::store::SessionLimits;
-    use charlstm_store::repository::ModelId;
+    use charlstm_repository::ModelId;
 
     #[test]
     fn a_reader_that_looks_all_the_time_gets_a_long_text_in_pieces_too() {

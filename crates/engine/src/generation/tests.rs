@@ -19,7 +19,7 @@ use charlstm_model::decode_step::check::check;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::sampler::SamplingSettings;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_store::repository::{LoadedModel, ModelId};
+use charlstm_repository::{LoadedModel, ModelId};
 
 /// Characters of the test models.
 const ALPHABET: &str = "\n abcdefghijklmnopqrs";

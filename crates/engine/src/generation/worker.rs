@@ -21,7 +21,7 @@ use super::session_manager::SessionManager;
 use super::stream::TextBuffer;
 use charlstm_model::decode_step::DecodeError;
 use charlstm_model::sampler::Sampler;
-use charlstm_store::repository::LoadedModel;
+use charlstm_repository::LoadedModel;
 
 /// A worker looks for sessions whose time is over so often, since those that
 /// nobody asks for must go as well.

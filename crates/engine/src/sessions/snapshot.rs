@@ -25,7 +25,7 @@ use super::id::SessionId;
 use super::state::{ModelKey, SessionState, TokenIds};
 use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::RandomState;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 #[cfg(test)]
 mod tests;

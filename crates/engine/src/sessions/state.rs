@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::RandomState;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 /// The model that a session belongs to: not only its name, but its content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::{blocking, status};
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_store::repository::{
+use charlstm_repository::{
     ModelDescription, ModelId, Repository, RepositoryError, Upload, check_name,
 };
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::error::GenerateError;
 use super::super::models::{ModelSource, ModelSourceError};
 use crate::sessions::{ModelKey, SessionId};
-use charlstm_store::repository::{LoadedModel, ModelId};
+use charlstm_repository::{LoadedModel, ModelId};
 
 /// The model that a call needs.
 pub(super) enum ModelRef {

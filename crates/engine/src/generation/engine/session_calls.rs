@@ -7,7 +7,7 @@ use super::super::models::ModelSourceError;
 use super::{Engine, fits};
 use crate::sessions::store::{SessionError, SessionPage, SessionSummary};
 use crate::sessions::{SessionId, Snapshot};
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 impl Engine {
     /// Describes a session.

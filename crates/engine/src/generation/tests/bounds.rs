@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::sessions::store::SessionError;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 #[tokio::test]
 async fn a_full_engine_refuses_at_once_and_takes_again_when_there_is_room() {

@@ -6,7 +6,7 @@ use super::*;
 use crate::sessions::state::{ModelKey, SessionState, TokenIds};
 use crate::sessions::store::{SessionError, SessionLimits};
 use charlstm_model::decode_step::HiddenState;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 fn snapshot(name: &str, number: f32) -> Snapshot {
     let mut end = SessionState::origin(4);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::sessions::{SessionState, TokenIds};
 use charlstm_model::decode_step::HiddenState;
-use charlstm_store::repository::ModelId;
+use charlstm_repository::ModelId;
 
 const STATE_LEN: usize = 16;
 

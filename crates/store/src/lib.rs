@@ -1,3 +1,0 @@
-//! What charlstm keeps on disk and how it is written: the model repository.
-
-pub mod repository;
