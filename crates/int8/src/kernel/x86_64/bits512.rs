@@ -1,0 +1,213 @@
+//! Kernels on 512-bit registers.
+
+use std::arch::x86_64::*;
+
+use crate::kernel::{Float32x16, HiddenForm, Int8x32, Int8x64, Int32x16, Registers, Task};
+
+/// AVX-512 F and BW. 8-bit weights are widened to 16 bits as they are loaded,
+/// and `vpmaddwd` adds pairs of products.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+/// AVX-512 F, BW and VNNI: `vpdpbusd` adds four products of unsigned bytes of
+/// h and signed bytes of weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512Vnni(());
+
+impl Avx512 {
+    /// Returns a value if this CPU has the instructions.
+    pub(crate) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        found.then_some(Self(()))
+    }
+}
+
+impl Avx512Vnni {
+    /// Returns a value if this CPU has the instructions.
+    pub(crate) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512vnni") && Avx512::detect().is_some();
+        found.then_some(Self(()))
+    }
+}
+
+/// The operations that are the same for both kernels.
+macro_rules! operations {
+    () => {
+        type Ints = __m512i;
+        type Floats = __m512;
+        type Weights = __m512i;
+        type Hidden = __m512i;
+        type IntBlock = Int32x16;
+        type FloatBlock = Float32x16;
+
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        fn splat_hidden(self, word: u32) -> __m512i {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_set1_epi32(word as i32) }
+        }
+
+        #[inline(always)]
+        fn splat_ints(self, value: i32) -> __m512i {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_set1_epi32(value) }
+        }
+
+        #[inline(always)]
+        fn load_ints(self, block: &Int32x16) -> __m512i {
+            // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
+            unsafe { _mm512_load_si512(block.0.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn store_ints(self, ints: __m512i, block: &mut Int32x16) {
+            // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
+            unsafe { _mm512_store_si512(block.0.as_mut_ptr().cast(), ints) }
+        }
+
+        #[inline(always)]
+        fn add_ints(self, a: __m512i, b: __m512i) -> __m512i {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_add_epi32(a, b) }
+        }
+
+        #[inline(always)]
+        fn load_floats(self, block: &Float32x16) -> __m512 {
+            // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
+            unsafe { _mm512_load_ps(block.0.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store_floats(self, floats: __m512, block: &mut Float32x16) {
+            // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
+            unsafe { _mm512_store_ps(block.0.as_mut_ptr(), floats) }
+        }
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        fn to_floats(self, ints: __m512i) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_cvtepi32_ps(ints) }
+        }
+
+        #[inline(always)]
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn div(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_div_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn min(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_min_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn max(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves that the CPU has AVX-512 F.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+    };
+}
+
+impl Registers for Avx512 {
+    type WeightBlock = Int8x32;
+
+    const FORM: HiddenForm = HiddenForm::Int16;
+    const ROWS: usize = 5;
+
+    operations!();
+
+    #[inline(always)]
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
+        #[target_feature(enable = "avx512f,avx512bw")]
+        fn compiled<T: Task<Avx512>>(registers: Avx512, task: T) -> T::Output {
+            task.run(registers)
+        }
+        // SAFETY: `self` proves that the CPU has AVX-512 F and BW.
+        unsafe { compiled(self, task) }
+    }
+
+    #[inline(always)]
+    fn load_weights(self, block: &Int8x32) -> __m512i {
+        // SAFETY: the block has 32 aligned bytes; `self` proves AVX-512 BW.
+        unsafe { _mm512_cvtepi8_epi16(_mm256_load_si256(block.0.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: __m512i, hidden: __m512i, weights: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the CPU has AVX-512 F and BW.
+        unsafe { _mm512_add_epi32(sums, _mm512_madd_epi16(hidden, weights)) }
+    }
+
+    #[inline(always)]
+    fn store_hidden(self, h: __m512, words: &mut [u32]) {
+        let words: &mut [u32; 8] = words.try_into().expect("eight words");
+        // SAFETY: eight words are 32 bytes; `self` proves AVX-512 F.
+        unsafe {
+            let narrow = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(h));
+            _mm256_storeu_si256(words.as_mut_ptr().cast(), narrow);
+        }
+    }
+}
+
+impl Registers for Avx512Vnni {
+    type WeightBlock = Int8x64;
+
+    const FORM: HiddenForm = HiddenForm::OffsetBytes;
+    const ROWS: usize = 6;
+
+    operations!();
+
+    #[inline(always)]
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        fn compiled<T: Task<Avx512Vnni>>(registers: Avx512Vnni, task: T) -> T::Output {
+            task.run(registers)
+        }
+        // SAFETY: `self` proves that the CPU has AVX-512 F, BW and VNNI.
+        unsafe { compiled(self, task) }
+    }
+
+    #[inline(always)]
+    fn load_weights(self, block: &Int8x64) -> __m512i {
+        // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
+        unsafe { _mm512_load_si512(block.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: __m512i, hidden: __m512i, weights: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the CPU has AVX-512 VNNI.
+        unsafe { _mm512_dpbusd_epi32(sums, hidden, weights) }
+    }
+
+    #[inline(always)]
+    fn store_hidden(self, h: __m512, words: &mut [u32]) {
+        let words: &mut [u32; 4] = words.try_into().expect("four words");
+        // SAFETY: four words are 16 bytes; `self` proves AVX-512 F.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h));
+            // Flipping the highest bit adds 128.
+            let offset = _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN));
+            _mm_storeu_si128(words.as_mut_ptr().cast(), offset);
+        }
+    }
+}
