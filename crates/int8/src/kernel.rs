@@ -166,7 +166,6 @@ macro_rules! block {
     };
 }
 
-block!(Int8x16, i8, 16, 16);
 block!(Int8x32, i8, 32, 32);
 block!(Int8x64, i8, 64, 64);
 block!(Int32x8, i32, 8, 32);
@@ -179,19 +178,17 @@ block!(Float32x16, f32, 16, 64);
 /// that has the instructions, so the operations are safe to call.
 ///
 /// A register holds numbers of [`Self::LANES`] units (or characters). Sums run
-/// over groups of [`Self::DEPTH`] values of h, which one 32-bit word holds in
-/// the form of [`HiddenForm`].
+/// over words of [`DEPTH`] values of h.
 pub(crate) trait Registers: Copy + Send + Sync + 'static {
     /// `LANES` int32 sums.
     type Ints: Copy;
     /// `LANES` float32 numbers.
     type Floats: Copy;
-    /// `LANES * DEPTH` weights in the form that [`Self::dot`] takes.
+    /// [`DEPTH`] weights in every lane, in the form that [`Self::dot`] takes.
     type Weights: Copy;
-    /// A word of h in every lane.
+    /// A word of h in every lane, in the form that [`Self::dot`] takes.
     type Hidden: Copy;
-    /// `LANES * DEPTH` int8 weights in memory: `DEPTH` consecutive weights of
-    /// one unit after the other.
+    /// [`DEPTH`] consecutive int8 weights of each lane, in memory.
     type WeightBlock: Block<Value = i8>;
     /// `LANES` int32 in memory.
     type IntBlock: Block<Value = i32>;
@@ -200,10 +197,11 @@ pub(crate) trait Registers: Copy + Send + Sync + 'static {
 
     /// Numbers in a register.
     const LANES: usize;
-    /// How h is stored, which also says how many values a word holds.
-    const FORM: HiddenForm;
-    /// Values of h in a word.
-    const DEPTH: usize = Self::FORM.depth();
+    /// What is added to every h where it is stored. For instructions that
+    /// multiply unsigned by signed bytes it is 128; sums then have 128 times
+    /// the sum of the weights too much, which the packed weights subtract in
+    /// advance.
+    const OFFSET: u8;
     /// Rows whose sums over four registers of weights fit the registers of the
     /// CPU; at most [`MAX_ROWS`].
     const ROWS: usize;
@@ -246,9 +244,12 @@ pub(crate) trait Registers: Copy + Send + Sync + 'static {
     /// The larger of two numbers that are not NaN.
     fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// Rounds to the nearest integer, halves to even, and stores the result,
-    /// which is from -127 to 127, as `LANES / DEPTH` words of h.
+    /// which is from -127 to 127, as `LANES / DEPTH` words of h, with the offset.
     fn store_hidden(self, h: Self::Floats, words: &mut [u32]);
 }
+
+/// Values of h in a 32-bit word.
+pub(crate) const DEPTH: usize = 4;
 
 /// Largest [`Registers::ROWS`].
 pub(crate) const MAX_ROWS: usize = 6;
@@ -263,61 +264,21 @@ pub(crate) trait Task<R: Registers> {
     fn run(self, registers: R) -> Self::Output;
 }
 
-/// How values of h are stored in 32-bit words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HiddenForm {
-    /// Four bytes h + 128, for instructions that multiply unsigned by signed
-    /// bytes. Sums then have 128 times the sum of the weights too much, which
-    /// the packed weights subtract in advance.
-    OffsetBytes,
-    /// Two int16, for instructions that multiply 16-bit numbers.
-    Int16,
+/// Writes values of h, each plus `offset`, as words; what the last words have
+/// room for beyond `h` becomes an h of 0.
+pub(crate) fn encode(h: &[i8], offset: u8, words: &mut [u32]) {
+    let mut h = h.iter().copied().chain(std::iter::repeat(0));
+    for word in words {
+        let bytes = std::array::from_fn(|_| (h.next().unwrap_or(0) as u8).wrapping_add(offset));
+        *word = u32::from_le_bytes(bytes);
+    }
 }
 
-impl HiddenForm {
-    /// Values in a word.
-    pub(crate) const fn depth(self) -> usize {
-        match self {
-            Self::OffsetBytes => 4,
-            Self::Int16 => 2,
-        }
-    }
-
-    /// What is added to each h.
-    pub(crate) const fn offset(self) -> i32 {
-        match self {
-            Self::OffsetBytes => 128,
-            Self::Int16 => 0,
-        }
-    }
-
-    /// Writes h as words; what the last words have room for beyond `h` becomes
-    /// an h of 0.
-    pub(crate) fn encode(self, h: &[i8], words: &mut [u32]) {
-        let mut h = h.iter().copied().chain(std::iter::repeat(0));
-        let mut next = || i32::from(h.next().unwrap_or(0)) + self.offset();
-        for word in words {
-            *word = match self {
-                Self::OffsetBytes => {
-                    u32::from_le_bytes([next() as u8, next() as u8, next() as u8, next() as u8])
-                }
-                Self::Int16 => {
-                    let (low, high) = (next() as u16, next() as u16);
-                    u32::from(low) | u32::from(high) << 16
-                }
-            };
-        }
-    }
-
-    /// Reads h back; there are enough words for it.
-    pub(crate) fn decode(self, words: &[u32], h: &mut [i8]) {
-        let depth = self.depth();
-        for (index, h) in h.iter_mut().enumerate() {
-            let (word, place) = (words[index / depth], index % depth);
-            *h = match self {
-                Self::OffsetBytes => (i32::from(word.to_le_bytes()[place]) - 128) as i8,
-                Self::Int16 => (word >> (16 * place)) as i8,
-            };
+/// Reads values of h back; there are enough words for them.
+pub(crate) fn decode(words: &[u32], offset: u8, h: &mut [i8]) {
+    for (h, word) in h.chunks_mut(DEPTH).zip(words) {
+        for (h, byte) in h.iter_mut().zip(word.to_le_bytes()) {
+            *h = byte.wrapping_sub(offset) as i8;
         }
     }
 }
@@ -354,15 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn h_survives_both_forms_of_storage() {
+    fn h_survives_storage_with_and_without_an_offset() {
         let h: Vec<i8> = (-127..=127).collect();
-        for form in [HiddenForm::OffsetBytes, HiddenForm::Int16] {
-            let mut words = vec![0; 256 / form.depth()];
-            form.encode(&h, &mut words);
-            let mut read = vec![0; h.len() + 1];
-            form.decode(&words, &mut read);
-            assert_eq!(read[..h.len()], h);
-            assert_eq!(read[h.len()], 0);
+        for offset in [0, 128] {
+            let mut words = [1; 64];
+            encode(&h, offset, &mut words);
+            assert_eq!(words[63].to_le_bytes()[3], offset);
+            let mut read = [1; 255];
+            decode(&words, offset, &mut read);
+            assert_eq!(read[..], h);
         }
     }
 }

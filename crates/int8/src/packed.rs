@@ -2,7 +2,7 @@
 //! registers.
 
 use crate::GATES;
-use crate::kernel::{Block, Registers};
+use crate::kernel::{Block, DEPTH, Registers};
 use crate::network::{QuantisedLayer, QuantisedNetwork};
 use crate::quantisation::QuantisedMatrix;
 use crate::shape::Shape;
@@ -49,7 +49,7 @@ impl<R: Registers> PackedMatrix<R> {
         registers: usize,
         row: impl Fn(usize, usize) -> Option<usize>,
     ) -> Self {
-        let words = matrix.columns().div_ceil(R::DEPTH);
+        let words = matrix.columns().div_ceil(DEPTH);
         let mut weights = vec![R::WeightBlock::ZERO; registers * words];
         let mut begin = vec![R::IntBlock::ZERO; registers];
         let mut scales = vec![R::FloatBlock::ZERO; registers];
@@ -65,9 +65,9 @@ impl<R: Registers> PackedMatrix<R> {
                 let Some(row) = row(register, lane) else {
                     continue;
                 };
-                for (word, values) in matrix.row(row).chunks(R::DEPTH).enumerate() {
+                for (word, values) in matrix.row(row).chunks(DEPTH).enumerate() {
                     let block = first * words + word * count + (register - first);
-                    weights[block].values_mut()[lane * R::DEPTH..][..values.len()]
+                    weights[block].values_mut()[lane * DEPTH..][..values.len()]
                         .copy_from_slice(values);
                 }
                 let sum: i32 = matrix
@@ -76,7 +76,7 @@ impl<R: Registers> PackedMatrix<R> {
                     .map(|&weight| i32::from(weight))
                     .sum();
                 // Whatever wraps here wraps back in the sum.
-                begin[register].values_mut()[lane] = sum.wrapping_mul(-R::FORM.offset());
+                begin[register].values_mut()[lane] = sum.wrapping_mul(-i32::from(R::OFFSET));
                 scales[register].values_mut()[lane] = matrix.scales()[row];
             }
         }
@@ -224,5 +224,5 @@ impl<R: Registers> PackedWeights<R> {
 
 /// Words that hold the h of the units of a panel.
 pub(crate) const fn words_per_panel<R: Registers>() -> usize {
-    R::LANES / R::DEPTH
+    R::LANES / DEPTH
 }

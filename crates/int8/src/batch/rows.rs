@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Rows;
 use super::prefill::{Chunk, Prefill};
 use super::step::{AheadStep, BatchStep, Direction};
-use crate::kernel::{Block, Registers};
+use crate::kernel::{Block, Registers, decode, encode};
 use crate::packed::{PANEL, PackedWeights, PanelInts};
 use crate::state::State;
 
@@ -196,7 +196,7 @@ fn write_row<R: Registers>(
         .chunks_exact(hidden)
         .zip(state.c.chunks_exact(hidden));
     for (layer, (h, c)) in layers.iter_mut().zip(states) {
-        R::FORM.encode(h, &mut layer.h[row * words..][..words]);
+        encode(h, R::OFFSET, &mut layer.h[row * words..][..words]);
         let blocks = &mut layer.c[row * panels..][..panels];
         for (block, c) in blocks.iter_mut().zip(c.chunks(R::LANES)) {
             *block = R::FloatBlock::ZERO;
@@ -221,7 +221,7 @@ fn read_row<R: Registers>(
         .chunks_exact_mut(hidden)
         .zip(state.c.chunks_exact_mut(hidden));
     for (layer, (h, c)) in layers.iter().zip(states) {
-        R::FORM.decode(&layer.h[row * words..][..words], h);
+        decode(&layer.h[row * words..][..words], R::OFFSET, h);
         let blocks = &layer.c[row * panels..][..panels];
         for (block, c) in blocks.iter().zip(c.chunks_mut(R::LANES)) {
             c.copy_from_slice(&block.values()[..c.len()]);

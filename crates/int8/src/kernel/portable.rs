@@ -1,7 +1,7 @@
 //! The portable kernel: arrays in place of registers. The compiler turns much
 //! of it into whatever instructions the target always has.
 
-use super::{Float32x8, HiddenForm, Int8x16, Int32x8, Registers, Task};
+use super::{DEPTH, Float32x8, Int8x32, Int32x8, Registers, Task};
 
 /// Arrays of eight numbers.
 #[derive(Clone, Copy, Debug)]
@@ -17,14 +17,14 @@ fn each(a: Floats, b: Floats, operation: impl Fn(f32, f32) -> f32) -> Floats {
 impl Registers for Portable {
     type Ints = [i32; 8];
     type Floats = Floats;
-    type Weights = [i8; 16];
+    type Weights = [i8; 32];
     type Hidden = u32;
-    type WeightBlock = Int8x16;
+    type WeightBlock = Int8x32;
     type IntBlock = Int32x8;
     type FloatBlock = Float32x8;
 
     const LANES: usize = 8;
-    const FORM: HiddenForm = HiddenForm::Int16;
+    const OFFSET: u8 = 0;
     const ROWS: usize = 2;
 
     fn run<T: Task<Self>>(self, task: T) -> T::Output {
@@ -32,7 +32,7 @@ impl Registers for Portable {
     }
 
     #[inline(always)]
-    fn load_weights(self, block: &Int8x16) -> [i8; 16] {
+    fn load_weights(self, block: &Int8x32) -> [i8; 32] {
         block.0
     }
 
@@ -42,12 +42,14 @@ impl Registers for Portable {
     }
 
     #[inline(always)]
-    fn dot(self, sums: [i32; 8], hidden: u32, weights: [i8; 16]) -> [i32; 8] {
-        let (low, high) = (i32::from(hidden as i16), i32::from((hidden >> 16) as i16));
+    fn dot(self, sums: [i32; 8], hidden: u32, weights: [i8; 32]) -> [i32; 8] {
+        let h = hidden.to_le_bytes().map(|byte| i16::from(byte as i8));
         std::array::from_fn(|lane| {
-            let (first, second) = (weights[2 * lane], weights[2 * lane + 1]);
-            let products = i32::from(first) * low + i32::from(second) * high;
-            sums[lane].wrapping_add(products)
+            // A sum of two products fits 16 bits.
+            let product = |k: usize| i16::from(weights[DEPTH * lane + k]) * h[k];
+            let first = i32::from(product(0) + product(1));
+            let second = i32::from(product(2) + product(3));
+            sums[lane].wrapping_add(first + second)
         })
     }
 
@@ -118,10 +120,10 @@ impl Registers for Portable {
 
     #[inline(always)]
     fn store_hidden(self, h: Floats, words: &mut [u32]) {
-        let (pairs, _) = h.as_chunks::<2>();
-        for (word, pair) in words.iter_mut().zip(pairs) {
-            let [low, high] = pair.map(|h| h.round_ties_even() as i16 as u16);
-            *word = u32::from(low) | u32::from(high) << 16;
+        let (fours, _) = h.as_chunks::<DEPTH>();
+        for (word, four) in words.iter_mut().zip(fours) {
+            let bytes = four.map(|h| h.round_ties_even() as i8 as u8);
+            *word = u32::from_le_bytes(bytes);
         }
     }
 }

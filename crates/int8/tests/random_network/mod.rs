@@ -4,10 +4,10 @@
 use charlstm_int8::{FloatLayer, FloatNetwork, QuantisedNetwork, Shape, State};
 
 /// The splitmix64 generator.
-pub struct Noise(pub u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -16,12 +16,12 @@ impl Noise {
     }
 
     /// A number below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
     /// A multiple of 2^-23 from -1 to 1, exact in float32.
-    pub fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 * (1.0 / (1 << 23) as f32) - 1.0
     }
 
@@ -29,14 +29,14 @@ impl Noise {
         (0..len).map(|_| self.unit() * amplitude).collect()
     }
 
-    pub fn tokens(&mut self, shape: &Shape, count: usize) -> Vec<u32> {
+    pub(crate) fn tokens(&mut self, shape: &Shape, count: usize) -> Vec<u32> {
         (0..count)
             .map(|_| self.below(shape.vocabulary_size()) as u32)
             .collect()
     }
 
     /// A state that a sequence could be in.
-    pub fn state(&mut self, shape: &Shape) -> State {
+    pub(crate) fn state(&mut self, shape: &Shape) -> State {
         let units = shape.num_layers() * shape.hidden_size();
         let h = (0..units).map(|_| (self.below(255) as i16 - 127) as i8);
         let h = h.collect();
@@ -45,12 +45,12 @@ impl Noise {
     }
 }
 
-pub fn shape(vocabulary: usize, hidden: usize, layers: usize) -> Shape {
+pub(crate) fn shape(vocabulary: usize, hidden: usize, layers: usize) -> Shape {
     Shape::new(vocabulary, hidden, layers).expect("a shape")
 }
 
 /// A network whose weights are up to `amplitude`.
-pub fn network(shape: Shape, seed: u64, amplitude: f32) -> QuantisedNetwork {
+pub(crate) fn network(shape: Shape, seed: u64, amplitude: f32) -> QuantisedNetwork {
     let mut noise = Noise(seed);
     let (rows, hidden) = (shape.gate_rows(), shape.hidden_size());
     let layers: Vec<[Vec<f32>; 4]> = (0..shape.num_layers())
@@ -87,6 +87,6 @@ pub fn network(shape: Shape, seed: u64, amplitude: f32) -> QuantisedNetwork {
 }
 
 /// The bits of floats, so that -0 and 0 differ and failures print.
-pub fn bits(floats: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(floats: &[f32]) -> Vec<u32> {
     floats.iter().map(|float| float.to_bits()).collect()
 }

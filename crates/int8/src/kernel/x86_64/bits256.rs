@@ -2,10 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernel::{Float32x8, HiddenForm, Int8x16, Int8x32, Int32x8, Registers, Task};
+use crate::kernel::{Float32x8, Int8x32, Int32x8, Registers, Task};
 
-/// AVX2 and FMA. 8-bit weights are widened to 16 bits as they are loaded, and
-/// `vpmaddwd` adds pairs of products.
+/// AVX2 and FMA. `vpsignb` moves the sign of h to the weights, `vpmaddubsw`
+/// multiplies the magnitude of h by them and adds pairs of products (at most
+/// 2 x 127 x 127, so that it never saturates), and `vpmaddwd` adds pairs of
+/// these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx2(());
 
@@ -36,16 +38,16 @@ macro_rules! operations {
         type Ints = __m256i;
         type Floats = __m256;
         type Weights = __m256i;
-        type Hidden = __m256i;
+        type WeightBlock = Int8x32;
         type IntBlock = Int32x8;
         type FloatBlock = Float32x8;
 
         const LANES: usize = 8;
 
         #[inline(always)]
-        fn splat_hidden(self, word: u32) -> __m256i {
-            // SAFETY: `self` proves that the CPU has AVX2.
-            unsafe { _mm256_set1_epi32(word as i32) }
+        fn load_weights(self, block: &Int8x32) -> __m256i {
+            // SAFETY: the block has 32 aligned bytes; `self` proves AVX2.
+            unsafe { _mm256_load_si256(block.0.as_ptr().cast()) }
         }
 
         #[inline(always)]
@@ -128,22 +130,32 @@ macro_rules! operations {
     };
 }
 
-/// Eight int32 within the range of int16, as eight int16.
+/// Rounds eight numbers from -127 to 127 to int8, in the lower half of the
+/// result.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn narrow(ints: __m256i) -> __m128i {
+fn round_to_bytes(h: __m256) -> __m128i {
+    let ints = _mm256_cvtps_epi32(h);
     let (low, high) = (
         _mm256_castsi256_si128(ints),
         _mm256_extracti128_si256::<1>(ints),
     );
-    _mm_packs_epi32(low, high)
+    let shorts = _mm_packs_epi32(low, high);
+    _mm_packs_epi16(shorts, shorts)
+}
+
+/// h with its magnitude apart.
+#[derive(Clone, Copy)]
+pub(crate) struct SignedHidden {
+    h: __m256i,
+    magnitude: __m256i,
 }
 
 impl Registers for Avx2 {
-    type WeightBlock = Int8x16;
+    type Hidden = SignedHidden;
 
-    const FORM: HiddenForm = HiddenForm::Int16;
-    const ROWS: usize = 3;
+    const OFFSET: u8 = 0;
+    const ROWS: usize = 2;
 
     operations!();
 
@@ -158,32 +170,40 @@ impl Registers for Avx2 {
     }
 
     #[inline(always)]
-    fn load_weights(self, block: &Int8x16) -> __m256i {
-        // SAFETY: the block has 16 aligned bytes; `self` proves AVX2.
-        unsafe { _mm256_cvtepi8_epi16(_mm_load_si128(block.0.as_ptr().cast())) }
+    fn splat_hidden(self, word: u32) -> SignedHidden {
+        // SAFETY: `self` proves that the CPU has AVX2.
+        unsafe {
+            let h = _mm256_set1_epi32(word as i32);
+            SignedHidden {
+                h,
+                magnitude: _mm256_abs_epi8(h),
+            }
+        }
     }
 
     #[inline(always)]
-    fn dot(self, sums: __m256i, hidden: __m256i, weights: __m256i) -> __m256i {
+    fn dot(self, sums: __m256i, hidden: SignedHidden, weights: __m256i) -> __m256i {
         // SAFETY: `self` proves that the CPU has AVX2.
-        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(hidden, weights)) }
+        unsafe {
+            let signed = _mm256_sign_epi8(weights, hidden.h);
+            let pairs = _mm256_maddubs_epi16(hidden.magnitude, signed);
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_add_epi32(sums, fours)
+        }
     }
 
     #[inline(always)]
     fn store_hidden(self, h: __m256, words: &mut [u32]) {
-        let words: &mut [u32; 4] = words.try_into().expect("four words");
-        // SAFETY: four words are 16 bytes; `self` proves AVX2.
-        unsafe {
-            let narrow = narrow(_mm256_cvtps_epi32(h));
-            _mm_storeu_si128(words.as_mut_ptr().cast(), narrow);
-        }
+        let words: &mut [u32; 2] = words.try_into().expect("two words");
+        // SAFETY: two words are 8 bytes; `self` proves AVX2.
+        unsafe { _mm_storel_epi64(words.as_mut_ptr().cast(), round_to_bytes(h)) }
     }
 }
 
 impl Registers for AvxVnni {
-    type WeightBlock = Int8x32;
+    type Hidden = __m256i;
 
-    const FORM: HiddenForm = HiddenForm::OffsetBytes;
+    const OFFSET: u8 = 128;
     const ROWS: usize = 3;
 
     operations!();
@@ -199,9 +219,9 @@ impl Registers for AvxVnni {
     }
 
     #[inline(always)]
-    fn load_weights(self, block: &Int8x32) -> __m256i {
-        // SAFETY: the block has 32 aligned bytes; `self` proves AVX2.
-        unsafe { _mm256_load_si256(block.0.as_ptr().cast()) }
+    fn splat_hidden(self, word: u32) -> __m256i {
+        // SAFETY: `self` proves that the CPU has AVX2.
+        unsafe { _mm256_set1_epi32(word as i32) }
     }
 
     #[inline(always)]
@@ -215,10 +235,8 @@ impl Registers for AvxVnni {
         let words: &mut [u32; 2] = words.try_into().expect("two words");
         // SAFETY: two words are 8 bytes; `self` proves AVX2.
         unsafe {
-            let narrow = narrow(_mm256_cvtps_epi32(h));
-            let bytes = _mm_packs_epi16(narrow, narrow);
             // Flipping the highest bit adds 128.
-            let offset = _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN));
+            let offset = _mm_xor_si128(round_to_bytes(h), _mm_set1_epi8(i8::MIN));
             _mm_storel_epi64(words.as_mut_ptr().cast(), offset);
         }
     }

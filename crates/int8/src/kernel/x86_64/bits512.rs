@@ -2,10 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernel::{Float32x16, HiddenForm, Int8x32, Int8x64, Int32x16, Registers, Task};
+use crate::kernel::{Float32x16, Int8x64, Int32x16, Registers, Task};
 
-/// AVX-512 F and BW. 8-bit weights are widened to 16 bits as they are loaded,
-/// and `vpmaddwd` adds pairs of products.
+/// AVX-512 F and BW. The weights are negated where h is negative,
+/// `vpmaddubsw` multiplies the magnitude of h by them and adds pairs of
+/// products (at most 2 x 127 x 127, so that it never saturates), and
+/// `vpmaddwd` adds pairs of these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512(());
 
@@ -36,16 +38,16 @@ macro_rules! operations {
         type Ints = __m512i;
         type Floats = __m512;
         type Weights = __m512i;
-        type Hidden = __m512i;
+        type WeightBlock = Int8x64;
         type IntBlock = Int32x16;
         type FloatBlock = Float32x16;
 
         const LANES: usize = 16;
 
         #[inline(always)]
-        fn splat_hidden(self, word: u32) -> __m512i {
-            // SAFETY: `self` proves that the CPU has AVX-512 F.
-            unsafe { _mm512_set1_epi32(word as i32) }
+        fn load_weights(self, block: &Int8x64) -> __m512i {
+            // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
+            unsafe { _mm512_load_si512(block.0.as_ptr().cast()) }
         }
 
         #[inline(always)]
@@ -128,10 +130,17 @@ macro_rules! operations {
     };
 }
 
-impl Registers for Avx512 {
-    type WeightBlock = Int8x32;
+/// h with its signs apart.
+#[derive(Clone, Copy)]
+pub(crate) struct SignedHidden {
+    negative: __mmask64,
+    magnitude: __m512i,
+}
 
-    const FORM: HiddenForm = HiddenForm::Int16;
+impl Registers for Avx512 {
+    type Hidden = SignedHidden;
+
+    const OFFSET: u8 = 0;
     const ROWS: usize = 5;
 
     operations!();
@@ -147,32 +156,44 @@ impl Registers for Avx512 {
     }
 
     #[inline(always)]
-    fn load_weights(self, block: &Int8x32) -> __m512i {
-        // SAFETY: the block has 32 aligned bytes; `self` proves AVX-512 BW.
-        unsafe { _mm512_cvtepi8_epi16(_mm256_load_si256(block.0.as_ptr().cast())) }
+    fn splat_hidden(self, word: u32) -> SignedHidden {
+        // SAFETY: `self` proves that the CPU has AVX-512 F and BW.
+        unsafe {
+            let h = _mm512_set1_epi32(word as i32);
+            SignedHidden {
+                negative: _mm512_movepi8_mask(h),
+                magnitude: _mm512_abs_epi8(h),
+            }
+        }
     }
 
     #[inline(always)]
-    fn dot(self, sums: __m512i, hidden: __m512i, weights: __m512i) -> __m512i {
+    fn dot(self, sums: __m512i, hidden: SignedHidden, weights: __m512i) -> __m512i {
         // SAFETY: `self` proves that the CPU has AVX-512 F and BW.
-        unsafe { _mm512_add_epi32(sums, _mm512_madd_epi16(hidden, weights)) }
+        unsafe {
+            let zero = _mm512_setzero_si512();
+            let signed = _mm512_mask_sub_epi8(weights, hidden.negative, zero, weights);
+            let pairs = _mm512_maddubs_epi16(hidden.magnitude, signed);
+            let fours = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+            _mm512_add_epi32(sums, fours)
+        }
     }
 
     #[inline(always)]
     fn store_hidden(self, h: __m512, words: &mut [u32]) {
-        let words: &mut [u32; 8] = words.try_into().expect("eight words");
-        // SAFETY: eight words are 32 bytes; `self` proves AVX-512 F.
+        let words: &mut [u32; 4] = words.try_into().expect("four words");
+        // SAFETY: four words are 16 bytes; `self` proves AVX-512 F.
         unsafe {
-            let narrow = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(h));
-            _mm256_storeu_si256(words.as_mut_ptr().cast(), narrow);
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h));
+            _mm_storeu_si128(words.as_mut_ptr().cast(), bytes);
         }
     }
 }
 
 impl Registers for Avx512Vnni {
-    type WeightBlock = Int8x64;
+    type Hidden = __m512i;
 
-    const FORM: HiddenForm = HiddenForm::OffsetBytes;
+    const OFFSET: u8 = 128;
     const ROWS: usize = 6;
 
     operations!();
@@ -188,9 +209,9 @@ impl Registers for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn load_weights(self, block: &Int8x64) -> __m512i {
-        // SAFETY: the block has 64 aligned bytes; `self` proves AVX-512 F.
-        unsafe { _mm512_load_si512(block.0.as_ptr().cast()) }
+    fn splat_hidden(self, word: u32) -> __m512i {
+        // SAFETY: `self` proves that the CPU has AVX-512 F.
+        unsafe { _mm512_set1_epi32(word as i32) }
     }
 
     #[inline(always)]
