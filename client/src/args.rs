@@ -7,7 +7,7 @@ pub(crate) mod spec;
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
@@ -27,7 +27,7 @@ use crate::plot::PlotFile;
         Exit codes: 0 success, 1 error from the server or the network, 2 invalid usage,\n\
         130 interrupted."
 )]
-pub(crate) struct Args {
+pub(crate) struct CommandLine {
     #[command(flatten)]
     pub(crate) global: GlobalFlags,
     #[command(subcommand)]
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 /// Flags that every command has.
-#[derive(Clone, Debug, ClapArgs)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection and output")]
 pub(crate) struct GlobalFlags {
     /// Address of the server; use https:// for TLS
@@ -58,7 +58,7 @@ pub(crate) struct GlobalFlags {
     pub(crate) json: bool,
 }
 
-/// A command.
+/// A command with its flags.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Quick start: start a server, train on a text and open a REPL
@@ -103,7 +103,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SessionsCommand,
     },
-    /// Load the server and measure time to first character, inter-character
+    /// Run a load test: measure time to first character, inter-character
     /// latency and throughput
     #[command(after_help = "Example:\n  charlstm-client bench --sessions 1,8,64 --seconds 10")]
     Bench(BenchArgs),
@@ -125,7 +125,7 @@ pub(crate) enum Command {
 }
 
 /// Flags that choose the text to train on.
-#[derive(Clone, Debug, ClapArgs)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct CorpusFlags {
     /// Text to train on, in UTF-8: a file, a folder (all text files in it and
     /// in its subfolders, sorted by name), or `-` for standard input; can be
@@ -148,7 +148,7 @@ pub(crate) enum LineEndings {
 }
 
 /// Flags of `run`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Text to train on if the model does not exist yet, in UTF-8: a file or a
     /// folder; can be repeated
@@ -175,25 +175,26 @@ pub(crate) struct RunArgs {
 }
 
 /// Flags of `train`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) corpus: CorpusFlags,
     /// Name of the model; if it exists, the training adds a new version
     #[arg(long, value_name = "NAME")]
     pub(crate) model: String,
-    #[command(flatten)]
-    pub(crate) spec: SpecFlags,
     /// Exit once the training is accepted, and print its id
     #[arg(long, conflicts_with_all = ["cancel_on_disconnect", "plot"])]
     pub(crate) detach: bool,
     /// Plot the losses to a file, updated after each epoch
     #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
     pub(crate) plot: Option<PlotFile>,
+    // Last, because its help heading applies to all flags after it.
+    #[command(flatten)]
+    pub(crate) spec: SpecFlags,
 }
 
 /// Flags of `generate`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// Model, as NAME (its latest version) or NAME@VERSION [default: the only
     /// model]
@@ -220,8 +221,6 @@ pub(crate) struct GenerateArgs {
         default_value_t = 200
     )]
     pub(crate) length: u32,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingFlags,
     /// Text that ends the generation and is not printed; can be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
@@ -231,10 +230,13 @@ pub(crate) struct GenerateArgs {
     /// Do not print the prompt
     #[arg(long)]
     pub(crate) no_echo: bool,
+    // Last, because its help heading applies to all flags after it.
+    #[command(flatten)]
+    pub(crate) sampling: SamplingFlags,
 }
 
 /// Flags of `repl`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct ReplArgs {
     /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
@@ -261,7 +263,7 @@ pub(crate) struct ReplArgs {
 }
 
 /// Flags of `score`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
     /// Text to score, in UTF-8: a file, or `-` for standard input
     #[arg(long, value_name = "FILE|-")]
@@ -277,7 +279,7 @@ pub(crate) struct ScoreArgs {
 }
 
 /// Flags of `bench`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Numbers of concurrent streams, measured one after another
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1,8,64",
@@ -383,7 +385,7 @@ pub(crate) enum ModelsCommand {
 }
 
 /// Flags of `models import`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct ImportModelArgs {
     /// Model file to import
     pub(crate) file: PathBuf,
@@ -451,6 +453,6 @@ mod tests {
 
     #[test]
     fn the_definition_of_the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 }

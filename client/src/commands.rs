@@ -20,15 +20,15 @@ mod train;
 mod trainings;
 mod upload;
 
-use crate::args::{Args, Command};
+use crate::args::{Command, CommandLine};
 use crate::connection::{self, Connection};
 use crate::failure::{Failure, connection_lost};
 use crate::output::Output;
 
-/// Runs the command of `args` until it ends.
-pub(crate) async fn run(args: Args, output: Output) -> Result<(), Failure> {
-    let global = args.global.clone();
-    match dispatch(args, output).await {
+/// Runs the command until it ends.
+pub(crate) async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    let global = command_line.global.clone();
+    match dispatch(command_line, output).await {
         Err(Failure::Server(status)) if connection_lost(&status) => {
             // tonic's message does not say that the server expects TLS.
             match connection::tls_mismatch(&global.addr).await {
@@ -40,9 +40,9 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Failure> {
     }
 }
 
-async fn dispatch(args: Args, output: Output) -> Result<(), Failure> {
-    let global = &args.global;
-    match args.command {
+async fn dispatch(command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    let global = &command_line.global;
+    match command_line.command {
         // These work without a server.
         Command::Completions { shell } => completions::run(shell, output),
         Command::Man { folder } => man::run(&folder, output),

@@ -44,7 +44,7 @@ pub(crate) fn significant(value: f64) -> String {
     }
 }
 
-/// Formats a duration in seconds with the two largest units that matter:
+/// Formats a duration in seconds with two significant units or digits:
 /// `0.3 ms`, `2.5 s`, `1 min 05 s`, `2 h 03 min`. Returns `?` for a value
 /// that is negative or not finite.
 ///
@@ -56,6 +56,9 @@ pub(crate) fn seconds(value: f64) -> String {
     }
     if value == 0.0 {
         return "0 s".into();
+    }
+    if value < 1e-5 {
+        return format!("{:.1} µs", value * 1e6);
     }
     if value < 1e-4 {
         return format!("{:.0} µs", value * 1e6);
@@ -144,6 +147,7 @@ mod tests {
     #[test]
     fn durations_have_the_unit_that_fits() {
         assert_eq!(seconds(0.0), "0 s");
+        assert_eq!(seconds(0.0000004), "0.4 µs");
         assert_eq!(seconds(0.000042), "42 µs");
         assert_eq!(seconds(0.00034), "0.3 ms");
         assert_eq!(seconds(2.54), "2.5 s");

@@ -200,11 +200,11 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     use super::*;
-    use crate::args::Args;
+    use crate::args::CommandLine;
 
     fn names(arguments: &[&str]) -> FieldNames {
         let line = ["charlstm-client"].iter().chain(arguments);
-        FieldNames::of_command(&Args::try_parse_from(line).unwrap().command)
+        FieldNames::of_command(&CommandLine::try_parse_from(line).unwrap().command)
     }
 
     /// A status as the server creates it for an invalid field.

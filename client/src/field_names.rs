@@ -4,8 +4,8 @@
 
 use crate::args::{Command, ModelsCommand, SessionsCommand, TrainingsCommand};
 
-/// A field, without the messages that contain it, and what sets it: a flag, a
-/// positional argument by its value name, or a command of the REPL.
+/// A field (the last segment of its path) and what sets it: a flag, a positional
+/// argument by its value name, or a command of the REPL.
 type Entry = (&'static str, &'static str);
 
 /// Flags that choose characters.
@@ -93,6 +93,9 @@ const SESSION: &[Entry] = &[("session_id", "ID"), ("new_session_id", "NEW")];
 
 const IMPORT_SESSION: &[Entry] = &[("session_id", "--session"), ("data", "FILE")];
 
+/// Fields of requests that contain the fields above.
+const PARENTS: [&str; 3] = ["sampling", "spec", "header"];
+
 /// The names that one command has for the fields of its requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FieldNames(&'static [&'static [Entry]]);
@@ -139,9 +142,9 @@ impl FieldNames {
         })
     }
 
-    /// Returns the name of a field, which may be given with the messages that
-    /// contain it and with an index: `sampling.top_p`, `stop[2]`. A field
-    /// that this command has no name for keeps its own.
+    /// Returns the name of a field, which may be given by its path and with an
+    /// index: `sampling.top_p`, `stop[2]`. A field that the command does not
+    /// set keeps its own name.
     pub(crate) fn name(self, field: &str) -> &str {
         let last = field.rsplit('.').next().unwrap_or(field);
         let last = last.split('[').next().unwrap_or(last);
@@ -151,8 +154,8 @@ impl FieldNames {
     /// Replaces the names of fields in a message of the server.
     ///
     /// A field whose name could be an English word is replaced only in
-    /// backticks or in the phrase "set FIELD"; text in double quotes is what
-    /// the user wrote and stays.
+    /// backticks or in the phrase "set FIELD". Text in double quotes is what
+    /// the user wrote and is not changed.
     pub(crate) fn translate(self, message: &str) -> String {
         let mut text = String::with_capacity(message.len());
         let mut in_quotes = false;
@@ -169,12 +172,9 @@ impl FieldNames {
                 rest = &rest[first.len_utf8()..];
                 continue;
             }
-            let is_field = word.contains('_') || text.ends_with('`') || text.ends_with("set ");
-            text.push_str(if is_field && !in_quotes {
-                self.name(word)
-            } else {
-                word
-            });
+            let is_marked = text.ends_with('`') || text.ends_with("set ");
+            let is_field = !in_quotes && is_path(word) && (word.contains('_') || is_marked);
+            text.push_str(if is_field { self.name(word) } else { word });
             rest = &rest[word.len()..];
         }
         text
@@ -188,7 +188,15 @@ impl FieldNames {
     }
 }
 
-/// True for a character that the path of a field may consist of.
+/// Returns true if a word may be the path of a field; `my_model.seed` is not.
+fn is_path(word: &str) -> bool {
+    match word.rsplit_once('.') {
+        Some((parent, _)) => PARENTS.contains(&parent),
+        None => true,
+    }
+}
+
+/// Returns true for a character of the path of a field.
 fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '.')
 }
@@ -200,9 +208,9 @@ mod tests {
     use prost_reflect::DescriptorPool;
 
     use super::*;
-    use crate::args::Args;
+    use crate::args::CommandLine;
 
-    /// Each command with fields, as typed, and the messages that it fills.
+    /// Commands, as typed, and the protobuf messages whose fields they set.
     const COMMANDS: [(&str, &[&str]); 15] = [
         ("run", &["TrainingSpec"]),
         ("train --text - --model m", &["TrainingSpec"]),
@@ -221,13 +229,13 @@ mod tests {
         ("sessions import f", &["ImportSessionRequest"]),
     ];
 
-    /// Fields that no command sets: messages are covered by their own fields,
-    /// and the client fills in the rest by itself.
+    /// Fields that no flag sets: a message is set by its own fields, and the
+    /// client chooses the rest by itself.
     const NOT_SET: [&str; 3] = ["sampling", "logprobs", "expected_position"];
 
     fn names(typed: &str) -> FieldNames {
         let line = ["charlstm-client"].into_iter();
-        let args = Args::try_parse_from(line.chain(typed.split(' '))).unwrap();
+        let args = CommandLine::try_parse_from(line.chain(typed.split(' '))).unwrap();
         FieldNames::of_command(&args.command)
     }
 
@@ -254,7 +262,7 @@ mod tests {
     #[test]
     fn each_flag_or_argument_that_a_field_is_mapped_to_exists() {
         for (typed, _) in COMMANDS {
-            let mut command = Args::command();
+            let mut command = CommandLine::command();
             command.build();
             let mut words = typed.split(' ');
             let mut command = command.find_subcommand(words.next().unwrap()).unwrap();
@@ -302,6 +310,10 @@ mod tests {
         assert_eq!(
             train.translate("needs `init_from`, not \"init_from\", before `seed` is used"),
             "needs `--init-from`, not \"init_from\", before `--seed` is used"
+        );
+        assert_eq!(
+            train.translate("spec.clip_norm is 0; the model my_model.seed is missing"),
+            "--clip-norm is 0; the model my_model.seed is missing"
         );
         let delete = names("models delete m");
         assert_eq!(

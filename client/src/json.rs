@@ -56,7 +56,7 @@ pub(crate) fn event(name: &str, message: &impl Message) -> Value {
     Value::Object(fields)
 }
 
-/// Adds the field `event` to an object, for results that are no event in the
+/// Adds the field `event` to an object, for results that are not events in the
 /// contract.
 pub(crate) fn named(event: &str, value: Value) -> Value {
     let mut flat = Map::new();

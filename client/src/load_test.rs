@@ -22,10 +22,10 @@ pub(crate) struct LoadStats {
     messages: u64,
     generations: u64,
     refused: u64,
-    /// Time from a call to its first text, in microseconds.
-    first: Histogram<u32>,
-    /// Time from one text to the next, in microseconds.
-    between: Histogram<u32>,
+    /// Time from a call to its first text.
+    first_microseconds: Histogram<u32>,
+    /// Time from one text to the next.
+    between_microseconds: Histogram<u32>,
 }
 
 /// The result of a load test.
@@ -43,12 +43,12 @@ pub(crate) struct LoadSummary {
     pub(crate) chars_per_second: f64,
     pub(crate) chars_per_message: f64,
     /// Time to first character.
-    pub(crate) first: Quantiles,
+    pub(crate) first_microseconds: Quantiles,
     /// Inter-character latency (between messages, if they hold several).
-    pub(crate) between: Quantiles,
+    pub(crate) between_microseconds: Quantiles,
 }
 
-/// The distribution of a latency, in microseconds.
+/// The distribution of a latency.
 pub(crate) struct Quantiles {
     pub(crate) count: u64,
     pub(crate) mean: f64,
@@ -70,20 +70,20 @@ impl LoadStats {
             messages: 0,
             generations: 0,
             refused: 0,
-            first: histogram(),
-            between: histogram(),
+            first_microseconds: histogram(),
+            between_microseconds: histogram(),
         }
     }
 
     /// Records the first text of a call, `latency` after the call.
     pub(crate) fn record_first_text(&mut self, text: &str, latency: Duration) {
-        record(&mut self.first, latency);
+        record(&mut self.first_microseconds, latency);
         self.count_text(text);
     }
 
     /// Records another text, `latency` after the previous one.
     pub(crate) fn record_next_text(&mut self, text: &str, latency: Duration) {
-        record(&mut self.between, latency);
+        record(&mut self.between_microseconds, latency);
         self.count_text(text);
     }
 
@@ -104,8 +104,8 @@ impl LoadStats {
         self.generations += other.generations;
         self.refused += other.refused;
         for (sum, addend) in [
-            (&mut self.first, &other.first),
-            (&mut self.between, &other.between),
+            (&mut self.first_microseconds, &other.first_microseconds),
+            (&mut self.between_microseconds, &other.between_microseconds),
         ] {
             sum.add(addend)
                 .expect("all histograms have the same bounds");
@@ -122,8 +122,8 @@ impl LoadStats {
             refused: self.refused,
             chars_per_second: self.chars as f64 / seconds,
             chars_per_message: self.chars as f64 / self.messages.max(1) as f64,
-            first: quantiles(&self.first),
-            between: quantiles(&self.between),
+            first_microseconds: quantiles(&self.first_microseconds),
+            between_microseconds: quantiles(&self.between_microseconds),
         }
     }
 
@@ -167,17 +167,17 @@ mod tests {
         assert_eq!(summary.chars, 120);
         assert_eq!(summary.chars_per_second, 60.0);
         assert_eq!(summary.messages, 101);
-        assert_eq!(summary.first.count, 1);
-        assert_eq!(summary.between.count, 100);
-        assert_eq!(summary.between.p50, 50.0);
-        assert_eq!(summary.between.p99, 99.0);
-        assert_eq!(summary.between.max, 100.0);
+        assert_eq!(summary.first_microseconds.count, 1);
+        assert_eq!(summary.between_microseconds.count, 100);
+        assert_eq!(summary.between_microseconds.p50, 50.0);
+        assert_eq!(summary.between_microseconds.p99, 99.0);
+        assert_eq!(summary.between_microseconds.max, 100.0);
     }
 
     #[test]
     fn a_latency_above_the_limit_is_counted_at_the_limit() {
         let mut stats = LoadStats::new();
         stats.record_first_text("a", Duration::from_secs(3600));
-        assert_eq!(stats.summary(1.0).first.count, 1);
+        assert_eq!(stats.summary(1.0).first_microseconds.count, 1);
     }
 }

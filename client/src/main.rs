@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::args::Args;
+use crate::args::CommandLine;
 use crate::failure::Failure;
 use crate::field_names::FieldNames;
 use crate::interrupt::UnclaimedInterrupts;
@@ -31,9 +31,9 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     // clap prints `--help` and errors of the command line itself, and exits.
-    let args = Args::parse();
-    let output = Output::new(args.global.json);
-    let field_names = FieldNames::of_command(&args.command);
+    let command_line = CommandLine::parse();
+    let output = Output::new(command_line.global.json);
+    let field_names = FieldNames::of_command(&command_line.command);
 
     // Two workers: while a write to a full pipe blocks one of them, the other
     // one still handles Ctrl-C.
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
     {
-        Ok(runtime) => run(runtime, args, output),
+        Ok(runtime) => run(runtime, command_line, output),
         Err(error) => Err(Failure::Io {
             action: "start the async runtime".into(),
             source: error,
@@ -58,14 +58,14 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command until it returns or an unclaimed Ctrl-C interrupts it.
-fn run(runtime: Runtime, args: Args, output: Output) -> Result<(), Failure> {
+fn run(runtime: Runtime, command_line: CommandLine, output: Output) -> Result<(), Failure> {
     // The listener is installed before the command starts, so that no Ctrl-C
     // is missed.
     let mut interrupts = {
         let _context = runtime.enter();
         UnclaimedInterrupts::listen()
     };
-    let task = runtime.spawn(commands::run(args, output));
+    let task = runtime.spawn(commands::run(command_line, output));
     let outcome = runtime.block_on(async {
         tokio::select! {
             joined = task => joined.unwrap_or_else(|error| Err(Failure::Internal(error.to_string()))),

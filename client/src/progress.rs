@@ -37,12 +37,12 @@ pub(crate) struct TrainingView {
 
 /// Writes messages above the bar of a `TrainingView`.
 #[derive(Clone)]
-pub(crate) struct Notes {
+pub(crate) struct NoteWriter {
     output: Output,
     bar: ProgressBar,
 }
 
-impl Notes {
+impl NoteWriter {
     /// Writes a message to standard error.
     pub(crate) fn note(&self, message: &str) {
         self.bar.suspend(|| self.output.note(message));
@@ -141,8 +141,8 @@ impl TrainingView {
     }
 
     /// Returns a writer of messages for another task.
-    pub(crate) fn notes(&self) -> Notes {
-        Notes {
+    pub(crate) fn notes(&self) -> NoteWriter {
+        NoteWriter {
             output: self.output,
             bar: self.bar.clone(),
         }

@@ -419,7 +419,7 @@ fn files_and_folders_are_one_text_and_converted_line_endings_are_reported() {
     assert!(text(&output.stderr).contains("converted 1 line ending from CR LF to LF"));
 }
 
-/// Trains with `--plot FILE`; the output and the file.
+/// Trains with `--plot FILE` and returns the output and the file.
 fn train_with_plot() -> (Output, Option<Vec<u8>>) {
     let server = FakeServer::default().serve("127.0.0.1:0");
     let folder = tempfile::tempdir().unwrap();

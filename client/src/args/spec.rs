@@ -50,11 +50,11 @@ pub(crate) struct SpecFlags {
     /// Named set of defaults: `fast` or `notebook` [default: fast]
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
-    /// Model whose weights to start from, as NAME or NAME@VERSION
+    /// Start from the weights of this model, as NAME or NAME@VERSION
     #[arg(long, value_name = "NAME")]
     pub(crate) init_from: Option<String>,
-    /// Add the characters of the text that the model of --init-from does not
-    /// know to its vocabulary
+    /// Extend the vocabulary of the model of --init-from by the characters of
+    /// the text that it does not know
     #[arg(long)]
     pub(crate) extend_vocabulary: bool,
     /// Cancel the training if the connection is lost
@@ -101,11 +101,11 @@ impl SpecFlags {
 mod tests {
     use clap::Parser;
 
-    use crate::args::{Args, Command};
+    use crate::args::{Command, CommandLine};
 
     fn spec(flags: &[&str]) -> charlstm_proto::v1::TrainingSpec {
         let line = ["charlstm-client", "train", "--text", "-", "--model", "m"];
-        let args = Args::try_parse_from(line.iter().chain(flags)).unwrap();
+        let args = CommandLine::try_parse_from(line.iter().chain(flags)).unwrap();
         match args.command {
             Command::Train(train) => train.spec.to_spec(&train.model),
             other => panic!("{other:?}"),

@@ -166,11 +166,11 @@ fn row(streams: u32, summary: &LoadSummary) -> String {
     columns([
         streams.to_string(),
         display::rate(summary.chars_per_second),
-        duration(summary.first.p50),
-        duration(summary.first.p99),
-        duration(summary.between.p50),
-        duration(summary.between.p90),
-        duration(summary.between.p99),
+        duration(summary.first_microseconds.p50),
+        duration(summary.first_microseconds.p99),
+        duration(summary.between_microseconds.p50),
+        duration(summary.between_microseconds.p90),
+        duration(summary.between_microseconds.p99),
         format!("{:.2}", summary.chars_per_message),
         display::count(summary.refused),
     ])
@@ -208,8 +208,8 @@ fn object(streams: u32, connections: usize, summary: &LoadSummary) -> Value {
             "refused": summary.refused,
             "chars_per_second": summary.chars_per_second,
             "chars_per_message": summary.chars_per_message,
-            "first_microseconds": quantiles(&summary.first),
-            "between_microseconds": quantiles(&summary.between),
+            "first_microseconds": quantiles(&summary.first_microseconds),
+            "between_microseconds": quantiles(&summary.between_microseconds),
         }),
     )
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
-use crate::args::Args;
+use crate::args::CommandLine;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -12,7 +12,7 @@ use crate::output::Output;
 /// created if it does not exist.
 pub(crate) fn run(folder: &Path, output: Output) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)
-        .and_then(|()| clap_mangen::generate_to(Args::command(), folder))
+        .and_then(|()| clap_mangen::generate_to(CommandLine::command(), folder))
         .map_err(|error| Failure::Io {
             action: format!("write the manual pages to {}", folder.display()),
             source: error,

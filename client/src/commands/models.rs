@@ -87,7 +87,13 @@ async fn delete(
         .into_inner();
     output.result(
         || json::named("deleted", json::object("DeleteModelResponse", &response)),
-        || format!("deleted {name}: versions {}", versions(&response.versions)),
+        || {
+            let noun = match response.versions.len() {
+                1 => "version",
+                _ => "versions",
+            };
+            format!("deleted {name}: {noun} {}", versions(&response.versions))
+        },
     )
 }
 
@@ -261,8 +267,8 @@ fn description(response: &GetModelResponse) -> String {
         (
             "vocabulary",
             format!(
-                "{} characters: {}",
-                model.vocabulary.chars().count(),
+                "{}: {}",
+                display::plural(model.vocabulary.chars().count() as u64, "character"),
                 display::quoted(&model.vocabulary)
             ),
         ),
@@ -286,6 +292,7 @@ fn description(response: &GetModelResponse) -> String {
     display::key_values(&pairs)
 }
 
+/// Lists version numbers.
 fn versions(versions: &[u64]) -> String {
     let versions: Vec<String> = versions.iter().map(u64::to_string).collect();
     versions.join(", ")

@@ -185,18 +185,18 @@ fn choose_plan(
     Ok(Plan::Train { model: name })
 }
 
-/// Returns the newest training that can still result in a model: in `model`, if
-/// it is given.
+/// Returns the newest training, of `model` if it is given, that has not ended or
+/// can be resumed.
 fn unfinished<'t>(trainings: &'t [Training], model: Option<&str>) -> Option<&'t Training> {
     trainings.iter().find(|training| {
-        let of_model = training.spec.as_ref().map(|spec| spec.model.as_str());
+        let trained = training.spec.as_ref().map(|spec| spec.model.as_str());
         let can_continue = match training.state() {
             State::Running | State::Queued | State::Interrupted => true,
             // Before the first step there is no checkpoint.
             State::Cancelled => training.step > 0,
             _ => false,
         };
-        can_continue && model.is_none_or(|model| of_model == Some(model))
+        can_continue && model.is_none_or(|model| trained == Some(model))
     })
 }
 

@@ -27,9 +27,9 @@ pub(crate) async fn run(
         || json::named("score", json::object("ScoreResponse", &score)),
         || {
             format!(
-                "{:.4} bits per character over {} characters (loss {:.4} nats, perplexity {:.3})",
+                "{:.4} bits per character over {} (loss {:.4} nats, perplexity {:.3})",
                 score.bits_per_char,
-                display::count(score.chars),
+                display::plural(score.chars, "character"),
                 score.loss,
                 score.perplexity
             )

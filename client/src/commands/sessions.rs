@@ -29,7 +29,7 @@ pub(crate) async fn run(
         SessionsCommand::Show { id } => show(&connect().await?, id, output).await,
         SessionsCommand::Fork { id, new } => {
             let session = fork(&connect().await?, &id, &new).await?;
-            print_new("forked", &session, output)
+            print_session("forked", "created", &session, output)
         }
         SessionsCommand::Delete { id } => delete(&connect().await?, id, output).await,
         SessionsCommand::Export { id, output: path } => {
@@ -41,7 +41,7 @@ pub(crate) async fn run(
                 },
                 || {
                     let (path, size) = (path.display(), display::bytes(bytes));
-                    format!("exported {id} to {path} ({size})")
+                    format!("exported session {id} to {path} ({size})")
                 },
             )
         }
@@ -113,7 +113,7 @@ async fn delete(connection: &Connection, id: String, output: Output) -> Result<(
     connection.sessions().delete_session(request).await?;
     output.result(
         || json::named("deleted", serde_json::json!({"session_id": id})),
-        || format!("deleted {id}"),
+        || format!("deleted session {id}"),
     )
 }
 
@@ -143,16 +143,25 @@ async fn import(
     };
     let response = connection.sessions().import_session(request).await?;
     let session = response.into_inner().session.unwrap_or_default();
-    print_new("imported", &session, output)
+    print_session("imported", "imported", &session, output)
 }
 
-fn print_new(event: &str, session: &Session, output: Output) -> Result<(), Failure> {
+/// Prints a new session, with the name of the JSON event or with a verb.
+fn print_session(
+    event: &str,
+    verb: &str,
+    session: &Session,
+    output: Output,
+) -> Result<(), Failure> {
     output.result(
         || json::named(event, json::object("Session", session)),
         || {
             format!(
-                "{event} {} at position {} of {}@{}",
-                session.session_id, session.position, session.model, session.version
+                "{verb} session {} at position {} of model {}@{}",
+                session.session_id,
+                display::count(session.position),
+                session.model,
+                session.version
             )
         },
     )

@@ -94,7 +94,7 @@ fn status_text(
         ("health", health.unwrap_or("unknown").to_owned()),
     ];
     match server {
-        Some(server) => pairs.extend(server_pairs(server)),
+        Some(server) => pairs.extend(server_details(server)),
         None => pairs.push(("load", "unknown".into())),
     }
     let models = match models {
@@ -105,7 +105,7 @@ fn status_text(
     format!("{}\n\n{models}", display::key_values(&pairs))
 }
 
-fn server_pairs(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {
+fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {
     let mut pairs = vec![
         ("version", server.server_version.clone()),
         (

@@ -58,7 +58,7 @@ async fn show(
     let response = connection.training().get_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
     if let Some(file) = plot {
-        draw(connection, &training, file).await?;
+        plot_losses(connection, &training, file).await?;
     }
     output.result(
         || json::object("Training", &training),
@@ -67,7 +67,11 @@ async fn show(
 }
 
 /// Plots the losses up to the current step of the training.
-async fn draw(connection: &Connection, training: &Training, file: PlotFile) -> Result<(), Failure> {
+async fn plot_losses(
+    connection: &Connection,
+    training: &Training,
+    file: PlotFile,
+) -> Result<(), Failure> {
     let mut plot = LossPlot::new(file);
     let mut events = EventStream::watch(connection, &training.training_id, None).await?;
     let is_queued = training.state() == State::Queued;

@@ -29,15 +29,15 @@ pub(super) struct LoadChart {
     points: Vec<LoadPoint>,
 }
 
-/// The measurement with one number of streams. Times in seconds.
+/// The measurement with one number of streams.
 #[derive(Clone, Copy, Debug)]
 struct LoadPoint {
     streams: u32,
     chars_per_second: f64,
-    first_p50: f64,
-    first_p99: f64,
-    between_p50: f64,
-    between_p99: f64,
+    first_p50_seconds: f64,
+    first_p99_seconds: f64,
+    between_p50_seconds: f64,
+    between_p99_seconds: f64,
 }
 
 /// A line of the chart: its name, its colour, and its value at a point.
@@ -46,13 +46,17 @@ type Series = (&'static str, RGBColor, fn(&LoadPoint) -> f64);
 const THROUGHPUT: [Series; 1] = [("", DARK_BLUE, |point| point.chars_per_second)];
 
 const LATENCY: [Series; 4] = [
-    ("first character, p99", ORANGE, |point| point.first_p99),
-    ("first character, p50", PALE_ORANGE, |point| point.first_p50),
+    ("first character, p99", ORANGE, |point| {
+        point.first_p99_seconds
+    }),
+    ("first character, p50", PALE_ORANGE, |point| {
+        point.first_p50_seconds
+    }),
     ("between characters, p99", DARK_BLUE, |point| {
-        point.between_p99
+        point.between_p99_seconds
     }),
     ("between characters, p50", PALE_BLUE, |point| {
-        point.between_p50
+        point.between_p50_seconds
     }),
 ];
 
@@ -74,10 +78,10 @@ impl LoadPlot {
         self.chart.points.push(LoadPoint {
             streams,
             chars_per_second: summary.chars_per_second,
-            first_p50: summary.first.p50 / 1e6,
-            first_p99: summary.first.p99 / 1e6,
-            between_p50: summary.between.p50 / 1e6,
-            between_p99: summary.between.p99 / 1e6,
+            first_p50_seconds: summary.first_microseconds.p50 / 1e6,
+            first_p99_seconds: summary.first_microseconds.p99 / 1e6,
+            between_p50_seconds: summary.between_microseconds.p50 / 1e6,
+            between_p99_seconds: summary.between_microseconds.p99 / 1e6,
         });
     }
 
@@ -213,14 +217,14 @@ impl Chart for LoadChart {
 mod tests {
     use super::*;
 
-    fn point(streams: u32, first_p50: f64) -> LoadPoint {
+    fn point(streams: u32, first_p50_seconds: f64) -> LoadPoint {
         LoadPoint {
             streams,
             chars_per_second: 3000.0 * f64::from(streams),
-            first_p50,
-            first_p99: first_p50 * 3.0,
-            between_p50: first_p50 / 5.0,
-            between_p99: first_p50 / 2.0,
+            first_p50_seconds,
+            first_p99_seconds: first_p50_seconds * 3.0,
+            between_p50_seconds: first_p50_seconds / 5.0,
+            between_p99_seconds: first_p50_seconds / 2.0,
         }
     }
 

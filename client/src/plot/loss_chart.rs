@@ -84,17 +84,17 @@ impl Chart for LossChart {
             let curves = self.curves();
             curves.into_iter().flat_map(|curve| curve.0.points())
         };
-        let across = padded_range(points().map(|point| point.0));
-        let up = padded_range(points().map(|point| point.1));
-        let bits = display::bits(up.start)..display::bits(up.end);
+        let x_range = padded_range(points().map(|point| point.0));
+        let y_range = padded_range(points().map(|point| point.1));
+        let bits = display::bits(y_range.start)..display::bits(y_range.end);
         let mut chart = ChartBuilder::on(area)
             .margin(12 * scale)
             .caption(&self.title, font(17))
             .x_label_area_size(42 * scale)
             .y_label_area_size(56 * scale)
             .right_y_label_area_size(56 * scale)
-            .build_cartesian_2d(across.clone(), up)?
-            .set_secondary_coord(across.clone(), bits);
+            .build_cartesian_2d(x_range.clone(), y_range)?
+            .set_secondary_coord(x_range.clone(), bits);
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -125,7 +125,7 @@ impl Chart for LossChart {
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
         }
         if let Some(best) = self.best {
-            let middle = (across.start + across.end) / 2.0;
+            let middle = (x_range.start + x_range.end) / 2.0;
             let mark = best.mark(best.step as f64 > middle, scale);
             let at = EmptyElement::at((best.step as f64, best.loss));
             chart.draw_series([at + mark.0 + mark.1])?;

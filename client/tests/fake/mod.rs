@@ -57,14 +57,14 @@ pub(crate) struct Received {
 }
 
 /// A running server. Dropping it stops the server and closes all connections.
-pub(crate) struct Running {
+pub(crate) struct RunningServer {
     runtime: Option<Runtime>,
     pub(crate) address: SocketAddr,
 }
 
 impl FakeServer {
     /// Starts the server at `address`.
-    pub(crate) fn serve(&self, address: &str) -> Running {
+    pub(crate) fn serve(&self, address: &str) -> RunningServer {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(async {
             // tokio sets SO_REUSEADDR, so that a test can reuse its port.
@@ -76,14 +76,14 @@ impl FakeServer {
             .add_service(TrainingServiceServer::new(self.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         runtime.spawn(server);
-        Running {
+        RunningServer {
             runtime: Some(runtime),
             address,
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Ends the tasks of the connections too, not only the listener.
