@@ -349,7 +349,7 @@ def require_supported_platform() -> None:
     if system == "Linux" and machine in ("x86_64", "AMD64"):
         return
     raise Failure(
-        f"prebuilt libraries are available for Linux on x86-64 only; this is {system} on {machine}. "
+        f"prebuilt libraries exist only for Linux on x86-64; this is {system} on {machine}. "
         f"Install PyTorch {VERSION} (pip install torch=={VERSION}) and set LIBTORCH_USE_PYTORCH=1, "
         f"or extract libtorch {VERSION} and set LIBTORCH to its folder."
     )

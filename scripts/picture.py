@@ -196,7 +196,7 @@ def frames(captured: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("picture", type=Path, help="the SVG file to write")
-    parser.add_argument("--from", dest="source", type=Path, help="a captured session, instead of a command")
+    parser.add_argument("--from", dest="source", type=Path, help="a captured session")
     parser.add_argument("--save", type=Path, help="save the captured output to this file")
     parser.add_argument("--until", help="show the first moment at which this text was shown")
     parser.add_argument("--title", help="default: the command")

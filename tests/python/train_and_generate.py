@@ -60,11 +60,13 @@ def train(channel, corpus: bytes, model: str) -> None:
     check(accepted.vocabulary_size == len(set(text)), f"{len(set(text))} of them are distinct")
     epochs = [event.epoch.epoch for event in events if event.HasField("epoch")]
     check(epochs == list(range(1, EPOCHS + 1)), f"each epoch has an event, from 1 ({epochs})")
-    check(kinds[-1] == "finished" and kinds.count("finished") == 1, "the last event is the only finished event")
+    once_at_the_end = kinds[-1] == "finished" and kinds.count("finished") == 1
+    check(once_at_the_end, "the last event is the only finished event")
     finished = events[-1].finished
     check(
         finished.state == pb.STATE_SUCCEEDED and finished.version >= 1,
-        f"the training succeeds and publishes a version ({pb.State.Name(finished.state)}, {finished.version})",
+        "the training succeeds and publishes a version "
+        f"({pb.State.Name(finished.state)}, {finished.version})",
     )
     check(0 < finished.train_loss < 10, f"the loss is plausible ({finished.train_loss:.3f})")
 
@@ -93,13 +95,14 @@ def generate(pb, stub, model: str, prime: str) -> None:
     more = pb.GenerateRequest(session_id="python", max_chars=10)
     again, text, after = read(stub.Generate(more, timeout=DEADLINE_SECONDS))
     check(len(text) == 10, "the session continues for 10 more characters, without a prompt")
-    check(again.position == finished.position, f"it continues at its last position ({again.position})")
+    check(again.position == finished.position, f"it starts at position {again.position}")
     check(after.position == finished.position + 10, "its position advances by 10")
 
 
 def check_error(pb, stub) -> None:
     try:
-        read(stub.Generate(pb.GenerateRequest(model="unknown", prime="a"), timeout=DEADLINE_SECONDS))
+        request = pb.GenerateRequest(model="unknown", prime="a")
+        read(stub.Generate(request, timeout=DEADLINE_SECONDS))
     except grpc.RpcError as error:
         check(
             error.code() == grpc.StatusCode.NOT_FOUND and "unknown" in error.details(),
@@ -124,7 +127,8 @@ def cancel_generation(pb, stub, model: str, prime: str) -> None:
         read(call)
         check(False, "a cancelled generation has no finished event")
     except grpc.RpcError as error:
-        check(error.code() == grpc.StatusCode.CANCELLED, f"it fails with CANCELLED ({error.code().name})")
+        code = error.code()
+        check(code == grpc.StatusCode.CANCELLED, f"it fails with CANCELLED ({code.name})")
     short = pb.GenerateRequest(model=model, prime=prime, max_chars=5)
     _, text, _ = read(stub.Generate(short, timeout=DEADLINE_SECONDS))
     check(len(text) == 5, "the server still serves other calls")
