@@ -86,6 +86,8 @@ fn the_metrics_count_trainings_generated_characters_and_failed_calls() {
             1.0,
         ),
         ("charlstm_generated_chars_total", 40.0),
+        // The last of the five characters of the prompt is fed to a decode step.
+        ("charlstm_prefill_chars_total", 4.0),
         ("charlstm_time_to_first_char_seconds_count", 1.0),
         ("charlstm_sessions", 1.0),
         ("charlstm_models", 1.0),

@@ -76,6 +76,8 @@ pub struct ServerStats {
     pub decode_steps: u64,
     /// Rows of all these steps.
     pub batch_rows: u64,
+    /// Characters processed in prefill since the server started.
+    pub prefill_chars: u64,
     /// Number of model versions on disk.
     pub models: usize,
     /// Number of model versions in memory.
@@ -267,6 +269,13 @@ impl ServerStats {
         );
 
         registry.register_with_unit(
+            "prefill",
+            "Prompt characters processed in prefill",
+            Unit::Other("chars".to_owned()),
+            ConstCounter::new(self.prefill_chars),
+        );
+
+        registry.register_with_unit(
             "session",
             "Memory of all sessions",
             Unit::Bytes,
@@ -407,6 +416,7 @@ mod tests {
             session_bytes: 4096,
             decode_steps: 9,
             batch_rows: 27,
+            prefill_chars: 5,
             trainings: vec![("running", 1), ("failed", 0)],
             training: Some(TrainingStats {
                 loss: 1.5,
@@ -431,6 +441,7 @@ mod tests {
                 "charlstm_session_bytes 4096",
                 "charlstm_decode_steps_total 9",
                 "charlstm_batch_rows_sum 27.0",
+                "charlstm_prefill_chars_total 5",
                 "charlstm_batch_rows_count 9",
                 "charlstm_trainings{state=\"running\"} 1",
                 "charlstm_training_loss_nats_per_char 1.5",

@@ -80,6 +80,7 @@ impl Sources {
             generations_queued: load.queued,
             decode_steps: load.steps,
             batch_rows: load.rows,
+            prefill_chars: load.prefill_chars,
             models: self.repository.count(),
             models_loaded: self.repository.loaded().len(),
             trainings: STATES.map(|(_, name)| (name, 0)).to_vec(),
