@@ -1,35 +1,35 @@
-//! Wires models, engines and services onto a listener, serves until told to
-//! stop, and ends within a bounded time. What a service does is in `rpc`.
+//! Wires repository, engine, trainings and services onto a listener, serves
+//! until the shutdown, and shuts down within a bounded time. What a service
+//! does is in `rpc`.
 
 mod metrics;
 mod services;
+mod transport;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use charlstm_proto::v1::model_service_server::ModelServiceServer;
-use charlstm_proto::v1::server_service_server::ServerServiceServer;
-use charlstm_proto::v1::training_service_server::TrainingServiceServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use self::services::Services;
-use crate::config::{
-    Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_RESET_CALLS,
-    SHUTDOWN_GRACE, TlsFiles,
-};
+use self::services::{Layers, Services};
+use self::transport::{MAX_MESSAGE_BYTES, transport};
+use crate::config::Config;
 use crate::devices;
-use crate::rpc::admission::{Door, Tokens};
+use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
+use crate::rpc::layers::auth::{AuthLayer, Tokens};
+use crate::rpc::layers::call_metrics::CallMetricsLayer;
+use crate::rpc::layers::in_flight::InFlightLayer;
 use crate::rpc::model::{ModelRpc, ModelUsage};
-use crate::rpc::server::{Load, ServerInfo, ServerRpc};
+use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
 use charlstm_engine::generation::{Engine, EngineConfig};
@@ -39,24 +39,30 @@ use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
-/// The server could not start, or broke.
+/// Maximum time that a shutdown waits for calls in flight and for the training.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// The server could not start, or failed.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The address is taken, or not one of this machine.
+    /// The address is in use, or not an address of this machine.
     #[error("cannot listen on {address}: {source}{}", listen_advice(source))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// What the system reports.
         source: io::Error,
     },
-    /// The device is not there.
+    /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The data folder belongs to another server that runs.
-    #[error("{} is in use by another charlstm-server; give each its own --data-dir", .0.display())]
+    /// Another running server uses the data folder.
+    #[error(
+        "{} is in use by another charlstm-server; give each server its own --data-dir",
+        .0.display()
+    )]
     DataFolderInUse(PathBuf),
-    /// A file or folder that the configuration names cannot be used.
+    /// A file or folder named by the configuration cannot be used.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file or folder.
@@ -67,11 +73,11 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// Certificate and key are not what TLS needs.
-    #[error("TLS cannot be set up: {0}")]
+    /// Certificate or key is invalid.
+    #[error("cannot set up TLS: {0}")]
     Tls(String),
     /// The network failed.
-    #[error("the network failed: {0}")]
+    #[error("network error: {0}")]
     Network(String),
 }
 
@@ -93,27 +99,29 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-/// Serves on the listener until `shutdown` is cancelled and the calls under
-/// way have ended, or their grace time has. Prints one line to standard
-/// output when it is ready.
+/// Serves on the listener until `shutdown` is cancelled and the calls in
+/// flight have ended, for at most the grace period. Prints one line to
+/// standard output when the server is ready.
 ///
-/// Connections that do not close in time live on in the runtime: the caller
-/// shuts that down.
+/// Connections that do not close in time stay in the runtime, which the caller
+/// shuts down.
 ///
 /// # Errors
-/// Any [`ServeError`] but `Listen`, before anything is served.
+/// Any [`ServeError`] except `Listen`, before anything is served.
 pub async fn serve(
     config: Config,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let mut server = transport(config.tls.as_ref())?;
-    let door = Door {
-        tokens: tokens(config.auth_token_file.as_deref())?,
-        ..Door::default()
+    let mut server = transport(config.tls())?;
+    let metrics = Metrics::default();
+    let calls = TaskTracker::new();
+    let layers = Layers {
+        call_metrics: CallMetricsLayer::new(metrics.clone()),
+        auth: AuthLayer::new(tokens(config.auth_token_file.as_deref())?),
+        in_flight: InFlightLayer::new(calls.clone()),
     };
-    let metrics = door.metrics.clone();
     let device = devices::select(config.device)?;
     let _lock = lock_data_folder(&config.data_dir)?;
     let decode_device = devices::decode_device(device, config.max_batch);
@@ -122,7 +130,7 @@ pub async fn serve(
     let engine = start_engine(&config, device, &repository)?;
     let jobs = open_jobs(&config, device, &repository)?;
 
-    let facts = ServerInfo {
+    let info = ServerInfo {
         device,
         threads: config.threads,
         max_sessions: config.max_sessions,
@@ -130,16 +138,14 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    let mut services = Services::new(door.clone())?;
+    let mut services = Services::new(layers)?;
     services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
     services.add(SessionRpc::server(engine.clone()));
-    let training = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
+    let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let models = ModelRpc::new(
-        repository.clone(),
-        Arc::new(EngineModelUsage(engine.clone())),
-    );
-    services.add(ModelServiceServer::new(models).max_decoding_message_size(MAX_MESSAGE_BYTES));
+    let usage = Arc::new(EngineModelUsage(engine.clone()));
+    let models = ModelRpc::server(repository.clone(), usage);
+    services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
     if let Some(address) = config.metrics_listen {
         let sources = metrics::Sources {
@@ -150,9 +156,7 @@ pub async fn serve(
         };
         metrics::start(address, sources, shutdown.clone()).await?;
     }
-    services.add(ServerServiceServer::new(ServerRpc::new(
-        facts, repository, load,
-    )));
+    services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
     let address = listener.local_addr().map_err(network)?;
@@ -163,14 +167,14 @@ pub async fn serve(
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
     );
-    announce(address, config.tls.is_some(), device)?;
+    announce(&config, address, device)?;
 
     shutdown.cancelled().await;
     health.stop().await;
-    door.inside.close();
-    // The streams of both end first; then the calls do.
+    calls.close();
+    // Ends the streams of both, and with them their calls.
     let saved = tokio::task::spawn_blocking(move || save(&engine, jobs));
-    drain(&door, serving).await;
+    drain(&calls, serving).await;
     if saved.await.is_err() {
         tracing::error!("saving trainings and sessions panicked");
     }
@@ -178,15 +182,17 @@ pub async fn serve(
     Ok(())
 }
 
-/// Ends all texts and the running training, and saves sessions and a
-/// checkpoint. Blocks for some seconds at most.
+/// Ends all generations and the running training, and saves sessions and a
+/// checkpoint. Blocks for at most a few seconds.
 fn save(texts: &Engine, trainings: Jobs) {
     let trainings = std::thread::spawn(move || trainings.stop(SHUTDOWN_GRACE));
     if let Err(error) = texts.stop() {
         tracing::error!(%error, "the sessions could not be saved");
     }
     if !trainings.join().unwrap_or(false) {
-        tracing::error!("the training did not end in time; it goes on from its last checkpoint");
+        tracing::error!(
+            "the training did not end in time; it can be resumed from its last checkpoint"
+        );
     }
 }
 
@@ -240,10 +246,10 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
     Ok(jobs)
 }
 
-fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'static {
+fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync + 'static {
     move || {
         let (texts, trainings) = (engine.load_stats(), jobs.load());
-        Load {
+        ServerLoad {
             sessions: texts.sessions as u64,
             generations_running: texts.running,
             generations_queued: texts.queued,
@@ -253,7 +259,7 @@ fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'sta
     }
 }
 
-/// The sessions that hold on to a model version.
+/// The sessions of a model version.
 struct EngineModelUsage(Engine);
 
 impl ModelUsage for EngineModelUsage {
@@ -266,103 +272,100 @@ impl ModelUsage for EngineModelUsage {
     }
 }
 
-/// Waits until all calls have ended and the connections are closed, but not
-/// for clients that keep silent, and not longer than the grace time.
-async fn drain<E>(door: &Door, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+/// Waits until all calls have ended and their connections are closed, but not
+/// for idle clients, and at most for the grace period.
+async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
     let calls_ended = async {
         tokio::select! {
             _ = &mut serving => return,
-            () = door.inside.wait() => {}
+            () = calls.wait() => {}
         }
-        // The last bytes of the answers are still on their way; clients that
-        // answer at all close within this time.
+        // The last bytes of the responses may not have been sent yet; clients
+        // that respond at all close their connections within this time.
         let _ = tokio::time::timeout(SHUTDOWN_GRACE / 10, &mut serving).await;
     };
     if tokio::time::timeout(SHUTDOWN_GRACE, calls_ended)
         .await
         .is_err()
     {
-        let calls = door.inside.len();
-        tracing::warn!(calls, "calls that did not end in time are dropped");
+        let calls = calls.len();
+        tracing::warn!(calls, "calls that did not end in time are aborted");
     }
     serving.abort();
 }
 
-fn transport(tls: Option<&TlsFiles>) -> Result<Server, ServeError> {
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESET_CALLS));
-    let Some(files) = tls else {
-        return Ok(server);
-    };
-    let identity = Identity::from_pem(read(&files.cert)?, read(&files.key)?);
-    let mut tls = ServerTlsConfig::new().identity(identity);
-    if let Some(path) = &files.client_ca {
-        tls = tls.client_ca_root(Certificate::from_pem(read(path)?));
-    }
-    server
-        .tls_config(tls)
-        .map_err(|error| ServeError::Tls(in_full(&error)))
-}
-
-fn tokens(path: Option<&Path>) -> Result<Option<Arc<Tokens>>, ServeError> {
+fn tokens(path: Option<&Path>) -> Result<Option<Tokens>, ServeError> {
     let Some(path) = path else {
         return Ok(None);
     };
-    let wrong = |reason: &str| ServeError::File {
+    let invalid = |reason: &str| ServeError::File {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    let text = String::from_utf8(read(path)?).map_err(|_| wrong("it is not UTF-8"))?;
-    let tokens = Tokens::parse(&text).ok_or_else(|| wrong("there is no token in it"))?;
-    Ok(Some(Arc::new(tokens)))
+    let text = String::from_utf8(read_file(path)?).map_err(|_| invalid("is not UTF-8"))?;
+    let tokens = Tokens::parse(&text).ok_or_else(|| invalid("contains no token"))?;
+    Ok(Some(tokens))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
     std::fs::read(path).map_err(|error| ServeError::File {
         path: path.to_owned(),
         reason: error.to_string(),
     })
 }
 
-/// Makes the folder and locks it for this process: two servers would clean
-/// up each other's unfinished files.
+/// Creates the folder and locks it for this process: two servers would delete
+/// each other's unfinished files.
 fn lock_data_folder(folder: &Path) -> Result<File, ServeError> {
-    let wrong = |error: io::Error| ServeError::File {
+    let unusable = |error: io::Error| ServeError::File {
         path: folder.to_owned(),
         reason: error.to_string(),
     };
-    std::fs::create_dir_all(folder).map_err(wrong)?;
-    let file = File::create(folder.join("lock")).map_err(wrong)?;
+    std::fs::create_dir_all(folder).map_err(unusable)?;
+    let file = File::create(folder.join("lock")).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(ServeError::DataFolderInUse(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(wrong(error)),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
 }
 
-/// The one line on standard output, which programs wait for.
-fn announce(
-    address: SocketAddr,
-    tls: bool,
-    device: impl std::fmt::Display,
-) -> Result<(), ServeError> {
+/// Prints the line on standard output that other programs wait for.
+fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), ServeError> {
+    let tls = config.tls().is_some();
     let scheme = if tls { "https" } else { "http" };
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {scheme}://{address}")
         .and_then(|()| stdout.flush())
         .map_err(network)?;
     tracing::info!(%address, tls, %device, "the server is ready");
+    if !address.ip().is_loopback() {
+        warn_about_open_address(config, address);
+    }
     Ok(())
+}
+
+/// Warns if others than local clients can read the traffic or call the server.
+fn warn_about_open_address(config: &Config, address: SocketAddr) {
+    let tls = config.tls();
+    if tls.is_none() {
+        tracing::warn!(%address, "no TLS: the network can read all traffic; see --tls-cert");
+    }
+    if config.auth_token_file.is_none() && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+        tracing::warn!(
+            %address,
+            "no access control: everyone who can reach this address can use the server; \
+             see --auth-token-file"
+        );
+    }
 }
 
 fn network(error: impl std::error::Error) -> ServeError {
     ServeError::Network(in_full(&error))
 }
 
-/// An error with its causes: the outermost text of the transport's errors
-/// says nothing.
+/// Returns the message of an error with those of its sources: the outermost
+/// message of the transport's errors says nothing.
 fn in_full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
