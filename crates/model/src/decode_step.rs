@@ -46,6 +46,13 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Returns the precision of a name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Float32, Self::Int8]
+            .into_iter()
+            .find(|precision| precision.as_str() == name)
+    }
+
     /// Returns the name on the wire and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
