@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::fixture::{
-    Fixture, Start, abandon, commit, identity, key, model, parameters, request, state,
+    Start, abandon, commit, identity, key, model, parameters, request, state,
 };
 use crate::session::{
     EvictionReason, ForkRequest, ImportRequest, LeaseStatus, ListRequest, OpenRequest, Owner,
