@@ -15,7 +15,6 @@
 //!    client told that the call has finished. A call that is to change
 //!    nothing drops the lease instead.
 
-
 mod cache;
 mod clock;
 mod embedded;

@@ -278,7 +278,12 @@ impl CheckpointThread {
 fn copy(database: &Database, folder: &Path) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     let disk = Folder::open(folder).map_err(text)?;
-    if disk.names().map_err(text)?.iter().any(|name| name == DATABASE) {
+    if disk
+        .names()
+        .map_err(text)?
+        .iter()
+        .any(|name| name == DATABASE)
+    {
         return Err("it contains sessions already".to_owned());
     }
     let new = format!("{DATABASE}.new");

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 use thiserror::Error;
 
 use super::change::{reason_code, reason_of};
@@ -135,10 +135,7 @@ impl Database {
 
     /// Opens an existing database with a page cache of `cache_bytes`. After a
     /// crash, this repairs it first.
-    pub(super) fn open(
-        file: Arc<dyn DiskFile>,
-        cache_bytes: usize,
-    ) -> Result<Self, DatabaseError> {
+    pub(super) fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Self, DatabaseError> {
         // redb would make a new database of an empty file.
         let length = file.len().map_err(redb::Error::Io)?;
         if length == 0 {
@@ -217,13 +214,20 @@ impl Database {
             let mut loaded = Loaded::default();
             // Sessions share the names of their models.
             let mut identities = HashSet::new();
-            for entry in transaction.open_table(INDEX)?.iter()? {
+            let index = transaction.open_table(INDEX)?;
+            let mut rows = 0;
+            for entry in index.iter()? {
                 let (key, value) = entry?;
-                let row = decode_row(value.value(), &mut identities);
+                rows += 1;
+                let row = decode_row(key.value(), value.value(), &mut identities);
                 match (session_key(key.value()), row) {
                     (Some(key), Ok(row)) => each(key, row),
                     _ => loaded.damaged.push(key.value().to_vec()),
                 }
+            }
+            if rows != index.len()? {
+                let detail = format!("its index has {rows} rows instead of {}", index.len()?);
+                return Err(DatabaseError::Damaged(detail));
             }
             for entry in transaction.open_table(TOMBSTONES)?.iter()? {
                 let (name, value) = entry?;
@@ -248,9 +252,29 @@ impl Database {
         })
     }
 
+    /// Looks for the records of sessions without a row in the index. Reads the
+    /// whole file: only for when rows are damaged.
+    pub(super) fn orphans(
+        &self,
+        has_row: impl Fn(&SessionKey) -> bool,
+        mut each: impl FnMut(SessionKey, Bytes),
+    ) -> Result<(), DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb.begin_read()?;
+            for entry in transaction.open_table(RECORDS)?.iter()? {
+                let (key, record) = entry?;
+                if let Some(key) = session_key(key.value())
+                    && !has_row(&key)
+                {
+                    each(key, Bytes::copy_from_slice(record.value()));
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Number of records that were moved aside.
     pub(super) fn damaged(&self) -> Result<u64, DatabaseError> {
-        use redb::ReadableTableMetadata;
         guarded(|| {
             let transaction = self.redb.begin_read()?;
             Ok(transaction.open_table(DAMAGED)?.len()?)
@@ -359,7 +383,7 @@ impl Tables<'_> {
         record: &[u8],
     ) -> Result<(), DatabaseError> {
         self.records.insert(key, record)?;
-        self.index.insert(key, encode_row(row).as_slice())?;
+        self.index.insert(key, encode_row(key, row).as_slice())?;
         Ok(())
     }
 
@@ -453,7 +477,8 @@ fn number(
     Ok(Some(u64::from_le_bytes(number)))
 }
 
-fn encode_row(row: &IndexRow) -> Vec<u8> {
+/// Encodes a row. Its checksum covers the key as well.
+fn encode_row(key: &[u8], row: &IndexRow) -> Vec<u8> {
     let mut writer = Writer(Vec::with_capacity(160));
     writer.u64(row.mark);
     writer.u64(row.last_used_ms);
@@ -466,19 +491,22 @@ fn encode_row(row: &IndexRow) -> Vec<u8> {
     writer.text(&row.identity.model.name);
     writer.u64(row.identity.model.version);
     writer.bytes(&row.identity.digest);
-    let checksum = crc32c::crc32c(&writer.0);
+    let checksum = row_checksum(key, &writer.0);
     writer.bytes(&checksum.to_le_bytes());
     writer.0
 }
 
+fn row_checksum(key: &[u8], content: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), content)
+}
+
 fn decode_row(
+    key: &[u8],
     bytes: &[u8],
     identities: &mut HashSet<SessionIdentity>,
 ) -> Result<IndexRow, RecordError> {
-    let (content, checksum) = bytes
-        .split_last_chunk::<4>()
-        .ok_or(RecordError::Checksum)?;
-    if crc32c::crc32c(content).to_le_bytes() != *checksum {
+    let (content, checksum) = bytes.split_last_chunk::<4>().ok_or(RecordError::Checksum)?;
+    if row_checksum(key, content).to_le_bytes() != *checksum {
         return Err(RecordError::Checksum);
     }
     let content = Bytes::copy_from_slice(content);

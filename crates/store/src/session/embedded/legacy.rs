@@ -116,8 +116,7 @@ impl Import<'_> {
             self.disk.rename(name, &format!("{name}.imported"))?;
         }
         self.disk.sync_folder()?;
-        self.database
-            .change(|tables| tables.set(IMPORT, RENAMED))?;
+        self.database.change(|tables| tables.set(IMPORT, RENAMED))?;
         Ok(imported)
     }
 
@@ -208,9 +207,7 @@ impl Sessions<'_, '_> {
                 return self.cut_off(offset, &[]);
             }
             let mut bytes = Vec::new();
-            file.by_ref()
-                .take(length.into())
-                .read_to_end(&mut bytes)?;
+            file.by_ref().take(length.into()).read_to_end(&mut bytes)?;
             if bytes.len() < length as usize {
                 return self.cut_off(offset, &bytes);
             }
@@ -230,7 +227,10 @@ impl Sessions<'_, '_> {
                 return self.cut_off(offset, &[]);
             }
             let (name, reason) = entry.split_at(8);
-            let name = name.iter().rev().fold(0, |all, &byte| all << 8 | u64::from(byte));
+            let name = name
+                .iter()
+                .rev()
+                .fold(0, |all, &byte| all << 8 | u64::from(byte));
             // Version 0.1 took reasons that it did not know as this one.
             let reason = match reason_of(reason[0]) {
                 Ok(reason @ (EvictionReason::Idle | EvictionReason::Capacity)) => reason,

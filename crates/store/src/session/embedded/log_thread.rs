@@ -116,9 +116,8 @@ impl LogThread {
             Log::Open(_) if self.is_close_blocked => {}
             Log::Open(_) => until(self.opened + self.shared.tuning.log_age),
         }
-        let is_idle = |queue: &mut Queue| {
-            queue.changes.is_empty() && !queue.is_closing && !queue.is_poked
-        };
+        let is_idle =
+            |queue: &mut Queue| queue.changes.is_empty() && !queue.is_closing && !queue.is_poked;
         let (mut queue, _) = self
             .shared
             .queue_changed
@@ -155,7 +154,10 @@ impl LogThread {
         }
         let Log::Open(log) = &mut self.log else {
             let health = self.shared.health();
-            let cause = health.log.clone().unwrap_or_else(|| "the log failed".into());
+            let cause = health
+                .log
+                .clone()
+                .unwrap_or_else(|| "the log failed".into());
             drop(health);
             let error = self.shared.unavailable(&cause);
             for queued in changes {
@@ -309,7 +311,9 @@ impl LogThread {
         } else {
             log.extend(tuning.reserve_bytes)
         };
-        let cause = space.err().map(|error| format!("no space for the log: {error}"));
+        let cause = space
+            .err()
+            .map(|error| format!("no space for the log: {error}"));
         let mut health = self.shared.health();
         if let (Some(cause), None) = (&cause, &health.space) {
             tracing::error!(%cause, "no new calls are accepted in sessions");
@@ -403,7 +407,9 @@ impl LogThread {
         let outcome = if lost.is_empty() {
             Ok(())
         } else {
-            let error = self.shared.unavailable("the last changes could not be written");
+            let error = self
+                .shared
+                .unavailable("the last changes could not be written");
             for (_, done) in lost {
                 done(Err(error.clone()));
             }

@@ -76,6 +76,8 @@ use super::cache::RecordCache;
 use super::clock::RunningClock;
 use super::index::{Change, Index};
 use super::local::{LocalSessions, OnLocalSessions};
+use super::name::SessionKey;
+use super::record::SessionRecord;
 use super::storage::{Durability, SessionLimits};
 
 /// Name of the database file.
@@ -431,13 +433,7 @@ impl Opening<'_> {
         })
     }
 
-    fn keep_damaged(
-        &self,
-        database: &Database,
-        number: u64,
-        content: &LogContent,
-        valid_end: u64,
-    ) {
+    fn keep_damaged(&self, database: &Database, number: u64, content: &LogContent, valid_end: u64) {
         for (offset, bytes) in &content.damaged {
             if *offset < valid_end {
                 self.move_aside(database, number, *offset, bytes);
@@ -492,43 +488,53 @@ impl Opening<'_> {
                 index.load_tombstone(*tombstone);
             }
         }
-        let mut repaired = Change::default();
-        for key in loaded.damaged {
-            self.repair(database, &key, index, &mut repaired)?;
+        if loaded.damaged.is_empty() {
+            return Ok(Change::default());
         }
-        Ok(repaired)
+        self.repair(database, loaded.damaged, index)
     }
 
-    /// Restores the row of a session from its record, if that is whole.
+    /// Restores the rows of sessions from their records. What is left of the
+    /// damaged rows is moved aside.
     fn repair(
         &self,
         database: &Database,
-        key: &[u8],
+        damaged: Vec<Vec<u8>>,
         index: &mut Index,
-        repaired: &mut Change,
-    ) -> Result<(), OpenError> {
-        let record = self.read(database.record(key))?;
-        let decoded = record.map(|bytes| (super::SessionRecord::decode(&bytes), bytes));
-        let name = String::from_utf8_lossy(key).replace('\0', "/");
-        if let Some((Ok(record), bytes)) = decoded {
-            if index.contains(&record.key) {
-                // A later change in the log has replaced it.
-                return Ok(());
-            }
-            let mark = index.next_mark();
-            if let Ok(row) = change::row_of(&record, mark, &bytes) {
-                tracing::warn!(session = name, "the index entry of a session was damaged and was restored");
-                index.load(&record.key, &row);
-                repaired.puts.push((record.key, row, bytes));
-                return Ok(());
+    ) -> Result<Change, OpenError> {
+        let mut repaired = Change::default();
+        let mut orphans = Vec::new();
+        let has_row = |key: &SessionKey| index.contains(key);
+        let found = database.orphans(has_row, |key, record| orphans.push((key, record)));
+        self.read(found)?;
+        for (key, bytes) in orphans {
+            let record = SessionRecord::decode(&bytes).ok();
+            let Some(record) = record.filter(|record| record.key == key) else {
+                continue;
+            };
+            let row = change::row_of(&record, index.next_mark(), &bytes);
+            if let Ok(row) = row {
+                tracing::warn!(session = %key, "the index entry of a session was damaged and was restored");
+                index.load(&key, &row);
+                repaired.puts.push((key, row, bytes));
             }
         }
-        tracing::error!(session = name, "a session is damaged and was moved aside");
-        if let Some(key) = database::session_key(key) {
-            repaired.damaged.push(key.clone());
-            repaired.tombstones.push(index.load_damaged(&key));
+        for key in damaged {
+            let name = String::from_utf8_lossy(&key).replace('\0', "/");
+            let Some(key) = database::session_key(&key) else {
+                tracing::error!(
+                    session = name,
+                    "an index entry is damaged, and its session is not known"
+                );
+                continue;
+            };
+            if !index.contains(&key) {
+                tracing::error!(session = name, "a session is damaged and is moved aside");
+                repaired.tombstones.push(index.load_damaged(&key));
+                repaired.damaged.push(key);
+            }
         }
-        Ok(())
+        Ok(repaired)
     }
 
     /// Imports the files of version 0.1, once.

@@ -32,7 +32,7 @@ type Book = BTreeMap<String, Known>;
 /// Cuts for each kind of load. The whole suite runs many more.
 fn cuts() -> u64 {
     let cuts = std::env::var("CHARLSTM_POWER_CUTS").ok();
-    cuts.map_or(60, |cuts| cuts.parse().unwrap())
+    cuts.map_or(200, |cuts| cuts.parse().unwrap())
 }
 
 fn limits(max_sessions: u64) -> SessionLimits {
@@ -139,7 +139,10 @@ async fn check(fixture: &Fixture, book: &mut Book, seed: u64) -> bool {
         };
         let is_acknowledged = place == known.acknowledged && !known.is_evicted;
         let is_asked = known.asked == Some(place);
-        assert!(is_acknowledged || is_asked, "{seed} {id}: {place:?}, {known:?}");
+        assert!(
+            is_acknowledged || is_asked,
+            "{seed} {id}: {place:?}, {known:?}"
+        );
         *known = Known {
             acknowledged: place,
             ..Known::default()
@@ -203,7 +206,7 @@ async fn call(
                 owner_limit: None,
             });
             let place = known.acknowledged;
-            if known.acknowledged.is_some() && book[&new].acknowledged.is_none() {
+            if place.is_some() && new != *id {
                 note(book, &new, place);
             }
             let outcome = match forked.await {
@@ -235,7 +238,10 @@ async fn call(
                 Ok(opened) => opened,
                 Err(error) => return settle(book, id, known.acknowledged, Err(error)),
             };
-            let from = opened.start.as_ref().map_or(0, |start| start.state.position);
+            let from = opened
+                .start
+                .as_ref()
+                .map_or(0, |start| start.state.position);
             assert_eq!(from, known.acknowledged.map_or(0, |(_, end)| end));
             let place = Some((from, from + chars));
             note(book, id, place);

@@ -46,6 +46,7 @@ struct State {
     syncs: u64,
     sync_delay: Duration,
     holds_syncs: bool,
+    held_syncs: u64,
 }
 
 #[derive(Debug, Default)]
@@ -198,6 +199,7 @@ impl SimulatedDisk {
             syncs: 0,
             sync_delay: Duration::ZERO,
             holds_syncs: false,
+            held_syncs: 0,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -274,11 +276,9 @@ impl SimulatedDisk {
         self.0.released.notify_all();
     }
 
-    /// The content of a file now.
-    pub(super) fn content(&self, name: &str) -> Option<Vec<u8>> {
-        let state = self.state();
-        let file = *state.entries.get(name)?;
-        Some(state.files[file].current.clone())
+    /// Syncs that are being held now.
+    pub(super) fn held_syncs(&self) -> u64 {
+        self.state().held_syncs
     }
 
     /// Replaces the content of a file, durably, as damage would.
@@ -308,7 +308,9 @@ impl SimulatedDisk {
 impl State {
     fn used(&self) -> u64 {
         let files = self.entries.values();
-        files.map(|&file| self.files[file].current.len() as u64).sum()
+        files
+            .map(|&file| self.files[file].current.len() as u64)
+            .sum()
     }
 
     fn cut(&mut self) {
@@ -489,9 +491,11 @@ impl DiskFile for SimulatedFile {
         let delay = self.disk.state().sync_delay;
         std::thread::sleep(delay);
         let mut guard = self.disk.state();
+        guard.held_syncs += 1;
         while guard.holds_syncs {
             guard = self.disk.0.released.wait(guard).unwrap();
         }
+        guard.held_syncs -= 1;
         let state = &mut *guard;
         state.check_on()?;
         match state.operation(true) {
