@@ -1,26 +1,35 @@
-//! Statuses of the repository's errors.
+//! How the errors of the model repository become statuses.
 
 use tonic::{Code, Status};
 
 use super::{internal, invalid, refused};
 use charlstm_repository::RepositoryError;
 
-/// The status of an error about the model that the request names in `field`.
+/// Returns the status of an error about the model that the request names in
+/// `field`.
 pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status {
+    let text = error.to_string();
     match error {
         RepositoryError::BadName(_)
         | RepositoryError::BadReference(_)
-        | RepositoryError::Ambiguous { .. } => invalid(field, error.to_string()),
-        RepositoryError::NotAModel(_) => invalid("chunk", error.to_string()),
-        RepositoryError::NotFound { .. } => {
-            refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
-        }
-        RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", error.to_string()),
-        RepositoryError::Damaged { .. } => {
-            refused(Code::DataLoss, "MODEL_DAMAGED", error.to_string())
-        }
+        | RepositoryError::Ambiguous { .. } => invalid(field, text),
+        RepositoryError::NotAModel(_) => invalid("chunk", text),
+        RepositoryError::NotFound { .. } => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
+        RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", text),
+        RepositoryError::Damaged { .. } => refused(Code::DataLoss, "MODEL_DAMAGED", text),
         RepositoryError::Device { .. } | RepositoryError::Io { .. } => internal(error),
     }
+}
+
+/// Returns the status of the deletion of a model that has sessions.
+pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
+    let sessions = match sessions {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    };
+    let text =
+        format!("model {reference:?} is in use by {sessions}; set force to delete it anyway");
+    refused(Code::FailedPrecondition, "MODEL_IN_USE", text)
 }
 
 #[cfg(test)]
@@ -31,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_model_is_not_found_and_the_message_lists_what_there_is() {
+    fn an_unknown_model_is_not_found_and_the_message_lists_the_available_ones() {
         let error = RepositoryError::NotFound {
             reference: "x".to_owned(),
             available: "a, b".to_owned(),
@@ -44,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_said_is_not_told_to_the_caller() {
+    fn details_of_an_io_error_are_not_sent_to_the_client() {
         let error = RepositoryError::Io {
             path: "/secret".into(),
             source: std::io::Error::other("broken"),
