@@ -6,7 +6,6 @@ mod metrics;
 mod services;
 mod transport;
 
-use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,8 @@ use tonic::transport::server::TcpIncoming;
 use self::services::{Layers, Services};
 use self::transport::{MAX_MESSAGE_BYTES, transport};
 use crate::config::Config;
+use crate::backup;
+use crate::data_folder::{self, DataFolderError};
 use crate::devices;
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
@@ -35,7 +36,10 @@ use crate::rpc::training::TrainingRpc;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
-use charlstm_store::session::{MemorySessions, SessionError, SessionLimits, SessionStorage};
+use charlstm_store::session::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
+    SessionStorage,
+};
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
@@ -60,12 +64,9 @@ pub enum ServeError {
     /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Another running server uses the data folder.
-    #[error(
-        "{} is in use by another charlstm-server; give each server its own --data-dir",
-        .0.display()
-    )]
-    DataFolderInUse(PathBuf),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataFolder(#[from] DataFolderError),
     /// A file or folder named by the configuration cannot be used.
     #[error("{}: {reason}", path.display())]
     File {
@@ -77,6 +78,9 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// The stored sessions cannot be opened.
+    #[error(transparent)]
+    SessionStore(#[from] OpenError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -138,7 +142,7 @@ pub async fn serve(
         in_flight: InFlightLayer::new(calls.clone()),
     };
     let device = devices::select(config.device)?;
-    let _lock = lock_data_folder(&config.data_dir)?;
+    let _lock = data_folder::lock(&config.data_dir)?;
     // All that can fail without touching the data comes first.
     let mut services = Services::new(layers)?;
     let address = listener.local_addr().map_err(network)?;
@@ -148,9 +152,9 @@ pub async fn serve(
     };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
-    let sessions = open_sessions(&config);
+    let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
-    let engine = start_engine(&config, device, &repository, sessions)?;
+    let engine = start_engine(&config, device, &repository, Arc::clone(&sessions))?;
 
     let info = ServerInfo {
         device,
@@ -187,6 +191,9 @@ pub async fn serve(
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
     );
+    if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
+        tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
+    }
     let announced = announce(&config, address, device);
 
     let failure = match announced {
@@ -257,13 +264,46 @@ async fn stop_jobs(jobs: Jobs) {
 }
 
 /// Opens the session storage of the data folder.
-fn open_sessions(config: &Config) -> Arc<dyn SessionStorage> {
-    let limits = SessionLimits {
-        max_sessions: config.max_sessions as u64,
-        max_idle: config.session_ttl,
-        ..SessionLimits::default()
+fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let folder = config.data_dir.join("sessions");
+    let settings = EmbeddedSettings {
+        limits: SessionLimits {
+            max_sessions: config.max_sessions as u64,
+            max_bytes: max_store_bytes(config),
+            max_idle: config.session_ttl,
+            ..SessionLimits::default()
+        },
+        durability: config.session_durability.into(),
+        cache_bytes: config.session_cache_bytes.as_u64(),
     };
-    Arc::new(MemorySessions::new(limits))
+    let sessions = EmbeddedSessions::open(&folder, settings)?;
+    let imported = sessions.imported();
+    if imported != ImportedLegacy::default() {
+        tracing::info!(
+            sessions = imported.sessions,
+            lost = imported.lost,
+            damaged = imported.damaged,
+            "imported the sessions of version 0.1"
+        );
+    }
+    let stats = sessions.stats();
+    tracing::info!(
+        sessions = stats.sessions,
+        bytes = stats.bytes,
+        damaged = stats.damaged,
+        "opened the sessions"
+    );
+    Ok(Arc::new(sessions))
+}
+
+/// The bytes that sessions may use on the disk: what is configured, otherwise
+/// 10 GB, but at most half of what is free now.
+fn max_store_bytes(config: &Config) -> u64 {
+    if let Some(bytes) = config.session_store_bytes {
+        return bytes.as_u64();
+    }
+    let free = fs4::available_space(&config.data_dir).unwrap_or(u64::MAX);
+    SessionLimits::default().max_bytes.min(free / 2)
 }
 
 fn start_engine(
@@ -388,22 +428,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
         path: path.to_owned(),
         reason: error.to_string(),
     })
-}
-
-/// Creates the folder and locks it for this process: two servers would delete
-/// each other's unfinished files.
-fn lock_data_folder(folder: &Path) -> Result<File, ServeError> {
-    let unusable = |error: io::Error| ServeError::File {
-        path: folder.to_owned(),
-        reason: error.to_string(),
-    };
-    std::fs::create_dir_all(folder).map_err(unusable)?;
-    let file = File::create(folder.join("lock")).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServeError::DataFolderInUse(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(unusable(error)),
-    }
 }
 
 /// Prints the line on standard output that other programs wait for.
