@@ -20,9 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use charlstm_store::atomic_file::sync_folder;
-use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, SessionError, SessionStorage,
-};
+use charlstm_store::session::{EmbeddedSessions, EmbeddedSettings, SessionError, SessionStorage};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -132,7 +130,9 @@ async fn ask_server(data: &Path, target: PathBuf) -> Result<(), BackupError> {
     bounded.read_line(&mut answer).await.map_err(failed)?;
     let response: Response = serde_json::from_str(&answer)
         .map_err(|_| BackupError::Server("it ended before the backup was complete".to_owned()))?;
-    response.error.map_or(Ok(()), |e| Err(BackupError::Server(e)))
+    response
+        .error
+        .map_or(Ok(()), |e| Err(BackupError::Server(e)))
 }
 
 /// Makes backups on request until `shutdown`. The socket is created with
@@ -177,11 +177,7 @@ pub(crate) fn serve_requests(
     Ok(())
 }
 
-async fn answer(
-    stream: UnixStream,
-    data: &Path,
-    sessions: &dyn SessionStorage,
-) -> io::Result<()> {
+async fn answer(stream: UnixStream, data: &Path, sessions: &dyn SessionStorage) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     let mut bounded = (&mut stream).take(MAX_LINE_BYTES);
@@ -251,7 +247,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), BackupError> {
     };
     names.retain(|name| !name.to_string_lossy().starts_with('.'));
     // Checkpoints before events: see the documentation of the module.
-    names.sort_by_key(|name| (!name.to_string_lossy().starts_with("checkpoint"), name.clone()));
+    names.sort_by_key(|name| {
+        (
+            !name.to_string_lossy().starts_with("checkpoint"),
+            name.clone(),
+        )
+    });
     for name in names {
         let (from, to) = (from.join(&name), to.join(&name));
         if from.is_dir() {

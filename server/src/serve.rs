@@ -20,8 +20,8 @@ use tonic::transport::server::TcpIncoming;
 
 use self::services::{Layers, Services};
 use self::transport::{MAX_MESSAGE_BYTES, transport};
-use crate::config::Config;
 use crate::backup;
+use crate::config::Config;
 use crate::data_folder::{self, DataFolderError};
 use crate::devices;
 use crate::metrics::Metrics;
