@@ -35,7 +35,10 @@ use crate::rpc::training::TrainingRpc;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
-use charlstm_store::session::{MemorySessions, SessionError, SessionLimits, SessionStorage};
+use charlstm_store::session::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
+    SessionStorage,
+};
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
@@ -77,6 +80,9 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// The sessions cannot be opened.
+    #[error(transparent)]
+    OpenSessions(#[from] OpenError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -148,7 +154,7 @@ pub async fn serve(
     };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
-    let sessions = open_sessions(&config);
+    let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
     let engine = start_engine(&config, device, &repository, sessions)?;
 
@@ -256,14 +262,28 @@ async fn stop_jobs(jobs: Jobs) {
     }
 }
 
-/// Opens the session storage of the data folder.
-fn open_sessions(config: &Config) -> Arc<dyn SessionStorage> {
-    let limits = SessionLimits {
-        max_sessions: config.max_sessions as u64,
-        max_idle: config.session_ttl,
-        ..SessionLimits::default()
+/// Opens the session storage of the data folder, and imports the sessions of
+/// version 0.1. Blocks on the disk.
+fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let settings = EmbeddedSettings {
+        limits: SessionLimits {
+            max_sessions: config.max_sessions as u64,
+            max_idle: config.session_ttl,
+            ..SessionLimits::default()
+        },
+        ..EmbeddedSettings::default()
     };
-    Arc::new(MemorySessions::new(limits))
+    let storage = EmbeddedSessions::open(&config.data_dir.join("sessions"), settings)?;
+    let imported = storage.imported();
+    if imported != ImportedLegacy::default() {
+        tracing::info!(
+            sessions = imported.sessions,
+            lost = imported.lost,
+            damaged = imported.damaged,
+            "imported the sessions of version 0.1"
+        );
+    }
+    Ok(Arc::new(storage))
 }
 
 fn start_engine(
