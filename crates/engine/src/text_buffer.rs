@@ -99,7 +99,7 @@ enum Phase {
     /// The worker has the job.
     Generating,
     /// The text has ended, and the reader has not taken all of it yet.
-    Ended(EndedText),
+    Ended(Box<EndedText>),
     /// The session is being committed.
     Committing(Result<Completion, GenerateError>),
     /// The last event waits for the reader.
@@ -207,7 +207,7 @@ impl TextBuffer {
         }
         content.is_due = true;
         content.release_slot();
-        content.phase = Phase::Ended(ended);
+        content.phase = Phase::Ended(Box::new(ended));
         self.settle_if_read(content)
     }
 

@@ -101,7 +101,7 @@ async fn a_score_is_that_of_one_character_at_a_time() {
 }
 
 on_each_backend! {
-    async fn two_calls_in_a_session_give_the_text_of_one(backend: Backend) {
+    async fn two_calls_in_a_session_give_the_text_of_one(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 200, 1);
         let mut joined = text(&engine, seeded_call("s", "abc", 100)).await;
@@ -114,7 +114,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_prompt_fed_in_pieces_is_the_same_prompt(backend: Backend) {
+    async fn a_prompt_fed_in_pieces_is_the_same_prompt(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abcdef", 50, 9);
         let mut first = session_call("s", "ab", 0);
@@ -126,7 +126,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_session_continues_on_the_version_it_started_on(backend: Backend) {
+    async fn a_session_continues_on_the_version_it_started_on(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 40, 1);
         let begun = text(&engine, seeded_call("s", "abc", 20)).await;
@@ -158,7 +158,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_session_takes_one_call_at_a_time(backend: Backend) {
+    async fn a_session_takes_one_call_at_a_time(backend: &Backend) {
         let (engine, _) = backend.start(config());
         let mut running = engine
             .generate(session_call("s", "abc", 1_000_000))
@@ -176,7 +176,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_dropped_stream_leaves_its_session_at_the_last_text_taken(backend: Backend) {
+    async fn a_dropped_stream_leaves_its_session_at_the_last_text_taken(backend: &Backend) {
         for chars in [1, 5, 250, 256, 257, 700, 1500] {
             let (engine, models) = backend.start(config());
             let (straight, _) = reference(&models, "abc", 8000, 1);
@@ -196,7 +196,7 @@ on_each_backend! {
         }
     }
 
-    async fn a_stop_string_ends_the_text_and_is_not_sent(backend: Backend) {
+    async fn a_stop_string_ends_the_text_and_is_not_sent(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 300, 1);
         let stop = straight[100..104].to_owned();
@@ -216,7 +216,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn an_evicted_session_is_not_a_new_one(backend: Backend) {
+    async fn an_evicted_session_is_not_a_new_one(backend: &Backend) {
         let limits = SessionLimits {
             max_sessions: 2,
             ..SessionLimits::default()
@@ -236,7 +236,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_fork_continues_like_its_origin_and_leaves_it_alone(backend: Backend) {
+    async fn a_fork_continues_like_its_origin_and_leaves_it_alone(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 90, 1);
         text(&engine, seeded_call("s", "abc", 30)).await;
@@ -248,7 +248,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn an_exported_session_continues_elsewhere_and_only_with_its_model(backend: Backend) {
+    async fn an_exported_session_continues_elsewhere_and_only_with_its_model(backend: &Backend) {
         let (engine, models) = backend.start(config());
         text(&engine, session_call("s", "abc", 30)).await;
         let bytes = engine.export_session(&key("s")).await.unwrap();
@@ -272,7 +272,7 @@ on_each_backend! {
         other.stop().await.unwrap();
     }
 
-    async fn a_session_of_another_precision_is_rejected(backend: Backend) {
+    async fn a_session_of_another_precision_is_rejected(backend: &Backend) {
         use charlstm_model::decode_step::Precision;
         let (engine, _) = backend.start(config());
         let started = whole(&engine, session_call("s", "abc", 5)).await.started;
@@ -290,7 +290,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn two_owners_may_use_the_same_id(backend: Backend) {
+    async fn two_owners_may_use_the_same_id(backend: &Backend) {
         let (engine, _) = backend.start(config());
         let mut other = session_call("s", "abc", 20);
         other.session = Some(SessionKey::new(Owner::new("bob").unwrap(), id("s")));

@@ -5,10 +5,13 @@ mod commit;
 mod controlled_storage;
 mod invariants;
 mod limits;
+mod restart;
 mod retry;
 mod storm;
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,10 +23,11 @@ use charlstm_model::sampler::{Draws, RandomState, Sampler, SamplingSettings, log
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{
-    ListRequest, MemorySessions, Owner, SessionError, SessionId, SessionInfo, SessionKey,
-    SessionLimits, SessionStorage,
+    EmbeddedSessions, EmbeddedSettings, ListRequest, MemorySessions, Owner, SessionError,
+    SessionId, SessionInfo, SessionKey, SessionLimits, SessionStorage,
 };
 use futures_util::StreamExt;
+use tempfile::TempDir;
 
 use crate::*;
 
@@ -35,14 +39,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Defines each test once per session backend.
 macro_rules! on_each_backend {
-    ($($(#[$attribute:meta])* async fn $name:ident($backend:ident: Backend) $body:block)*) => {
-        mod memory {
+    ($($(#[$attribute:meta])* async fn $name:ident($backend:ident: &Backend) $body:block)*) => {
+        on_each_backend!(@module memory, Backend::memory; $($name($backend) $body)*);
+        on_each_backend!(@module disk, Backend::disk; $($name($backend) $body)*);
+    };
+    (@module $module:ident, $new:path; $($name:ident($backend:ident) $body:block)*) => {
+        mod $module {
             use super::*;
             $(
-                $(#[$attribute])*
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
-                    let $backend = Backend::Memory;
+                    let $backend = &$new();
                     $body
                 }
             )*
@@ -52,22 +59,49 @@ macro_rules! on_each_backend {
 use on_each_backend;
 
 /// Where the sessions of a test are.
-#[derive(Clone, Copy, Debug)]
-enum Backend {
-    Memory,
+struct Backend {
+    /// `None`: in memory.
+    folder: Option<TempDir>,
+    opened: AtomicUsize,
 }
 
 impl Backend {
-    fn open(self, limits: SessionLimits) -> Arc<dyn SessionStorage> {
-        match self {
-            Self::Memory => Arc::new(MemorySessions::new(limits)),
+    fn memory() -> Self {
+        Self {
+            folder: None,
+            opened: AtomicUsize::new(0),
         }
     }
 
-    /// Starts an engine with the model `m@1`.
-    fn start(self, config: EngineConfig) -> (Engine, Arc<TestModels>) {
+    fn disk() -> Self {
+        Self {
+            folder: Some(tempfile::tempdir().unwrap()),
+            opened: AtomicUsize::new(0),
+        }
+    }
+
+    /// Opens an empty storage.
+    fn open(&self, limits: SessionLimits) -> Arc<dyn SessionStorage> {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        match &self.folder {
+            None => Arc::new(MemorySessions::new(limits)),
+            Some(folder) => open_folder(&folder.path().join(number.to_string()), limits),
+        }
+    }
+
+    /// Starts an engine with the model `m@1` and no sessions.
+    fn start(&self, config: EngineConfig) -> (Engine, Arc<TestModels>) {
         start_on(config, self.open(SessionLimits::default()))
     }
+}
+
+/// Opens the sessions of a folder.
+fn open_folder(folder: &Path, limits: SessionLimits) -> Arc<dyn SessionStorage> {
+    let settings = EmbeddedSettings {
+        limits,
+        ..EmbeddedSettings::default()
+    };
+    Arc::new(EmbeddedSessions::open(folder, settings).unwrap())
 }
 
 /// Models in memory, in place of the repository.
@@ -159,7 +193,7 @@ fn config() -> EngineConfig {
 
 /// Starts an engine with the model `m@1` and sessions in memory.
 fn start(config: EngineConfig) -> (Engine, Arc<TestModels>) {
-    Backend::Memory.start(config)
+    Backend::memory().start(config)
 }
 
 /// Starts an engine with the model `m@1` on a session storage.

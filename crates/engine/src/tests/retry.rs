@@ -16,7 +16,7 @@ async fn cut_off(engine: &Engine, call: GenerateCall, chars: usize) -> (Started,
 }
 
 on_each_backend! {
-    async fn the_same_call_repeated_from_its_beginning_gives_the_same_text(backend: Backend) {
+    async fn the_same_call_repeated_from_its_beginning_gives_the_same_text(backend: &Backend) {
         let (engine, _) = backend.start(config());
         text(&engine, session_call("s", "abc", 30)).await;
         let original = session_call("s", "de", 30);
@@ -44,7 +44,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_cut_off_call_can_be_repeated_whole(backend: Backend) {
+    async fn a_cut_off_call_can_be_repeated_whole(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 400, 1);
         let original = seeded_call("s", "abc", 400);
@@ -54,7 +54,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_repeat_whose_original_left_no_trace_gives_the_same_text(backend: Backend) {
+    async fn a_repeat_whose_original_left_no_trace_gives_the_same_text(backend: &Backend) {
         // As after a crash: the client has `started` and text, and the session
         // is where it was before the call.
         let (engine, _) = backend.start(config());
@@ -68,7 +68,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_repeat_of_a_first_call_uses_the_version_it_began_on(backend: Backend) {
+    async fn a_repeat_of_a_first_call_uses_the_version_it_began_on(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let original = session_call("s", "abc", 1000);
         let (started, part) = cut_off(&engine, original.clone(), 20).await;
@@ -83,7 +83,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn an_interrupted_repeat_never_moves_the_session_back(backend: Backend) {
+    async fn an_interrupted_repeat_never_moves_the_session_back(backend: &Backend) {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 600, 1);
         let original = seeded_call("s", "abc", 500);
@@ -97,7 +97,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn an_interrupted_repeat_that_came_further_moves_the_session_on(backend: Backend) {
+    async fn an_interrupted_repeat_that_came_further_moves_the_session_on(backend: &Backend) {
         let (engine, models) = backend.start(EngineConfig {
             max_unread_chars: 16,
             ..config()
@@ -118,7 +118,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_rewind_with_other_parameters_is_a_new_branch(backend: Backend) {
+    async fn a_rewind_with_other_parameters_is_a_new_branch(backend: &Backend) {
         let (engine, _) = backend.start(EngineConfig {
             max_unread_chars: 16,
             ..config()
@@ -142,7 +142,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_call_that_does_nothing_changes_nothing(backend: Backend) {
+    async fn a_call_that_does_nothing_changes_nothing(backend: &Backend) {
         let (engine, _) = backend.start(config());
         text(&engine, session_call("s", "abc", 30)).await;
         let original = session_call("s", "d", 40);
@@ -162,7 +162,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_late_duplicate_of_an_older_call_is_rejected(backend: Backend) {
+    async fn a_late_duplicate_of_an_older_call_is_rejected(backend: &Backend) {
         let (engine, _) = backend.start(config());
         let first = seeded_call("s", "abc", 30);
         let started = whole(&engine, first.clone()).await.started;
@@ -178,7 +178,7 @@ on_each_backend! {
         engine.stop().await.unwrap();
     }
 
-    async fn a_cut_off_call_is_before_the_characters_that_were_held_back(backend: Backend) {
+    async fn a_cut_off_call_is_before_the_characters_that_were_held_back(backend: &Backend) {
         let (engine, models) = backend.start(EngineConfig {
             max_unread_chars: 198,
             ..config()
@@ -208,7 +208,7 @@ on_each_backend! {
         assert_eq!(position(&engine, "s").await, 3 + 198);
     }
 
-    async fn a_seed_other_than_the_sessions_starts_its_own_sequence(backend: Backend) {
+    async fn a_seed_other_than_the_sessions_starts_its_own_sequence(backend: &Backend) {
         let (engine, _) = backend.start(config());
         text(&engine, seeded_call("s", "abc", 30)).await;
         engine.fork_session(&key("s"), &id("t")).await.unwrap();

@@ -113,7 +113,7 @@ async fn read_at_most(
 }
 
 on_each_backend! {
-    async fn drops_deletions_forks_and_evictions_never_mix_two_sessions(backend: Backend) {
+    async fn drops_deletions_forks_and_evictions_never_mix_two_sessions(backend: &Backend) {
         let limits = SessionLimits {
             // Few enough that some are evicted.
             max_sessions: 28,
