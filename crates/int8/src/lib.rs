@@ -15,6 +15,7 @@ pub mod activation;
 mod batch;
 mod float_control;
 mod kernel;
+pub mod logsumexp;
 mod network;
 mod packed;
 mod quantisation;

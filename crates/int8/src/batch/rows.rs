@@ -40,7 +40,7 @@ impl<R: Registers> LayerRows<R> {
 /// Up to this number of rows a step is bound by the time to read the weights,
 /// not by arithmetic, and the first layer's recurrent sums are computed one
 /// step ahead: see [`AheadStep`].
-const MAX_AHEAD_ROWS: usize = 8;
+const MAX_AHEAD_ROWS: usize = 4;
 
 /// Sums over h of the first layer, for the next character.
 pub(super) struct Ahead<R: Registers> {
