@@ -187,11 +187,38 @@ impl Batch {
     /// Panics if there is no such row.
     pub fn swap_remove(&mut self, row: usize) -> State {
         let state = self.state(row);
-        self.count -= 1;
-        if row < self.count {
-            self.rows.copy(self.count, row);
-        }
+        let last = self.count - 1;
+        self.copy_row(last, row);
+        self.truncate(last);
         state
+    }
+
+    /// Keeps the first `rows` rows and removes the others; does nothing if
+    /// there are no more.
+    pub fn truncate(&mut self, rows: usize) {
+        self.count = self.count.min(rows);
+    }
+
+    /// Copies the state of one row to another.
+    ///
+    /// # Panics
+    /// Panics if there is no such row.
+    pub fn copy_row(&mut self, from: usize, to: usize) {
+        self.assert_row(from);
+        self.assert_row(to);
+        if from != to {
+            self.rows.copy(from, to);
+        }
+    }
+
+    /// Replaces the state of a row.
+    ///
+    /// # Panics
+    /// Panics if there is no such row or the state has another shape.
+    pub fn set_state(&mut self, row: usize, state: &State) {
+        self.assert_row(row);
+        self.assert_fits(state);
+        self.rows.write(row, state);
     }
 
     /// Sets a row to the state before the first character.
@@ -199,8 +226,7 @@ impl Batch {
     /// # Panics
     /// Panics if there is no such row.
     pub fn reset(&mut self, row: usize) {
-        self.assert_row(row);
-        self.rows.write(row, &State::zeros(&self.shape));
+        self.set_state(row, &State::zeros(&self.shape));
     }
 
     /// Returns a copy of the state of a row.

@@ -2,10 +2,8 @@
 //! produce. If one changes, the arithmetic has changed: that needs a new
 //! revision, not a new hash.
 
-mod random_network;
-
+use crate::random_network::{Noise, network, shape};
 use charlstm_int8::{Batch, Kernel, PackedNetwork, REVISION, State, reference};
-use random_network::{Noise, network, shape};
 
 /// Vocabulary, hidden size, layers, largest weight, and the hash.
 const GOLDEN: [(usize, usize, usize, f32, &str); 8] = [

@@ -1,5 +1,6 @@
 //! Every kernel that this machine can run gives the bits of the reference.
 
+mod golden;
 mod random_network;
 
 use charlstm_int8::{
@@ -238,7 +239,7 @@ fn a_row_is_the_same_alone_and_among_100_others_that_come_and_go() {
                 // Now and then a row comes, leaves, or starts again.
                 for _ in 0..noise.below(most) {
                     let other = noise.below(batch.rows());
-                    match noise.below(3) {
+                    match noise.below(4) {
                         0 if batch.rows() < most => {
                             batch.push(&noise.state(&shape));
                         }
@@ -251,6 +252,10 @@ fn a_row_is_the_same_alone_and_among_100_others_that_come_and_go() {
                             assert!(removed.fits(&shape));
                         }
                         2 if other != row => batch.reset(other),
+                        3 if other != row => {
+                            batch.copy_row(row, other);
+                            row = other;
+                        }
                         _ => {}
                     }
                 }
@@ -288,6 +293,12 @@ fn a_removed_row_continues_elsewhere_and_the_last_row_takes_its_place() {
         assert_eq!(batch.state(1), State::zeros(&shape));
         assert_eq!(batch.swap_remove(1), State::zeros(&shape));
         assert_eq!(batch.state(0), states[2]);
+        batch.push(&states[1]);
+        batch.copy_row(0, 1);
+        assert_eq!(batch.state(1), states[2]);
+        batch.set_state(0, &states[0]);
+        batch.truncate(1);
+        assert_eq!((batch.rows(), batch.state(0)), (1, states[0].clone()));
     }
 }
 
