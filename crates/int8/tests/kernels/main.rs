@@ -351,6 +351,45 @@ fn prefill_and_steps_in_any_split_give_the_same_bits() {
     }
 }
 
+/// Whether the partner is quick, late or asleep depends on the machine; the
+/// pauses make all of it occur.
+#[test]
+fn steps_shared_with_a_second_thread_give_the_same_bits() {
+    for (seed, shape) in [
+        (20, shape(13, 100, 3)),
+        (21, shape(78, 130, 2)),
+        (22, shape(3, 70, 1)),
+        (23, shape(5, 3, 2)),
+    ] {
+        let network = network(shape, seed, 0.4);
+        let mut noise = Noise(seed);
+        let steps = 120;
+        let (start, tokens) = (noise.state(&shape), noise.tokens(&shape, steps));
+        let (expected, after) = expected(&network, &start, &tokens);
+        for packed in kernels(&network) {
+            let mut batch = Batch::new(&packed, 2);
+            batch.set_partner(true).expect("a thread");
+            let row = batch.push(&start);
+            let mut logits = Vec::new();
+            for (step, &token) in tokens.iter().enumerate() {
+                match noise.below(40) {
+                    0 => std::thread::sleep(std::time::Duration::from_micros(400)),
+                    1 => batch.set_partner(step % 2 == 0).expect("a thread"),
+                    2 => {
+                        batch.push(&noise.state(&shape));
+                        let state = batch.swap_remove(row);
+                        batch.set_state(row, &state);
+                    }
+                    _ => {}
+                }
+                logits.extend_from_slice(batch.step(&[token]));
+            }
+            assert_eq!(bits(&logits), bits(&expected), "{packed:?}");
+            assert_eq!(batch.state(row).to_bytes(), after.to_bytes(), "{packed:?}");
+        }
+    }
+}
+
 #[test]
 fn a_prefill_of_no_characters_and_a_step_of_no_rows_change_nothing() {
     let shape = shape(4, 6, 2);
