@@ -264,3 +264,146 @@ impl<R: Registers> Shared<R> {
         job.direction = job.direction.reversed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Block, Portable};
+    use crate::network::{FloatLayer, FloatNetwork, QuantisedNetwork};
+    use crate::shape::Shape;
+
+    const HIDDEN: usize = 40;
+
+    fn weights(num_layers: usize) -> Arc<PackedWeights<Portable>> {
+        let numbers: Vec<f32> = (0..4 * HIDDEN * HIDDEN)
+            .map(|k| 0.3 * (k as f32 * 12.9898).sin())
+            .collect();
+        let layer = |inputs: usize| FloatLayer {
+            weight_ih: &numbers[..4 * HIDDEN * inputs],
+            weight_hh: &numbers,
+            bias_ih: &numbers[7..][..4 * HIDDEN],
+            bias_hh: &numbers[9..][..4 * HIDDEN],
+        };
+        let network = FloatNetwork {
+            layers: (0..num_layers)
+                .map(|index| layer(if index == 0 { 3 } else { HIDDEN }))
+                .collect(),
+            fc_weight: &numbers[..3 * HIDDEN],
+            fc_bias: &numbers[..3],
+        };
+        let shape = Shape::new(3, HIDDEN, num_layers).expect("a shape");
+        let network = QuantisedNetwork::new(shape, &network).expect("a network");
+        Arc::new(PackedWeights::new(Portable, &network))
+    }
+
+    /// Layers of one row with some state.
+    fn layers(weights: &PackedWeights<Portable>) -> Vec<LayerRows<Portable>> {
+        (0..weights.shape.num_layers())
+            .map(|index| {
+                let mut layer = LayerRows::new(weights, 1);
+                for (k, word) in layer.h.iter_mut().enumerate() {
+                    let h = (k * 37 + index * 11) as u8 % 127;
+                    *word = u32::from_le_bytes([h, h.wrapping_neg(), 1, 127 - h]);
+                }
+                for (k, block) in layer.c.iter_mut().enumerate() {
+                    block.values_mut().fill(k as f32 * 0.25 - 0.5);
+                }
+                layer
+            })
+            .collect()
+    }
+
+    fn compute(
+        weights: &PackedWeights<Portable>,
+        layers: &mut [LayerRows<Portable>],
+        ahead: &mut Ahead<Portable>,
+        layer: usize,
+        panels: std::ops::Range<usize>,
+    ) {
+        weights.registers.run(PanelRange {
+            step: AheadStep {
+                step: BatchStep {
+                    weights,
+                    layers,
+                    tokens: &[0],
+                    direction: Direction::Forward,
+                    logits: &mut [],
+                },
+                ahead,
+                partner: None,
+            },
+            layer,
+            panels,
+        });
+    }
+
+    /// Everything that a step writes.
+    fn results(
+        layers: &[LayerRows<Portable>],
+        ahead: &Ahead<Portable>,
+    ) -> (Vec<u32>, Vec<u32>, Vec<i32>) {
+        let h = layers.iter().flat_map(|layer| layer.next_h.clone());
+        let c = layers.iter().flat_map(|layer| &layer.c);
+        let c = c.flat_map(|block| block.0.map(f32::to_bits));
+        let sums = ahead.sums.iter().flatten().flat_map(|block| block.0);
+        (h.collect(), c.collect(), sums.collect())
+    }
+
+    #[test]
+    fn half_of_a_layer_by_the_partner_is_what_one_thread_computes() {
+        for num_layers in 1..=3 {
+            let weights = weights(num_layers);
+            let mut partner = Partner::start(&weights).expect("a thread");
+            for layer in 1..num_layers.max(2) {
+                let (mut alone, mut sums_alone) = (layers(&weights), Ahead::new(&weights, 1));
+                let all = 0..weights.panels;
+                compute(&weights, &mut alone, &mut sums_alone, layer, all);
+
+                let (mut shared, mut sums_shared) = (layers(&weights), Ahead::new(&weights, 1));
+                compute(&weights, &mut shared, &mut sums_shared, layer, 0..2);
+                assert_ne!(results(&shared, &sums_shared), results(&alone, &sums_alone));
+                while !partner.request(layer, 2, &shared) {
+                    thread::yield_now();
+                }
+                let patience = Duration::from_secs(60);
+                assert!(partner.collect(patience, &mut shared, &mut sums_shared));
+                assert_eq!(
+                    results(&shared, &sums_shared),
+                    results(&alone, &sums_alone),
+                    "layer {layer} of {num_layers}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_partner_that_is_late_changes_nothing_and_is_left_out_for_a_while() {
+        let weights = weights(2);
+        let mut partner = Partner::start(&weights).expect("a thread");
+        let (mut layers, mut ahead) = (layers(&weights), Ahead::new(&weights, 1));
+        while !partner.request(1, 2, &layers) {
+            thread::yield_now();
+        }
+        // The state in which a partner without a core would leave it.
+        while partner.shared.state.load(Ordering::SeqCst) != DONE {
+            thread::yield_now();
+        }
+        partner.shared.state.store(IDLE, Ordering::SeqCst);
+        let before = results(&layers, &ahead);
+        assert!(!partner.collect(Duration::ZERO, &mut layers, &mut ahead));
+        assert_eq!(results(&layers, &ahead), before);
+        for _ in 0..FIRST_PAUSE {
+            assert!(!partner.request(1, 2, &layers));
+        }
+        assert_eq!(partner.next_pause, 2 * FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_partner_that_sleeps_ends_with_its_owner() {
+        let partner = Partner::start(&weights(1)).expect("a thread");
+        while !partner.shared.asleep.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        drop(partner);
+    }
+}

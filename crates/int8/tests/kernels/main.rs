@@ -274,6 +274,35 @@ fn a_row_is_the_same_alone_and_among_100_others_that_come_and_go() {
     }
 }
 
+/// Few and many rows are computed in different ways, and a row that stays
+/// goes from one to the other.
+#[test]
+fn a_row_is_the_same_while_the_batch_grows_and_shrinks() {
+    let shape = shape(7, 50, 2);
+    let network = network(shape, 24, 0.4);
+    let counts = [1, 2, 12, 1, 12, 3, 5, 4, 5, 1, 1, 6, 2];
+    let mut noise = Noise(25);
+    let (start, tokens) = (noise.state(&shape), noise.tokens(&shape, counts.len()));
+    let (expected, _) = expected(&network, &start, &tokens);
+    for packed in kernels(&network) {
+        let mut batch = Batch::new(&packed, 12);
+        batch.push(&start);
+        for (step, (&count, &token)) in counts.iter().zip(&tokens).enumerate() {
+            batch.truncate(count);
+            while batch.rows() < count {
+                batch.push(&noise.state(&shape));
+            }
+            let mut all = noise.tokens(&shape, count);
+            all[0] = token;
+            assert_eq!(
+                bits(&batch.step(&all)[..7]),
+                bits(&expected[step * 7..][..7]),
+                "{packed:?}, step {step}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_removed_row_continues_elsewhere_and_the_last_row_takes_its_place() {
     let shape = shape(6, 9, 2);
