@@ -337,6 +337,16 @@ mod tests {
         });
     }
 
+    /// Makes a request without pauses, so that a busy machine does not lengthen
+    /// the test.
+    fn request(partner: &mut Partner<Portable>, layer: usize, layers: &[LayerRows<Portable>]) {
+        while !partner.request(layer, 2, layers) {
+            (partner.pause, partner.woken) = (0, false);
+            thread::yield_now();
+        }
+        partner.next_pause = FIRST_PAUSE;
+    }
+
     /// Everything that a step writes.
     fn results(
         layers: &[LayerRows<Portable>],
@@ -362,9 +372,7 @@ mod tests {
                 let (mut shared, mut sums_shared) = (layers(&weights), Ahead::new(&weights, 1));
                 compute(&weights, &mut shared, &mut sums_shared, layer, 0..2);
                 assert_ne!(results(&shared, &sums_shared), results(&alone, &sums_alone));
-                while !partner.request(layer, 2, &shared) {
-                    thread::yield_now();
-                }
+                request(&mut partner, layer, &shared);
                 let patience = Duration::from_secs(60);
                 assert!(partner.collect(patience, &mut shared, &mut sums_shared));
                 assert_eq!(
@@ -381,9 +389,7 @@ mod tests {
         let weights = weights(2);
         let mut partner = Partner::start(&weights).expect("a thread");
         let (mut layers, mut ahead) = (layers(&weights), Ahead::new(&weights, 1));
-        while !partner.request(1, 2, &layers) {
-            thread::yield_now();
-        }
+        request(&mut partner, 1, &layers);
         // The state in which a partner without a core would leave it.
         while partner.shared.state.load(Ordering::SeqCst) != DONE {
             thread::yield_now();
