@@ -167,10 +167,13 @@ macro_rules! block {
 }
 
 block!(Int8x32, i8, 32, 32);
+#[cfg(target_arch = "x86_64")]
 block!(Int8x64, i8, 64, 64);
 block!(Int32x8, i32, 8, 32);
+#[cfg(target_arch = "x86_64")]
 block!(Int32x16, i32, 16, 64);
 block!(Float32x8, f32, 8, 32);
+#[cfg(target_arch = "x86_64")]
 block!(Float32x16, f32, 16, 64);
 
 /// The registers of an instruction set and the operations on them that the
