@@ -136,7 +136,7 @@ trait Rows: Send {
 /// one thread at a time.
 ///
 /// The logits and the new state of a row are, bit for bit, those of
-/// [`reference`](crate::reference), whatever other rows there are, whichever
+/// [`reference`](mod@crate::reference), whatever other rows there are, whichever
 /// kernel computes, and whether characters come through [`Self::step`] or
 /// [`Self::prefill`]. They do not depend on the floating-point control
 /// register of the calling thread either: it is set to the default during each
