@@ -198,6 +198,8 @@ pub async fn serve(
 
     let failure = match announced {
         Ok(()) => tokio::select! {
+            // The shutdown also ends `serving`, which is not a failure then.
+            biased;
             () = shutdown.cancelled() => None,
             () = engine.failed() => Some(ServeError::Engine),
             ended = &mut serving => Some(serving_ended(ended)),
