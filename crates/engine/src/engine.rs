@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use charlstm_model::ModelId;
 use charlstm_model::decode_step::HiddenState;
-use charlstm_model::sampler::{Draws, RandomState};
+use charlstm_model::sampler::{Draws, RandomState, SamplingSettings};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{
     MAX_POSITION, MAX_UNFED_CHARS, OpenRequest, OpenedSession, SessionError, SessionIdentity,
@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::model_ref::{check_model_of, check_precision, encode, identity_of};
+use self::model_ref::{EncodedText, check_model_of, check_precision, encode, identity_of};
 pub use self::stats::EngineStats;
 use crate::admission::{Admission, Permit};
 use crate::committer::Committer;
@@ -33,7 +33,6 @@ use crate::inbox::{Command, Inbox};
 use crate::job::{Job, JobParts, JobSession};
 use crate::model_source::ModelSource;
 use crate::network_state;
-use crate::parameters_digest::parameters_digest;
 use crate::progress::{ANCHOR_CHARS, OpenSession, Progress};
 use crate::request::{GenerateCall, ScoreCall, Scored};
 use crate::score::{ScoreJob, ScoreShares};
@@ -135,7 +134,7 @@ struct AcceptedCall {
     permit: Permit,
     prompt_permit: OwnedSemaphorePermit,
     model: Arc<LoadedModel>,
-    prompt: Vec<u32>,
+    prompt: EncodedText,
     session: Option<OpenedSession>,
     identity: SessionIdentity,
 }
@@ -160,8 +159,9 @@ impl Engine {
             reader_timeout: config.reader_timeout,
             stop_grace: config.stop_grace,
         };
-        // The longest prompt must fit when nothing else is queued.
-        let queued_chars = config.max_queued_chars.max(config.max_prompt_chars);
+        // The longest call must fit when nothing else is queued.
+        let longest_call = config.max_prompt_chars + MAX_UNFED_CHARS;
+        let queued_chars = config.max_queued_chars.max(longest_call);
         let mut shared = Shared {
             generations: Admission::new(config.max_batch + config.max_queue),
             scores: Admission::new(config.max_scores),
@@ -207,11 +207,14 @@ impl Engine {
     /// # Errors
     /// All but `Stalled`. `Overloaded` and, in a session, `Unavailable` are
     /// returned before anything is generated.
-    pub async fn generate(&self, call: GenerateCall) -> Result<GenerationStream, GenerateError> {
+    pub async fn generate(
+        &self,
+        mut call: GenerateCall,
+    ) -> Result<GenerationStream, GenerateError> {
         self.check_running()?;
         let permit = admit(&self.shared.generations)?;
         let max_chars = self.shared.config.max_prompt_chars;
-        let prompt_permit = self.reserve_chars(&call.prompt, max_chars)?;
+        let prompt_permit = self.reserve_text(&call.prompt, max_chars)?;
         let (model, session, identity) = match &call.session {
             Some(key) => self.open_session(key, &call).await?,
             None => {
@@ -223,7 +226,8 @@ impl Engine {
                 (model, None, identity)
             }
         };
-        let prompt = encode(&model, call.prompt.clone()).await?;
+        let text = std::mem::take(&mut call.prompt);
+        let prompt = encode(&model, text, &call.settings).await?;
         self.submit(AcceptedCall {
             call,
             permit,
@@ -245,9 +249,10 @@ impl Engine {
         let permit = admit(&self.shared.scores)?;
         let config = &self.shared.config;
         let max_chars = config.max_queued_chars.max(config.max_prompt_chars);
-        let text_permit = self.reserve_chars(&call.text, max_chars)?;
+        let text_permit = self.reserve_text(&call.text, max_chars)?;
         let model = self.load_reference(&call.model).await?;
-        let tokens = encode(&model, call.text).await?;
+        let settings = SamplingSettings::default();
+        let tokens = encode(&model, call.text, &settings).await?.tokens;
         if tokens.len() < 2 {
             return Err(GenerateError::TextTooShort(tokens.len()));
         }
@@ -332,10 +337,16 @@ impl Engine {
     }
 
     /// Reserves a share of the budget of queued characters for a text.
-    fn reserve_chars(&self, text: &str, max: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+    fn reserve_text(&self, text: &str, max: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
         let chars = text.chars().count();
-        let count = u32::try_from(chars).ok().filter(|_| chars <= max);
-        let count = count.ok_or(GenerateError::TextTooLong { chars, max })?;
+        if chars > max {
+            return Err(GenerateError::TextTooLong { chars, max });
+        }
+        self.reserve_chars(chars)
+    }
+
+    fn reserve_chars(&self, chars: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+        let count = u32::try_from(chars).map_err(|_| overloaded())?;
         Arc::clone(&self.shared.queued_chars)
             .try_acquire_many_owned(count)
             .map_err(|_| overloaded())
@@ -418,9 +429,13 @@ impl Engine {
         let AcceptedCall {
             call,
             permit,
-            prompt_permit,
+            mut prompt_permit,
             model,
-            prompt,
+            prompt:
+                EncodedText {
+                    tokens: prompt,
+                    hash,
+                },
             session,
             identity,
         } = accepted;
@@ -441,6 +456,7 @@ impl Engine {
             });
         }
         let unfed = begin.unfed.len();
+        prompt_permit.merge(self.reserve_chars(unfed)?);
         let feed: Vec<u32> = begin.unfed.iter().chain(prompt.iter().copied()).collect();
         if feed.is_empty() {
             return Err(GenerateError::EmptyPrompt);
@@ -480,7 +496,7 @@ impl Engine {
                     identity,
                     begin,
                 },
-                parameters_digest(&call.prompt, &call.settings, random.seed),
+                hash.digest(random.seed),
                 &prompt,
             ),
         });

@@ -8,33 +8,43 @@ use sha2::{Digest, Sha256};
 /// gives the same digest.
 const LABEL: &[u8] = b"charlstm call parameters 1\0";
 
-/// Returns the digest of the parameters on which the text of a call depends,
+/// Computes the digest of the parameters on which the text of a call depends,
 /// besides the state from which it continues: SHA-256 of [`LABEL`], the length
 /// of the prompt in bytes (u64), the prompt (UTF-8), the sampling settings
 /// ([`SamplingSettings::to_le_bytes`]) and the seed (u64), integers
 /// little-endian.
-///
-/// `seed` is that of the call's random sequence, whether the call named it or
-/// continued the session's sequence, so that a repeat with the seed that was
-/// reported has the same digest.
-pub(crate) fn parameters_digest(
-    prompt: &str,
-    settings: &SamplingSettings,
-    seed: u64,
-) -> ParametersDigest {
-    let mut hash = Sha256::new();
-    hash.update(LABEL);
-    hash.update((prompt.len() as u64).to_le_bytes());
-    hash.update(prompt);
-    hash.update(settings.to_le_bytes());
-    hash.update(seed.to_le_bytes());
-    ParametersDigest(hash.finalize().into())
+#[derive(Clone, Debug)]
+pub(crate) struct ParametersHash(Sha256);
+
+impl ParametersHash {
+    /// Hashes all but the seed, which is known only once the session is open.
+    /// Takes some milliseconds for the longest prompt.
+    pub(crate) fn new(prompt: &str, settings: &SamplingSettings) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(LABEL);
+        hash.update((prompt.len() as u64).to_le_bytes());
+        hash.update(prompt);
+        hash.update(settings.to_le_bytes());
+        Self(hash)
+    }
+
+    /// Returns the digest. `seed` is that of the call's random sequence,
+    /// whether the call named it or continued the session's sequence, so that
+    /// a repeat with the seed that was reported has the same digest.
+    pub(crate) fn digest(mut self, seed: u64) -> ParametersDigest {
+        self.0.update(seed.to_le_bytes());
+        ParametersDigest(self.0.finalize().into())
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn parameters_digest(prompt: &str, settings: &SamplingSettings, seed: u64) -> ParametersDigest {
+        ParametersHash::new(prompt, settings).digest(seed)
+    }
 
     /// Digests are stored in sessions: the layout must not change.
     #[test]

@@ -154,11 +154,11 @@ impl Worker {
             if self.commands.iter().any(|c| matches!(c, Command::Crash)) {
                 panic!("a test crashes the worker");
             }
-            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
-                self.recover();
-            }
             if is_stopped {
                 break;
+            }
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+                self.recover();
             }
         }
         self.shutdown();

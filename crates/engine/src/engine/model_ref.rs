@@ -1,14 +1,16 @@
-//! Which model a call needs, and how it is loaded.
+//! Which model a call needs, and how it is loaded and encodes a text.
 
 use std::sync::Arc;
 
-use charlstm_model::decode_step::{ARITHMETIC_REVISION, Precision};
+use charlstm_model::decode_step::{ARITHMETIC_REVISION, Arithmetic, Precision};
+use charlstm_model::sampler::SamplingSettings;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{ModelVersion, SessionId, SessionIdentity};
 
 use super::Engine;
 use crate::error::GenerateError;
 use crate::model_source::ModelSourceError;
+use crate::parameters_digest::ParametersHash;
 
 /// Prompts of at most this many bytes are encoded on the calling task, which
 /// takes some microseconds: less than to hand the work to another thread.
@@ -60,20 +62,34 @@ impl Engine {
     }
 }
 
-/// Encodes a text as token ids; on the calling task if it is short.
+/// A text as a model sees it.
+pub(super) struct EncodedText {
+    pub(super) tokens: Vec<u32>,
+    /// Hash of the text and the sampling settings.
+    pub(super) hash: ParametersHash,
+}
+
+/// Encodes a text; on the calling task if it is short.
 pub(super) async fn encode(
     model: &Arc<LoadedModel>,
     text: String,
-) -> Result<Vec<u32>, GenerateError> {
-    if text.len() <= INLINE_PROMPT_BYTES {
+    settings: &SamplingSettings,
+) -> Result<EncodedText, GenerateError> {
+    let is_short = text.len() <= INLINE_PROMPT_BYTES;
+    let (model, settings) = (Arc::clone(model), *settings);
+    let encode = move || {
         let tokens = model.vocabulary.encode(&text);
-        return tokens.map_err(GenerateError::UnknownCharacter);
+        Ok(EncodedText {
+            tokens: tokens.map_err(GenerateError::UnknownCharacter)?,
+            hash: ParametersHash::new(&text, &settings),
+        })
+    };
+    if is_short {
+        return encode();
     }
-    let model = Arc::clone(model);
-    tokio::task::spawn_blocking(move || model.vocabulary.encode(&text))
+    tokio::task::spawn_blocking(encode)
         .await
-        .map_err(|error| GenerateError::Internal(error.to_string()))?
-        .map_err(GenerateError::UnknownCharacter)
+        .unwrap_or_else(|error| Err(GenerateError::Internal(error.to_string())))
 }
 
 /// The identity of a session that starts on a model.
@@ -129,5 +145,4 @@ pub(super) fn model_id(version: &ModelVersion) -> ModelId {
 
 // Every arithmetic that this version has is of the one revision that the
 // session storage accepts.
-const _: () =
-    assert!(charlstm_model::decode_step::Arithmetic::FLOAT32.revision == ARITHMETIC_REVISION);
+const _: () = assert!(Arithmetic::FLOAT32.revision == ARITHMETIC_REVISION);

@@ -263,6 +263,7 @@ async fn stopping_commits_the_sessions_of_readers_that_do_not_read() {
     let call = session_call("s", "abc", 1_000_000);
     let mut stream = engine.generate(call).await.unwrap();
     let taken = read_some(&mut stream, 10).await;
+    until(|| engine.stats().rows > taken.len() as u64).await;
     engine.stop().await.unwrap();
     assert_eq!(position(&engine, "s").await, 3 + taken.len() as u64);
     assert_eq!(last_event(stream).await, Err(GenerateError::Stopping));

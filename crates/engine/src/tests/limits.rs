@@ -54,22 +54,27 @@ async fn a_full_engine_rejects_calls_at_once_and_accepts_them_when_there_is_room
 
 #[tokio::test]
 async fn prompts_that_wait_are_bounded_in_characters() {
+    let max = 20_000;
     let (engine, _) = start(EngineConfig {
-        max_prompt_chars: 1000,
-        max_queued_chars: 1500,
+        max_prompt_chars: max,
+        max_queued_chars: 100_000,
         ..one_slot()
     });
+    let too_long = call(&"a".repeat(max + 1), 5);
     assert_eq!(
-        rejection(&engine, call(&"a".repeat(1001), 5)).await,
+        rejection(&engine, too_long).await,
         GenerateError::TextTooLong {
-            chars: 1001,
-            max: 1000
+            chars: max + 1,
+            max
         }
     );
     let running = occupy(&engine).await;
-    let long = "a".repeat(1000);
-    let queued = engine.generate(call(&long, 5)).await.unwrap();
-    let error = rejection(&engine, call(&long, 5)).await;
+    let long = "a".repeat(max);
+    let mut queued = Vec::new();
+    for _ in 0..5 {
+        queued.push(engine.generate(call(&long, 5)).await.unwrap());
+    }
+    let error = rejection(&engine, call("ab", 5)).await;
     assert!(matches!(error, GenerateError::Overloaded { .. }), "{error}");
     let score = ScoreCall {
         model: String::new(),
@@ -78,13 +83,13 @@ async fn prompts_that_wait_are_bounded_in_characters() {
     };
     let error = engine.score(score.clone()).await.unwrap_err();
     assert!(matches!(error, GenerateError::Overloaded { .. }), "{error}");
-    // A short one still fits.
-    let short = engine.generate(call("abc", 5)).await.unwrap();
+    // A call frees its share once its prompt is fed.
+    drop(queued.pop());
     drop(running);
-    for stream in [queued, short] {
+    let short = generate_when_free(&engine, call("ab", 5)).await;
+    for stream in queued.into_iter().chain([short]) {
         read(stream).await.unwrap();
     }
-    text(&engine, call(&long, 5)).await;
     engine.score(score).await.unwrap();
     engine.stop().await.unwrap();
 }

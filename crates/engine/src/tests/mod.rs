@@ -3,6 +3,7 @@
 
 mod commit;
 mod controlled_storage;
+mod interleavings;
 mod invariants;
 mod limits;
 mod restart;

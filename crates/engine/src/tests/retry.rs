@@ -1,6 +1,8 @@
 //! The rules of safe retry: a repeated call gives the same text, and never
 //! loses what was acknowledged.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 /// Reads `started` and at least `chars` characters, then drops the stream.
@@ -196,15 +198,17 @@ on_each_backend! {
         let Some(Ok(GenerationEvent::Started(_))) = stream.next().await else {
             panic!("the call must start");
         };
-        until(|| engine.stats().running == 0).await;
-        let stopper = engine.clone();
-        let stop = tokio::spawn(async move { stopper.stop().await });
+        // 201 characters are generated, of which 3 are held back.
+        until(|| engine.stats().rows == 201 && engine.stats().running == 0).await;
+        // Stopped before the reader takes text, so that no more is generated.
+        let mut stop = std::pin::pin!(engine.stop());
+        assert!(stop.as_mut().now_or_never().is_none());
         let taken = read_some(&mut stream, 198).await;
         assert_eq!(taken, straight[..198]);
         let finished = last_event(stream).await.unwrap();
         assert_eq!(finished.reason, FinishReason::Shutdown);
         assert_eq!(finished.position, 3 + 198);
-        stop.await.unwrap().unwrap();
+        stop.await.unwrap();
         assert_eq!(position(&engine, "s").await, 3 + 198);
     }
 

@@ -430,6 +430,9 @@ impl Drop for PanicGuard {
             (queued.done)(Err(failed));
         }
         let mut checkpoints = shared.checkpoints();
+        let failed = shared.unavailable("a thread of the session store has failed");
+        checkpoints.outcome = Some(Err(failed.into()));
+        // Those that wait get the same.
         checkpoints.waiting.clear();
         checkpoints.backups.clear();
     }

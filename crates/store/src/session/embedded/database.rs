@@ -110,8 +110,23 @@ pub(super) struct Loaded {
 /// An open database. All methods block.
 #[derive(Debug)]
 pub(super) struct Database {
-    redb: redb::Database,
+    /// Only empty while it is dropped.
+    redb: Option<redb::Database>,
     is_detached: Arc<AtomicBool>,
+}
+
+impl Drop for Database {
+    /// Closing may write, and may panic if the file is damaged.
+    fn drop(&mut self) {
+        let redb = self.redb.take();
+        let closed = guarded(|| {
+            drop(redb);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::error!(%error, "the session database could not be closed");
+        }
+    }
 }
 
 impl Database {
@@ -119,7 +134,7 @@ impl Database {
     pub(super) fn create(file: Arc<dyn DiskFile>) -> Result<Self, DatabaseError> {
         let database = Self::open_redb(file, 0)?;
         guarded(|| {
-            let transaction = database.redb.begin_write()?;
+            let transaction = database.redb()?.begin_write()?;
             {
                 let mut meta = transaction.open_table(META)?;
                 meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
@@ -156,8 +171,16 @@ impl Database {
                 is_detached: Arc::clone(&is_detached),
             };
             let redb = builder.create_with_backend(file)?;
-            Ok(Self { redb, is_detached })
+            Ok(Self {
+                redb: Some(redb),
+                is_detached,
+            })
         })
+    }
+
+    fn redb(&self) -> Result<&redb::Database, DatabaseError> {
+        let closed = || DatabaseError::Damaged("it is closed".to_owned());
+        self.redb.as_ref().ok_or_else(closed)
     }
 
     /// Ends all access to the file, so that it can be opened again while
@@ -168,7 +191,7 @@ impl Database {
 
     fn check_format(&self) -> Result<(), DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             let meta = match transaction.open_table(META) {
                 Err(TableError::TableDoesNotExist(_)) => {
                     return Err(DatabaseError::Damaged(
@@ -198,7 +221,7 @@ impl Database {
 
     fn number(&self, name: &str) -> Result<u64, DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             let meta = transaction.open_table(META)?;
             Ok(number(&meta, name)?.unwrap_or(0))
         })
@@ -210,7 +233,7 @@ impl Database {
         mut each: impl FnMut(SessionKey, IndexRow),
     ) -> Result<Loaded, DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             let mut loaded = Loaded::default();
             // Sessions share the names of their models.
             let mut identities = HashSet::new();
@@ -245,7 +268,7 @@ impl Database {
     /// Reads the record of a session, by the key of the tables.
     pub(super) fn record(&self, key: &[u8]) -> Result<Option<Bytes>, DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             let records = transaction.open_table(RECORDS)?;
             let record = records.get(key)?;
             Ok(record.map(|record| Bytes::copy_from_slice(record.value())))
@@ -260,7 +283,7 @@ impl Database {
         mut each: impl FnMut(SessionKey, Bytes),
     ) -> Result<(), DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             for entry in transaction.open_table(RECORDS)?.iter()? {
                 let (key, record) = entry?;
                 if let Some(key) = session_key(key.value())
@@ -276,7 +299,7 @@ impl Database {
     /// Number of records that were moved aside.
     pub(super) fn damaged(&self) -> Result<u64, DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             Ok(transaction.open_table(DAMAGED)?.len()?)
         })
     }
@@ -284,7 +307,7 @@ impl Database {
     /// The bytes of an entry of `meta`.
     pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
         guarded(|| {
-            let transaction = self.redb.begin_read()?;
+            let transaction = self.redb()?.begin_read()?;
             let meta = transaction.open_table(META)?;
             Ok(meta.get(name)?.map(|value| value.value().to_vec()))
         })
@@ -330,7 +353,7 @@ impl Database {
     ) -> Result<(), E> {
         let mut outcome = Ok(());
         let stored = guarded(|| {
-            let transaction = self.redb.begin_write()?;
+            let transaction = self.redb()?.begin_write()?;
             let mut tables = Tables {
                 meta: transaction.open_table(META)?,
                 records: transaction.open_table(RECORDS)?,
@@ -353,8 +376,8 @@ impl Database {
     /// Copies everything as it is now into an empty database.
     pub(super) fn copy_to(&self, target: &Database) -> Result<(), DatabaseError> {
         guarded(|| {
-            let source = self.redb.begin_read()?;
-            let transaction = target.redb.begin_write()?;
+            let source = self.redb()?.begin_read()?;
+            let transaction = target.redb()?.begin_write()?;
             copy_table(&source, &transaction, META)?;
             copy_table(&source, &transaction, RECORDS)?;
             copy_table(&source, &transaction, INDEX)?;

@@ -44,7 +44,9 @@ use crate::session::error::{EvictionReason, RecordError};
 use crate::session::identity::{Precision, SessionIdentity};
 use crate::session::index::IndexRow;
 use crate::session::name::{MAX_NAME_CHARS, Owner, SessionId, SessionKey};
-use crate::session::record::{LastCall, RandomState, SessionRecord, SessionState};
+use crate::session::record::{
+    LastCall, MAX_REPLAY_CHARS, RandomState, SessionRecord, SessionState,
+};
 use crate::session::token_ids::TokenIds;
 use crate::session::tombstones::{NameDigest, Tombstone};
 
@@ -364,6 +366,8 @@ pub(crate) fn parse_export(bytes: &Bytes) -> Result<SessionRecord, RecordError> 
         _ => return Err(RecordError::Content("its last call is of an unknown kind")),
     };
     reader.finish()?;
+    // Longer calls are not repeated.
+    let tokens = tokens.filter(|tokens| tokens.len() <= MAX_REPLAY_CHARS);
     let record = SessionRecord {
         key: SessionKey::new(Owner::admin(), id),
         identity: SessionIdentity {

@@ -333,7 +333,12 @@ impl Opening<'_> {
                 detail: error.to_string(),
             },
             DatabaseError::Redb(error) => match *error {
-                redb::Error::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                redb::Error::Io(source)
+                    if !matches!(
+                        source.kind(),
+                        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+                    ) =>
+                {
                     self.io(source)
                 }
                 redb::Error::UpgradeRequired(version) => OpenError::Format {

@@ -281,16 +281,6 @@ impl SimulatedDisk {
         self.state().held_syncs
     }
 
-    /// Replaces the content of a file, durably, as damage would.
-    pub(super) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut state = self.state();
-        let file = state.entries[name];
-        let file = &mut state.files[file];
-        change(&mut file.current);
-        file.durable = file.current.clone();
-        file.unsynced.clear();
-    }
-
     pub(super) fn file_names(&self) -> Vec<String> {
         self.state().entries.keys().cloned().collect()
     }
