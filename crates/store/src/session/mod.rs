@@ -27,6 +27,7 @@ mod local;
 mod memory;
 mod name;
 mod record;
+mod seal;
 mod storage;
 mod token_ids;
 mod tombstones;
@@ -45,6 +46,9 @@ pub use name::{MAX_NAME_CHARS, NameError, Owner, SessionId, SessionKey};
 pub use record::{
     LastCall, MAX_POSITION, MAX_REPLAY_CHARS, MAX_STATE_BYTES, MAX_UNFED_CHARS, ParametersDigest,
     RandomState, SessionRecord, SessionState,
+};
+pub use seal::{
+    KeyFileError, PortableSession, SNAPSHOT_FORMAT, SealError, SessionSnapshot, SnapshotKeys,
 };
 pub use storage::{
     CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest, OpenRequest, OpenedSession,

@@ -465,10 +465,7 @@ fn copy_table<K: redb::Key + 'static>(
     source: &redb::ReadTransaction,
     target: &redb::WriteTransaction,
     table: TableDefinition<K, &'static [u8]>,
-) -> Result<(), DatabaseError>
-where
-    for<'a> K: redb::Key<SelfType<'a>: Clone>,
-{
+) -> Result<(), DatabaseError> {
     let mut copy = target.open_table(table)?;
     for entry in source.open_table(table)?.iter()? {
         let (key, value) = entry?;

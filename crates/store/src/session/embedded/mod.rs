@@ -69,6 +69,7 @@ use self::change::Payload;
 use self::checkpoint_thread::CheckpointThread;
 use self::database::{Database, DatabaseError};
 use self::disk::{Disk, Folder, remove_if_there};
+pub(super) use self::legacy::parse_export as parse_export_of_version_0_1;
 use self::log::{LogContent, LogError, LogWriter};
 use self::log_thread::LogThread;
 use self::pending::{Batch, Pending};
