@@ -36,7 +36,9 @@ mod tombstones;
 mod tests;
 
 pub use clock::RunningClock;
-pub use embedded::{EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError};
+pub use embedded::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, default_max_bytes,
+};
 pub use encoding::RECORD_FORMAT;
 pub use error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 pub use identity::{ARITHMETIC_REVISION, ModelVersion, Precision, SessionIdentity};

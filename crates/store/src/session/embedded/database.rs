@@ -77,6 +77,21 @@ pub(super) enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// The disk reports an error, and the file may be in order.
+    pub(super) fn is_of_the_disk(&self) -> bool {
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
+        match self {
+            Self::Redb(error) => match &**error {
+                redb::Error::Io(error) => !matches!(error.kind(), UnexpectedEof | InvalidData),
+                redb::Error::PreviousIo => true,
+                _ => false,
+            },
+            Self::Damaged(_) | Self::Format { .. } => false,
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for DatabaseError {
     fn from(error: E) -> Self {
         Self::Redb(Box::new(error.into()))
