@@ -1,13 +1,9 @@
 //! What those who collect metrics get from a server at work.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use support::{Server, ask, ask_ok, train_small};
+use crate::support::{Server, ask, ask_ok, train_small};
 
 /// An HTTP request as a collector makes it; head and body of the answer.
 fn get(address: &str, path: &str) -> (String, String) {

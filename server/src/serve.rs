@@ -167,6 +167,9 @@ pub async fn serve(
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
     );
+    if !address.ip().is_loopback() {
+        warn_about_open_address(&config, address);
+    }
     announce(&config, address, device)?;
 
     shutdown.cancelled().await;
@@ -339,9 +342,6 @@ fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), 
         .and_then(|()| stdout.flush())
         .map_err(network)?;
     tracing::info!(%address, tls, %device, "the server is ready");
-    if !address.ip().is_loopback() {
-        warn_about_open_address(config, address);
-    }
     Ok(())
 }
 
