@@ -129,6 +129,7 @@ mod tests {
                 chars: 2,
                 position: 3,
                 seconds: 0.5,
+                ..Default::default()
             })),
         };
         let value = event("GenerateResponse", &message);

@@ -173,7 +173,7 @@ impl Printer {
                 text.text.drain(..dropped_bytes);
                 None
             }
-            Some(Event::Finished(finished)) => Some(*finished),
+            Some(Event::Finished(finished)) => Some(finished.clone()),
             // An event of a newer version of the contract.
             None => return Ok(None),
         };

@@ -150,6 +150,7 @@ impl GenerationService for FakeServer {
                 version: 1,
                 seed: 1,
                 position: start,
+                precision: "float32".into(),
             }))
             .await;
             for index in 0..chars {
@@ -171,6 +172,7 @@ impl GenerationService for FakeServer {
                 chars: chars as u64,
                 position: start + chars as u64,
                 seconds: 0.1,
+                ..Default::default()
             }))
             .await;
         });

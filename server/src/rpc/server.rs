@@ -7,6 +7,7 @@ use charlstm_proto::v1::server_service_server::{ServerService, ServerServiceServ
 use tonic::{Request, Response, Status};
 
 use super::convert::to_u32;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::Device;
 use charlstm_repository::Repository;
 
@@ -91,6 +92,8 @@ impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerService for ServerRpc<
             trainings_running: to_u32(load.trainings_running),
             trainings_queued: to_u32(load.trainings_queued),
             step_checks: step_checks.collect(),
+            precision: Precision::Float32.to_string(),
+            kernels: String::new(),
         }))
     }
 }

@@ -11,9 +11,10 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tower::Layer;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StartedCall};
 
-/// Counts each call when it ends, also those that an inner layer rejects.
+/// Counts each call when it starts and when it ends, also those that an inner
+/// layer rejects.
 #[derive(Clone, Debug)]
 pub struct CallMetricsLayer {
     metrics: Metrics,
@@ -59,7 +60,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let mut call = CallGuard {
-            method: request.uri().path().to_owned(),
+            call: self.metrics.call_started(request.uri().path()),
             counted: false,
             metrics: self.metrics.clone(),
         };
@@ -85,7 +86,7 @@ where
 /// is dropped before that, because the client has left, it is counted as
 /// CANCELLED.
 struct CallGuard {
-    method: String,
+    call: StartedCall,
     counted: bool,
     metrics: Metrics,
 }
@@ -100,7 +101,7 @@ impl CallGuard {
     fn count(&mut self, code: Code) {
         if !self.counted {
             self.counted = true;
-            self.metrics.call_ended(&self.method, code as u32);
+            self.metrics.call_handled(self.call, code);
         }
     }
 }
