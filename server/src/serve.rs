@@ -32,15 +32,22 @@ use crate::rpc::model::{ModelRpc, ModelUsage};
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
-use charlstm_engine::generation::{Engine, EngineConfig};
-use charlstm_engine::sessions::store::SessionLimits;
+use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_store::session::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
+    SessionStorage,
+};
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
 /// Maximum time that a shutdown waits for calls in flight and for the training.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Maximum time that a shutdown waits for the last commits of sessions: long
+/// for a slow disk, and shorter than service managers wait (systemd: 90 s).
+const SAVE_GRACE: Duration = Duration::from_secs(60);
 
 /// The server could not start, or failed.
 #[derive(Debug, Error)]
@@ -73,12 +80,24 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// The sessions cannot be opened.
+    #[error(transparent)]
+    OpenSessions(#[from] OpenError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
     /// The network failed.
     #[error("network error: {0}")]
     Network(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Threads(io::Error),
+    /// A generation worker ended unexpectedly.
+    #[error("a generation worker failed; see the log")]
+    Engine,
+    /// Sessions could not be saved at shutdown.
+    #[error("the sessions could not be saved: {0}")]
+    Sessions(String),
 }
 
 fn listen_advice(error: &io::Error) -> &'static str {
@@ -99,15 +118,17 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-/// Serves on the listener until `shutdown` is cancelled and the calls in
-/// flight have ended, for at most the grace period. Prints one line to
-/// standard output when the server is ready.
+/// Serves on the listener until `shutdown` is cancelled or the server fails,
+/// and the calls in flight have ended, for at most the grace period. Prints one
+/// line to standard output when the server is ready.
 ///
 /// Connections that do not close in time stay in the runtime, which the caller
 /// shuts down.
 ///
 /// # Errors
-/// Any [`ServeError`] except `Listen`, before anything is served.
+/// `Engine` and `Network` if the server failed while it was serving, and
+/// `Sessions` if it could not save them; any other [`ServeError`] before
+/// anything is served.
 pub async fn serve(
     config: Config,
     listener: TcpListener,
@@ -124,11 +145,18 @@ pub async fn serve(
     };
     let device = devices::select(config.device)?;
     let _lock = lock_data_folder(&config.data_dir)?;
+    // All that can fail without touching the data comes first.
+    let mut services = Services::new(layers)?;
+    let address = listener.local_addr().map_err(network)?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
-
-    let engine = start_engine(&config, device, &repository)?;
+    let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
+    let engine = start_engine(&config, device, &repository, sessions)?;
 
     let info = ServerInfo {
         device,
@@ -138,7 +166,6 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    let mut services = Services::new(layers)?;
     services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
     services.add(SessionRpc::server(engine.clone()));
     let training = TrainingRpc::server(jobs.clone());
@@ -147,22 +174,21 @@ pub async fn serve(
     let models = ModelRpc::server(repository.clone(), usage);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
-    if let Some(address) = config.metrics_listen {
+    if let Some(listener) = metrics_listener {
         let sources = metrics::Sources {
             metrics,
             engine: engine.clone(),
             jobs: jobs.clone(),
             repository: repository.clone(),
         };
-        metrics::start(address, sources, shutdown.clone()).await?;
+        metrics::start(listener, sources, shutdown.clone())?;
     }
     services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
-    let address = listener.local_addr().map_err(network)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stopped = shutdown.clone().cancelled_owned();
-    let serving = tokio::spawn(
+    let mut serving = tokio::spawn(
         server
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
@@ -170,39 +196,104 @@ pub async fn serve(
     if !address.ip().is_loopback() {
         warn_about_open_address(&config, address);
     }
-    announce(&config, address, device)?;
+    let announced = announce(&config, address, device);
 
-    shutdown.cancelled().await;
-    health.stop().await;
-    calls.close();
-    // Ends the streams of both, and with them their calls.
-    let saved = tokio::task::spawn_blocking(move || save(&engine, jobs));
-    drain(&calls, serving).await;
-    if saved.await.is_err() {
-        tracing::error!("saving trainings and sessions panicked");
+    let failure = match announced {
+        Ok(()) => tokio::select! {
+            () = shutdown.cancelled() => None,
+            () = engine.failed() => Some(ServeError::Engine),
+            ended = &mut serving => Some(serving_ended(ended)),
+        },
+        Err(error) => Some(error),
+    };
+    if let Some(error) = &failure {
+        tracing::error!(%error, "the server failed and shuts down");
     }
+    health.stop().await;
+    // Also if the server failed: no more connections, and no more metrics.
+    shutdown.cancel();
+    calls.close();
+    // Stopping the engine and the training ends their streams, and with them
+    // the calls in flight.
+    let (saved, (), ()) = tokio::join!(
+        stop_engine(&engine),
+        stop_jobs(jobs),
+        drain(&calls, serving),
+    );
     tracing::info!("the server has stopped");
-    Ok(())
+    match failure {
+        Some(error) => Err(error),
+        None => saved,
+    }
 }
 
-/// Ends all generations and the running training, and saves sessions and a
-/// checkpoint. Blocks for at most a few seconds.
-fn save(texts: &Engine, trainings: Jobs) {
-    let trainings = std::thread::spawn(move || trainings.stop(SHUTDOWN_GRACE));
-    if let Err(error) = texts.stop() {
-        tracing::error!(%error, "the sessions could not be saved");
+/// Why the server that accepts connections ended without being told to.
+fn serving_ended(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> ServeError {
+    match ended {
+        Ok(Ok(())) => ServeError::Network("the listener was closed".to_owned()),
+        Ok(Err(error)) => network(error),
+        Err(error) => network(error),
     }
-    if !trainings.join().unwrap_or(false) {
+}
+
+/// Ends all generations and commits their sessions.
+async fn stop_engine(engine: &Engine) -> Result<(), ServeError> {
+    let stopped = tokio::time::timeout(SAVE_GRACE, engine.stop()).await;
+    let error = match stopped {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("they were not stored within {} s", SAVE_GRACE.as_secs()),
+    };
+    tracing::error!(error, "the sessions could not be saved");
+    Err(ServeError::Sessions(error))
+}
+
+/// Ends the running training, and saves a checkpoint.
+async fn stop_jobs(jobs: Jobs) {
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    // A thread of its own: those that may block may all be in use.
+    std::thread::spawn(move || {
+        // The receiver is there until this was sent.
+        let _ = ended.send(jobs.stop(SHUTDOWN_GRACE));
+    });
+    if !has_ended.await.unwrap_or(false) {
         tracing::error!(
             "the training did not end in time; it can be resumed from its last checkpoint"
         );
     }
 }
 
+/// Opens the session storage of the data folder, and imports the sessions of
+/// version 0.1. Blocks on the disk.
+fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let settings = EmbeddedSettings {
+        limits: SessionLimits {
+            max_sessions: config.max_sessions as u64,
+            max_idle: config.session_ttl,
+            ..SessionLimits::default()
+        },
+        ..EmbeddedSettings::default()
+    };
+    let storage = EmbeddedSessions::open(&config.data_dir.join("sessions"), settings)?;
+    let imported = storage.imported();
+    if imported != ImportedLegacy::default() {
+        tracing::info!(
+            sessions = imported.sessions,
+            lost = imported.lost,
+            damaged = imported.damaged,
+            "imported the sessions of version 0.1"
+        );
+    }
+    Ok(Arc::new(storage))
+}
+
 fn start_engine(
     config: &Config,
     device: Device,
     repository: &Repository,
+    sessions: Arc<dyn SessionStorage>,
 ) -> Result<Engine, ServeError> {
     let settings = EngineConfig {
         // A GPU computes one large batch faster than several small ones.
@@ -212,19 +303,10 @@ fn start_engine(
         },
         max_batch: config.max_batch,
         max_queue: config.max_queue,
-        stalled_reader: config.reader_timeout,
-        sessions: SessionLimits {
-            max_sessions: config.max_sessions,
-            max_idle: config.session_ttl,
-            ..SessionLimits::default()
-        },
-        folder: Some(config.data_dir.join("sessions")),
+        reader_timeout: config.reader_timeout,
         ..EngineConfig::default()
     };
-    Engine::start(settings, Arc::new(repository.clone())).map_err(|error| ServeError::File {
-        path: config.data_dir.join("sessions"),
-        reason: error.to_string(),
-    })
+    Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
 }
 
 fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
@@ -251,11 +333,11 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
 
 fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync + 'static {
     move || {
-        let (texts, trainings) = (engine.load_stats(), jobs.load());
+        let (generations, trainings) = (engine.stats(), jobs.load());
         ServerLoad {
-            sessions: texts.sessions as u64,
-            generations_running: texts.running,
-            generations_queued: texts.queued,
+            sessions: generations.sessions.sessions,
+            generations_running: generations.running,
+            generations_queued: generations.queued,
             trainings_running: trainings.running,
             trainings_queued: trainings.queued,
         }
@@ -265,9 +347,20 @@ fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync 
 /// The sessions of a model version.
 struct EngineModelUsage(Engine);
 
+#[tonic::async_trait]
 impl ModelUsage for EngineModelUsage {
-    fn pinned(&self, id: &ModelId) -> usize {
-        self.0.sessions_of(id)
+    async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError> {
+        self.0.count_sessions_of(id).await
+    }
+
+    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError> {
+        self.0.retire_model(id, force).await
+    }
+
+    async fn reinstate(&self, id: &ModelId) {
+        if let Err(error) = self.0.reinstate_model(id).await {
+            tracing::error!(model = %id, %error, "no session can start on a model that was not deleted");
+        }
     }
 
     fn release(&self, id: &ModelId) {
@@ -279,6 +372,9 @@ impl ModelUsage for EngineModelUsage {
 /// for idle clients, and at most for the grace period.
 async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
     let calls_ended = async {
+        if serving.is_finished() {
+            return calls.wait().await;
+        }
         tokio::select! {
             _ = &mut serving => return,
             () = calls.wait() => {}

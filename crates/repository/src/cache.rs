@@ -49,6 +49,15 @@ impl Cache {
         Ok(model)
     }
 
+    /// Returns the version if it is loaded, without waiting for one that is
+    /// being loaded.
+    pub(super) fn get(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
+        let slot = Arc::clone(lock(&self.slots).get(id)?);
+        let model = slot.try_lock().ok()?.upgrade()?;
+        self.keep(&model);
+        Some(model)
+    }
+
     pub(super) fn forget(&self, id: &ModelId) {
         lock(&self.slots).remove(id);
         let mut recent = lock(&self.recent);

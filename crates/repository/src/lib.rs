@@ -223,6 +223,11 @@ impl Repository {
             .get_or_load(id, || self.load_weights(&description))
     }
 
+    /// Returns a version if it is in memory, without blocking.
+    pub fn get_loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
+        self.shared.cache.get(id)
+    }
+
     /// Reads a version whole, to begin a training with. Blocks on the disk.
     ///
     /// # Errors

@@ -6,8 +6,9 @@
 //! - [`session`] stores sessions: the record, the interface
 //!   ([`session::SessionStorage`]) and its backends.
 //!
-//! Nothing here knows networks, tensors or arithmetic: the state of a network
-//! is a string of bytes whose length is bounded.
+//! Nothing here computes: the state of a network is a string of bytes whose
+//! length is bounded. Of `charlstm-model` it uses the names that belong to a
+//! session: the precision, the revision of the arithmetic, the random state.
 
 pub mod atomic_file;
 pub mod hex;

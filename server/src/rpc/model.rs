@@ -12,13 +12,29 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{convert, status};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_store::session::SessionError;
 
 /// The use of model versions by sessions, which is checked before a version is
-/// deleted. Called on threads that may block.
+/// deleted.
+#[tonic::async_trait]
 pub trait ModelUsage: Send + Sync + 'static {
     /// Returns the number of sessions of the version.
-    fn pinned(&self, id: &ModelId) -> usize;
-    /// Ends the calls in flight of these sessions.
+    ///
+    /// # Errors
+    /// The session storage cannot be read.
+    async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError>;
+
+    /// Prevents new sessions on the version, in one step with the check that
+    /// it has none, unless `force` is set.
+    ///
+    /// # Errors
+    /// The version has sessions, or the session storage is unavailable.
+    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError>;
+
+    /// Allows sessions on a version again that was not deleted after all.
+    async fn reinstate(&self, id: &ModelId);
+
+    /// Ends the calls in flight with the version, which was deleted.
     fn release(&self, id: &ModelId);
 }
 
@@ -70,12 +86,8 @@ impl ModelService for ModelRpc {
         request: Request<pb::DeleteModelRequest>,
     ) -> Result<Response<pb::DeleteModelResponse>, Status> {
         let request = request.into_inner();
-        let (repository, usage) = (self.repository.clone(), Arc::clone(&self.usage));
-        let versions = run_blocking(move || {
-            let force = request.force.unwrap_or(false);
-            delete(&repository, &*usage, &request.model, force)
-        })
-        .await??;
+        let force = request.force.unwrap_or(false);
+        let versions = delete(&self.repository, &*self.usage, &request.model, force).await?;
         Ok(Response::new(pb::DeleteModelResponse { versions }))
     }
 
@@ -106,7 +118,7 @@ impl ModelService for ModelRpc {
 }
 
 /// Deletes what the reference names: all versions of a name, or one.
-fn delete(
+async fn delete(
     repository: &Repository,
     usage: &dyn ModelUsage,
     reference: &str,
@@ -119,15 +131,46 @@ fn delete(
     }
     let failed = |error: RepositoryError| status::repository("model", &error);
     let ids = repository.stored(reference).map_err(failed)?;
-    let sessions: usize = ids.iter().map(|id| usage.pinned(id)).sum();
-    if sessions > 0 && !force {
-        return Err(status::model_in_use(reference, sessions));
-    }
-    for id in &ids {
-        repository.remove(id).map_err(failed)?;
+    retire_all(usage, reference, &ids, force).await?;
+    let mut left = ids.iter();
+    while let Some(id) = left.next() {
+        let (repository, removed) = (repository.clone(), id.clone());
+        if let Err(error) = run_blocking(move || repository.remove(&removed)).await? {
+            for id in std::iter::once(id).chain(left) {
+                usage.reinstate(id).await;
+            }
+            return Err(failed(error));
+        }
         usage.release(id);
     }
     Ok(ids.into_iter().map(|id| id.version).collect())
+}
+
+/// Retires all versions or none.
+async fn retire_all(
+    usage: &dyn ModelUsage,
+    reference: &str,
+    ids: &[ModelId],
+    force: bool,
+) -> Result<(), Status> {
+    for (index, id) in ids.iter().enumerate() {
+        let Err(error) = usage.retire(id, force).await else {
+            continue;
+        };
+        for retired in &ids[..index] {
+            usage.reinstate(retired).await;
+        }
+        let SessionError::ModelInUse { .. } = error else {
+            return Err(status::session_store_error(&error));
+        };
+        let mut sessions = 0;
+        for id in ids {
+            let count = usage.sessions(id).await;
+            sessions += count.map_err(|error| status::session_store_error(&error))?;
+        }
+        return Err(status::model_in_use(reference, sessions));
+    }
+    Ok(())
 }
 
 /// Runs work that blocks on the disk on a thread that may block.

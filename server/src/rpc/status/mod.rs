@@ -15,8 +15,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 pub(super) use self::repository::{model_in_use, repository};
 use excerpt::shorten;
-pub(super) use generation::{bad_sampling, generate_error};
-pub(super) use session::{bad_session_id, import_error, session_error};
+pub(super) use generation::{bad_precision, bad_sampling, generate_error, snapshots_unavailable};
+pub(super) use session::{bad_session_id, import_error, session_error, session_store_error};
 
 /// `ErrorInfo.domain` of every status.
 const DOMAIN: &str = "charlstm.v1";
@@ -41,6 +41,32 @@ pub(super) fn full(reason: &str, message: impl Into<String>, retry_after: Durati
     let mut details = ErrorDetails::with_retry_info(Some(retry_after));
     details.set_error_info(reason, DOMAIN, []);
     Status::with_error_details(Code::ResourceExhausted, shorten(message.into()), details)
+}
+
+/// Returns UNAVAILABLE with the delay after which a retry is worthwhile.
+/// Clients retry it after that delay, and do not take it for a broken
+/// connection.
+pub(super) fn unavailable(
+    reason: &str,
+    message: impl Into<String>,
+    retry_after: Duration,
+) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(retry_after));
+    details.set_error_info(reason, DOMAIN, []);
+    Status::with_error_details(Code::Unavailable, shorten(message.into()), details)
+}
+
+/// Returns a status with an `ErrorInfo` reason and metadata: values that
+/// clients need, by name.
+pub(super) fn refused_with<const N: usize>(
+    code: Code,
+    reason: &str,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, shorten(message.into()), details)
 }
 
 /// Returns INTERNAL with a fixed text. The error is logged: its details are

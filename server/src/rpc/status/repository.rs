@@ -22,7 +22,7 @@ pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status
 }
 
 /// Returns the status of the deletion of a model that has sessions.
-pub(in crate::rpc) fn model_in_use(reference: &str, sessions: usize) -> Status {
+pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
     let sessions = match sessions {
         1 => "1 session".to_owned(),
         count => format!("{count} sessions"),
