@@ -194,6 +194,9 @@ pub async fn serve(
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
+    if !address.ip().is_loopback() {
+        warn_about_open_address(&config, address);
+    }
     let announced = announce(&config, address, device);
 
     let failure = match announced {
@@ -441,9 +444,6 @@ fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), 
         .and_then(|()| stdout.flush())
         .map_err(network)?;
     tracing::info!(%address, tls, %device, "the server is ready");
-    if !address.ip().is_loopback() {
-        warn_about_open_address(config, address);
-    }
     Ok(())
 }
 
