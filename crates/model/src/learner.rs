@@ -47,6 +47,9 @@ pub enum LearnError {
     /// This build cannot train.
     #[error(transparent)]
     Unsupported(#[from] TrainingUnsupported),
+    /// The text could not be read.
+    #[error("the text of the training cannot be read: {0}")]
+    Text(#[source] std::io::Error),
     /// A thread could not be started.
     #[error("a training thread could not be started: {0}")]
     Thread(std::io::Error),

@@ -156,13 +156,15 @@ impl Learner for TorchLearner {
         let steps = self.steps_per_epoch();
         let within = self.step % steps;
         let epoch = (self.step / steps) as u32 + 1;
-        self.batches.fill(
-            &self.tokens,
-            self.offset(epoch),
-            within as usize,
-            &mut self.inputs,
-            &mut self.targets,
-        );
+        self.batches
+            .fill(
+                &self.tokens,
+                self.offset(epoch),
+                within as usize,
+                &mut self.inputs,
+                &mut self.targets,
+            )
+            .map_err(LearnError::Text)?;
         let key = subkey(self.config.seed, self.step);
         let loss =
             self.backend
@@ -212,7 +214,7 @@ impl Learner for TorchLearner {
 
     fn evaluate(&mut self, tokens: &CorpusTokens) -> Result<f64, LearnError> {
         let parameters = self.parameters()?;
-        Ok(evaluate::mean_loss(&parameters, tokens, self.place.threads))
+        evaluate::mean_loss(&parameters, tokens, self.place.threads).map_err(LearnError::Text)
     }
 
     fn state(&self) -> Result<LearnerState, LearnError> {

@@ -78,7 +78,7 @@ pub struct Job {
     stop_request: AtomicU8,
 }
 
-/// The numbers of a corpus, mapped for training.
+/// The token ids of a corpus, open for training.
 pub(super) struct JobTokens {
     pub(super) training: CorpusTokens,
     pub(super) validation: CorpusTokens,
@@ -226,23 +226,24 @@ impl Job {
         }
     }
 
-    /// Maps the numbers of the corpus, after a check of every byte.
+    /// Opens the token ids of the corpus, after a check of every byte.
     pub(super) fn tokens(&self) -> io::Result<JobTokens> {
         let damaged = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let mut file = File::open(self.folder.join(TOKENS))?;
         if digest_of(&mut file)? != self.facts.tokens_sha256 {
             return Err(damaged("the stored corpus is damaged"));
         }
-        let tokens = CorpusTokens::map(&file, self.facts.tokens_width)?;
+        let width = self.facts.tokens_width;
+        let tokens = CorpusTokens::open(file, width, self.vocabulary.len())?;
+        let mut first = [0];
+        tokens.read(0, &mut first)?;
         let middle = self.facts.training_chars;
         let part = |part| {
             let part = tokens.range(part);
             part.ok_or_else(|| damaged("the stored corpus is shorter than its facts say"))
         };
         Ok(JobTokens {
-            first: tokens
-                .get(0)
-                .ok_or_else(|| damaged("the stored corpus is empty"))?,
+            first: first[0],
             training: part(0..middle)?,
             validation: part(middle..self.facts.corpus_chars)?,
         })
