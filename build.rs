@@ -2,6 +2,7 @@
 //! `charlstm-proto` (see `build` in `proto/Cargo.toml`). It needs no `protoc`.
 
 use std::error::Error;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -21,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         out.join("descriptors.bin"),
         prost::Message::encode_to_vec(&descriptors),
     )?;
+    fs::write(out.join("methods.rs"), method_table(&descriptors)?)?;
 
     let mut config = Config::new();
     // Use `Bytes` for `bytes` fields: corpora and models arrive in large chunks,
@@ -28,6 +30,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.bytes(["."]);
     tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())
+}
+
+/// Writes the value of `charlstm_proto::METHODS` as a Rust expression.
+fn method_table(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error> {
+    let mut table = String::from("&[\n");
+    for file in &descriptors.file {
+        for service in &file.service {
+            let service_name = format!("{}.{}", file.package(), service.name());
+            for method in &service.method {
+                writeln!(
+                    table,
+                    "Method {{ path: {:?}, service: {:?}, name: {:?}, \
+                     client_streaming: {}, server_streaming: {} }},",
+                    format!("/{service_name}/{}", method.name()),
+                    service_name,
+                    method.name(),
+                    method.client_streaming(),
+                    method.server_streaming(),
+                )?;
+            }
+        }
+    }
+    table.push(']');
+    Ok(table)
 }
 
 fn proto_files(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {

@@ -32,7 +32,10 @@ fn a_python_program_trains_generates_meets_an_error_and_leaves_midway() {
             .arg(&text)
             .arg("gallia"),
     );
-    assert!(said.contains("ok: the server still serves other calls"), "{said}");
+    assert!(
+        said.contains("ok: the server still serves other calls"),
+        "{said}"
+    );
 
     // The example that the README shows, with the model that is there now.
     let said = support::run(
