@@ -152,6 +152,10 @@ impl Learner for TorchLearner {
         self.batches.steps() as u64
     }
 
+    fn step_count(&self) -> u64 {
+        self.step
+    }
+
     fn step(&mut self) -> Result<StepOutcome, LearnError> {
         let steps = self.steps_per_epoch();
         let within = self.step % steps;
@@ -326,6 +330,10 @@ impl Backend {
 impl LearnerFactory for TorchLearners {
     fn device(&self) -> String {
         self.device.to_string()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn start(

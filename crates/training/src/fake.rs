@@ -95,6 +95,10 @@ impl LearnerFactory for FakeLearners {
         "cpu".to_owned()
     }
 
+    fn threads(&self) -> usize {
+        1
+    }
+
     fn start(
         &self,
         config: &LearnerConfig,
@@ -134,6 +138,10 @@ struct FakeLearner {
 impl Learner for FakeLearner {
     fn steps_per_epoch(&self) -> u64 {
         self.steps_per_epoch
+    }
+
+    fn step_count(&self) -> u64 {
+        self.snapshot.step
     }
 
     fn step(&mut self) -> Result<StepOutcome, LearnError> {
