@@ -83,7 +83,7 @@ impl Models for Repository {
                 version,
             };
             match self.describe(&id) {
-                Ok(model) if model.facts.training_id == training_id => {
+                Ok(model) if model.metadata.training_id == training_id => {
                     return Ok(Some(version));
                 }
                 // One that was deleted meanwhile is not the one.
@@ -109,6 +109,7 @@ impl From<RepositoryError> for ModelsError {
             RepositoryError::Damaged { .. }
             | RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
+            | RepositoryError::VersionsUnknown { .. }
             | RepositoryError::Io { .. } => Self::Broken(text),
         }
     }

@@ -1,5 +1,5 @@
-//! ModelService: lists, describes, removes, exports and imports models. What
-//! a model is and where it is kept is below, in `repository`.
+//! `charlstm.v1.ModelService`: lists, describes, deletes, exports and imports
+//! models, which are stored in `charlstm-repository`.
 
 mod transfer;
 
@@ -13,23 +13,23 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{convert, status};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 
-/// Who uses a model version and must be asked before it is removed. Called
-/// on threads that may block.
+/// The sessions that use a model version, to check before it is deleted.
+/// Called on threads that may block.
 pub trait ModelUsage: Send + Sync + 'static {
-    /// Sessions that are pinned to the version.
+    /// Returns the number of sessions that are pinned to the version.
     fn pinned(&self, id: &ModelId) -> usize;
-    /// Lets those sessions go; their calls end.
+    /// Releases those sessions; their calls end.
     fn release(&self, id: &ModelId);
 }
 
-/// The service.
+/// The model service.
 pub struct ModelRpc {
     repository: Repository,
     pins: Arc<dyn ModelUsage>,
 }
 
 impl ModelRpc {
-    /// A service on these models.
+    /// Creates the service for a repository.
     pub fn new(repository: Repository, pins: Arc<dyn ModelUsage>) -> Self {
         Self { repository, pins }
     }
@@ -71,7 +71,7 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<proto::DeleteModelResponse>, Status> {
         let request = request.into_inner();
         let (repository, pins) = (self.repository.clone(), Arc::clone(&self.pins));
-        let versions = blocking(move || {
+        let versions = run_blocking(move || {
             let force = request.force.unwrap_or(false);
             delete(&repository, &*pins, &request.model, force)
         })
@@ -85,7 +85,7 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<Self::ExportModelStream>, Status> {
         let reference = request.into_inner().model;
         let repository = self.repository.clone();
-        let opened = blocking(move || transfer::Export::open(repository, &reference)).await?;
+        let opened = run_blocking(move || transfer::Export::open(repository, &reference)).await?;
         let export = opened.map_err(|error| status::repository("model", &error))?;
         Ok(Response::new(export.start()))
     }
@@ -105,7 +105,7 @@ impl ModelService for ModelRpc {
     }
 }
 
-/// Removes what the reference names: all versions of a name, or one.
+/// Deletes the versions that the reference names: all of a name, or one.
 fn delete(
     repository: &Repository,
     pins: &dyn ModelUsage,
@@ -113,8 +113,8 @@ fn delete(
     force: bool,
 ) -> Result<Vec<u64>, Status> {
     if reference.is_empty() {
-        // Unlike for reading, "the only one there is" is too easily meant.
-        return Err(status::invalid("model", "it must name a model"));
+        // Elsewhere it means the only model, which would be too easy to delete.
+        return Err(status::invalid("model", "must name a model"));
     }
     let failed = |error: RepositoryError| status::repository("model", &error);
     let ids = repository.stored(reference).map_err(failed)?;
@@ -122,19 +122,21 @@ fn delete(
     if pinned > 0 && !force {
         return Err(status::precondition(
             "MODEL_IN_USE",
-            format!("{pinned} sessions go on with {reference}; set force to let them go"),
+            format!(
+                "model {reference} is in use by {pinned} sessions; set force to delete it anyway"
+            ),
         ));
     }
     for id in &ids {
         repository.remove(id).map_err(failed)?;
-        // After the removal: no session can be pinned to it any more.
+        // After the removal, so that no new call can find the version.
         pins.release(id);
     }
     Ok(ids.into_iter().map(|id| id.version).collect())
 }
 
-/// Runs what waits for the disk where it may.
-async fn blocking<T: Send + 'static>(
+/// Runs work that blocks on the disk, on a thread that may block.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
     tokio::task::spawn_blocking(work)

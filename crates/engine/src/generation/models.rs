@@ -20,7 +20,8 @@ pub trait ModelSource: Send + Sync + 'static {
     /// A model in memory, loaded once and shared.
     ///
     /// # Errors
-    /// `Gone` where it was removed, `Failed` where it cannot be read.
+    /// `Gone` if it was removed, `Damaged` if its bytes are wrong, `Failed` if
+    /// it cannot be read.
     fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError>;
 }
 
@@ -37,6 +38,10 @@ pub enum ModelSourceError {
     /// It was there and is not any more.
     #[error("version {} of model {:?} is gone", .0.version, .0.name)]
     Gone(ModelId),
+    /// Its bytes on disk are not those that were stored; the text says what is
+    /// wrong.
+    #[error("{0}")]
+    Damaged(String),
     /// It is there and cannot be read. The text is for the log.
     #[error("a model could not be loaded: {0}")]
     Failed(String),
@@ -63,9 +68,10 @@ impl From<RepositoryError> for ModelSourceError {
             RepositoryError::BadName(_)
             | RepositoryError::BadReference(_)
             | RepositoryError::Ambiguous { .. } => Self::BadReference(text),
-            RepositoryError::Damaged { .. }
-            | RepositoryError::Device { .. }
+            RepositoryError::Damaged { .. } => Self::Damaged(text),
+            RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
+            | RepositoryError::VersionsUnknown { .. }
             | RepositoryError::Io { .. } => Self::Failed(text),
         }
     }

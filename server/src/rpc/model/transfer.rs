@@ -1,5 +1,5 @@
-//! Models as streams of bytes, out and in, a bounded number of chunks in
-//! memory at a time.
+//! Export and import of models as streams of bytes, with a bounded number of
+//! chunks in memory.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,22 +14,21 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 
-use super::{blocking, status};
+use super::{run_blocking, status};
+use charlstm_model::model_id::check_name;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::{
-    ModelDescription, ModelId, Repository, RepositoryError, Upload, check_name,
-};
+use charlstm_repository::{ModelDescription, ModelId, Repository, RepositoryError, Upload};
 
-/// Bytes of an exported chunk: far under the 4 MiB that clients take by
+/// Bytes of an exported chunk: far below the 4 MiB that clients accept by
 /// default.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Chunks that wait between the disk and the network.
+/// Maximum number of chunks buffered between the disk and the network.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-type Answer = Result<proto::ExportModelResponse, Status>;
+type ExportMessage = Result<proto::ExportModelResponse, Status>;
 
-/// A file on its way to a client.
+/// A model file that is being sent to a client.
 pub(super) struct Export {
     repository: Repository,
     file: File,
@@ -47,22 +46,22 @@ impl Export {
         })
     }
 
-    /// Sends the file from a thread that may wait for the disk and for the
-    /// client. It ends when the client leaves.
-    pub(super) fn start(self) -> ReceiverStream<Answer> {
+    /// Sends the file from a thread that may block on the disk and on the
+    /// client. Ends when the client disconnects.
+    pub(super) fn start(self) -> ReceiverStream<ExportMessage> {
         let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
         tokio::task::spawn_blocking(move || {
             if let Err(status) = self.send(&sender) {
-                // Where nobody listens any more, nobody needs to know.
+                // If the client has disconnected, nobody needs the error.
                 let _ = sender.blocking_send(Err(status));
             }
         });
         ReceiverStream::new(receiver)
     }
 
-    fn send(mut self, sender: &mpsc::Sender<Answer>) -> Result<(), Status> {
+    fn send(mut self, sender: &mpsc::Sender<ExportMessage>) -> Result<(), Status> {
         let id = &self.description.id;
-        let answer = |payload| proto::ExportModelResponse {
+        let message = |payload| proto::ExportModelResponse {
             payload: Some(payload),
         };
         let header = Exported::Header(proto::ExportModelHeader {
@@ -70,7 +69,7 @@ impl Export {
             version: id.version,
             bytes: self.description.bytes,
         });
-        if sender.blocking_send(Ok(answer(header))).is_err() {
+        if sender.blocking_send(Ok(message(header))).is_err() {
             return Ok(());
         }
         let mut digest = Sha256::new();
@@ -85,11 +84,11 @@ impl Export {
             }
             digest.update(&chunk);
             let chunk = Exported::Chunk(Bytes::from(chunk));
-            if sender.blocking_send(Ok(answer(chunk))).is_err() {
+            if sender.blocking_send(Ok(message(chunk))).is_err() {
                 return Ok(());
             }
         }
-        // What was sent can not be taken back, but it can be called wrong.
+        // The chunks are sent already; the final status says that they are wrong.
         if <[u8; 32]>::from(digest.finalize()) != self.description.digest {
             let reason = "its bytes are not those that were stored".to_owned();
             self.repository.mark_damaged(id, &reason);
@@ -103,33 +102,33 @@ impl Export {
     }
 }
 
-/// Stores what a client streams. Nothing is left behind where it leaves or
-/// the file is no model.
+/// Stores a model that a client streams. Nothing is left of it if the client
+/// disconnects or the file is not a model.
 pub(super) async fn import(
     repository: &Repository,
     mut stream: Streaming<proto::ImportModelRequest>,
 ) -> Result<ModelId, Status> {
     let header = match stream.message().await?.and_then(|message| message.payload) {
         Some(Imported::Header(header)) => header,
-        _ => return Err(status::invalid("header", "the first message must carry it")),
+        _ => return Err(status::invalid("header", "must be in the first message")),
     };
-    let arrival = check_header(header)?;
+    let header = check_header(header)?;
 
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let repository = repository.clone();
-    let storing = tokio::spawn(blocking(move || store(&repository, &arrival, receiver)));
-    // Dropping `sender` before `End` tells that the client left.
+    let storing = tokio::spawn(run_blocking(move || store(&repository, &header, receiver)));
+    // If `sender` is dropped before `End`, the client has disconnected.
     loop {
         let part = match stream.message().await?.map(|message| message.payload) {
             Some(Some(Imported::Chunk(chunk))) => Part::Chunk(chunk),
             Some(_) => {
-                let reason = "each message after the first must carry it";
+                let reason = "must be in each message after the first";
                 return Err(status::invalid("chunk", reason));
             }
             None => Part::End,
         };
         let ended = matches!(part, Part::End);
-        // A receiver that is gone has a reason; it is told below.
+        // If the receiver is gone, `storing` has the reason.
         if sender.send(part).await.is_err() || ended {
             break;
         }
@@ -138,67 +137,68 @@ pub(super) async fn import(
     let stored = storing.await.map_err(|error| status::internal(&error))??;
     match stored {
         Ok(Some(id)) => Ok(id),
-        // Only a client that left drops the sender without an end.
-        Ok(None) => Err(status::internal(&"an import ended without its end")),
+        // The sender is dropped without an end only if the client disconnects.
+        Ok(None) => Err(status::internal(&"an import stopped before its end")),
         Err(error) => Err(status::repository("header.name", &error)),
     }
 }
 
-/// What the thread that stores is given.
+/// A message to the thread that stores the model.
 enum Part {
     Chunk(Bytes),
     End,
 }
 
-/// What the header says, checked.
-struct Arrival {
+/// The header of an import, validated.
+struct ImportHeader {
     name: String,
     format: proto::ModelFormat,
     vocabulary: Option<Vocabulary>,
 }
 
-fn check_header(header: proto::ImportModelHeader) -> Result<Arrival, Status> {
-    check_name(&header.name).map_err(|error| status::repository("header.name", &error))?;
+fn check_header(header: proto::ImportModelHeader) -> Result<ImportHeader, Status> {
+    check_name(&header.name)
+        .map_err(|error| status::repository("header.name", &RepositoryError::from(error)))?;
     let format = proto::ModelFormat::try_from(header.format)
-        .map_err(|_| status::invalid("header.format", "it is no known format"))?;
+        .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
-    Ok(Arrival {
+    Ok(ImportHeader {
         name: header.name,
         format,
         vocabulary: given.then(|| Vocabulary::from_chars(header.vocabulary.chars().collect())),
     })
 }
 
-/// `None`: the client left.
+/// Returns `None` if the client disconnected.
 fn store(
     repository: &Repository,
-    arrival: &Arrival,
+    header: &ImportHeader,
     mut parts: mpsc::Receiver<Part>,
 ) -> Result<Option<ModelId>, RepositoryError> {
     let mut upload: Upload = repository.upload()?;
     loop {
         match parts.blocking_recv() {
             Some(Part::Chunk(chunk)) => upload.append(&chunk)?,
-            Some(Part::End) => return settle(repository, arrival, upload).map(Some),
+            Some(Part::End) => return publish(repository, header, upload).map(Some),
             None => return Ok(None),
         }
     }
 }
 
-fn settle(
+fn publish(
     repository: &Repository,
-    arrival: &Arrival,
+    header: &ImportHeader,
     upload: Upload,
 ) -> Result<ModelId, RepositoryError> {
-    let is_notebook = match arrival.format {
+    let is_torch_checkpoint = match header.format {
         proto::ModelFormat::Pth => true,
         proto::ModelFormat::Safetensors => false,
-        proto::ModelFormat::Unspecified => upload.looks_like_notebook(),
+        proto::ModelFormat::Unspecified => upload.is_torch_checkpoint(),
     };
-    let vocabulary = arrival.vocabulary.as_ref();
-    if is_notebook {
-        repository.import_notebook(&arrival.name, upload, vocabulary)
+    let vocabulary = header.vocabulary.as_ref();
+    if is_torch_checkpoint {
+        repository.import_torch_checkpoint(&header.name, upload, vocabulary)
     } else {
-        repository.import(&arrival.name, upload, vocabulary)
+        repository.import(&header.name, upload, vocabulary)
     }
 }

@@ -2,6 +2,7 @@
 //! the builders are here, the mapping of each layer's errors in a file of its
 //! own, each one exhaustive `match`.
 
+mod disk;
 mod generation;
 mod repository;
 mod session;
