@@ -1,5 +1,5 @@
 //! `charlstm.v1.TrainingService`: uploads, event streams, and the list of
-//! trainings. What a training is and does is in `training`.
+//! trainings, which is in `charlstm-training`.
 
 mod convert;
 
@@ -25,7 +25,7 @@ use charlstm_training::jobs::{Jobs, JobsError, Upload};
 #[cfg(test)]
 mod tests;
 
-/// The service, over the trainings of the server.
+/// The training service.
 #[derive(Clone)]
 pub struct TrainingRpc {
     jobs: Jobs,
@@ -34,14 +34,14 @@ pub struct TrainingRpc {
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl TrainingRpc {
-    /// The service over these trainings.
+    /// Creates the service for these trainings.
     pub fn new(jobs: Jobs) -> Self {
         Self { jobs }
     }
 
-    /// Does something that blocks on the disk or computes, beside the threads
-    /// that serve.
-    async fn beside<T: Send + 'static>(
+    /// Runs work that computes or blocks on the disk, on a thread that may
+    /// block.
+    async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Jobs) -> Result<T, JobsError> + Send + 'static,
     ) -> Result<T, Status> {
@@ -53,21 +53,26 @@ impl TrainingRpc {
     }
 
     async fn push(&self, mut upload: Upload, chunk: prost::bytes::Bytes) -> Result<Upload, Status> {
-        self.beside(move |_| {
+        self.run_blocking(move |_| {
             upload.push(&chunk)?;
             Ok(upload)
         })
         .await
     }
 
-    /// Starts the training, bound to a stream where its spec says so. The
-    /// binding is made where the training is: a client that leaves in between
-    /// leaves nothing behind.
+    /// Starts the training, and binds it to a stream if its spec says so. Both
+    /// happen on the blocking thread, so that a client that disconnects in
+    /// between does not leave an unbound training.
     async fn start(&self, upload: Upload) -> Result<(Arc<Job>, CancelOnDrop), Status> {
-        self.beside(move |jobs| {
+        self.run_blocking(move |jobs| {
             let job = jobs.start(upload)?;
-            let bound = job.facts().spec.cancel_on_disconnect;
-            let guard = CancelOnDrop(bound.then(|| (jobs.clone(), job.id().to_owned())));
+            let is_bound = job.metadata().spec.cancel_on_disconnect;
+            let run = job.summary().run;
+            let guard = CancelOnDrop(is_bound.then(|| BoundRun {
+                jobs: jobs.clone(),
+                id: job.id().to_owned(),
+                run,
+            }));
             Ok((job, guard))
         })
         .await
@@ -89,9 +94,9 @@ impl TrainingService for TrainingRpc {
             return Err(status::spec_missing());
         };
         let spec = convert::spec_from(spec);
-        let mut upload = self.beside(move |jobs| jobs.begin(&spec)).await?;
-        // The next message is read once this one is taken in: a client that
-        // is faster than the server waits.
+        let mut upload = self.run_blocking(move |jobs| jobs.begin(&spec)).await?;
+        // The next message is read only after this one is stored, so that a
+        // client that is faster than the disk is slowed down.
         while let Some(message) = messages.message().await? {
             let Some(train_request::Payload::CorpusChunk(chunk)) = message.payload else {
                 return Err(status::chunk_missing());
@@ -109,9 +114,9 @@ impl TrainingService for TrainingRpc {
     ) -> Result<Response<StartTrainingResponse>, Status> {
         let request = request.into_inner();
         let mut spec = convert::spec_from(request.spec.ok_or_else(status::spec_missing)?);
-        // No stream started it that could break.
+        // It was not started by a stream that could break.
         spec.cancel_on_disconnect = None;
-        let upload = self.beside(move |jobs| jobs.begin(&spec)).await?;
+        let upload = self.run_blocking(move |jobs| jobs.begin(&spec)).await?;
         let upload = self.push(upload, request.corpus).await?;
         let (job, _guard) = self.start(upload).await?;
         Ok(Response::new(StartTrainingResponse {
@@ -135,7 +140,7 @@ impl TrainingService for TrainingRpc {
         request: Request<ResumeTrainingRequest>,
     ) -> Result<Response<ResumeTrainingResponse>, Status> {
         let id = request.into_inner().training_id;
-        let job = self.beside(move |jobs| jobs.resume(&id)).await?;
+        let job = self.run_blocking(move |jobs| jobs.resume(&id)).await?;
         Ok(Response::new(ResumeTrainingResponse {
             training: Some(convert::training(&job)),
         }))
@@ -166,10 +171,9 @@ impl TrainingService for TrainingRpc {
         request: Request<CancelTrainingRequest>,
     ) -> Result<Response<CancelTrainingResponse>, Status> {
         let id = request.into_inner().training_id;
-        let training = convert::training(&*self.get(&id)?);
-        self.beside(move |jobs| jobs.cancel(&id)).await?;
+        let job = self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
         Ok(Response::new(CancelTrainingResponse {
-            training: Some(training),
+            training: Some(convert::training(&job)),
         }))
     }
 }
@@ -180,8 +184,8 @@ impl TrainingRpc {
     }
 }
 
-/// The events of a training as messages, read only as fast as the client
-/// takes them.
+/// Returns the events of a training as messages. They are read only as fast as
+/// the client receives them.
 fn events<T>(
     job: Arc<Job>,
     from_sequence: u64,
@@ -202,12 +206,20 @@ fn events<T>(
     )
 }
 
-/// Cancels a training when the stream that started it is let go before its
+/// Cancels a training when the stream that started it is dropped before its
 /// end.
-struct CancelOnDrop(Option<(Jobs, String)>);
+struct CancelOnDrop(Option<BoundRun>);
+
+/// The run of a training that a stream has started. Once the training has been
+/// resumed, its later runs are not bound to that stream.
+struct BoundRun {
+    jobs: Jobs,
+    id: String,
+    run: u32,
+}
 
 impl CancelOnDrop {
-    /// The training has ended by itself.
+    /// Does nothing on drop: the training has ended.
     fn disarm(mut self) {
         self.0 = None;
     }
@@ -215,12 +227,12 @@ impl CancelOnDrop {
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        let Some((jobs, id)) = self.0.take() else {
+        let Some(BoundRun { jobs, id, run }) = self.0.take() else {
             return;
         };
-        // Cancelling one that waits writes its last event to the disk.
+        // Cancelling a waiting training blocks on the disk.
         let cancel = move || {
-            if let Err(error) = jobs.cancel(&id) {
+            if let Err(error) = jobs.cancel_run(&id, run) {
                 tracing::warn!(%error, id, "a training could not be cancelled");
             }
         };

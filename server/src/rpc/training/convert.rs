@@ -1,4 +1,4 @@
-//! Trainings between protobuf and the domain.
+//! Converts trainings between protobuf and the domain.
 
 use charlstm_proto::v1::{self, train_response, watch_training_response};
 
@@ -6,7 +6,7 @@ use charlstm_training::events::{Event, EventKind, State};
 use charlstm_training::job::Job;
 use charlstm_training::spec::{ResolvedSpec, TrainingSpec};
 
-/// What a client asks for.
+/// Converts a spec that a client has sent.
 pub(super) fn spec_from(spec: v1::TrainingSpec) -> TrainingSpec {
     TrainingSpec {
         model: spec.model,
@@ -53,7 +53,7 @@ fn spec_to(spec: &ResolvedSpec) -> v1::TrainingSpec {
     }
 }
 
-/// An event on the stream that started the training.
+/// Converts an event for the stream that started the training.
 pub(super) fn train_response(job: &Job, event: &Event) -> v1::TrainResponse {
     v1::TrainResponse {
         training_id: job.id().to_owned(),
@@ -62,7 +62,7 @@ pub(super) fn train_response(job: &Job, event: &Event) -> v1::TrainResponse {
     }
 }
 
-/// An event on the stream of a watcher.
+/// Converts an event for the stream of a watcher.
 pub(super) fn watch_response(job: &Job, event: &Event) -> v1::WatchTrainingResponse {
     use train_response::Event as From;
     use watch_training_response::Event as To;
@@ -74,7 +74,9 @@ pub(super) fn watch_response(job: &Job, event: &Event) -> v1::WatchTrainingRespo
             From::Step(step) => To::Step(step),
             From::Epoch(epoch) => To::Epoch(epoch),
             From::Checkpoint(checkpoint) => To::Checkpoint(checkpoint),
+            From::CheckpointFailed(failed) => To::CheckpointFailed(failed),
             From::RolledBack(back) => To::RolledBack(back),
+            From::Resumed(resumed) => To::Resumed(resumed),
             From::Finished(finished) => To::Finished(finished),
         }),
     }
@@ -89,7 +91,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             steps_per_epoch: accepted.steps_per_epoch,
             parameters: accepted.parameters,
             device: accepted.device.clone(),
-            resolved_spec: Some(spec_to(&job.facts().spec)),
+            resolved_spec: Some(spec_to(&job.metadata().spec)),
         }),
         EventKind::Step(step) => To::Step(v1::StepProgress {
             epoch: step.epoch,
@@ -113,6 +115,18 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             best: epoch.best,
         }),
         EventKind::Checkpoint(saved) => To::Checkpoint(v1::CheckpointSaved { step: saved.step }),
+        EventKind::CheckpointFailed(failed) => To::CheckpointFailed(v1::CheckpointFailed {
+            step: failed.step,
+            message: failed.message.clone(),
+        }),
+        EventKind::Resumed(resumed) => To::Resumed(v1::TrainingResumed {
+            run: resumed.run,
+            step: resumed.step,
+            replica: resumed.replica.clone(),
+            device: resumed.device.clone(),
+            threads: resumed.threads,
+            precision: resumed.precision.clone(),
+        }),
         EventKind::RolledBack(back) => To::RolledBack(v1::TrainingRolledBack {
             step: back.step,
             loss: back.loss,
@@ -123,7 +137,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
         }),
         EventKind::Finished(finished) => To::Finished(v1::TrainingFinished {
             state: state_to(finished.state).into(),
-            model: job.facts().spec.model.clone(),
+            model: job.metadata().spec.model.clone(),
             version: finished.version,
             train_loss: finished.train_loss.unwrap_or(0.0),
             validation_loss: finished.validation_loss,
@@ -133,14 +147,14 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
     }
 }
 
-/// A training as it is now.
+/// Converts a training in its current state.
 pub(super) fn training(job: &Job) -> v1::Training {
-    let (facts, summary) = (job.facts(), job.summary());
+    let (metadata, summary) = (job.metadata(), job.summary());
     v1::Training {
         training_id: job.id().to_owned(),
         state: state_to(summary.state).into(),
-        spec: Some(spec_to(&facts.spec)),
-        created_unix_ms: facts.created_unix_ms,
+        spec: Some(spec_to(&metadata.spec)),
+        created_unix_ms: metadata.created_unix_ms,
         epochs_completed: summary.epochs_completed,
         step: summary.step,
         total_steps: summary.total_steps,

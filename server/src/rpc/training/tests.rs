@@ -21,14 +21,14 @@ use charlstm_training::jobs::JobsConfig;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Bench {
+struct Fixture {
     client: TrainingServiceClient<Channel>,
     jobs: Jobs,
     learners: Arc<FakeLearners>,
     _folder: tempfile::TempDir,
 }
 
-impl Bench {
+impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let learners = Arc::new(FakeLearners::default());
@@ -65,7 +65,7 @@ impl Bench {
         tokio::time::timeout(PATIENCE, call).await.unwrap()
     }
 
-    async fn refusal(&mut self, messages: Vec<TrainRequest>) -> Status {
+    async fn rejection(&mut self, messages: Vec<TrainRequest>) -> Status {
         self.train(messages).await.unwrap_err()
     }
 
@@ -116,14 +116,14 @@ async fn end(job: &Job) -> charlstm_training::events::State {
 
 #[tokio::test]
 async fn a_text_in_chunks_that_split_a_character_is_trained_on() {
-    let mut bench = Bench::new().await;
+    let mut fixture = Fixture::new().await;
     let messages = vec![
         spec(small()),
         chunk(b"ab\xc3"),
         chunk(b"\xa9a"),
         chunk(b"b"),
     ];
-    let events = bench.train(messages).await.unwrap();
+    let events = fixture.train(messages).await.unwrap();
     let Some(train_response::Event::Accepted(accepted)) = &events[0].event else {
         panic!("the first event is {:?}", events[0]);
     };
@@ -139,16 +139,16 @@ async fn a_text_in_chunks_that_split_a_character_is_trained_on() {
 }
 
 #[tokio::test]
-async fn a_bad_spec_is_refused_while_the_corpus_is_still_to_come() {
-    let mut bench = Bench::new().await;
+async fn an_invalid_spec_is_rejected_before_the_corpus_is_uploaded() {
+    let mut fixture = Fixture::new().await;
     let bad = v1::TrainingSpec {
         learning_rate: Some(f64::NAN),
         ..small()
     };
-    // The stream never ends: only an early refusal answers.
+    // The stream never ends: only an early rejection ends the call.
     let messages: BoxStream<'static, TrainRequest> =
         stream::iter([spec(bad)]).chain(stream::pending()).boxed();
-    let call = bench.client.train(messages);
+    let call = fixture.client.train(messages);
     let status = tokio::time::timeout(PATIENCE, call)
         .await
         .unwrap()
@@ -164,8 +164,8 @@ async fn a_bad_spec_is_refused_while_the_corpus_is_still_to_come() {
 }
 
 #[tokio::test]
-async fn a_bad_corpus_is_refused_and_says_why() {
-    let mut bench = Bench::new().await;
+async fn an_invalid_corpus_is_rejected_with_the_reason() {
+    let mut fixture = Fixture::new().await;
     for (messages, text) in [
         (vec![spec(small())], "the corpus is empty"),
         (
@@ -177,21 +177,21 @@ async fn a_bad_corpus_is_refused_and_says_why() {
         (vec![], "spec: must be in the first message"),
         (vec![spec(small()), spec(small())], "must be a corpus_chunk"),
     ] {
-        let status = bench.refusal(messages).await;
+        let status = fixture.rejection(messages).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains(text), "{status}");
     }
-    assert!(bench.jobs.list().is_empty());
+    assert!(fixture.jobs.list().is_empty());
 }
 
 #[tokio::test]
 async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
-    let mut bench = Bench::new().await;
+    let mut fixture = Fixture::new().await;
     let request = v1::StartTrainingRequest {
         spec: Some(small()),
         corpus: b"abababab".as_slice().into(),
     };
-    let training_id = bench
+    let training_id = fixture
         .client
         .start_training(request)
         .await
@@ -204,7 +204,7 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
             training_id: training_id.clone(),
             from_sequence,
         };
-        let stream = bench
+        let stream = fixture
             .client
             .watch_training(request)
             .await
@@ -218,7 +218,7 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
         watched[1].last().unwrap().event,
         Some(watch_training_response::Event::Finished(_))
     ));
-    let list = bench
+    let list = fixture
         .client
         .list_trainings(ListTrainingsRequest {})
         .await
@@ -227,7 +227,7 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
     assert_eq!(list.trainings.len(), 1);
     assert_eq!(list.trainings[0].state(), v1::State::Succeeded);
     assert_eq!(list.trainings[0].epochs_completed, 2);
-    let again = bench
+    let again = fixture
         .client
         .resume_training(ResumeTrainingRequest { training_id })
         .await;
@@ -236,9 +236,9 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
 
 #[tokio::test]
 async fn an_unknown_training_is_not_found() {
-    let mut bench = Bench::new().await;
+    let mut fixture = Fixture::new().await;
     let training_id = "t-0".to_owned();
-    let get = bench
+    let get = fixture
         .client
         .get_training(GetTrainingRequest { training_id })
         .await;
@@ -252,24 +252,24 @@ async fn an_unknown_training_is_not_found() {
 
 #[tokio::test]
 async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
-    let mut bench = Bench::new().await;
+    let mut fixture = Fixture::new().await;
     for (bound, state) in [
         (false, charlstm_training::events::State::Succeeded),
         (true, charlstm_training::events::State::Cancelled),
     ] {
-        let hold = bench.hold(2);
+        let hold = fixture.hold(2);
         let request = v1::TrainingSpec {
             cancel_on_disconnect: Some(bound),
             ..small()
         };
         let messages = stream::iter([spec(request), chunk(b"abababab")]);
-        let mut events = bench.client.train(messages).await.unwrap().into_inner();
+        let mut events = fixture.client.train(messages).await.unwrap().into_inner();
         let id = events.message().await.unwrap().unwrap().training_id;
         let hold = reached(hold).await;
         drop(events);
-        let job = bench.jobs.get(&id).unwrap();
+        let job = fixture.jobs.get(&id).unwrap();
         if bound {
-            // The server hears of the end of the stream at some later moment.
+            // The server detects the end of the stream some time later.
             while job.stop_request() == charlstm_training::job::StopRequest::Nothing {
                 tokio::task::yield_now().await;
             }
@@ -280,14 +280,14 @@ async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
 }
 
 #[tokio::test]
-async fn a_cancelled_training_says_so_and_goes_on_when_resumed() {
-    let mut bench = Bench::new().await;
-    let hold = bench.hold(2);
+async fn a_cancelled_training_is_reported_as_such_and_can_be_resumed() {
+    let mut fixture = Fixture::new().await;
+    let hold = fixture.hold(2);
     let request = v1::StartTrainingRequest {
         spec: Some(small()),
         corpus: b"abababab".as_slice().into(),
     };
-    let training_id = bench
+    let training_id = fixture
         .client
         .start_training(request)
         .await
@@ -298,17 +298,18 @@ async fn a_cancelled_training_says_so_and_goes_on_when_resumed() {
     let request = CancelTrainingRequest {
         training_id: training_id.clone(),
     };
-    let before = bench
+    let after = fixture
         .client
         .cancel_training(request)
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(before.training.unwrap().state(), v1::State::Running);
+    // It runs until its checkpoint is saved.
+    assert_eq!(after.training.unwrap().state(), v1::State::Running);
     hold.release();
-    let job = bench.jobs.get(&training_id).unwrap();
+    let job = fixture.jobs.get(&training_id).unwrap();
     assert_eq!(end(&job).await, charlstm_training::events::State::Cancelled);
     let request = ResumeTrainingRequest { training_id };
-    bench.client.resume_training(request).await.unwrap();
+    fixture.client.resume_training(request).await.unwrap();
     assert_eq!(end(&job).await, charlstm_training::events::State::Succeeded);
 }
