@@ -65,6 +65,10 @@ mod inference_only {
             self.device.to_string()
         }
 
+        fn threads(&self) -> usize {
+            0
+        }
+
         fn check_supported(&self) -> Result<(), TrainingUnsupported> {
             Err(TrainingUnsupported)
         }

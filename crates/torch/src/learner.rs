@@ -152,17 +152,23 @@ impl Learner for TorchLearner {
         self.batches.steps() as u64
     }
 
+    fn step_count(&self) -> u64 {
+        self.step
+    }
+
     fn step(&mut self) -> Result<StepOutcome, LearnError> {
         let steps = self.steps_per_epoch();
         let within = self.step % steps;
         let epoch = (self.step / steps) as u32 + 1;
-        self.batches.fill(
-            &self.tokens,
-            self.offset(epoch),
-            within as usize,
-            &mut self.inputs,
-            &mut self.targets,
-        );
+        self.batches
+            .fill(
+                &self.tokens,
+                self.offset(epoch),
+                within as usize,
+                &mut self.inputs,
+                &mut self.targets,
+            )
+            .map_err(LearnError::Text)?;
         let key = subkey(self.config.seed, self.step);
         let loss =
             self.backend
@@ -212,7 +218,7 @@ impl Learner for TorchLearner {
 
     fn evaluate(&mut self, tokens: &CorpusTokens) -> Result<f64, LearnError> {
         let parameters = self.parameters()?;
-        Ok(evaluate::mean_loss(&parameters, tokens, self.place.threads))
+        evaluate::mean_loss(&parameters, tokens, self.place.threads).map_err(LearnError::Text)
     }
 
     fn state(&self) -> Result<LearnerState, LearnError> {
@@ -324,6 +330,10 @@ impl Backend {
 impl LearnerFactory for TorchLearners {
     fn device(&self) -> String {
         self.device.to_string()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn start(
