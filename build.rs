@@ -1,5 +1,5 @@
-//! Compiles `proto/**/*.proto` to Rust for the crate `charlstm-proto`, which
-//! names this file as its build script. No `protoc` is needed.
+//! Compiles `proto/**/*.proto` to Rust. This is the build script of the crate
+//! `charlstm-proto` (see `build` in `proto/Cargo.toml`). It needs no `protoc`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::{env, fs};
 use tonic_prost_build::{Config, FileDescriptorSet};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A build script runs in the folder of its package, `proto/`.
+    // Cargo runs build scripts in the folder of their package, here `proto/`.
     let root = Path::new(".");
     println!("cargo:rerun-if-changed=charlstm");
     println!("cargo:rerun-if-changed=../build.rs");
@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
 
     let mut config = Config::new();
-    // Corpora and models come in large chunks: share their bytes, do not copy.
+    // Use `Bytes` for `bytes` fields: corpora and models arrive in large chunks,
+    // which are shared instead of copied.
     config.bytes(["."]);
     tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())
@@ -40,7 +41,7 @@ fn proto_files(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
             files.push(path);
         }
     }
-    // The order of a folder is the file system's; the build must not depend on it.
+    // `read_dir` has no defined order, and the build must be reproducible.
     files.sort();
     Ok(files)
 }

@@ -1,6 +1,6 @@
-//! The contract of charlstm as Rust types: what `proto/charlstm/v1/*.proto`
-//! says, generated at build time, and its descriptor set. Nothing is written
-//! by hand here.
+//! The gRPC contract of charlstm in Rust: messages, clients and servers that
+//! are generated from `proto/charlstm/v1/*.proto` at build time, and the
+//! descriptor set. This crate contains no hand-written logic.
 
 /// Package `charlstm.v1`.
 #[allow(
@@ -13,6 +13,6 @@ pub mod v1 {
     tonic::include_proto!("charlstm.v1");
 }
 
-/// The compiled descriptors of all files, encoded as a
-/// `google.protobuf.FileDescriptorSet`, for reflection.
+/// Descriptors of all `.proto` files, encoded as a
+/// `google.protobuf.FileDescriptorSet`. Used for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
