@@ -7,20 +7,18 @@ use thiserror::Error;
 
 use super::ModelId;
 use charlstm_model::decode_step::DecodeError;
-use charlstm_model::model_file::CheckpointError;
+use charlstm_model::model_file::ModelFileError;
+use charlstm_model::model_id::{InvalidModelName, InvalidModelReference};
 
 /// A model could not be found, read or stored.
 #[derive(Debug, Error)]
 pub enum RepositoryError {
-    /// The text cannot be the name of a model.
-    #[error(
-        "{0:?} is no model name: 1 to 64 of A-Z a-z 0-9 . _ - are allowed, \
-         the first of them a letter or a digit"
-    )]
-    BadName(String),
-    /// The text after `@` is no version.
-    #[error("{0:?} is no model: use NAME or NAME@VERSION, with VERSION from 1")]
-    BadReference(String),
+    /// The text is not a valid model name.
+    #[error(transparent)]
+    BadName(#[from] InvalidModelName),
+    /// The text is not a reference to a model.
+    #[error(transparent)]
+    BadReference(InvalidModelReference),
     /// There is no such model or version.
     #[error("there is no model {reference:?}; there is {available}")]
     NotFound {
@@ -56,7 +54,7 @@ pub enum RepositoryError {
     },
     /// A file that should be stored is not a model.
     #[error("this file is not a model: {0}")]
-    NotAModel(#[source] CheckpointError),
+    NotAModel(#[source] ModelFileError),
     /// The disk failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -65,6 +63,15 @@ pub enum RepositoryError {
         /// What happened.
         source: io::Error,
     },
+}
+
+impl From<InvalidModelReference> for RepositoryError {
+    fn from(error: InvalidModelReference) -> Self {
+        match error {
+            InvalidModelReference::Name(error) => Self::BadName(error),
+            error => Self::BadReference(error),
+        }
+    }
 }
 
 impl RepositoryError {

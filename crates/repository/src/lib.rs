@@ -8,7 +8,6 @@
 mod cache;
 mod error;
 mod index;
-mod name;
 mod storage;
 mod upload;
 
@@ -20,18 +19,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::check::{DecodeCheck, check};
 use charlstm_model::decode_step::{DecodeDevice, DecodeWeights, Processor};
-use charlstm_model::model_file::{CheckpointError, Contents, ModelFile, ModelMetadata};
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
 
 use self::cache::Cache;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
-pub use self::name::check_name;
-use self::name::{Reference, Version};
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
+pub use charlstm_model::model_id::check_name;
+use charlstm_model::model_id::{ModelReference, VersionReference};
 
 /// Bytes of loaded models that stay in memory after their last use. Those in
 /// use stay in any case.
@@ -146,10 +145,10 @@ impl Repository {
         if reference.is_empty() {
             return index.only();
         }
-        let Reference { name, version } = Reference::parse(reference)?;
+        let ModelReference { name, version } = ModelReference::parse(reference)?;
         match version {
-            Version::Latest => index.latest(name),
-            Version::Number(number) => index.get(name, number),
+            VersionReference::Latest => index.latest(name),
+            VersionReference::Version(version) => index.get(name, version),
         }
         .map(|description| description.id.clone())
     }
@@ -180,11 +179,11 @@ impl Repository {
     /// `BadName`, `BadReference`, `NotFound`.
     pub fn stored(&self, reference: &str) -> Result<Vec<ModelId>, RepositoryError> {
         let index = self.index();
-        let Reference { name, version } = Reference::parse(reference)?;
+        let ModelReference { name, version } = ModelReference::parse(reference)?;
         match version {
-            Version::Latest if reference == name => index.stored(name),
-            Version::Latest => Ok(vec![index.latest(name)?.id.clone()]),
-            Version::Number(version) => {
+            VersionReference::Latest if reference == name => index.stored(name),
+            VersionReference::Latest => Ok(vec![index.latest(name)?.id.clone()]),
+            VersionReference::Version(version) => {
                 let id = ModelId {
                     name: name.to_owned(),
                     version,
@@ -273,11 +272,11 @@ impl Repository {
         if !contents.has_metadata {
             // What is stored describes itself: it is written anew.
             let mut model = torch_checkpoint::sorted(staged.read(vocabulary)?);
-            model.facts.created_unix_ms = now_unix_ms();
+            model.metadata.created_unix_ms = now_unix_ms();
             return self.publish(name, &model);
         }
         // That training is one of another server.
-        contents.facts.training_id.clear();
+        contents.metadata.training_id.clear();
         self.publish_staged(name, staged, contents)
     }
 
@@ -296,7 +295,7 @@ impl Repository {
         let mut model = upload.staged.read_notebook(vocabulary)?;
         // Its space is not needed any more while the model is written.
         drop(upload);
-        model.facts.created_unix_ms = now_unix_ms();
+        model.metadata.created_unix_ms = now_unix_ms();
         self.publish(name, &model)
     }
 
@@ -383,7 +382,7 @@ impl Repository {
             bytes: contents.bytes,
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
-            facts: contents.facts,
+            facts: contents.metadata,
         };
         self.index()
             .insert(id.clone(), Entry::Sound(Arc::new(description)));
@@ -407,7 +406,7 @@ impl Repository {
         let (model, contents) =
             ModelFile::read_from(file, length, None).map_err(|error| match error {
                 // The disk may do better the next time.
-                CheckpointError::Io(source) => io(source),
+                ModelFileError::Io(source) => io(source),
                 error => damaged(error.to_string()),
             })?;
         if contents.sha256 != description.digest {

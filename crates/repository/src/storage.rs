@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::index::{Entry, Index};
-use super::name::{check_name, version_number};
 use super::{ModelDescription, ModelId, RepositoryError};
 use charlstm_model::architecture::Architecture;
-use charlstm_model::model_file::{CheckpointError, Contents, ModelFile, ModelMetadata};
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
+use charlstm_model::model_id::{check_name, parse_version};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
 
@@ -86,7 +86,7 @@ impl Storage {
                 index.note_last_version(&name, text.trim().parse().unwrap_or(0));
             }
             for (version, path) in folders(&path)? {
-                let Some(version) = version_number(&version) else {
+                let Some(version) = parse_version(&version) else {
                     tracing::warn!(folder = %path.display(), "this folder has no name of a version; it is left alone");
                     continue;
                 };
@@ -186,7 +186,7 @@ impl Staged {
     /// Writes the model file.
     pub(super) fn write(&mut self, model: &ModelFile) -> Result<(), RepositoryError> {
         model.write_to(&mut self.file).map_err(|error| match error {
-            CheckpointError::Io(source) => RepositoryError::io(self.folder.path(), source),
+            ModelFileError::Io(source) => RepositoryError::io(self.folder.path(), source),
             error => RepositoryError::NotAModel(error),
         })
     }
@@ -228,14 +228,14 @@ impl Staged {
 
     fn reread<T>(
         &self,
-        read: impl FnOnce(File, u64) -> Result<T, CheckpointError>,
+        read: impl FnOnce(File, u64) -> Result<T, ModelFileError>,
     ) -> Result<T, RepositoryError> {
         let path = self.folder.path().join(MODEL_FILE);
         let io = |source| RepositoryError::io(&path, source);
         let file = File::open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         read(file, length).map_err(|error| match error {
-            CheckpointError::Io(source) => io(source),
+            ModelFileError::Io(source) => io(source),
             error => RepositoryError::NotAModel(error),
         })
     }
@@ -250,7 +250,7 @@ impl Staged {
             bytes: contents.bytes,
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
-            facts: contents.facts.clone(),
+            facts: contents.metadata.clone(),
         };
         let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
         let mut file = File::create_new(&path).map_err(io)?;

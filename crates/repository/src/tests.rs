@@ -21,7 +21,7 @@ fn model(seed: f32) -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata {
+        metadata: ModelMetadata {
             training_id: "t-1".to_owned(),
             train_loss: Some(1.5),
             created_unix_ms: 7,
@@ -74,7 +74,7 @@ fn models_are_there_after_the_folder_is_opened_again() {
     drop(published);
     let repository = Repository::open(folder.path()).unwrap();
     assert_eq!(repository.describe(&a).unwrap(), before);
-    assert_eq!(before.facts, model(0.1).facts);
+    assert_eq!(before.facts, model(0.1).metadata);
     assert_eq!(before.vocabulary, "abc");
     let loaded = repository.load(&a).unwrap();
     assert_eq!(loaded.digest, before.digest);
@@ -106,8 +106,8 @@ fn an_unknown_model_is_answered_with_those_there_are() {
     assert_eq!(error("a@7"), "there is no model \"a@7\"; there is a@1");
     repository.publish("book", &model(0.1)).unwrap();
     assert_eq!(error("bok"), "there is no model \"bok\"; there is book, a");
-    assert!(error("../a").contains("is no model name"));
-    assert!(error("a@x").contains("is no model"));
+    assert!(error("../a").contains("invalid model name"));
+    assert!(error("a@x").contains("invalid model \"a@x\""));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::RepositoryError;
 use super::storage::Staged;
-use charlstm_model::model_file::{CheckpointError, MAX_FILE_BYTES};
+use charlstm_model::model_file::{MAX_FILE_BYTES, ModelFileError};
 use charlstm_model::torch_checkpoint;
 
 /// Bytes from which the kind of a file is found out.
@@ -27,7 +27,7 @@ impl Upload {
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
         self.bytes += bytes.len() as u64;
         if self.bytes > MAX_FILE_BYTES {
-            return Err(RepositoryError::NotAModel(CheckpointError::Length {
+            return Err(RepositoryError::NotAModel(ModelFileError::Length {
                 expected: MAX_FILE_BYTES,
                 actual: self.bytes,
             }));

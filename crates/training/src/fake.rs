@@ -225,7 +225,7 @@ impl Models for FakeModels {
 
     fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError> {
         let by = |(other, model): &(String, ModelFile)| {
-            other == name && model.facts.training_id == training_id
+            other == name && model.metadata.training_id == training_id
         };
         let place = lock(&self.published).iter().position(by);
         Ok(place.map(|place| place as u64 + 1))

@@ -72,7 +72,7 @@ impl Models for Repository {
 
     fn publish(&self, name: &str, mut model: ModelFile) -> Result<u64, ModelsError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        model.facts.created_unix_ms = now.map_or(0, |time| time.as_millis() as u64);
+        model.metadata.created_unix_ms = now.map_or(0, |time| time.as_millis() as u64);
         Ok(Repository::publish(self, name, &model)?.version)
     }
 

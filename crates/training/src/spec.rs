@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use charlstm_model::architecture::Architecture;
+use charlstm_model::model_id::check_name;
 use charlstm_model::optimizer_config::OptimizerConfig;
 
 #[cfg(test)]
 mod tests;
 
-/// Most characters of a model's name.
-const MAX_NAME_CHARS: usize = 64;
 /// Most characters of a sample and of what it goes on from: a sample is made
 /// on the training thread, and should not hold the training up.
 const MAX_SAMPLE_CHARS: u32 = 10_000;
@@ -223,7 +222,7 @@ impl TrainingSpec {
     /// # Errors
     /// The first field that is outside its range.
     pub fn resolve(&self, draw_seed: impl FnOnce() -> u64) -> Result<ResolvedSpec, SpecError> {
-        check_name(&self.model)?;
+        check_name(&self.model).map_err(|error| SpecError::new("model", error.to_string()))?;
         let recipe = match self.recipe.as_deref() {
             None | Some("") => Recipe::DEFAULT,
             Some(name) => Recipe::named(name)?,
@@ -349,33 +348,6 @@ impl ResolvedSpec {
         self.init_from = Some(model.to_owned());
         Ok(())
     }
-}
-
-fn check_name(name: &str) -> Result<(), SpecError> {
-    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let good = name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.len() <= MAX_NAME_CHARS
-        && name.chars().all(inner);
-    if good {
-        return Ok(());
-    }
-    Err(SpecError::new(
-        "model",
-        format!(
-            "must be 1 to {MAX_NAME_CHARS} of a-z A-Z 0-9 . _ - and begin with a letter or a \
-             digit, not {}",
-            shown(name)
-        ),
-    ))
-}
-
-/// A text from outside, quoted, and cut where it is long.
-fn shown(text: &str) -> String {
-    let mut start: String = text.chars().take(MAX_NAME_CHARS).collect();
-    if start.len() < text.len() {
-        start.push('…');
-    }
-    format!("{start:?}")
 }
 
 fn whole(

@@ -158,7 +158,7 @@ struct Arrival {
 }
 
 fn check_header(header: proto::ImportModelHeader) -> Result<Arrival, Status> {
-    check_name(&header.name).map_err(|error| status::repository("header.name", &error))?;
+    check_name(&header.name).map_err(|error| status::repository("header.name", &error.into()))?;
     let format = proto::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "it is no known format"))?;
     let given = !header.vocabulary.is_empty();
