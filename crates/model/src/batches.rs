@@ -1,5 +1,5 @@
-//! How a text is cut into batches: the notebook's way, which lets the hidden
-//! state of each row go on from batch to batch.
+//! Cuts a text into batches as the notebook does, so that the hidden state of
+//! each row can be carried from batch to batch.
 
 use thiserror::Error;
 
@@ -8,12 +8,13 @@ use super::tokens::CorpusTokens;
 /// A text is too short for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the training text has {given} characters; one batch of {batch_size} x {sequence_length} needs {needed}"
+    "the training text has {given} characters, but one batch of {batch_size} x {sequence_length} \
+     needs {needed}; reduce the batch size or the sequence length"
 )]
 pub struct BatchesError {
     /// Characters of the text.
     pub given: usize,
-    /// Characters that one batch takes.
+    /// Characters in one batch.
     pub needed: usize,
     /// Sequences in a batch.
     pub batch_size: usize,
@@ -21,7 +22,7 @@ pub struct BatchesError {
     pub sequence_length: usize,
 }
 
-/// The text as `[batch_size, steps * sequence_length]`; what is left over at
+/// Arranges a text as `[batch_size, steps * sequence_length]`; the remainder at
 /// its end is dropped. Each step takes the next `sequence_length` columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batches {
@@ -31,10 +32,10 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Cuts a text of `tokens` characters.
+    /// Arranges a text of `tokens` characters.
     ///
     /// # Errors
-    /// Where it does not fill one batch.
+    /// The text does not fill one batch.
     pub fn new(
         tokens: usize,
         batch_size: usize,
@@ -56,18 +57,19 @@ impl Batches {
         })
     }
 
-    /// Batches in the text.
+    /// Returns the number of batches in the text.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
     /// Writes one batch, time first: `inputs` and `targets` are
-    /// `[sequence_length, batch_size]`. Targets are the inputs one character
-    /// on; that of the last column of all is the first column (the notebook
-    /// wraps them around). The text is a ring that is cut at `offset`.
+    /// `[sequence_length, batch_size]`. The target of an input is the next
+    /// character in its row; that of the last column of all is the first column
+    /// (the notebook wraps around). The end of the text is joined to its
+    /// beginning, and the first row starts at `offset`.
     ///
     /// # Panics
-    /// Where `step` is not under [`Self::steps`] or a slice has another size.
+    /// If `step` is not less than [`Self::steps`], or a slice is shorter.
     pub fn fill(
         &self,
         tokens: &CorpusTokens,
@@ -78,16 +80,16 @@ impl Batches {
     ) {
         assert!(step < self.steps, "step {step} of {}", self.steps);
         let width = self.steps * self.sequence_length;
-        let at = |row: usize, column: usize| {
-            let place = (offset + row * width + column) % tokens.len();
-            tokens.get(place).expect("a place on the ring")
+        let token = |row: usize, column: usize| {
+            let position = (offset + row * width + column) % tokens.len();
+            tokens.get(position).expect("a position in the text")
         };
         for time in 0..self.sequence_length {
             let column = step * self.sequence_length + time;
             for row in 0..self.batch_size {
-                let place = time * self.batch_size + row;
-                inputs[place] = at(row, column);
-                targets[place] = at(row, (column + 1) % width);
+                let index = time * self.batch_size + row;
+                inputs[index] = token(row, column);
+                targets[index] = token(row, (column + 1) % width);
             }
         }
     }
@@ -97,7 +99,7 @@ impl Batches {
 mod tests {
     use super::*;
 
-    /// One of the examples that the notebook's own function was run on.
+    /// Input and output of the notebook's own function.
     #[derive(serde::Deserialize)]
     struct Example {
         name: String,
@@ -105,7 +107,7 @@ mod tests {
         batches: Vec<Batch>,
     }
 
-    /// `[batch, sequence]`, as the notebook has them.
+    /// `[batch, sequence]`, as in the notebook.
     #[derive(serde::Deserialize)]
     struct Batch {
         inputs: Vec<Vec<u32>>,
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_those_of_the_notebook() {
+    fn batches_match_those_of_the_notebook() {
         let golden: Golden =
             serde_json::from_str(include_str!("../../../tests/golden/iterbatches.json"))
                 .expect("the golden file");
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_is_cut_elsewhere_has_every_character_at_another_place() {
+    fn an_offset_moves_every_character_and_wraps_around() {
         let batches = Batches::new(6, 2, 3).expect("long enough");
         let (mut inputs, mut targets) = ([0; 6], [0; 6]);
         let tokens: CorpusTokens = (0..6).collect();
@@ -160,11 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn a_text_shorter_than_a_batch_is_told_what_it_needs() {
+    fn a_text_shorter_than_a_batch_is_rejected_with_the_length_it_needs() {
         let error = Batches::new(5, 2, 3).expect_err("too short");
         assert_eq!(
             error.to_string(),
-            "the training text has 5 characters; one batch of 2 x 3 needs 6"
+            "the training text has 5 characters, but one batch of 2 x 3 needs 6; reduce the batch \
+             size or the sequence length"
         );
     }
 }

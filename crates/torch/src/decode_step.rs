@@ -21,7 +21,7 @@ use super::device::torch_device;
 use super::named_parameters::NamedParameters;
 
 fn decode_error(error: TchError) -> DecodeError {
-    DecodeError(error.to_string())
+    DecodeError(Box::new(error))
 }
 
 /// Generates on a device of libtorch. Every step computes `max_rows` rows.
@@ -367,22 +367,22 @@ mod tests {
     };
 
     #[test]
-    fn logits_are_those_of_the_textbook_network() {
-        testing::logits_are_those_of_the_textbook_network(&CPU);
+    fn logits_match_the_textbook_network() {
+        testing::logits_match_the_textbook_network(&CPU);
     }
 
     #[test]
-    fn a_row_is_the_same_alone_and_among_any_number_of_others() {
-        testing::a_row_is_the_same_alone_and_among_any_number_of_others(&CPU);
+    fn a_row_is_the_same_alone_and_in_any_batch() {
+        testing::a_row_is_the_same_alone_and_in_any_batch(&CPU);
     }
 
     #[test]
-    fn prefill_in_pieces_of_any_length_equals_steps() {
-        testing::prefill_in_pieces_of_any_length_equals_steps(&CPU);
+    fn prefill_in_chunks_of_any_length_equals_steps() {
+        testing::prefill_in_chunks_of_any_length_equals_steps(&CPU);
     }
 
     #[test]
-    fn the_last_row_fills_the_place_of_one_that_leaves() {
-        testing::the_last_row_fills_the_place_of_one_that_leaves(&CPU);
+    fn a_removed_row_is_replaced_by_the_last_one() {
+        testing::a_removed_row_is_replaced_by_the_last_one(&CPU);
     }
 }
