@@ -283,7 +283,6 @@ struct ValueChunk<'a> {
 }
 
 /// Reads and checks a file of `length` bytes, and passes its values to `take`.
-
 fn read(
     reader: impl Read,
     length: u64,

@@ -47,7 +47,7 @@ impl Header {
         assert_eq!(
             model.parameters.values.len(),
             architecture.parameter_count(),
-            "number of values"
+            "values of the parameters"
         );
         Ok(Self {
             architecture,
@@ -72,7 +72,7 @@ impl Header {
         reader.read_exact(&mut size)?;
         let size = u64::from_le_bytes(size);
         if size > MAX_HEADER_BYTES {
-            return Err(invalid("its header is too large"));
+            return Err(invalid("its header is longer than 2 MiB"));
         }
         if size > length - 8 {
             return Err(invalid("it ends within its header"));

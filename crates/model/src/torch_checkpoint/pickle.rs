@@ -18,8 +18,8 @@ const MAX_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// Maximum length of a storage key in bytes. PyTorch uses decimal numbers.
 const MAX_KEY_BYTES: usize = 256;
 
-/// Maximum length of a module or of a name in a module, in bytes. Longer ones
-/// are none of ours.
+/// Maximum length of a module or of a name in a module, in bytes. The longest
+/// supported one has 18.
 const MAX_NAME_BYTES: usize = 200;
 
 /// Maximum number of dimensions of a tensor; those of a network have 2.
@@ -33,7 +33,7 @@ pub(super) struct NodeId(usize);
 /// A value in the pickle.
 #[derive(Debug, PartialEq)]
 pub(super) enum Node {
-    /// `None`, or a floating-point number, which no entry of interest is.
+    /// `None` or a floating-point number: no entry that is read has such a value.
     Ignored,
     Bool(bool),
     /// Wide enough for the magic number of the legacy format.
@@ -104,9 +104,9 @@ pub(super) struct Pickle {
 }
 
 impl Pickle {
-    /// Reads one pickle, and no byte after its end. Takes at most
-    /// [`MAX_MEMORY_BYTES`] of memory, but the time that the reader takes; the
-    /// caller limits its length.
+    /// Reads one pickle, and no byte after its end. Uses at most
+    /// [`MAX_MEMORY_BYTES`]; the time is proportional to the length, which the
+    /// caller limits.
     ///
     /// # Errors
     /// The pickle is invalid, has an instruction or a name that no `state_dict`
@@ -180,7 +180,7 @@ struct PickleMachine<R> {
 impl<R: Read> PickleMachine<R> {
     fn execute(&mut self, opcode: u8) -> Result<(), TorchCheckpointError> {
         match opcode {
-            // PROTO and FRAME carry nothing that is needed.
+            // PROTO and FRAME: the protocol version and a length; not needed.
             0x80 => self.bytes::<1>().map(|_| ()),
             0x95 => self.bytes::<8>().map(|_| ()),
             b'N' | 0x88 | 0x89 | b'K' | b'M' | b'J' | 0x8a | b'G' | b'X' | 0x8c => {
@@ -357,8 +357,8 @@ impl<R: Read> PickleMachine<R> {
         Ok(())
     }
 
-    /// Pushes what a call of a known name returns. Nothing is called, and
-    /// nothing of any size is copied.
+    /// Pushes the value that a call of a known name would return. Nothing is
+    /// called, and no text, list or dict is copied.
     fn call(&mut self, callable: NodeId, arguments: NodeId) -> Result<(), TorchCheckpointError> {
         let (Node::Global(global), Node::Sequence(arguments)) =
             (&self.nodes[callable.0], &self.nodes[arguments.0])
