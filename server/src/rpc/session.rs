@@ -117,9 +117,7 @@ impl SessionService for SessionRpc {
         let key = key(&request, &request.get_ref().session_id)?;
         let exported = self.engine.export_session(&key).await;
         let data = exported.map_err(about(&key.id))?;
-        Ok(Response::new(pb::ExportSessionResponse {
-            data,
-        }))
+        Ok(Response::new(pb::ExportSessionResponse { data }))
     }
 
     async fn import_session(
