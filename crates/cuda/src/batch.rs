@@ -1,0 +1,621 @@
+//! Sequences that are decoded together on a device.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use charlstm_int8::State;
+use cudarc::driver::{CudaStream, DriverError, result};
+
+use crate::error::CudaError;
+use crate::graph::{Graph, launch_kernel};
+use crate::launch::{
+    self, BatchAddresses, Launch, MAX_CHUNK, TABLE_HEADER, TILES, TileChoice, table_entry,
+    table_words,
+};
+use crate::memory::{DeviceMemory, PinnedMemory};
+use crate::network::CudaNetwork;
+use crate::state_layout::StateLayout;
+
+/// Most slots of a batch: as many rows as one launch can have, with a margin
+/// below the largest grid.
+pub const MAX_CAPACITY: usize = 16_384;
+
+/// States that are copied to or from the device before the host waits: enough
+/// to hide the latency of a copy, few enough to keep the page-locked memory
+/// small.
+const STAGED_STATES: usize = 64;
+
+/// A sequence in a [`CudaBatch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    index: u32,
+    generation: u32,
+}
+
+/// How a batch launches its kernels. The defaults are the fastest settings
+/// measured; the results do not depend on them.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchOptions {
+    /// Lets consecutive kernels overlap, if the device supports it.
+    pub overlap: bool,
+    /// Up to this number of rows, kernels write the logits directly to the
+    /// host's memory; beyond, they are copied after the step.
+    pub direct_logits_rows: usize,
+    /// Up to this number of rows, kernels read the slots and token ids
+    /// directly from the host's memory; beyond, they are copied before the
+    /// step.
+    pub direct_table_rows: usize,
+    /// Batch rows of a block in the LSTM layers and in the output layer: 8, 16,
+    /// 32, 64 or 128. Other values choose by the size of the product.
+    pub tile_rows: (usize, usize),
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self {
+            overlap: true,
+            direct_logits_rows: 64,
+            direct_table_rows: 0,
+            tile_rows: (0, 0),
+        }
+    }
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, Debug)]
+struct SlotState {
+    generation: u32,
+    in_use: bool,
+    /// Which of the slot's two state rows is current.
+    parity: u32,
+    /// Number of the last call that named the slot, to detect duplicates.
+    call: u64,
+}
+
+/// Sequences that are decoded together: their states, on a device, and the
+/// prepared launch sequences.
+///
+/// Memory on the device: for each slot two states of the padded size, and a
+/// logit per slot and character of the vocabulary, which page-locked host
+/// memory also holds once.
+pub struct CudaBatch {
+    options: BatchOptions,
+    steps: HashMap<usize, Graph>,
+    prefills: HashMap<(usize, usize), Graph>,
+    stream: Arc<CudaStream>,
+    states: DeviceMemory,
+    table: DeviceMemory,
+    logits: DeviceMemory,
+    host_table: PinnedMemory<u32>,
+    host_logits: PinnedMemory<f32>,
+    staging: PinnedMemory<u8>,
+    /// States in `staging` that may still be on their way to the device.
+    staged: usize,
+    slots: Vec<SlotState>,
+    free: Vec<u32>,
+    calls: u64,
+    failure: Option<CudaError>,
+    layout: StateLayout,
+    network: Arc<CudaNetwork>,
+}
+
+impl CudaBatch {
+    /// Creates an empty batch of `capacity` slots, with all memory that it will
+    /// ever use, and prepares the decode steps for every number of rows.
+    ///
+    /// # Errors
+    /// Fails if the capacity is 0 or over [`MAX_CAPACITY`], the device has too
+    /// little memory, or the device is lost.
+    pub fn new(network: Arc<CudaNetwork>, capacity: usize) -> Result<Self, CudaError> {
+        Self::with_options(network, capacity, BatchOptions::default())
+    }
+
+    /// As [`Self::new`], with other launch settings.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_options(
+        network: Arc<CudaNetwork>,
+        capacity: usize,
+        options: BatchOptions,
+    ) -> Result<Self, CudaError> {
+        if capacity == 0 || capacity > MAX_CAPACITY {
+            return Err(CudaError::Capacity {
+                given: capacity,
+                max: MAX_CAPACITY,
+            });
+        }
+        let device = network.device();
+        device.bind()?;
+        let stream = device.stream()?;
+        let context = stream.context().clone();
+        let bucket = launch::bucket(capacity);
+        let vocabulary = network.shape().vocabulary_size();
+        let layout = StateLayout::new(network.shape());
+        let state_bytes = layout.bytes();
+        let words = table_words(bucket, MAX_CHUNK);
+        const STATES: &str = "the states of a batch";
+        const LOGITS: &str = "the logits of a batch";
+        let mut batch = Self {
+            options,
+            steps: HashMap::new(),
+            prefills: HashMap::new(),
+            states: DeviceMemory::zeroed(&stream, STATES, 2 * capacity * state_bytes)?,
+            table: DeviceMemory::zeroed(&stream, "the tables of a batch", words * 4)?,
+            logits: DeviceMemory::zeroed(&stream, LOGITS, bucket * vocabulary * 4)?,
+            host_table: PinnedMemory::zeroed(&context, "the tables of a batch", words)?,
+            host_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * vocabulary)?,
+            staging: PinnedMemory::zeroed(&context, STATES, STAGED_STATES * state_bytes)?,
+            staged: 0,
+            slots: vec![
+                SlotState {
+                    generation: 0,
+                    in_use: false,
+                    parity: 0,
+                    call: 0
+                };
+                capacity
+            ],
+            free: (0..capacity as u32).rev().collect(),
+            calls: 0,
+            failure: None,
+            stream,
+            layout,
+            network,
+        };
+        let mut rows = launch::bucket(1);
+        loop {
+            let graph = batch.capture_step(rows)?;
+            batch.steps.insert(rows, graph);
+            if rows >= bucket {
+                break;
+            }
+            rows *= 2;
+        }
+        batch.complete("preparing a batch")?;
+        Ok(batch)
+    }
+
+    /// The network that the batch decodes with.
+    pub fn network(&self) -> &Arc<CudaNetwork> {
+        &self.network
+    }
+
+    /// Number of slots.
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Number of slots in use.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether no slot is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of device memory that the batch takes, without the network.
+    pub fn device_bytes(&self) -> usize {
+        self.states.bytes() + self.table.bytes() + self.logits.bytes()
+    }
+
+    /// Bytes of page-locked host memory that the batch takes.
+    pub fn host_bytes(&self) -> usize {
+        self.host_table.bytes() + self.host_logits.bytes() + self.staging.bytes()
+    }
+
+    /// Adds a sequence with this state. Usually returns before the state has
+    /// arrived on the device; later calls see it.
+    ///
+    /// # Errors
+    /// Fails if all slots are in use, the state has another shape, or the
+    /// device is lost.
+    pub fn push(&mut self, state: &State) -> Result<Slot, CudaError> {
+        self.check_usable()?;
+        self.check_shape(state)?;
+        let Some(&index) = self.free.last() else {
+            return Err(CudaError::BatchFull {
+                capacity: self.capacity(),
+            });
+        };
+        self.upload(2 * index, state)?;
+        self.free.pop();
+        let slot = &mut self.slots[index as usize];
+        slot.in_use = true;
+        slot.parity = 0;
+        Ok(Slot {
+            index,
+            generation: slot.generation,
+        })
+    }
+
+    /// Replaces the state of a sequence.
+    ///
+    /// # Errors
+    /// Fails if the slot is not in use, the state has another shape, or the
+    /// device is lost.
+    pub fn write(&mut self, slot: Slot, state: &State) -> Result<(), CudaError> {
+        self.check_usable()?;
+        self.check_shape(state)?;
+        let row = self.state_row(slot)?;
+        self.upload(row, state)
+    }
+
+    /// Returns the state of a sequence.
+    ///
+    /// # Errors
+    /// As [`Self::read_all`].
+    pub fn read(&mut self, slot: Slot) -> Result<State, CudaError> {
+        let mut states = self.read_all(&[slot])?;
+        // One state per slot.
+        Ok(states.swap_remove(0))
+    }
+
+    /// Returns the states of several sequences, in order. Waits for the device
+    /// once per 64 states.
+    ///
+    /// # Errors
+    /// Fails if a slot is not in use, or the device is lost or returns a
+    /// damaged state.
+    pub fn read_all(&mut self, slots: &[Slot]) -> Result<Vec<State>, CudaError> {
+        const READING: &str = "reading states";
+        self.check_usable()?;
+        let rows = slots
+            .iter()
+            .map(|&slot| self.state_row(slot))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut states = Vec::with_capacity(rows.len());
+        let bytes = self.layout.bytes();
+        for rows in rows.chunks(STAGED_STATES) {
+            self.complete(READING)?;
+            for (place, &row) in rows.iter().enumerate() {
+                let from = self.states.address() + (row as usize * bytes) as u64;
+                // SAFETY: the stream has completed.
+                let staging = unsafe { self.staging.values_mut() };
+                let to = &mut staging[place * bytes..][..bytes];
+                // SAFETY: the row is within `states`; `to` stays allocated, and
+                // the host reads it after the stream has completed.
+                let copied =
+                    unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
+                self.completed(READING, copied)?;
+            }
+            self.complete(READING)?;
+            for place in 0..rows.len() {
+                // SAFETY: the stream has completed.
+                let staging = unsafe { self.staging.values() };
+                states.push(self.layout.unpack(&staging[place * bytes..][..bytes])?);
+            }
+        }
+        Ok(states)
+    }
+
+    /// Removes a sequence. Its state is gone; [`Self::read`] it first.
+    ///
+    /// # Errors
+    /// Fails if the slot is not in use.
+    pub fn remove(&mut self, slot: Slot) -> Result<(), CudaError> {
+        self.state_row(slot)?;
+        let state = &mut self.slots[slot.index as usize];
+        state.in_use = false;
+        state.generation = state.generation.wrapping_add(1);
+        self.free.push(slot.index);
+        Ok(())
+    }
+
+    /// Feeds each of the sequences one character and returns the logits of the
+    /// next, `[rows][vocabulary]`, in the order of `rows`. Sequences that are
+    /// not named stay as they are. Blocks until the device has finished.
+    ///
+    /// # Errors
+    /// Fails if a slot is not in use or named twice, or a token id is outside
+    /// the vocabulary; then nothing has changed. Fails if the device fails;
+    /// then the batch cannot be used any more.
+    pub fn step(&mut self, rows: &[(Slot, u32)]) -> Result<&[f32], CudaError> {
+        self.check_usable()?;
+        self.begin_call();
+        for &(slot, token) in rows {
+            self.check_row(slot, &[token])?;
+        }
+        if rows.is_empty() {
+            return Ok(&[]);
+        }
+        let bucket = launch::bucket(rows.len());
+        self.complete("a decode step")?;
+        // SAFETY: the stream has completed.
+        let table = unsafe { self.host_table.values_mut() };
+        table[0] = rows.len() as u32;
+        let (entries, tokens) = table[TABLE_HEADER..].split_at_mut(bucket);
+        for (place, &(slot, token)) in rows.iter().enumerate() {
+            let row = 2 * slot.index + self.slots[slot.index as usize].parity;
+            entries[place] = table_entry(row, 1);
+            tokens[place] = token;
+        }
+        let Some(graph) = self.steps.get_mut(&bucket) else {
+            unreachable!("a step is prepared for every bucket up to the capacity's");
+        };
+        // SAFETY: `step` and `prefill`, the only callers, wait for the stream
+        // before the host's memory is used again.
+        let launched = unsafe { graph.launch() };
+        self.completed("a decode step", launched)?;
+        self.complete("a decode step")?;
+        for &(slot, _) in rows {
+            self.slots[slot.index as usize].parity ^= 1;
+        }
+        // SAFETY: the stream has completed.
+        let logits = unsafe { self.host_logits.values() };
+        Ok(&logits[..rows.len() * self.network.shape().vocabulary_size()])
+    }
+
+    /// Feeds each of the sequences known characters, without logits: the same
+    /// as a step per character, but all layers work at once and the host waits
+    /// once per 64 characters. Sequences may have different lengths. Blocks
+    /// until the device has finished; to keep decode steps responsive, pass at
+    /// most 64 characters per sequence and call.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn prefill(&mut self, rows: &[(Slot, &[u32])]) -> Result<(), CudaError> {
+        self.check_usable()?;
+        self.begin_call();
+        for &(slot, tokens) in rows {
+            self.check_row(slot, tokens)?;
+        }
+        let mut remaining: Vec<(Slot, &[u32])> = rows.to_vec();
+        loop {
+            remaining.retain(|(_, tokens)| !tokens.is_empty());
+            let Some(longest) = remaining.iter().map(|(_, tokens)| tokens.len()).max() else {
+                return Ok(());
+            };
+            self.prefill_chunk(&mut remaining, launch::chunk_characters(longest))?;
+        }
+    }
+
+    /// Processes the first `characters` characters of each row and removes them
+    /// from it.
+    fn prefill_chunk(
+        &mut self,
+        rows: &mut [(Slot, &[u32])],
+        characters: usize,
+    ) -> Result<(), CudaError> {
+        const PREFILL: &str = "a prefill";
+        let bucket = launch::bucket(rows.len());
+        let key = (bucket, characters);
+        if !self.prefills.contains_key(&key) {
+            let graph = self.capture_prefill(bucket, characters)?;
+            self.prefills.insert(key, graph);
+        }
+        self.complete(PREFILL)?;
+        // SAFETY: the stream has completed.
+        let table = unsafe { self.host_table.values_mut() };
+        table[0] = rows.len() as u32;
+        let (entries, tokens) = table[TABLE_HEADER..].split_at_mut(bucket);
+        for (place, (slot, characters_left)) in rows.iter().enumerate() {
+            let row = 2 * slot.index + self.slots[slot.index as usize].parity;
+            let length = characters_left.len().min(characters);
+            entries[place] = table_entry(row, length);
+            for (character, &token) in characters_left[..length].iter().enumerate() {
+                tokens[character * bucket + place] = token;
+            }
+        }
+        let Some(graph) = self.prefills.get_mut(&key) else {
+            unreachable!("inserted above");
+        };
+        // SAFETY: as in `step`.
+        let launched = unsafe { graph.launch() };
+        self.completed(PREFILL, launched)?;
+        self.complete(PREFILL)?;
+        for (slot, characters_left) in rows {
+            let length = characters_left.len().min(characters);
+            self.slots[slot.index as usize].parity ^= (length & 1) as u32;
+            *characters_left = &characters_left[length..];
+        }
+        Ok(())
+    }
+
+    fn tiles(&self, bucket: usize) -> TileChoice {
+        let device = self.network.device();
+        let choice = TileChoice::new(
+            self.network.addresses(),
+            bucket,
+            device.info().multiprocessors,
+        );
+        let forced = |rows: usize, chosen: usize| {
+            TILES
+                .iter()
+                .position(|tile| tile.rows == rows)
+                .unwrap_or(chosen)
+        };
+        TileChoice {
+            layer: forced(self.options.tile_rows.0, choice.layer),
+            output: forced(self.options.tile_rows.1, choice.output),
+        }
+    }
+
+    /// Prepares the decode step for `bucket` rows.
+    fn capture_step(&self, bucket: usize) -> Result<Graph, CudaError> {
+        let direct_logits = bucket <= self.options.direct_logits_rows;
+        let direct_table = bucket <= self.options.direct_table_rows;
+        let addresses = BatchAddresses {
+            states: self.states.address(),
+            table: if direct_table {
+                self.host_table.address()
+            } else {
+                self.table.address()
+            },
+            logits: if direct_logits {
+                self.host_logits.address()
+            } else {
+                self.logits.address()
+            },
+        };
+        let network = self.network.addresses();
+        let launches = launch::step(network, &addresses, bucket, self.tiles(bucket));
+        let table = (!direct_table).then_some(table_words(bucket, 1));
+        let logits = (!direct_logits).then_some(bucket * network.vocabulary);
+        self.capture(&launches, table, logits)
+    }
+
+    /// Prepares the prefill of `bucket` rows with `characters` characters.
+    fn capture_prefill(&self, bucket: usize, characters: usize) -> Result<Graph, CudaError> {
+        let addresses = BatchAddresses {
+            states: self.states.address(),
+            table: self.table.address(),
+            logits: 0,
+        };
+        let network = self.network.addresses();
+        let launches = launch::prefill(network, &addresses, bucket, characters, self.tiles(bucket));
+        self.capture(&launches, Some(table_words(bucket, characters)), None)
+    }
+
+    /// Prepares a sequence: copies `table` words of the table to the device,
+    /// launches the kernels, and copies `logits` numbers back.
+    fn capture(
+        &self,
+        launches: &[Launch],
+        table: Option<usize>,
+        logits: Option<usize>,
+    ) -> Result<Graph, CudaError> {
+        let device = self.network.device();
+        let failed = |error| CudaError::driver("preparing a launch sequence", error);
+        let stream = self.stream.cu_stream();
+        let operations = || {
+            if let Some(words) = table {
+                // SAFETY: recorded, not executed: the copy itself happens in
+                // launches of the graph. Both sides have these sizes.
+                let host = &unsafe { self.host_table.values() }[..words];
+                // SAFETY: as above.
+                unsafe { result::memcpy_htod_async(self.table.address(), host, stream) }
+                    .map_err(failed)?;
+            }
+            let overlap = self.options.overlap && device.programmatic_launch();
+            for (place, launch) in launches.iter().enumerate() {
+                // The first kernel follows a copy, which must be complete.
+                // SAFETY: the addresses are those of the batch and its
+                // network, whose sizes are those of the grid.
+                unsafe { launch_kernel(device, &self.stream, launch, overlap && place > 0) }?;
+            }
+            if let Some(count) = logits {
+                let bytes = count * size_of::<f32>();
+                // SAFETY: recorded, not executed; both sides have this size.
+                unsafe {
+                    cudarc::driver::sys::cuMemcpyDtoHAsync_v2(
+                        self.host_logits.address() as *mut std::ffi::c_void,
+                        self.logits.address(),
+                        bytes,
+                        stream,
+                    )
+                }
+                .result()
+                .map_err(failed)?;
+            }
+            Ok(())
+        };
+        // SAFETY: graphs are dropped before the memory (the order of fields),
+        // and no memory of a batch or its network is ever replaced.
+        unsafe { Graph::capture(&self.stream, operations) }
+    }
+
+    /// Copies a state to a state row, through the staging memory.
+    fn upload(&mut self, row: u32, state: &State) -> Result<(), CudaError> {
+        const WRITING: &str = "writing a state";
+        if self.staged == STAGED_STATES {
+            self.complete(WRITING)?;
+        }
+        let bytes = self.layout.bytes();
+        let start = self.staged * bytes;
+        // SAFETY: copies from the staging memory that are in progress end
+        // before `start`, and the slice from there is used exclusively.
+        let place = unsafe {
+            std::slice::from_raw_parts_mut((self.staging.address() as *mut u8).add(start), bytes)
+        };
+        self.layout.pack(state, place);
+        let to = self.states.address() + (row as usize * bytes) as u64;
+        self.network.device().bind()?;
+        // SAFETY: the row is within `states`, and the place in the staging
+        // memory is not used again before the stream has completed.
+        let copied = unsafe { result::memcpy_htod_async(to, place, self.stream.cu_stream()) };
+        self.staged += 1;
+        self.completed(WRITING, copied)
+    }
+
+    /// Waits until the device has done everything that was submitted.
+    fn complete(&mut self, operation: &'static str) -> Result<(), CudaError> {
+        let outcome = self.stream.synchronize();
+        self.completed(operation, outcome)?;
+        self.staged = 0;
+        Ok(())
+    }
+
+    /// Marks the batch as failed if an operation on it has failed.
+    fn completed(
+        &mut self,
+        operation: &'static str,
+        outcome: Result<(), DriverError>,
+    ) -> Result<(), CudaError> {
+        outcome.map_err(|error| {
+            let error = CudaError::driver(operation, error);
+            self.failure = Some(error.clone());
+            error
+        })
+    }
+
+    fn check_usable(&self) -> Result<(), CudaError> {
+        match &self.failure {
+            None => Ok(()),
+            Some(cause @ CudaError::DeviceLost { .. }) => Err(cause.clone()),
+            Some(cause) => Err(CudaError::BatchFailed(Box::new(cause.clone()))),
+        }
+    }
+
+    fn check_shape(&self, state: &State) -> Result<(), CudaError> {
+        let shape = self.network.shape();
+        if state.fits(shape) {
+            return Ok(());
+        }
+        Err(CudaError::StateShape {
+            given: state.h().len(),
+            expected: shape.num_layers() * shape.hidden_size(),
+        })
+    }
+
+    /// The current state row of a slot.
+    fn state_row(&self, slot: Slot) -> Result<u32, CudaError> {
+        let index = slot.index as usize;
+        match self.slots.get(index) {
+            Some(state) if state.in_use && state.generation == slot.generation => {
+                Ok(2 * slot.index + state.parity)
+            }
+            _ => Err(CudaError::StaleSlot { index }),
+        }
+    }
+
+    fn begin_call(&mut self) {
+        self.calls += 1;
+    }
+
+    /// Checks a row of a call, and that the call has not named its slot before.
+    fn check_row(&mut self, slot: Slot, tokens: &[u32]) -> Result<(), CudaError> {
+        self.state_row(slot)?;
+        let index = slot.index as usize;
+        if self.slots[index].call == self.calls {
+            return Err(CudaError::DuplicateSlot { index });
+        }
+        self.slots[index].call = self.calls;
+        let vocabulary = self.network.shape().vocabulary_size();
+        match tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            Some(&token) => Err(CudaError::InvalidToken { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for CudaBatch {
+    fn drop(&mut self) {
+        // Nothing may be in progress when the memory is freed. An error is one
+        // that the caller has already seen, or will see on the device's next
+        // use.
+        let _ = self.stream.synchronize();
+    }
+}

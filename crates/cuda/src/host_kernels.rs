@@ -1,0 +1,530 @@
+//! Tests that run the kernel sources on the CPU, compiled as C++ with a header
+//! that stands in for the device (`tests/host/emulation.h`), and compare every
+//! result with the scalar reference, bit for bit. Weights, tables and launches
+//! are made by the same functions as on a device.
+
+use std::ffi::{CString, c_char, c_uint, c_void};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use charlstm_int8::{
+    FloatLayer, FloatNetwork, QuantisedNetwork, Shape, State, activation, reference,
+};
+
+use crate::launch::{
+    self, Arguments, BatchAddresses, Launch, NetworkAddresses, TABLE_HEADER, TILES, TileChoice,
+    table_entry, table_words,
+};
+use crate::network::place_network;
+use crate::state_layout::StateLayout;
+
+/// The kernel sources, compiled for the CPU.
+struct HostKernels(libloading::Library);
+
+type Map = unsafe extern "C" fn(*const f32, *mut f32, usize);
+type Cell = unsafe extern "C" fn(*const f32, *mut f32, *mut i8, usize);
+type Scaled = unsafe extern "C" fn(*const i32, *const f32, *const f32, *mut f32, usize);
+type Schedule = unsafe extern "C" fn(c_uint);
+type LaunchFunction = unsafe extern "C" fn(
+    *const c_char,
+    *const c_void,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+) -> bool;
+
+/// The kernels, for one test at a time, because the emulation has global state.
+type Locked = MutexGuard<'static, Option<HostKernels>>;
+
+/// Compiles the sources once per test process. `None` if there is no compiler,
+/// which fails the tests if CHARLSTM_REQUIRE_ALL is set.
+fn host_kernels() -> Option<Locked> {
+    static KERNELS: Mutex<Option<HostKernels>> = Mutex::new(None);
+    let mut kernels = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
+    if kernels.is_none() {
+        *kernels = compile_for_host();
+    }
+    kernels.is_some().then_some(kernels)
+}
+
+fn compile_for_host() -> Option<HostKernels> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+    if Command::new(&compiler).arg("--version").output().is_err() {
+        assert!(
+            std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
+            "{compiler} is not installed, and CHARLSTM_REQUIRE_ALL is set"
+        );
+        eprintln!("skipped: {compiler} is not installed");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let library = folder.path().join("kernels_on_host.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/kernels_on_host.cpp");
+    let output = Command::new(&compiler)
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Wno-unknown-pragmas",
+        ])
+        .args(["-ffp-contract=off", "-fPIC", "-shared", "-o"])
+        .arg(&library)
+        .arg(source)
+        .output()
+        .expect("the compiler runs");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && messages.is_empty(), "{messages}");
+    // SAFETY: the library has no initialisers with preconditions.
+    let library = unsafe { libloading::Library::new(&library) };
+    Some(HostKernels(library.expect("the library loads")))
+}
+
+impl HostKernels {
+    fn function<F: Copy>(&self, name: &str) -> F {
+        // SAFETY: the types above are those of kernels_on_host.cpp.
+        *unsafe { self.0.get::<F>(name.as_bytes()) }.expect("the function exists")
+    }
+
+    fn map(&self, name: &str, x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        // SAFETY: both have the length given.
+        unsafe { self.function::<Map>(name)(x.as_ptr(), y.as_mut_ptr(), x.len()) };
+        y
+    }
+
+    /// Runs one launch to its end.
+    fn run(&self, launch: &Launch) {
+        let tile = &TILES[launch.tile];
+        let (kind, arguments) = match &launch.arguments {
+            Arguments::Layer(arguments) => ("layer", std::ptr::from_ref(arguments).cast()),
+            Arguments::Output(arguments) => ("output", std::ptr::from_ref(arguments).cast()),
+        };
+        let name = CString::new(format!("{kind}_{}", tile.rows)).expect("a name");
+        let [x, y, z] = launch.grid;
+        // SAFETY: the arguments are of the kernel's type, and point to memory
+        // of the sizes that the launch is for.
+        let known = unsafe {
+            self.function::<LaunchFunction>("host_launch")(
+                name.as_ptr(),
+                arguments,
+                x,
+                y,
+                z,
+                tile.threads() as c_uint,
+                tile.shared_bytes() as c_uint,
+            )
+        };
+        assert!(known, "there is no kernel {name:?}");
+    }
+}
+
+/// A deterministic source of numbers (splitmix64).
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn floats(&mut self, count: usize, amplitude: f32) -> Vec<f32> {
+        let mut one = || (self.next() >> 40) as f32 * (2.0 / (1 << 24) as f32) - 1.0;
+        (0..count).map(|_| one() * amplitude).collect()
+    }
+}
+
+fn random_network(numbers: &mut Numbers, shape: &Shape) -> QuantisedNetwork {
+    let (hidden, rows) = (shape.hidden_size(), shape.gate_rows());
+    let tensors: Vec<[Vec<f32>; 4]> = (0..shape.num_layers())
+        .map(|layer| {
+            let inputs = if layer == 0 {
+                shape.vocabulary_size()
+            } else {
+                hidden
+            };
+            [
+                numbers.floats(rows * inputs, 0.8),
+                numbers.floats(rows * hidden, 0.3),
+                numbers.floats(rows, 0.3),
+                numbers.floats(rows, 0.3),
+            ]
+        })
+        .collect();
+    let fc_weight = numbers.floats(shape.vocabulary_size() * hidden, 0.5);
+    let fc_bias = numbers.floats(shape.vocabulary_size(), 0.5);
+    let layers = tensors
+        .iter()
+        .map(|[weight_ih, weight_hh, bias_ih, bias_hh]| FloatLayer {
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+        });
+    let network = FloatNetwork {
+        layers: layers.collect(),
+        fc_weight: &fc_weight,
+        fc_bias: &fc_bias,
+    };
+    QuantisedNetwork::new(*shape, &network).expect("a valid network")
+}
+
+fn random_state(numbers: &mut Numbers, shape: &Shape) -> State {
+    let units = shape.num_layers() * shape.hidden_size();
+    let h = (0..units)
+        .map(|_| (numbers.below(255) as i32 - 127) as i8)
+        .collect();
+    let c = numbers.floats(units, 2.0).into_boxed_slice();
+    State::from_parts(shape, h, c).expect("a valid state")
+}
+
+/// Memory with the alignment that the kernels need.
+fn aligned(bytes: usize) -> Vec<u128> {
+    vec![0xEEEE_EEEE_EEEE_EEEE_EEEE_EEEE_EEEE_EEEE; bytes.div_ceil(16).max(1)]
+}
+
+fn aligned_copy<T: Copy>(values: &[T]) -> Vec<u128> {
+    let mut memory = aligned(size_of_val(values));
+    // SAFETY: the memory is large enough, and the types are plain numbers.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            values.as_ptr().cast::<u8>(),
+            memory.as_mut_ptr().cast::<u8>(),
+            size_of_val(values),
+        );
+    }
+    memory
+}
+
+/// A network and a batch in host memory.
+struct HostBatch<'a> {
+    kernels: &'a HostKernels,
+    shape: Shape,
+    addresses: NetworkAddresses,
+    layout: StateLayout,
+    states: Vec<u128>,
+    parity: Vec<u32>,
+    _weights: Vec<Vec<u128>>,
+}
+
+impl<'a> HostBatch<'a> {
+    fn new(kernels: &'a HostKernels, network: &QuantisedNetwork, states: &[State]) -> Self {
+        let weights = std::cell::RefCell::new(Vec::new());
+        let keep = |memory: Vec<u128>| {
+            let address = memory.as_ptr() as u64;
+            weights.borrow_mut().push(memory);
+            Ok(address)
+        };
+        let addresses = place_network(
+            network,
+            |values| keep(aligned_copy(&values)),
+            |values| keep(aligned_copy(&values)),
+        )
+        .expect("a network of a supported size");
+        let shape = *network.shape();
+        let layout = StateLayout::new(&shape);
+        let mut batch = Self {
+            kernels,
+            shape,
+            addresses,
+            layout,
+            states: aligned(2 * states.len() * layout.bytes()),
+            parity: vec![0; states.len()],
+            _weights: weights.into_inner(),
+        };
+        for (slot, state) in states.iter().enumerate() {
+            // Half of the slots start with the other state row.
+            batch.parity[slot] = (slot % 2) as u32;
+            let row = batch.row(slot);
+            layout.pack(state, row);
+        }
+        batch
+    }
+
+    /// The bytes of the current state row of a slot.
+    fn row(&mut self, slot: usize) -> &mut [u8] {
+        let bytes = self.layout.bytes();
+        let row = 2 * slot + self.parity[slot] as usize;
+        // SAFETY: the rows are within `states`.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.states.as_mut_ptr().cast::<u8>().add(row * bytes),
+                bytes,
+            )
+        }
+    }
+
+    fn state(&mut self, slot: usize) -> State {
+        let layout = self.layout;
+        layout.unpack(self.row(slot)).expect("a possible state")
+    }
+
+    /// One decode step of the named slots; the logits of each.
+    fn step(&mut self, rows: &[(usize, u32)], tiles: TileChoice) -> Vec<Vec<f32>> {
+        let bucket = launch::bucket(rows.len());
+        let mut table = vec![0xEEEE_EEEE_u32; table_words(bucket, 1)];
+        table[0] = rows.len() as u32;
+        for (place, &(slot, token)) in rows.iter().enumerate() {
+            let row = 2 * slot as u32 + self.parity[slot];
+            table[TABLE_HEADER + place] = table_entry(row, 1);
+            table[TABLE_HEADER + bucket + place] = token;
+        }
+        let vocabulary = self.shape.vocabulary_size();
+        let mut logits = vec![f32::NAN; bucket * vocabulary];
+        let addresses = BatchAddresses {
+            states: self.states.as_mut_ptr() as u64,
+            table: table.as_ptr() as u64,
+            logits: logits.as_mut_ptr() as u64,
+        };
+        for launch in launch::step(&self.addresses, &addresses, bucket, tiles) {
+            self.kernels.run(&launch);
+        }
+        for &(slot, _) in rows {
+            self.parity[slot] ^= 1;
+        }
+        assert!(
+            logits[rows.len() * vocabulary..].iter().all(|x| x.is_nan()),
+            "logits of rows that are not in use were written"
+        );
+        let rows = logits[..rows.len() * vocabulary].chunks_exact(vocabulary);
+        rows.map(<[f32]>::to_vec).collect()
+    }
+
+    fn prefill(&mut self, rows: &[(usize, &[u32])], characters: usize, tiles: TileChoice) {
+        let bucket = launch::bucket(rows.len());
+        let mut table = vec![0xEEEE_EEEE_u32; table_words(bucket, characters)];
+        table[0] = rows.len() as u32;
+        for (place, &(slot, tokens)) in rows.iter().enumerate() {
+            let row = 2 * slot as u32 + self.parity[slot];
+            table[TABLE_HEADER + place] = table_entry(row, tokens.len());
+            for (character, &token) in tokens.iter().enumerate() {
+                table[TABLE_HEADER + bucket * (1 + character) + place] = token;
+            }
+        }
+        let addresses = BatchAddresses {
+            states: self.states.as_mut_ptr() as u64,
+            table: table.as_ptr() as u64,
+            logits: 0,
+        };
+        for launch in launch::prefill(&self.addresses, &addresses, bucket, characters, tiles) {
+            self.kernels.run(&launch);
+        }
+        for &(slot, tokens) in rows {
+            self.parity[slot] ^= tokens.len() as u32 & 1;
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[track_caller]
+fn assert_same_state(given: &State, expected: &State, what: &str) {
+    assert_eq!(given.h(), expected.h(), "h of {what}");
+    assert_eq!(bits(given.c()), bits(expected.c()), "c of {what}");
+}
+
+#[test]
+fn the_arithmetic_of_the_kernels_is_the_references_bit_for_bit() {
+    let Some(kernels) = host_kernels() else {
+        return;
+    };
+    let Some(kernels) = &*kernels else { return };
+    let mut numbers = Numbers(1);
+    let mut x = vec![0.0, -0.0, 1e-45, -1e-45, 7.905_311, 7.905_312, 1e6, -3.0e38];
+    // Every exponent, with random mantissas and signs.
+    for exponent in 0..255_u32 {
+        for _ in 0..64 {
+            let random = numbers.next() as u32;
+            x.push(f32::from_bits(random & 0x807F_FFFF | exponent << 23));
+        }
+    }
+    x.extend(numbers.floats(100_000, 9.0));
+    let tanh: Vec<f32> = x.iter().map(|&x| activation::tanh(x)).collect();
+    let sigmoid: Vec<f32> = x.iter().map(|&x| activation::sigmoid(x)).collect();
+    assert_eq!(bits(&kernels.map("host_tanh", &x)), bits(&tanh));
+    assert_eq!(bits(&kernels.map("host_sigmoid", &x)), bits(&sigmoid));
+
+    let count = 100_000;
+    let gates = numbers.floats(count * 4, 12.0);
+    let before = numbers.floats(count, 3.0);
+    let (mut c, mut h) = (before.clone(), vec![0_i8; count]);
+    // SAFETY: the arrays have these lengths.
+    unsafe {
+        kernels.function::<Cell>("host_cell")(
+            gates.as_ptr(),
+            c.as_mut_ptr(),
+            h.as_mut_ptr(),
+            count,
+        );
+    }
+    for i in 0..count {
+        let gates = [
+            gates[4 * i],
+            gates[4 * i + 1],
+            gates[4 * i + 2],
+            gates[4 * i + 3],
+        ];
+        let (expected_h, expected_c) = reference::cell(gates, before[i]);
+        assert_eq!(h[i], expected_h);
+        assert_eq!(c[i].to_bits(), expected_c.to_bits());
+    }
+
+    // Sums beyond 2^24, where the conversion rounds.
+    let sums: Vec<i32> = (0..count).map(|_| numbers.next() as i32).collect();
+    let scales = numbers.floats(count, 1e-4);
+    let begins = numbers.floats(count, 2.0);
+    let mut scaled = vec![0.0; count];
+    // SAFETY: the arrays have these lengths.
+    unsafe {
+        kernels.function::<Scaled>("host_scaled")(
+            sums.as_ptr(),
+            scales.as_ptr(),
+            begins.as_ptr(),
+            scaled.as_mut_ptr(),
+            count,
+        );
+    }
+    let expected: Vec<f32> = (0..count)
+        .map(|i| (sums[i] as f32).mul_add(scales[i], begins[i]))
+        .collect();
+    assert_eq!(bits(&scaled), bits(&expected));
+}
+
+/// Decodes `rows` of more sequences with the kernels and the reference, then
+/// prefills them with different lengths, and compares everything.
+fn compare_with_reference(
+    kernels: &HostKernels,
+    seed: u64,
+    shape: (usize, usize, usize),
+    rows: usize,
+    tile: usize,
+) {
+    let mut numbers = Numbers(seed);
+    let (vocabulary, hidden, layers) = shape;
+    let shape = Shape::new(vocabulary, hidden, layers).expect("a shape");
+    let what = format!("{shape:?}, {rows} rows, tile {}", TILES[tile].rows);
+    let network = random_network(&mut numbers, &shape);
+    let mut states: Vec<State> = (0..rows + 3)
+        .map(|_| random_state(&mut numbers, &shape))
+        .collect();
+    let mut batch = HostBatch::new(kernels, &network, &states);
+    let tiles = TileChoice {
+        layer: tile,
+        output: tile,
+    };
+    // SAFETY: only sets a number.
+    unsafe { kernels.function::<Schedule>("host_schedule")(numbers.next() as c_uint) };
+
+    let mut slots: Vec<usize> = (0..rows + 3).collect();
+    for place in (1..slots.len()).rev() {
+        slots.swap(place, numbers.below(place + 1));
+    }
+    slots.truncate(rows);
+    for _ in 0..2 {
+        let inputs: Vec<(usize, u32)> = slots
+            .iter()
+            .map(|&slot| (slot, numbers.below(vocabulary) as u32))
+            .collect();
+        let logits = batch.step(&inputs, tiles);
+        for (&(slot, token), logits) in inputs.iter().zip(&logits) {
+            reference::step(&network, &mut states[slot], token);
+            let expected = reference::logits(&network, &states[slot]);
+            assert_eq!(
+                bits(logits),
+                bits(&expected),
+                "logits of slot {slot}, {what}"
+            );
+        }
+    }
+    let characters = 4;
+    let tokens: Vec<Vec<u32>> = (0..rows)
+        .map(|row| {
+            (0..1 + row % characters)
+                .map(|_| numbers.below(vocabulary) as u32)
+                .collect()
+        })
+        .collect();
+    let prefill: Vec<(usize, &[u32])> = slots
+        .iter()
+        .zip(&tokens)
+        .map(|(&slot, tokens)| (slot, &tokens[..]))
+        .collect();
+    batch.prefill(&prefill, characters, tiles);
+    for &(slot, tokens) in &prefill {
+        for &token in tokens {
+            reference::step(&network, &mut states[slot], token);
+        }
+    }
+    for (slot, state) in states.iter().enumerate() {
+        assert_same_state(&batch.state(slot), state, &format!("slot {slot}, {what}"));
+    }
+}
+
+#[test]
+fn every_kernel_gives_the_references_bits_for_every_number_of_rows() {
+    let Some(kernels) = host_kernels() else {
+        return;
+    };
+    let Some(kernels) = &*kernels else { return };
+    for (seed, (rows, tile)) in [
+        (1, 0),
+        (8, 0),
+        (9, 0),
+        (13, 1),
+        (33, 2),
+        (64, 3),
+        (67, 3),
+        (128, 4),
+        (131, 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        compare_with_reference(kernels, seed as u64, (78, 64, 2), rows, tile);
+    }
+}
+
+#[test]
+fn kernels_give_the_references_bits_for_every_kind_of_shape() {
+    let Some(kernels) = host_kernels() else {
+        return;
+    };
+    let Some(kernels) = &*kernels else { return };
+    for (seed, shape) in [
+        (1, 1, 1),
+        (5, 63, 1),
+        (130, 64, 3),
+        (78, 100, 2),
+        (300, 65, 1),
+        (2, 200, 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        compare_with_reference(kernels, 100 + seed as u64, shape, 5, seed % 3);
+    }
+}
+
+#[test]
+fn kernels_give_the_references_bits_when_the_weights_do_not_fit_the_ring_at_once() {
+    let Some(kernels) = host_kernels() else {
+        return;
+    };
+    let Some(kernels) = &*kernels else { return };
+    // 17 blocks of 64 columns, more than the stages of any tile; and sums
+    // beyond 2^24 are possible.
+    compare_with_reference(kernels, 7, (10, 1088, 1), 3, 0);
+    compare_with_reference(kernels, 8, (10, 320, 2), 3, 4);
+}

@@ -1,0 +1,297 @@
+// The kernels of the decode step: one for the LSTM layers and one for the
+// linear output layer, each for several tile sizes. They hold no size of a
+// model: one compiled module serves every model.
+//
+// A block multiplies BM = 32 * WM rows of a weight matrix with BN = 8 * WN * NT
+// rows of the batch, in one pass over the hidden units, 64 at a time. Weights
+// are stored as fragments of mma.m16n8k32, in blocks of 64 columns, so that a
+// thread copies and loads 16 bytes at a time and an h is stored as plain bytes:
+// within a block, thread q = lane % 4 holds columns 16 q to 16 q + 15. Any
+// order of the columns gives the same exact integer sum.
+//
+// Fragment order: [groups of 32 rows][hidden / 64][2 tiles of 16 rows]
+// [2 halves of the 16 bytes][32 lanes][16 bytes]. A group of an LSTM matrix is
+// the four gates of 8 units: rows 8 * gate + unit.
+//
+// Session state. A slot has two state rows, row = 2 * slot + parity: h of all
+// layers as int8 (`layers * hidden` bytes), then c of all layers as float32. A
+// step reads one of them and writes the other, so no block overwrites what
+// another one still reads, and a step that failed can be repeated.
+//
+// The table of a launch: [0] number of batch rows in use, [1..3] unused, then
+// per batch row `characters << 24 | state row`, then [characters][bucket] token
+// ids. Batch rows beyond the number in use are neither read nor written.
+
+struct LayerArguments {
+  const uint4* hidden_weights;  // fragments [layers]
+  const uint4* input_weights;   // fragments [layers - 1], of layers 1 and up
+  const float4* hidden_scales;  // [layers][hidden] gates i f g o
+  const float4* input_scales;   // [layers - 1][hidden]
+  const float4* biases;         // [layers - 1][hidden] bias_ih + bias_hh
+  const float4* initial;        // [vocabulary][hidden] layer 0's input and biases
+  unsigned char* states;
+  const u32* table;
+  int hidden;  // padded to a multiple of 64
+  int layers;
+  int bucket;  // batch rows that the table has room for
+  int first_layer;
+  int wave;   // layer l processes character wave - l of each row's characters
+  int early;  // 1: no earlier kernel of this graph wrote h of this layer
+};
+
+struct OutputArguments {
+  const uint4* weights;  // fragments [vocabulary padded to 128 / 32]
+  const float* scales;   // [vocabulary padded to 128]
+  const float* biases;
+  const unsigned char* states;
+  const u32* table;
+  float* logits;  // [rows][vocabulary]
+  int hidden;
+  int layers;
+  int bucket;
+  int vocabulary;
+};
+
+// WM x WN warps; a warp multiplies 32 weight rows with NT * 8 batch rows.
+// STAGES blocks of 64 columns are in shared memory at once.
+template <int WM_, int WN_, int NT_, int STAGES_> struct Tile {
+  static constexpr int WM = WM_, WN = WN_, NT = NT_, STAGES = STAGES_;
+  static constexpr int THREADS = 32 * WM * WN, BM = 32 * WM, BN = 8 * WN * NT;
+  // In units of 16 bytes.
+  static constexpr int WEIGHTS = WM * 128, ROWS = BN * 4, STAGE = WEIGHTS + ROWS, RING = STAGES * STAGE;
+  static constexpr int ROW_COPIES = (ROWS + THREADS - 1) / THREADS;
+};
+
+DEVICE size_t state_bytes(int layers, int hidden) { return (size_t)layers * hidden * 5; }
+
+template <class T> DEVICE void copy_weights(uint4* stage, const uint4* weights, int column_block, int column_blocks) {
+#pragma unroll
+  for (int i = threadIdx.x; i < T::WEIGHTS; i += T::THREADS)
+    copy_async(stage + i, weights + ((size_t)(i >> 7) * column_blocks + column_block) * 128 + (i & 127));
+}
+
+// rows[j]: h of the batch row whose 16 bytes this thread copies in its turn j.
+template <class T> DEVICE void copy_rows(uint4* stage, const uint4* const (&rows)[T::ROW_COPIES], int column_block) {
+#pragma unroll
+  for (int j = 0; j < T::ROW_COPIES; j++) {
+    int i = threadIdx.x + j * T::THREADS;
+    if (i < T::ROWS) copy_async(stage + T::WEIGHTS + i, rows[j] + column_block * 4);
+  }
+}
+
+template <class T> DEVICE void multiply(int (&sums)[2][T::NT][4], const uint4* stage, int warp_m, int warp_n, int lane) {
+  const uint4* a = stage + warp_m * 128 + lane;
+  const uint4* b = stage + T::WEIGHTS + warp_n * T::NT * 32 + lane;
+  uint4 a00 = a[0], a01 = a[32], a10 = a[64], a11 = a[96];
+#pragma unroll
+  for (int n = 0; n < T::NT; n++) {
+    uint4 x = b[n * 32];
+    mma_s8(sums[0][n], a00.x, a00.y, a00.z, a00.w, x.x, x.y);
+    mma_s8(sums[0][n], a01.x, a01.y, a01.z, a01.w, x.z, x.w);
+    mma_s8(sums[1][n], a10.x, a10.y, a10.z, a10.w, x.x, x.y);
+    mma_s8(sums[1][n], a11.x, a11.y, a11.z, a11.w, x.z, x.w);
+  }
+}
+
+// sums = weights * rows, over all columns. WAIT: the rows may be written by the
+// kernel before this one.
+template <class T>
+DEVICE void product(int (&sums)[2][T::NT][4], uint4* ring, const uint4* weights, const uint4* const (&rows)[T::ROW_COPIES],
+                    int column_blocks, bool wait, int warp_m, int warp_n, int lane) {
+#pragma unroll
+  for (int m = 0; m < 2; m++)
+#pragma unroll
+    for (int n = 0; n < T::NT; n++)
+#pragma unroll
+      for (int k = 0; k < 4; k++) sums[m][n][k] = 0;
+  for (int s = 0; s < T::STAGES - 1; s++)
+    if (s < column_blocks) copy_weights<T>(ring + s * T::STAGE, weights, s, column_blocks);
+  if (wait) {
+    dependency_wait();
+    dependency_release();
+  }
+  for (int s = 0; s < T::STAGES - 1; s++) {
+    if (s < column_blocks) copy_rows<T>(ring + s * T::STAGE, rows, s);
+    copy_commit();
+  }
+  int read = 0, write = T::STAGES - 1;
+  for (int block = 0; block < column_blocks; block++) {
+    copy_wait<T::STAGES - 2>();
+    __syncthreads();
+    int next = block + T::STAGES - 1;
+    if (next < column_blocks) {
+      copy_weights<T>(ring + write * T::STAGE, weights, next, column_blocks);
+      copy_rows<T>(ring + write * T::STAGE, rows, next);
+    }
+    copy_commit();
+    multiply<T>(sums, ring + read * T::STAGE, warp_m, warp_n, lane);
+    read = read + 1 == T::STAGES ? 0 : read + 1;
+    write = write + 1 == T::STAGES ? 0 : write + 1;
+  }
+}
+
+// Pointers to h of layer `layer` in the state rows that this thread copies.
+template <class T>
+DEVICE void row_pointers(const uint4* (&rows)[T::ROW_COPIES], const u32* entries, const unsigned char* states, int parity,
+                         size_t bytes, int offset) {
+#pragma unroll
+  for (int j = 0; j < T::ROW_COPIES; j++) {
+    int i = threadIdx.x + j * T::THREADS;
+    u32 row = (entries[i < T::ROWS ? i >> 2 : 0] & 0xffffffu) ^ parity;
+    rows[j] = (const uint4*)(states + row * bytes + offset) + (i & 3);
+  }
+}
+
+template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, int layer) {
+  SHARED_MEMORY();
+  u32* entries = (u32*)(shared + T::RING);  // [BN] as in the table; no characters if not in use
+  int* tokens = (int*)(entries + T::BN);    // [BN]
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warp_m = warp % T::WM, warp_n = warp / T::WM;
+  int g = lane >> 2, q = lane & 3;
+  int unit = (blockIdx.x * T::WM + warp_m) * 8 + g, first_row = blockIdx.y * T::BN;
+  int character = p.wave - layer, used = (int)p.table[0];
+  bool active = false;
+  for (int n = threadIdx.x; n < T::BN; n += T::THREADS) {
+    int row = first_row + n;
+    u32 entry = p.table[4 + min(row, used - 1)];
+    if (row >= used) entry &= 0xffffffu;
+    entries[n] = entry;
+    bool in_use = character >= 0 && character < (int)(entry >> 24);
+    if (FIRST) tokens[n] = in_use ? (int)p.table[4 + p.bucket + character * p.bucket + row] : 0;
+    active = active || in_use;
+  }
+  if (!__syncthreads_or(active)) {
+    dependency_wait();  // see dependency_release
+    dependency_release();
+    return;
+  }
+  int parity = character & 1, column_blocks = p.hidden / 64;
+  size_t bytes = state_bytes(p.layers, p.hidden), fragments = (size_t)p.hidden * p.hidden / 4;  // 16 bytes each
+  size_t group = (size_t)blockIdx.x * T::WM * column_blocks * 128;
+  const uint4* rows[T::ROW_COPIES];
+  int sums[2][T::NT][4];
+
+  row_pointers<T>(rows, entries, p.states, parity, bytes, layer * p.hidden);
+  bool wait = FIRST || !p.early;
+  product<T>(sums, shared, p.hidden_weights + layer * fragments + group, rows, column_blocks, wait, warp_m, warp_n, lane);
+  float4 scale = p.hidden_scales[(size_t)layer * p.hidden + unit];
+  float begin[FIRST ? 1 : T::NT][2][4];
+  if (!FIRST) {
+    float4 bias = p.biases[(size_t)(layer - 1) * p.hidden + unit];
+#pragma unroll
+    for (int n = 0; n < T::NT; n++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        begin[FIRST ? 0 : n][e][0] = scaled(sums[0][n][e], scale.x, bias.x);
+        begin[FIRST ? 0 : n][e][1] = scaled(sums[0][n][2 + e], scale.y, bias.y);
+        begin[FIRST ? 0 : n][e][2] = scaled(sums[1][n][e], scale.z, bias.z);
+        begin[FIRST ? 0 : n][e][3] = scaled(sums[1][n][2 + e], scale.w, bias.w);
+      }
+    scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
+    __syncthreads();  // the ring is used again
+    // The layer below has written its h of this character to the other row.
+    row_pointers<T>(rows, entries, p.states, parity ^ 1, bytes, (layer - 1) * p.hidden);
+    product<T>(sums, shared, p.input_weights + (layer - 1) * fragments + group, rows, column_blocks, !wait, warp_m, warp_n, lane);
+  }
+
+  size_t c_offset = (size_t)p.layers * p.hidden + ((size_t)layer * p.hidden + unit) * 4;
+  float c[T::NT][2];
+#pragma unroll
+  for (int n = 0; n < T::NT; n++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      u32 row = (entries[(warp_n * T::NT + n) * 8 + 2 * q + e] & 0xffffffu) ^ parity;
+      c[n][e] = *(const float*)(p.states + row * bytes + c_offset);
+    }
+#pragma unroll
+  for (int n = 0; n < T::NT; n++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      int column = (warp_n * T::NT + n) * 8 + 2 * q + e;
+      u32 entry = entries[column];
+      float4 add;
+      if (FIRST)
+        add = p.initial[(size_t)tokens[column] * p.hidden + unit];
+      else
+        add = make_float4(begin[FIRST ? 0 : n][e][0], begin[FIRST ? 0 : n][e][1], begin[FIRST ? 0 : n][e][2], begin[FIRST ? 0 : n][e][3]);
+      int h = cell(scaled(sums[0][n][e], scale.x, add.x), scaled(sums[0][n][2 + e], scale.y, add.y),
+                   scaled(sums[1][n][e], scale.z, add.z), scaled(sums[1][n][2 + e], scale.w, add.w), c[n][e]);
+      u32 word = (u32)(h & 255) << (8 * (g & 3));  // four units of a row in a word
+      word |= __shfl_xor_sync(0xffffffffu, word, 4);
+      word |= __shfl_xor_sync(0xffffffffu, word, 8);
+      if (character < (int)(entry >> 24)) {
+        unsigned char* state = p.states + ((entry & 0xffffffu) ^ parity ^ 1) * bytes;
+        *(float*)(state + c_offset) = c[n][e];
+        if ((g & 3) == 0) *(u32*)(state + (size_t)layer * p.hidden + unit) = word;
+      }
+    }
+}
+
+template <class T> DEVICE void layer_kernel(const LayerArguments& p) {
+  int layer = p.first_layer + blockIdx.z;
+  if (layer == 0)
+    layer_tile<T, true>(p, 0);
+  else
+    layer_tile<T, false>(p, layer);
+}
+
+// Logits of the state after a row's characters.
+template <class T> DEVICE void output_kernel(const OutputArguments& p) {
+  SHARED_MEMORY();
+  constexpr int STRIDE = T::BM + 4;  // keeps the four rows of a store in different banks
+  u32* entries = (u32*)(shared + T::RING);
+  float* staged = (float*)shared;  // [BN][STRIDE]
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warp_m = warp % T::WM, warp_n = warp / T::WM;
+  int g = lane >> 2, q = lane & 3;
+  int first_output = blockIdx.x * T::BM, first_row = blockIdx.y * T::BN, used = (int)p.table[0];
+  if (first_row >= used) {
+    dependency_wait();
+    dependency_release();
+    return;
+  }
+  for (int n = threadIdx.x; n < T::BN; n += T::THREADS) {
+    u32 entry = p.table[4 + min(first_row + n, used - 1)];
+    entries[n] = (entry & 0xffffffu) ^ (entry >> 24 & 1);
+  }
+  __syncthreads();
+  int column_blocks = p.hidden / 64, sums[2][T::NT][4];
+  const uint4* rows[T::ROW_COPIES];
+  row_pointers<T>(rows, entries, p.states, 0, state_bytes(p.layers, p.hidden), (p.layers - 1) * p.hidden);
+  product<T>(sums, shared, p.weights + (size_t)blockIdx.x * T::WM * column_blocks * 128, rows, column_blocks, true, warp_m, warp_n, lane);
+  __syncthreads();
+#pragma unroll
+  for (int m = 0; m < 2; m++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int output = warp_m * 32 + m * 16 + half * 8 + g;
+      float scale = p.scales[first_output + output], bias = p.biases[first_output + output];
+#pragma unroll
+      for (int n = 0; n < T::NT; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+          staged[((warp_n * T::NT + n) * 8 + 2 * q + e) * STRIDE + output] = scaled(sums[m][n][half * 2 + e], scale, bias);
+    }
+  __syncthreads();
+  int outputs = min(T::BM, p.vocabulary - first_output);
+  for (int i = threadIdx.x; i < T::BN * T::BM; i += T::THREADS) {
+    int n = i / T::BM, output = i % T::BM, row = first_row + n;
+    if (row < used && output < outputs)
+      p.logits[(size_t)row * p.vocabulary + first_output + output] = staged[n * STRIDE + output];
+  }
+}
+
+#define KERNELS(NAME, BLOCKS, WM, WN, NT, STAGES) \
+  using Tile##NAME = Tile<WM, WN, NT, STAGES>; \
+  static_assert(Tile##NAME::BN == NAME, "the name is the number of batch rows"); \
+  extern "C" __global__ void __launch_bounds__(Tile##NAME::THREADS, BLOCKS) layer_##NAME(const LayerArguments p) { \
+    layer_kernel<Tile##NAME>(p); \
+  } \
+  extern "C" __global__ void __launch_bounds__(Tile##NAME::THREADS, BLOCKS) output_##NAME(const OutputArguments p) { \
+    output_kernel<Tile##NAME>(p); \
+  }
+// Must match `TILES` in launch.rs.
+KERNELS(8, 1, 2, 1, 1, 16)
+KERNELS(16, 1, 2, 1, 2, 16)
+KERNELS(32, 1, 4, 2, 2, 8)
+KERNELS(64, 2, 4, 2, 4, 6)
+KERNELS(128, 1, 4, 2, 8, 4)

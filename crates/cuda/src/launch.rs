@@ -1,0 +1,376 @@
+//! What is launched on the device for a decode step or a prefill: kernels,
+//! grids and arguments. This is plain arithmetic; nothing here touches a
+//! device.
+
+/// Columns of a weight matrix that a kernel processes at a time. Hidden sizes
+/// are padded to a multiple of it.
+pub(crate) const COLUMN_BLOCK: usize = 64;
+
+/// The vocabulary is padded to a multiple of this in the output layer's
+/// weights: the most weight rows of a tile.
+pub(crate) const OUTPUT_BLOCK: usize = 128;
+
+/// Words of a table before its first entry.
+pub(crate) const TABLE_HEADER: usize = 4;
+
+/// Most characters per row in one prefill launch. The count has 8 bits in a
+/// table entry; longer launches would also keep decode steps waiting for
+/// longer (64 characters take about half a millisecond).
+pub(crate) const MAX_CHUNK: usize = 64;
+
+/// Largest state row index that fits a table entry, which has 24 bits for it.
+pub(crate) const MAX_STATE_ROWS: usize = 1 << 24;
+
+/// A row of a table: the state row that is read, and how many characters are
+/// processed.
+pub(crate) fn table_entry(state_row: u32, characters: usize) -> u32 {
+    debug_assert!((state_row as usize) < MAX_STATE_ROWS && characters <= MAX_CHUNK);
+    (characters as u32) << 24 | state_row
+}
+
+/// Words of a table for `bucket` rows of `characters` characters.
+pub(crate) fn table_words(bucket: usize, characters: usize) -> usize {
+    TABLE_HEADER + bucket * (1 + characters)
+}
+
+/// The tile of one block: `32 * warps_m` weight rows by `rows` batch rows.
+/// Must match the instances in `decode.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    /// Batch rows.
+    pub(crate) rows: usize,
+    warps_m: usize,
+    warps_n: usize,
+    stages: usize,
+}
+
+pub(crate) const TILES: [Tile; 5] = [
+    Tile {
+        rows: 8,
+        warps_m: 2,
+        warps_n: 1,
+        stages: 16,
+    },
+    Tile {
+        rows: 16,
+        warps_m: 2,
+        warps_n: 1,
+        stages: 16,
+    },
+    Tile {
+        rows: 32,
+        warps_m: 4,
+        warps_n: 2,
+        stages: 8,
+    },
+    Tile {
+        rows: 64,
+        warps_m: 4,
+        warps_n: 2,
+        stages: 6,
+    },
+    Tile {
+        rows: 128,
+        warps_m: 4,
+        warps_n: 2,
+        stages: 4,
+    },
+];
+
+impl Tile {
+    /// Weight rows.
+    pub(crate) fn weight_rows(&self) -> usize {
+        32 * self.warps_m
+    }
+
+    /// Threads of a block.
+    pub(crate) fn threads(&self) -> usize {
+        32 * self.warps_m * self.warps_n
+    }
+
+    /// Bytes of dynamic shared memory of a block: the ring of weights and h,
+    /// with an entry and a token id per batch row behind it, or the logits on
+    /// their way out, which reuse the ring.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        let stage = self.warps_m * 2048 + self.rows * 64;
+        let ring = self.stages * stage + self.rows * 8;
+        let logits = self.rows * (self.weight_rows() + 4) * 4;
+        ring.max(logits)
+    }
+
+    /// Blocks for a product of `weight_rows` rows with `bucket` batch rows.
+    fn blocks(&self, weight_rows: usize, bucket: usize) -> usize {
+        weight_rows / self.weight_rows() * bucket.div_ceil(self.rows)
+    }
+
+    /// Index in [`TILES`] of the tile for a product on a device with
+    /// `multiprocessors`: the largest that still gives every multiprocessor a
+    /// block, because a larger tile reads the weights less often.
+    pub(crate) fn choose(weight_rows: usize, bucket: usize, multiprocessors: usize) -> usize {
+        TILES
+            .iter()
+            .rposition(|tile| {
+                tile.rows <= bucket && tile.blocks(weight_rows, bucket) >= multiprocessors * 3 / 4
+            })
+            .unwrap_or(0)
+    }
+}
+
+/// Arguments of the kernels `layer_*`; the layout of `LayerArguments` in
+/// `decode.cu`. Pointers are addresses on the device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerArguments {
+    pub(crate) hidden_weights: u64,
+    pub(crate) input_weights: u64,
+    pub(crate) hidden_scales: u64,
+    pub(crate) input_scales: u64,
+    pub(crate) biases: u64,
+    pub(crate) initial: u64,
+    pub(crate) states: u64,
+    pub(crate) table: u64,
+    pub(crate) hidden: i32,
+    pub(crate) layers: i32,
+    pub(crate) bucket: i32,
+    pub(crate) first_layer: i32,
+    pub(crate) wave: i32,
+    pub(crate) early: i32,
+}
+
+/// Arguments of the kernels `output_*`; the layout of `OutputArguments` in
+/// `decode.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutputArguments {
+    pub(crate) weights: u64,
+    pub(crate) scales: u64,
+    pub(crate) biases: u64,
+    pub(crate) states: u64,
+    pub(crate) table: u64,
+    pub(crate) logits: u64,
+    pub(crate) hidden: i32,
+    pub(crate) layers: i32,
+    pub(crate) bucket: i32,
+    pub(crate) vocabulary: i32,
+}
+
+/// Where a network's packed weights are; see `LayerArguments` and
+/// `OutputArguments` in `decode.cu` for the contents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NetworkAddresses {
+    pub(crate) hidden_weights: u64,
+    pub(crate) input_weights: u64,
+    pub(crate) hidden_scales: u64,
+    pub(crate) input_scales: u64,
+    pub(crate) biases: u64,
+    pub(crate) initial: u64,
+    pub(crate) output_weights: u64,
+    pub(crate) output_scales: u64,
+    pub(crate) output_biases: u64,
+    /// Hidden size, padded.
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) vocabulary: usize,
+}
+
+impl NetworkAddresses {
+    /// The vocabulary, padded as the output layer's weights are.
+    pub(crate) fn padded_vocabulary(&self) -> usize {
+        self.vocabulary.next_multiple_of(OUTPUT_BLOCK)
+    }
+}
+
+/// Where a batch's buffers are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchAddresses {
+    pub(crate) states: u64,
+    pub(crate) table: u64,
+    pub(crate) logits: u64,
+}
+
+/// The arguments of a launch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arguments {
+    Layer(LayerArguments),
+    Output(OutputArguments),
+}
+
+/// One kernel launch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    /// Index in [`TILES`].
+    pub(crate) tile: usize,
+    pub(crate) grid: [u32; 3],
+    pub(crate) arguments: Arguments,
+}
+
+/// Tiles of the kernels of a launch sequence, as indices in [`TILES`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileChoice {
+    pub(crate) layer: usize,
+    pub(crate) output: usize,
+}
+
+impl TileChoice {
+    /// The tiles for `bucket` rows on a device with `multiprocessors`.
+    pub(crate) fn new(network: &NetworkAddresses, bucket: usize, multiprocessors: usize) -> Self {
+        Self {
+            layer: Tile::choose(4 * network.hidden, bucket, multiprocessors),
+            output: Tile::choose(network.padded_vocabulary(), bucket, multiprocessors),
+        }
+    }
+}
+
+/// A launch of layers `layers` of a network, for one wave.
+fn layer_launch(
+    network: &NetworkAddresses,
+    batch: &BatchAddresses,
+    bucket: usize,
+    tile: usize,
+    layers: std::ops::Range<usize>,
+    wave: usize,
+    early: bool,
+) -> Launch {
+    let shape = &TILES[tile];
+    Launch {
+        tile,
+        grid: [
+            (4 * network.hidden / shape.weight_rows()) as u32,
+            bucket.div_ceil(shape.rows) as u32,
+            layers.len() as u32,
+        ],
+        arguments: Arguments::Layer(LayerArguments {
+            hidden_weights: network.hidden_weights,
+            input_weights: network.input_weights,
+            hidden_scales: network.hidden_scales,
+            input_scales: network.input_scales,
+            biases: network.biases,
+            initial: network.initial,
+            states: batch.states,
+            table: batch.table,
+            hidden: network.hidden as i32,
+            layers: network.layers as i32,
+            bucket: bucket as i32,
+            first_layer: layers.start as i32,
+            wave: wave as i32,
+            early: early.into(),
+        }),
+    }
+}
+
+/// The launches of one decode step: each layer, then the output layer.
+pub(crate) fn step(
+    network: &NetworkAddresses,
+    batch: &BatchAddresses,
+    bucket: usize,
+    tiles: TileChoice,
+) -> Vec<Launch> {
+    let mut launches: Vec<_> = (0..network.layers)
+        .map(|layer| {
+            let layers = layer..layer + 1;
+            layer_launch(network, batch, bucket, tiles.layer, layers, layer, true)
+        })
+        .collect();
+    let shape = &TILES[tiles.output];
+    launches.push(Launch {
+        tile: tiles.output,
+        grid: [
+            (network.padded_vocabulary() / shape.weight_rows()) as u32,
+            bucket.div_ceil(shape.rows) as u32,
+            1,
+        ],
+        arguments: Arguments::Output(OutputArguments {
+            weights: network.output_weights,
+            scales: network.output_scales,
+            biases: network.output_biases,
+            states: batch.states,
+            table: batch.table,
+            logits: batch.logits,
+            hidden: network.hidden as i32,
+            layers: network.layers as i32,
+            bucket: bucket as i32,
+            vocabulary: network.vocabulary as i32,
+        }),
+    });
+    launches
+}
+
+/// The launches that process up to `characters` known characters per row. In
+/// wave w, layer l processes character w - l, so all layers run at once and a
+/// character costs one launch.
+pub(crate) fn prefill(
+    network: &NetworkAddresses,
+    batch: &BatchAddresses,
+    bucket: usize,
+    characters: usize,
+    tiles: TileChoice,
+) -> Vec<Launch> {
+    let last = network.layers - 1;
+    (0..characters + last)
+        .map(|wave| {
+            let first = (wave + 1).saturating_sub(characters);
+            let layers = first..wave.min(last) + 1;
+            layer_launch(network, batch, bucket, tiles.layer, layers, wave, false)
+        })
+        .collect()
+}
+
+/// Number of characters of the prefill launch for rows of which the longest has
+/// `longest` left: a power of two from 4 to [`MAX_CHUNK`], so that few
+/// different launch sequences are needed, and at most a third of the waves are
+/// idle.
+pub(crate) fn chunk_characters(longest: usize) -> usize {
+    let above = longest.clamp(4, MAX_CHUNK).next_power_of_two();
+    if longest.min(MAX_CHUNK) * 3 > above * 2 || above == 4 {
+        above
+    } else {
+        above / 2
+    }
+}
+
+/// Number of rows that the launch sequence for `rows` rows has room for: a
+/// power of two, so that few different sequences are needed.
+pub(crate) fn bucket(rows: usize) -> usize {
+    rows.max(TILES[0].rows).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shared_memory_of_every_tile_fits_every_supported_device() {
+        // 99 KiB is what a block can have on the smallest of them (8.6, 8.9, 12.0).
+        for tile in TILES {
+            assert!(tile.shared_bytes() <= 99 * 1024, "{tile:?}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_a_power_of_two_with_few_idle_waves() {
+        for (longest, chunk) in [
+            (1, 4),
+            (4, 4),
+            (5, 4),
+            (6, 8),
+            (10, 8),
+            (11, 16),
+            (43, 64),
+            (42, 32),
+            (64, 64),
+            (5000, 64),
+        ] {
+            assert_eq!(chunk_characters(longest), chunk, "{longest}");
+        }
+    }
+
+    #[test]
+    fn tiles_grow_with_the_rows_as_long_as_every_multiprocessor_has_work() {
+        // 2 x 512 on 132 multiprocessors.
+        let chosen = |bucket| TILES[Tile::choose(2048, bucket, 132)].rows;
+        assert_eq!(chosen(8), 8);
+        assert_eq!(chosen(64), 16);
+        assert_eq!(chosen(256), 32);
+        assert_eq!(chosen(1024), 128);
+    }
+}

@@ -1,0 +1,234 @@
+// Runs CUDA kernels as ordinary C++ on one CPU thread, so that the tests can
+// execute the kernel sources without a GPU.
+//
+// Each thread of a block is a fiber. A fiber runs until it waits for a barrier
+// of its block or for the other lanes of its warp; the order in which fibers
+// are resumed is chosen by `schedule_seed`. Asynchronous copies take place only
+// when their group is waited for, and shared memory starts out as 0xEE, so a
+// missing wait or barrier changes the results.
+#pragma once
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __CUDA_ARCH__ 900
+
+struct uint4 { unsigned x, y, z, w; };
+struct float4 { float x, y, z, w; };
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct Dimensions { unsigned x = 0, y = 0, z = 0; };
+
+// ---- arithmetic -------------------------------------------------------------
+// Compiled with -ffp-contract=off, so that only fmaf fuses.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
+inline float __int2float_rn(int a) { return static_cast<float>(a); }
+inline int __float2int_rn(float a) { return static_cast<int>(std::nearbyintf(a)); }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+
+// ---- threads ----------------------------------------------------------------
+struct Copy { void* to; const void* from; };
+struct Warp {
+  unsigned arrived = 0, generation = 0;
+  unsigned words[32][6];
+};
+struct Block {
+  unsigned threads = 0, arrived = 0, generation = 0;
+  int votes = 0, vote_result = 0;
+  std::vector<Warp> warps;
+  std::vector<uint4> shared;
+};
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  Dimensions thread, block;
+  Block* owner = nullptr;
+  std::deque<std::vector<Copy>> groups;  // committed, oldest first
+  std::vector<Copy> started;
+  bool done = false;
+};
+inline ucontext_t scheduler;
+inline Fiber* current = nullptr;
+inline std::function<void()> body;
+inline Dimensions grid_dimensions, block_dimensions;
+inline unsigned schedule_seed = 1;
+
+#define threadIdx (current->thread)
+#define blockIdx (current->block)
+#define gridDim (grid_dimensions)
+#define blockDim (block_dimensions)
+
+inline void yield() { swapcontext(&current->context, &scheduler); }
+template <class T> inline void barrier(T& at, unsigned count) {
+  unsigned generation = at.generation;
+  if (++at.arrived == count) {
+    at.arrived = 0;
+    at.generation++;
+  }
+  while (at.generation == generation) yield();
+}
+inline void __syncthreads() { barrier(*current->owner, current->owner->threads); }
+inline int __syncthreads_or(int vote) {
+  Block& b = *current->owner;
+  b.votes |= vote;
+  if (b.arrived + 1 == b.threads) {
+    b.vote_result = b.votes;
+    b.votes = 0;
+  }
+  __syncthreads();
+  int result = b.vote_result;
+  __syncthreads();
+  return result;
+}
+inline Warp& warp() { return current->owner->warps[threadIdx.x / 32]; }
+inline void warp_barrier() { barrier(warp(), 32); }
+inline void __syncwarp() { warp_barrier(); }
+inline unsigned __shfl_xor_sync(unsigned, unsigned value, int mask) {
+  unsigned lane = threadIdx.x % 32;
+  warp().words[lane][0] = value;
+  warp_barrier();
+  unsigned result = warp().words[lane ^ static_cast<unsigned>(mask)][0];
+  warp_barrier();
+  return result;
+}
+template <class T> inline T shuffle(T value, int source) {
+  unsigned word;
+  std::memcpy(&word, &value, 4);
+  warp().words[threadIdx.x % 32][0] = word;
+  warp_barrier();
+  word = warp().words[source & 31][0];
+  warp_barrier();
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+template <class T> inline T __shfl_sync(unsigned, T value, int source) { return shuffle(value, source); }
+
+// ---- instructions (device.cuh) ----------------------------------------------
+inline void copy_async(void* to, const void* from) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 || reinterpret_cast<std::uintptr_t>(from) % 16) {
+    std::fprintf(stderr, "misaligned asynchronous copy\n");
+    std::abort();
+  }
+  current->started.push_back({to, from});
+}
+inline void copy_commit() {
+  current->groups.push_back(std::move(current->started));
+  current->started.clear();
+}
+template <int PENDING> inline void copy_wait() {
+  while (current->groups.size() > PENDING) {
+    for (const Copy& c : current->groups.front()) std::memcpy(c.to, c.from, 16);
+    current->groups.pop_front();
+  }
+}
+inline void dependency_wait() {}
+inline void dependency_release() {}
+
+// The operand layout of mma.m16n8k32 for 8-bit integers, as the PTX manual
+// defines it.
+inline void mma_s8(int* sums, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  unsigned lane = threadIdx.x % 32;
+  unsigned in[6] = {a0, a1, a2, a3, b0, b1};
+  std::memcpy(warp().words[lane], in, sizeof in);
+  warp_barrier();
+  auto byte = [](unsigned word, int i) { return static_cast<int>(static_cast<signed char>(word >> (8 * i))); };
+  for (int i = 0; i < 4; i++) {
+    int row = static_cast<int>(lane / 4) + (i / 2) * 8, column = static_cast<int>(lane % 4) * 2 + i % 2;
+    for (int k = 0; k < 32; k++) {
+      int a = byte(warp().words[row % 8 * 4 + k % 16 / 4][row / 8 + 2 * (k / 16)], k % 4);
+      int b = byte(warp().words[column * 4 + k % 16 / 4][4 + k / 16], k % 4);
+      sums[i] += a * b;
+    }
+  }
+  warp_barrier();
+}
+#define SHARED_MEMORY() uint4* shared = current->owner->shared.data()
+
+// ---- launch -----------------------------------------------------------------
+inline void fiber_main() {
+  body();
+  if (!current->started.empty()) {
+    std::fprintf(stderr, "a thread ended with uncommitted copies\n");
+    std::abort();
+  }
+  current->done = true;
+  yield();
+}
+
+inline std::unique_ptr<Fiber> make_fiber(Block& block, Dimensions place, unsigned thread, std::size_t stack_bytes) {
+  auto fiber = std::make_unique<Fiber>();
+  fiber->stack.reset(new char[stack_bytes]);
+  fiber->owner = &block;
+  fiber->thread = {thread, 0, 0};
+  fiber->block = place;
+  getcontext(&fiber->context);
+  fiber->context.uc_stack.ss_sp = fiber->stack.get();
+  fiber->context.uc_stack.ss_size = stack_bytes;
+  fiber->context.uc_link = nullptr;
+  makecontext(&fiber->context, fiber_main, 0);
+  return fiber;
+}
+
+// Runs the blocks `first` to `first + count - 1` of a grid at the same time.
+inline void run_blocks(unsigned first, unsigned count, unsigned threads, unsigned shared_bytes, std::size_t stack_bytes) {
+  std::deque<Block> blocks(count);
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  for (unsigned b = 0; b < count; b++) {
+    Block& block = blocks[b];
+    block.threads = threads;
+    block.warps.resize(threads / 32);
+    block.shared.resize((shared_bytes + 15) / 16);
+    std::memset(block.shared.data(), 0xEE, block.shared.size() * 16);
+    unsigned index = first + b;
+    Dimensions place = {index % grid_dimensions.x, index / grid_dimensions.x % grid_dimensions.y,
+                        index / grid_dimensions.x / grid_dimensions.y};
+    for (unsigned t = 0; t < threads; t++) fibers.push_back(make_fiber(block, place, t, stack_bytes));
+  }
+  std::size_t left = fibers.size(), n = fibers.size();
+  unsigned random = schedule_seed;
+  for (std::uint64_t rounds = 0; left; rounds++) {
+    if (rounds > 50'000'000) {
+      std::fprintf(stderr, "the threads of a block wait for each other forever\n");
+      std::abort();
+    }
+    random = random * 1664525u + 1013904223u;
+    std::size_t start = random % n;
+    bool reverse = random >> 31;
+    for (std::size_t i = 0; i < n; i++) {
+      Fiber& fiber = *fibers[(start + (reverse ? n - i : i)) % n];
+      if (fiber.done) continue;
+      current = &fiber;
+      swapcontext(&scheduler, &fiber.context);
+      if (fiber.done) left--;
+    }
+  }
+  current = nullptr;
+}
+
+template <class Kernel, class Arguments>
+inline void launch(Kernel kernel, const Arguments& arguments, Dimensions grid, unsigned threads, unsigned shared_bytes,
+                   bool together = false, std::size_t stack_bytes = 64 * 1024) {
+  grid_dimensions = grid;
+  block_dimensions = {threads, 1, 1};
+  body = [&] { kernel(arguments); };
+  unsigned blocks = grid.x * grid.y * grid.z;
+  if (together)
+    run_blocks(0, blocks, threads, shared_bytes, stack_bytes);
+  else
+    for (unsigned b = 0; b < blocks; b++) run_blocks(b, 1, threads, shared_bytes, stack_bytes);
+}
