@@ -2,10 +2,10 @@
 // execute the kernel sources without a GPU.
 //
 // Each thread of a block is a fiber. A fiber runs until it waits for a barrier
-// of its block or for the other lanes of its warp; the order in which fibers
-// are resumed is chosen by `schedule_seed`. Asynchronous copies take place only
-// when their group is waited for, and shared memory starts out as 0xEE, so a
-// missing wait or barrier changes the results.
+// of its block or for the other lanes of its warp. Warps stall at random, and an
+// asynchronous copy takes place either at once or only when its group is waited
+// for, also at random (`schedule_seed`); shared memory starts out as 0xEE. So a
+// missing wait or barrier is likely to change the results.
 #pragma once
 #include <ucontext.h>
 
@@ -45,6 +45,7 @@ inline int max(int a, int b) { return a > b ? a : b; }
 struct Copy { void* to; const void* from; };
 struct Warp {
   unsigned arrived = 0, generation = 0;
+  std::uint64_t stalled_until = 0;  // in rounds of the scheduler
   unsigned words[32][6];
 };
 struct Block {
@@ -60,6 +61,8 @@ struct Fiber {
   Block* owner = nullptr;
   std::deque<std::vector<Copy>> groups;  // committed, oldest first
   std::vector<Copy> started;
+  const unsigned* waits_for = nullptr;  // until this is no longer `waits_while`
+  unsigned waits_while = 0;
   bool done = false;
 };
 inline ucontext_t scheduler;
@@ -67,6 +70,10 @@ inline Fiber* current = nullptr;
 inline std::function<void()> body;
 inline Dimensions grid_dimensions, block_dimensions;
 inline unsigned schedule_seed = 1;
+inline unsigned random_number() {
+  schedule_seed = schedule_seed * 1664525u + 1013904223u;
+  return schedule_seed >> 8;
+}
 
 #define threadIdx (current->thread)
 #define blockIdx (current->block)
@@ -80,7 +87,11 @@ template <class T> inline void barrier(T& at, unsigned count) {
     at.arrived = 0;
     at.generation++;
   }
-  while (at.generation == generation) yield();
+  if (at.generation != generation) return;
+  current->waits_for = &at.generation;
+  current->waits_while = generation;
+  yield();
+  current->waits_for = nullptr;
 }
 inline void __syncthreads() { barrier(*current->owner, current->owner->threads); }
 inline int __syncthreads_or(int vote) {
@@ -124,7 +135,10 @@ inline void copy_async(void* to, const void* from) {
     std::fprintf(stderr, "misaligned asynchronous copy\n");
     std::abort();
   }
-  current->started.push_back({to, from});
+  if (random_number() & 1)
+    std::memcpy(to, from, 16);
+  else
+    current->started.push_back({to, from});
 }
 inline void copy_commit() {
   current->groups.push_back(std::move(current->started));
@@ -199,22 +213,27 @@ inline void run_blocks(unsigned first, unsigned count, unsigned threads, unsigne
                         index / grid_dimensions.x / grid_dimensions.y};
     for (unsigned t = 0; t < threads; t++) fibers.push_back(make_fiber(block, place, t, stack_bytes));
   }
-  std::size_t left = fibers.size(), n = fibers.size();
-  unsigned random = schedule_seed;
-  for (std::uint64_t rounds = 0; left; rounds++) {
-    if (rounds > 50'000'000) {
-      std::fprintf(stderr, "the threads of a block wait for each other forever\n");
-      std::abort();
-    }
-    random = random * 1664525u + 1013904223u;
-    std::size_t start = random % n;
-    bool reverse = random >> 31;
-    for (std::size_t i = 0; i < n; i++) {
-      Fiber& fiber = *fibers[(start + (reverse ? n - i : i)) % n];
-      if (fiber.done) continue;
+  std::size_t left = fibers.size();
+  for (std::uint64_t round = 0; left; round++) {
+    bool any = false, stalled = false;
+    for (auto& pointer : fibers) {
+      Fiber& fiber = *pointer;
+      if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.waits_while)) continue;
+      Warp& warp = fiber.owner->warps[fiber.thread.x / 32];
+      if (fiber.thread.x % 32 == 0 && warp.stalled_until <= round && random_number() % 8 == 0)
+        warp.stalled_until = round + random_number() % 64;
+      if (warp.stalled_until > round) {
+        stalled = true;
+        continue;
+      }
+      any = true;
       current = &fiber;
       swapcontext(&scheduler, &fiber.context);
       if (fiber.done) left--;
+    }
+    if (left && !any && !stalled) {
+      std::fprintf(stderr, "the threads of a block wait for each other forever\n");
+      std::abort();
     }
   }
   current = nullptr;
