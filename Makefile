@@ -5,6 +5,8 @@
 DEVICE ?= cpu
 # Flags for what `make serve` and `make bench` run.
 ARGS ?=
+# Architectures that `make gpu-kernels` compiles for.
+GPU_TARGETS ?= sm_80 sm_90a sm_100
 
 CARGO := cargo
 ifeq ($(DEVICE),cuda)
@@ -14,7 +16,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image
+.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -51,6 +53,10 @@ check: libtorch ## Format, lints and docs, with warnings as errors
 	@scripts/buf.sh lint
 	@scripts/buf.sh breaking
 	@python3 scripts/api_docs.py --check
+
+gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
+	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
+		cargo run --quiet -p charlstm-cuda --example compile_kernels -- $(GPU_TARGETS)
 
 api-docs: ## Write docs/api.md from the comments of the contract
 	@python3 scripts/api_docs.py
