@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use charlstm_int8::State;
 use cudarc::driver::{CudaStream, DriverError, result};
@@ -20,10 +21,11 @@ use crate::state_layout::StateLayout;
 /// below the largest grid.
 pub const MAX_CAPACITY: usize = 16_384;
 
-/// States that are copied to or from the device before the host waits: enough
-/// to hide the latency of a copy, few enough to keep the page-locked memory
-/// small.
-const STAGED_STATES: usize = 64;
+/// Most states on their way to or from the device, and most bytes of
+/// page-locked memory for them. More hardly help: the device copies 256 states
+/// of 5 KB in a fraction of a millisecond.
+const STAGED_STATES: usize = 256;
+const STAGED_BYTES: usize = 16 << 20;
 
 /// A sequence in a [`CudaBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,13 +40,10 @@ pub struct Slot {
 pub struct BatchOptions {
     /// Lets consecutive kernels overlap, if the device supports it.
     pub overlap: bool,
-    /// Up to this number of rows, kernels write the logits directly to the
-    /// host's memory; beyond, they are copied after the step.
-    pub direct_logits_rows: usize,
-    /// Up to this number of rows, kernels read the slots and token ids
-    /// directly from the host's memory; beyond, they are copied before the
+    /// If the logits of a step have up to this number of bytes, kernels write
+    /// them directly to the host's memory; larger ones are copied after the
     /// step.
-    pub direct_table_rows: usize,
+    pub direct_logits_bytes: usize,
     /// Batch rows of a block in the LSTM layers and in the output layer: 8, 16,
     /// 32, 64 or 128. Other values choose by the size of the product.
     pub tile_rows: (usize, usize),
@@ -54,8 +53,7 @@ impl Default for BatchOptions {
     fn default() -> Self {
         Self {
             overlap: true,
-            direct_logits_rows: 64,
-            direct_table_rows: 0,
+            direct_logits_bytes: 2 << 20,
             tile_rows: (0, 0),
         }
     }
@@ -89,6 +87,8 @@ pub struct CudaBatch {
     host_table: PinnedMemory<u32>,
     host_logits: PinnedMemory<f32>,
     staging: PinnedMemory<u8>,
+    /// Number of states that `staging` has room for.
+    staging_states: usize,
     /// States in `staging` that may still be on their way to the device.
     staged: usize,
     slots: Vec<SlotState>,
@@ -134,6 +134,7 @@ impl CudaBatch {
         let layout = StateLayout::new(network.shape());
         let state_bytes = layout.bytes();
         let words = table_words(bucket, MAX_CHUNK);
+        let staging_states = (STAGED_BYTES / state_bytes).clamp(1, STAGED_STATES);
         const STATES: &str = "the states of a batch";
         const LOGITS: &str = "the logits of a batch";
         let mut batch = Self {
@@ -145,7 +146,8 @@ impl CudaBatch {
             logits: DeviceMemory::zeroed(&stream, LOGITS, bucket * vocabulary * 4)?,
             host_table: PinnedMemory::zeroed(&context, "the tables of a batch", words)?,
             host_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * vocabulary)?,
-            staging: PinnedMemory::zeroed(&context, STATES, STAGED_STATES * state_bytes)?,
+            staging: PinnedMemory::zeroed(&context, STATES, staging_states * state_bytes)?,
+            staging_states,
             staged: 0,
             slots: vec![
                 SlotState {
@@ -253,8 +255,8 @@ impl CudaBatch {
         Ok(states.swap_remove(0))
     }
 
-    /// Returns the states of several sequences, in order. Waits for the device
-    /// once per 64 states.
+    /// Returns the states of several sequences, in order. Blocks until the
+    /// device has sent them.
     ///
     /// # Errors
     /// Fails if a slot is not in use, or the device is lost or returns a
@@ -268,24 +270,28 @@ impl CudaBatch {
             .collect::<Result<Vec<_>, _>>()?;
         let mut states = Vec::with_capacity(rows.len());
         let bytes = self.layout.bytes();
-        for rows in rows.chunks(STAGED_STATES) {
+        for rows in rows.chunks(self.staging_states) {
             self.complete(READING)?;
-            for (place, &row) in rows.iter().enumerate() {
-                let from = self.states.address() + (row as usize * bytes) as u64;
-                // SAFETY: the stream has completed.
-                let staging = unsafe { self.staging.values_mut() };
-                let to = &mut staging[place * bytes..][..bytes];
-                // SAFETY: the row is within `states`; `to` stays allocated, and
-                // the host reads it after the stream has completed.
-                let copied =
-                    unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
-                self.completed(READING, copied)?;
-            }
+            // SAFETY: the stream has completed.
+            let table = unsafe { self.host_table.values_mut() };
+            table[..rows.len()].copy_from_slice(rows);
+            let launch = launch::copy_states(
+                self.states.address(),
+                self.host_table.address(),
+                self.staging.address(),
+                rows.len(),
+                bytes,
+            );
+            // SAFETY: the rows are within `states`, the list is in the table's
+            // memory, and the staging memory has room for them. All stay
+            // allocated, and the host uses them after the stream has completed.
+            unsafe { launch_kernel(self.network.device(), &self.stream, &launch, false) }
+                .inspect_err(|error| self.failure = Some(error.clone()))?;
             self.complete(READING)?;
-            for place in 0..rows.len() {
-                // SAFETY: the stream has completed.
-                let staging = unsafe { self.staging.values() };
-                states.push(self.layout.unpack(&staging[place * bytes..][..bytes])?);
+            // SAFETY: the stream has completed.
+            let staging = unsafe { self.staging.values() };
+            for row in staging[..rows.len() * bytes].chunks_exact(bytes) {
+                states.push(self.layout.unpack(row)?);
             }
         }
         Ok(states)
@@ -322,8 +328,8 @@ impl CudaBatch {
             return Ok(&[]);
         }
         let bucket = launch::bucket(rows.len());
-        self.complete("a decode step")?;
-        // SAFETY: the stream has completed.
+        // SAFETY: every call that uses the table waits for the device before
+        // it returns, or leaves the batch unusable.
         let table = unsafe { self.host_table.values_mut() };
         table[0] = rows.len() as u32;
         let (entries, tokens) = table[TABLE_HEADER..].split_at_mut(bucket);
@@ -386,8 +392,7 @@ impl CudaBatch {
             let graph = self.capture_prefill(bucket, characters)?;
             self.prefills.insert(key, graph);
         }
-        self.complete(PREFILL)?;
-        // SAFETY: the stream has completed.
+        // SAFETY: as in `step`.
         let table = unsafe { self.host_table.values_mut() };
         table[0] = rows.len() as u32;
         let (entries, tokens) = table[TABLE_HEADER..].split_at_mut(bucket);
@@ -414,6 +419,46 @@ impl CudaBatch {
         Ok(())
     }
 
+    /// Measures the device alone: the time per step of `repeats` steps of
+    /// `rows` rows, one after the other, without the host in between. The
+    /// sequences stay as they are. For benchmarks.
+    ///
+    /// # Errors
+    /// Fails if fewer slots are in use, or the device fails.
+    pub fn time_steps(&mut self, rows: usize, repeats: u32) -> Result<Duration, CudaError> {
+        const TIMING: &str = "timing decode steps";
+        let inputs: Vec<(Slot, u32)> = (0..self.slots.len() as u32)
+            .filter(|&index| self.slots[index as usize].in_use)
+            .map(|index| {
+                let generation = self.slots[index as usize].generation;
+                (Slot { index, generation }, 0)
+            })
+            .take(rows)
+            .collect();
+        if inputs.len() < rows || rows == 0 {
+            return Err(CudaError::StaleSlot {
+                index: inputs.len(),
+            });
+        }
+        // Fills the table. The steps below all read what this one reads.
+        self.step(&inputs)?;
+        for &(slot, _) in &inputs {
+            self.slots[slot.index as usize].parity ^= 1;
+        }
+        let Some(graph) = self.steps.get_mut(&launch::bucket(rows)) else {
+            unreachable!("a step is prepared for every bucket up to the capacity's");
+        };
+        let start = Instant::now();
+        let mut launched = Ok(());
+        for _ in 0..repeats {
+            // SAFETY: as in `step`.
+            launched = launched.and(unsafe { graph.launch() });
+        }
+        self.completed(TIMING, launched)?;
+        self.complete(TIMING)?;
+        Ok(start.elapsed() / repeats.max(1))
+    }
+
     fn tiles(&self, bucket: usize) -> TileChoice {
         let device = self.network.device();
         let choice = TileChoice::new(
@@ -435,26 +480,24 @@ impl CudaBatch {
 
     /// Prepares the decode step for `bucket` rows.
     fn capture_step(&self, bucket: usize) -> Result<Graph, CudaError> {
-        let direct_logits = bucket <= self.options.direct_logits_rows;
-        let direct_table = bucket <= self.options.direct_table_rows;
+        let network = self.network.addresses();
+        let count = bucket * network.vocabulary;
+        let direct = count * size_of::<f32>() <= self.options.direct_logits_bytes;
         let addresses = BatchAddresses {
             states: self.states.address(),
-            table: if direct_table {
-                self.host_table.address()
-            } else {
-                self.table.address()
-            },
-            logits: if direct_logits {
+            table: self.table.address(),
+            logits: if direct {
                 self.host_logits.address()
             } else {
                 self.logits.address()
             },
         };
-        let network = self.network.addresses();
         let launches = launch::step(network, &addresses, bucket, self.tiles(bucket));
-        let table = (!direct_table).then_some(table_words(bucket, 1));
-        let logits = (!direct_logits).then_some(bucket * network.vocabulary);
-        self.capture(&launches, table, logits)
+        self.capture(
+            &launches,
+            table_words(bucket, 1),
+            (!direct).then_some(count),
+        )
     }
 
     /// Prepares the prefill of `bucket` rows with `characters` characters.
@@ -466,7 +509,7 @@ impl CudaBatch {
         };
         let network = self.network.addresses();
         let launches = launch::prefill(network, &addresses, bucket, characters, self.tiles(bucket));
-        self.capture(&launches, Some(table_words(bucket, characters)), None)
+        self.capture(&launches, table_words(bucket, characters), None)
     }
 
     /// Prepares a sequence: copies `table` words of the table to the device,
@@ -474,21 +517,19 @@ impl CudaBatch {
     fn capture(
         &self,
         launches: &[Launch],
-        table: Option<usize>,
+        table: usize,
         logits: Option<usize>,
     ) -> Result<Graph, CudaError> {
         let device = self.network.device();
         let failed = |error| CudaError::driver("preparing a launch sequence", error);
         let stream = self.stream.cu_stream();
         let operations = || {
-            if let Some(words) = table {
-                // SAFETY: recorded, not executed: the copy itself happens in
-                // launches of the graph. Both sides have these sizes.
-                let host = &unsafe { self.host_table.values() }[..words];
-                // SAFETY: as above.
-                unsafe { result::memcpy_htod_async(self.table.address(), host, stream) }
-                    .map_err(failed)?;
-            }
+            // SAFETY: recorded, not executed: the copy itself happens in
+            // launches of the graph. Both sides have this size.
+            let host = &unsafe { self.host_table.values() }[..table];
+            // SAFETY: as above.
+            unsafe { result::memcpy_htod_async(self.table.address(), host, stream) }
+                .map_err(failed)?;
             let overlap = self.options.overlap && device.programmatic_launch();
             for (place, launch) in launches.iter().enumerate() {
                 // The first kernel follows a copy, which must be complete.
@@ -520,7 +561,7 @@ impl CudaBatch {
     /// Copies a state to a state row, through the staging memory.
     fn upload(&mut self, row: u32, state: &State) -> Result<(), CudaError> {
         const WRITING: &str = "writing a state";
-        if self.staged == STAGED_STATES {
+        if self.staged == self.staging_states {
             self.complete(WRITING)?;
         }
         let bytes = self.layout.bytes();

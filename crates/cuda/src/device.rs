@@ -8,7 +8,7 @@ use cudarc::nvrtc::Ptx;
 
 use crate::compiler::{self, CompiledKernels};
 use crate::error::CudaError;
-use crate::launch::TILES;
+use crate::launch::{Kernel, TILES};
 use crate::library::require_driver;
 
 /// Oldest generation whose tensor cores multiply int8 as the kernels do.
@@ -97,6 +97,7 @@ struct Inner {
     context: Arc<CudaContext>,
     layer_kernels: Vec<CudaFunction>,
     output_kernels: Vec<CudaFunction>,
+    copy_kernel: CudaFunction,
     programmatic_launch: bool,
     log: String,
 }
@@ -170,6 +171,7 @@ impl CudaDevice {
         Ok(Self(Arc::new(Inner {
             layer_kernels: load("layer")?,
             output_kernels: load("output")?,
+            copy_kernel: module.load_function("copy_states").map_err(failed)?,
             info,
             context,
             programmatic_launch,
@@ -205,12 +207,12 @@ impl CudaDevice {
         self.0.programmatic_launch
     }
 
-    pub(crate) fn layer_kernel(&self, tile: usize) -> &CudaFunction {
-        &self.0.layer_kernels[tile]
-    }
-
-    pub(crate) fn output_kernel(&self, tile: usize) -> &CudaFunction {
-        &self.0.output_kernels[tile]
+    pub(crate) fn function(&self, kernel: &Kernel) -> &CudaFunction {
+        match *kernel {
+            Kernel::Layer { tile, .. } => &self.0.layer_kernels[tile],
+            Kernel::Output { tile, .. } => &self.0.output_kernels[tile],
+            Kernel::CopyStates(_) => &self.0.copy_kernel,
+        }
     }
 
     /// Makes the device's context current on the calling thread.

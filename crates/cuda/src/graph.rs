@@ -1,7 +1,6 @@
 //! Launch sequences as CUDA graphs: the driver starts a whole decode step with
 //! one call.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUlaunchAttributeID, CUstreamCaptureMode};
@@ -9,7 +8,7 @@ use cudarc::driver::{CudaStream, DriverError, result};
 
 use crate::device::CudaDevice;
 use crate::error::CudaError;
-use crate::launch::{Arguments, Launch, TILES};
+use crate::launch::Launch;
 
 const CAPTURING: &str = "preparing a launch sequence";
 
@@ -93,17 +92,6 @@ pub(crate) unsafe fn launch_kernel(
     launch: &Launch,
     overlap: bool,
 ) -> Result<(), CudaError> {
-    let tile = &TILES[launch.tile];
-    let (function, arguments) = match &launch.arguments {
-        Arguments::Layer(arguments) => (
-            device.layer_kernel(launch.tile),
-            std::ptr::from_ref(arguments).cast::<c_void>(),
-        ),
-        Arguments::Output(arguments) => (
-            device.output_kernel(launch.tile),
-            std::ptr::from_ref(arguments).cast::<c_void>(),
-        ),
-    };
     let mut attribute = sys::CUlaunchAttribute {
         id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
         pad: [0; 4],
@@ -116,25 +104,25 @@ pub(crate) unsafe fn launch_kernel(
         gridDimX: x,
         gridDimY: y,
         gridDimZ: z,
-        blockDimX: tile.threads() as u32,
+        blockDimX: launch.threads() as u32,
         blockDimY: 1,
         blockDimZ: 1,
-        sharedMemBytes: tile.shared_bytes() as u32,
+        sharedMemBytes: launch.shared_bytes() as u32,
         hStream: stream.cu_stream(),
         attrs: &mut attribute,
         numAttrs: overlap.into(),
     };
-    let mut parameters = [arguments.cast_mut()];
+    let mut parameters = [launch.arguments().cast_mut()];
     // SAFETY: the configuration and the one parameter live until the call
     // returns, which copies them; the kernel only reads its parameter.
     unsafe {
         sys::cuLaunchKernelEx(
             &config,
-            function.cu_function(),
+            device.function(&launch.kernel).cu_function(),
             parameters.as_mut_ptr(),
             std::ptr::null_mut(),
         )
     }
     .result()
-    .map_err(|error| CudaError::driver(CAPTURING, error))
+    .map_err(|error| CudaError::driver("launching a kernel", error))
 }

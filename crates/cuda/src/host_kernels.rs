@@ -16,7 +16,7 @@ mod random;
 use random::{Numbers, random_network, random_state};
 
 use crate::launch::{
-    self, Arguments, BatchAddresses, Launch, NetworkAddresses, TABLE_HEADER, TILES, TileChoice,
+    self, BatchAddresses, Kernel, Launch, NetworkAddresses, TABLE_HEADER, TILES, TileChoice,
     table_entry, table_words,
 };
 use crate::network::place_network;
@@ -101,24 +101,24 @@ impl HostKernels {
 
     /// Runs one launch to its end.
     fn run(&self, launch: &Launch) {
-        let tile = &TILES[launch.tile];
-        let (kind, arguments) = match &launch.arguments {
-            Arguments::Layer(arguments) => ("layer", std::ptr::from_ref(arguments).cast()),
-            Arguments::Output(arguments) => ("output", std::ptr::from_ref(arguments).cast()),
+        let name = match launch.kernel {
+            Kernel::Layer { tile, .. } => format!("layer_{}", TILES[tile].rows),
+            Kernel::Output { tile, .. } => format!("output_{}", TILES[tile].rows),
+            Kernel::CopyStates(_) => "copy_states".to_owned(),
         };
-        let name = CString::new(format!("{kind}_{}", tile.rows)).expect("a name");
+        let name = CString::new(name).expect("a name");
         let [x, y, z] = launch.grid;
         // SAFETY: the arguments are of the kernel's type, and point to memory
         // of the sizes that the launch is for.
         let known = unsafe {
             self.function::<LaunchFunction>("host_launch")(
                 name.as_ptr(),
-                arguments,
+                launch.arguments(),
                 x,
                 y,
                 z,
-                tile.threads() as c_uint,
-                tile.shared_bytes() as c_uint,
+                launch.threads() as c_uint,
+                launch.shared_bytes() as c_uint,
             )
         };
         assert!(known, "there is no kernel {name:?}");
@@ -201,9 +201,26 @@ impl<'a> HostBatch<'a> {
         }
     }
 
-    fn state(&mut self, slot: usize) -> State {
-        let layout = self.layout;
-        layout.unpack(self.row(slot)).expect("a possible state")
+    /// The states of all slots, as the kernel that collects them returns them.
+    fn states(&self) -> Vec<State> {
+        let bytes = self.layout.bytes();
+        let rows: Vec<u32> = (0..self.parity.len())
+            .map(|slot| 2 * slot as u32 + self.parity[slot])
+            .collect();
+        let mut out = aligned(rows.len() * bytes);
+        self.kernels.run(&launch::copy_states(
+            self.states.as_ptr() as u64,
+            rows.as_ptr() as u64,
+            out.as_mut_ptr() as u64,
+            rows.len(),
+            bytes,
+        ));
+        // SAFETY: the memory has this many bytes.
+        let out =
+            unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<u8>(), rows.len() * bytes) };
+        out.chunks_exact(bytes)
+            .map(|row| self.layout.unpack(row).expect("a possible state"))
+            .collect()
     }
 
     /// One decode step of the named slots; the logits of each.
@@ -404,8 +421,8 @@ fn compare_with_reference(
             reference::step(&network, &mut states[slot], token);
         }
     }
-    for (slot, state) in states.iter().enumerate() {
-        assert_same_state(&batch.state(slot), state, &format!("slot {slot}, {what}"));
+    for (slot, (given, state)) in batch.states().iter().zip(&states).enumerate() {
+        assert_same_state(given, state, &format!("slot {slot}, {what}"));
     }
 }
 

@@ -2,6 +2,8 @@
 //! grids and arguments. This is plain arithmetic; nothing here touches a
 //! device.
 
+use std::ffi::c_void;
+
 /// Columns of a weight matrix that a kernel processes at a time. Hidden sizes
 /// are padded to a multiple of it.
 pub(crate) const COLUMN_BLOCK: usize = 64;
@@ -49,13 +51,13 @@ pub(crate) const TILES: [Tile; 5] = [
         rows: 8,
         warps_m: 2,
         warps_n: 1,
-        stages: 16,
+        stages: 17,
     },
     Tile {
         rows: 16,
         warps_m: 2,
         warps_n: 1,
-        stages: 16,
+        stages: 17,
     },
     Tile {
         rows: 32,
@@ -104,13 +106,17 @@ impl Tile {
     }
 
     /// Index in [`TILES`] of the tile for a product on a device with
-    /// `multiprocessors`: the largest that still gives every multiprocessor a
-    /// block, because a larger tile reads the weights less often.
+    /// `multiprocessors`: the largest that still occupies them, because a
+    /// larger tile reads the weights less often. Tiles of 128 rows are slower
+    /// than those of 64 (measured on an H100), as one block then has a
+    /// multiprocessor to itself and its cells do not overlap with products.
     pub(crate) fn choose(weight_rows: usize, bucket: usize, multiprocessors: usize) -> usize {
-        TILES
+        TILES[..TILES.len() - 1]
             .iter()
             .rposition(|tile| {
-                tile.rows <= bucket && tile.blocks(weight_rows, bucket) >= multiprocessors * 3 / 4
+                let enough = if tile.rows == 64 { 3 } else { 1 };
+                tile.rows <= bucket
+                    && tile.blocks(weight_rows, bucket) * 2 >= multiprocessors * enough
             })
             .unwrap_or(0)
     }
@@ -188,20 +194,63 @@ pub(crate) struct BatchAddresses {
     pub(crate) logits: u64,
 }
 
-/// The arguments of a launch.
+/// Arguments of the kernel `copy_states`; the layout of `CopyArguments` in
+/// `decode.cu`.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Arguments {
-    Layer(LayerArguments),
-    Output(OutputArguments),
+pub(crate) struct CopyArguments {
+    pub(crate) states: u64,
+    pub(crate) rows: u64,
+    pub(crate) out: u64,
+    pub(crate) bytes: i32,
+}
+
+/// A kernel and its arguments. Tiles are indices in [`TILES`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kernel {
+    Layer {
+        tile: usize,
+        arguments: LayerArguments,
+    },
+    Output {
+        tile: usize,
+        arguments: OutputArguments,
+    },
+    CopyStates(CopyArguments),
 }
 
 /// One kernel launch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Launch {
-    /// Index in [`TILES`].
-    pub(crate) tile: usize,
+    pub(crate) kernel: Kernel,
     pub(crate) grid: [u32; 3],
-    pub(crate) arguments: Arguments,
+}
+
+impl Launch {
+    /// Threads of a block.
+    pub(crate) fn threads(&self) -> usize {
+        match self.kernel {
+            Kernel::Layer { tile, .. } | Kernel::Output { tile, .. } => TILES[tile].threads(),
+            Kernel::CopyStates(_) => 256,
+        }
+    }
+
+    /// Bytes of dynamic shared memory of a block.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        match self.kernel {
+            Kernel::Layer { tile, .. } | Kernel::Output { tile, .. } => TILES[tile].shared_bytes(),
+            Kernel::CopyStates(_) => 0,
+        }
+    }
+
+    /// Address of the arguments, for the driver.
+    pub(crate) fn arguments(&self) -> *const c_void {
+        match &self.kernel {
+            Kernel::Layer { arguments, .. } => std::ptr::from_ref(arguments).cast(),
+            Kernel::Output { arguments, .. } => std::ptr::from_ref(arguments).cast(),
+            Kernel::CopyStates(arguments) => std::ptr::from_ref(arguments).cast(),
+        }
+    }
 }
 
 /// Tiles of the kernels of a launch sequence, as indices in [`TILES`].
@@ -233,28 +282,30 @@ fn layer_launch(
 ) -> Launch {
     let shape = &TILES[tile];
     Launch {
-        tile,
         grid: [
             (4 * network.hidden / shape.weight_rows()) as u32,
             bucket.div_ceil(shape.rows) as u32,
             layers.len() as u32,
         ],
-        arguments: Arguments::Layer(LayerArguments {
-            hidden_weights: network.hidden_weights,
-            input_weights: network.input_weights,
-            hidden_scales: network.hidden_scales,
-            input_scales: network.input_scales,
-            biases: network.biases,
-            initial: network.initial,
-            states: batch.states,
-            table: batch.table,
-            hidden: network.hidden as i32,
-            layers: network.layers as i32,
-            bucket: bucket as i32,
-            first_layer: layers.start as i32,
-            wave: wave as i32,
-            early: early.into(),
-        }),
+        kernel: Kernel::Layer {
+            tile,
+            arguments: LayerArguments {
+                hidden_weights: network.hidden_weights,
+                input_weights: network.input_weights,
+                hidden_scales: network.hidden_scales,
+                input_scales: network.input_scales,
+                biases: network.biases,
+                initial: network.initial,
+                states: batch.states,
+                table: batch.table,
+                hidden: network.hidden as i32,
+                layers: network.layers as i32,
+                bucket: bucket as i32,
+                first_layer: layers.start as i32,
+                wave: wave as i32,
+                early: early.into(),
+            },
+        },
     }
 }
 
@@ -273,24 +324,26 @@ pub(crate) fn step(
         .collect();
     let shape = &TILES[tiles.output];
     launches.push(Launch {
-        tile: tiles.output,
         grid: [
             (network.padded_vocabulary() / shape.weight_rows()) as u32,
             bucket.div_ceil(shape.rows) as u32,
             1,
         ],
-        arguments: Arguments::Output(OutputArguments {
-            weights: network.output_weights,
-            scales: network.output_scales,
-            biases: network.output_biases,
-            states: batch.states,
-            table: batch.table,
-            logits: batch.logits,
-            hidden: network.hidden as i32,
-            layers: network.layers as i32,
-            bucket: bucket as i32,
-            vocabulary: network.vocabulary as i32,
-        }),
+        kernel: Kernel::Output {
+            tile: tiles.output,
+            arguments: OutputArguments {
+                weights: network.output_weights,
+                scales: network.output_scales,
+                biases: network.output_biases,
+                states: batch.states,
+                table: batch.table,
+                logits: batch.logits,
+                hidden: network.hidden as i32,
+                layers: network.layers as i32,
+                bucket: bucket as i32,
+                vocabulary: network.vocabulary as i32,
+            },
+        },
     });
     launches
 }
@@ -313,6 +366,20 @@ pub(crate) fn prefill(
             layer_launch(network, batch, bucket, tiles.layer, layers, wave, false)
         })
         .collect()
+}
+
+/// Copies state rows to consecutive memory: `rows` and `out` are addresses of
+/// the list of rows and of the memory.
+pub(crate) fn copy_states(states: u64, rows: u64, out: u64, count: usize, bytes: usize) -> Launch {
+    Launch {
+        kernel: Kernel::CopyStates(CopyArguments {
+            states,
+            rows,
+            out,
+            bytes: bytes as i32,
+        }),
+        grid: [count as u32, 1, 1],
+    }
 }
 
 /// Number of characters of the prefill launch for rows of which the longest has
@@ -370,7 +437,8 @@ mod tests {
         let chosen = |bucket| TILES[Tile::choose(2048, bucket, 132)].rows;
         assert_eq!(chosen(8), 8);
         assert_eq!(chosen(64), 16);
+        assert_eq!(chosen(128), 32);
         assert_eq!(chosen(256), 32);
-        assert_eq!(chosen(1024), 128);
+        assert_eq!(chosen(1024), 64);
     }
 }

@@ -199,7 +199,7 @@ fn check_steps(
 }
 
 /// Feeds the first `rows` sequences with prefills, cut at `cuts`, and compares
-/// the final states. Row r has r % 7 characters fewer than there are.
+/// the final states. Some rows have fewer characters.
 fn check_prefill(
     batch: &mut CudaBatch,
     network: &QuantisedNetwork,
@@ -212,7 +212,7 @@ fn check_prefill(
         .iter()
         .map(|state| batch.push(state))
         .collect::<Result<Vec<_>, _>>()?;
-    let lengths: Vec<usize> = (0..rows).map(|row| steps - row % 7).collect();
+    let lengths: Vec<usize> = (0..rows).map(|row| steps - row % steps.min(7)).collect();
     let mut from = 0;
     for to in cuts.iter().copied().chain([steps]) {
         let inputs: Vec<(Slot, &[u32])> = slots
@@ -387,8 +387,7 @@ fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -> Outcome {
                 for (overlap, direct) in [(true, 0), (false, usize::MAX)] {
                     let options = BatchOptions {
                         overlap,
-                        direct_logits_rows: direct,
-                        direct_table_rows: direct,
+                        direct_logits_bytes: direct,
                         tile_rows: (tile, tile),
                     };
                     let mut batch = CudaBatch::with_options(on_device.clone(), rows, options)?;
@@ -448,11 +447,20 @@ fn measure(repeat: usize, mut call: impl FnMut() -> Outcome) -> Outcome<(f64, f6
     Ok((median(&mut times, 0.5), median(&mut times, 0.99)))
 }
 
+/// Times of one step, in microseconds.
+struct StepTimes {
+    /// With the host waiting for the logits.
+    median: f64,
+    p99: f64,
+    /// Of the device alone.
+    device: f64,
+}
+
 fn measure_step(
     network: &Arc<CudaNetwork>,
     rows: usize,
     options: BatchOptions,
-) -> Outcome<(f64, f64)> {
+) -> Outcome<StepTimes> {
     let mut numbers = Numbers(5);
     let vocabulary = network.shape().vocabulary_size();
     let mut batch = CudaBatch::with_options(network.clone(), rows, options)?;
@@ -463,9 +471,18 @@ fn measure_step(
         })
         .collect::<Outcome<Vec<_>>>()?;
     let repeat = if rows > 1000 { 200 } else { 500 };
-    measure(repeat, || {
+    let (median, p99) = measure(repeat, || {
         batch.step(&inputs)?;
         Ok(())
+    })?;
+    let mut device = Vec::new();
+    for _ in 0..5 {
+        device.push(batch.time_steps(rows, repeat as u32 / 5)?);
+    }
+    Ok(StepTimes {
+        median,
+        p99,
+        device: self::median(&mut device, 0.5),
     })
 }
 
@@ -504,34 +521,38 @@ fn speed(device: &CudaDevice, report: &mut Report) -> Outcome {
     let network = random_network(&mut Numbers(1), &shape);
     let network = Arc::new(CudaNetwork::upload(device, &network)?);
     report.line("2 x 512, vocabulary 78: one step with the host waiting for the logits")?;
-    report.line("  rows |  us median     p99 |  characters/s | us with other settings")?;
-    let all = usize::MAX;
-    let settings = |overlap, logits, table, tiles| BatchOptions {
+    report.line(
+        "  rows |  us median     p99 |  characters/s | us on the device, with other settings",
+    )?;
+    let settings = |overlap, direct_logits_bytes, tile_rows| BatchOptions {
         overlap,
-        direct_logits_rows: logits,
-        direct_table_rows: table,
-        tile_rows: tiles,
+        direct_logits_bytes,
+        tile_rows,
     };
     for rows in [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096] {
-        let (us, p99) = measure_step(&network, rows, BatchOptions::default())?;
+        let times = measure_step(&network, rows, BatchOptions::default())?;
         let mut line = format!(
-            "{rows:>6} | {us:>9.1} {p99:>9.1} | {:>13.0} |",
-            rows as f64 * 1e6 / us
+            "{rows:>6} | {:>9.1} {:>9.1} | {:>13.0} | {:.1}",
+            times.median,
+            times.p99,
+            rows as f64 * 1e6 / times.median,
+            times.device
         );
         for (name, options) in [
-            ("copies", settings(true, 0, 0, (0, 0))),
-            ("no overlap", settings(false, 0, 0, (0, 0))),
-            ("direct logits", settings(true, all, 0, (0, 0))),
-            ("all direct", settings(true, all, all, (0, 0))),
+            ("copied logits", settings(true, 0, (0, 0))),
+            ("no overlap", settings(false, 2 << 20, (0, 0))),
         ] {
-            let (us, _) = measure_step(&network, rows, options)?;
-            line += &format!(" {name} {us:.1},");
+            let times = measure_step(&network, rows, options)?;
+            line += &format!(
+                ", {name} {:.1} ({:.1} with the host)",
+                times.device, times.median
+            );
         }
+        line += "; tiles";
         for tile in [8, 16, 32, 64, 128] {
             if tile <= rows.max(8) && rows / tile <= 64 {
-                let options = settings(true, 0, 0, (tile, 0));
-                let (us, _) = measure_step(&network, rows, options)?;
-                line += &format!(" tile {tile}: {us:.1}");
+                let times = measure_step(&network, rows, settings(true, 2 << 20, (tile, 0)))?;
+                line += &format!(" {tile}: {:.1}", times.device);
             }
         }
         report.line(&line)?;
@@ -546,7 +567,7 @@ fn speed(device: &CudaDevice, report: &mut Report) -> Outcome {
     ] {
         let (us, _) = measure_prefill(&network, rows, characters, BatchOptions::default())?;
         let (plain, _) =
-            measure_prefill(&network, rows, characters, settings(false, 0, 0, (0, 0)))?;
+            measure_prefill(&network, rows, characters, settings(false, 2 << 20, (0, 0)))?;
         report.line(&format!(
             "prefill {rows} x {characters}: {us:.0} us, {:.2} us a step, {:.0} characters/s (no overlap: {:.2} us a step)",
             us / characters as f64,
@@ -583,12 +604,19 @@ fn speed(device: &CudaDevice, report: &mut Report) -> Outcome {
         let network = random_network(&mut Numbers(1), &shape);
         let network = Arc::new(CudaNetwork::upload(device, &network)?);
         for rows in [1, 64, 256, 1024] {
-            let (us, p99) = measure_step(&network, rows, BatchOptions::default())?;
-            let (copies, _) = measure_step(&network, rows, settings(true, 0, 0, (0, 0)))?;
-            let (direct, _) = measure_step(&network, rows, settings(true, all, 0, (0, 0)))?;
+            let times = measure_step(&network, rows, BatchOptions::default())?;
+            let copied = measure_step(&network, rows, settings(true, 0, (0, 0)))?;
+            let direct = measure_step(&network, rows, settings(true, usize::MAX, (0, 0)))?;
             report.line(&format!(
-                "{layers} x {hidden}, vocabulary {vocabulary}, {rows} rows: {us:.1} us (p99 {p99:.1}), {:.0} characters/s; copies {copies:.1}, direct logits {direct:.1}",
-                rows as f64 * 1e6 / us
+                "{layers} x {hidden}, vocabulary {vocabulary}, {rows} rows: {:.1} us (p99 {:.1}, device {:.1}), {:.0} characters/s; copied logits {:.1} ({:.1}), direct {:.1} ({:.1})",
+                times.median,
+                times.p99,
+                times.device,
+                rows as f64 * 1e6 / times.median,
+                copied.median,
+                copied.device,
+                direct.median,
+                direct.device,
             ))?;
         }
     }

@@ -52,6 +52,13 @@ struct OutputArguments {
   int vocabulary;
 };
 
+struct CopyArguments {
+  const unsigned char* states;
+  const u32* rows;     // state row of each block
+  unsigned char* out;  // [blocks][bytes]
+  int bytes;           // of a state row, a multiple of 16
+};
+
 // WM x WN warps; a warp multiplies 32 weight rows with NT * 8 batch rows.
 // STAGES blocks of 64 columns are in shared memory at once.
 template <int WM_, int WN_, int NT_, int STAGES_> struct Tile {
@@ -79,58 +86,112 @@ template <class T> DEVICE void copy_rows(uint4* stage, const uint4* const (&rows
   }
 }
 
-template <class T> DEVICE void multiply(int (&sums)[2][T::NT][4], const uint4* stage, int warp_m, int warp_n, int lane) {
-  const uint4* a = stage + warp_m * 128 + lane;
-  const uint4* b = stage + T::WEIGHTS + warp_n * T::NT * 32 + lane;
-  uint4 a00 = a[0], a01 = a[32], a10 = a[64], a11 = a[96];
-#pragma unroll
-  for (int n = 0; n < T::NT; n++) {
-    uint4 x = b[n * 32];
-    mma_s8(sums[0][n], a00.x, a00.y, a00.z, a00.w, x.x, x.y);
-    mma_s8(sums[0][n], a01.x, a01.y, a01.z, a01.w, x.z, x.w);
-    mma_s8(sums[1][n], a10.x, a10.y, a10.z, a10.w, x.x, x.y);
-    mma_s8(sums[1][n], a11.x, a11.y, a11.z, a11.w, x.z, x.w);
-  }
-}
+// CHAINS sums of the same numbers, to be added: a chain of dependent
+// instructions is as long as the columns divided by 32 * CHAINS.
+template <class T> struct Sums {
+  static constexpr int CHAINS = T::NT == 1 ? 2 : 1;
+  int parts[CHAINS][2][T::NT][4];
 
-// sums = weights * rows, over all columns. WAIT: the rows may be written by the
-// kernel before this one.
-template <class T>
-DEVICE void product(int (&sums)[2][T::NT][4], uint4* ring, const uint4* weights, const uint4* const (&rows)[T::ROW_COPIES],
-                    int column_blocks, bool wait, int warp_m, int warp_n, int lane) {
+  DEVICE void clear() {
 #pragma unroll
-  for (int m = 0; m < 2; m++)
+    for (int chain = 0; chain < CHAINS; chain++)
 #pragma unroll
-    for (int n = 0; n < T::NT; n++)
+      for (int m = 0; m < 2; m++)
 #pragma unroll
-      for (int k = 0; k < 4; k++) sums[m][n][k] = 0;
-  for (int s = 0; s < T::STAGES - 1; s++)
-    if (s < column_blocks) copy_weights<T>(ring + s * T::STAGE, weights, s, column_blocks);
-  if (wait) {
-    dependency_wait();
-    dependency_release();
+        for (int n = 0; n < T::NT; n++)
+#pragma unroll
+          for (int k = 0; k < 4; k++) parts[chain][m][n][k] = 0;
   }
-  for (int s = 0; s < T::STAGES - 1; s++) {
-    if (s < column_blocks) copy_rows<T>(ring + s * T::STAGE, rows, s);
-    copy_commit();
+  DEVICE int total(int m, int n, int k) const {
+    return CHAINS == 1 ? parts[0][m][n][k] : parts[0][m][n][k] + parts[CHAINS - 1][m][n][k];
   }
-  int read = 0, write = T::STAGES - 1;
-  for (int block = 0; block < column_blocks; block++) {
-    copy_wait<T::STAGES - 2>();
-    __syncthreads();
-    int next = block + T::STAGES - 1;
-    if (next < column_blocks) {
-      copy_weights<T>(ring + write * T::STAGE, weights, next, column_blocks);
-      copy_rows<T>(ring + write * T::STAGE, rows, next);
+  // Adds the product of one block of 64 columns.
+  DEVICE void add(const uint4* stage, int warp_m, int warp_n, int lane) {
+    const uint4* a = stage + warp_m * 128 + lane;
+    const uint4* b = stage + T::WEIGHTS + warp_n * T::NT * 32 + lane;
+    uint4 a00 = a[0], a01 = a[32], a10 = a[64], a11 = a[96];
+#pragma unroll
+    for (int n = 0; n < T::NT; n++) {
+      uint4 x = b[n * 32];
+      mma_s8(parts[0][0][n], a00.x, a00.y, a00.z, a00.w, x.x, x.y);
+      mma_s8(parts[0][1][n], a10.x, a10.y, a10.z, a10.w, x.x, x.y);
+      mma_s8(parts[CHAINS - 1][0][n], a01.x, a01.y, a01.z, a01.w, x.z, x.w);
+      mma_s8(parts[CHAINS - 1][1][n], a11.x, a11.y, a11.z, a11.w, x.z, x.w);
     }
-    copy_commit();
-    multiply<T>(sums, ring + read * T::STAGE, warp_m, warp_n, lane);
-    read = read + 1 == T::STAGES ? 0 : read + 1;
-    write = write + 1 == T::STAGES ? 0 : write + 1;
   }
-}
+  // The four gates of this thread's unit and batch row n, e.
+  DEVICE float4 gates(int n, int e, float4 scale, float4 begin) const {
+    return make_float4(scaled(total(0, n, e), scale.x, begin.x), scaled(total(0, n, 2 + e), scale.y, begin.y),
+                       scaled(total(1, n, e), scale.z, begin.z), scaled(total(1, n, 2 + e), scale.w, begin.w));
+  }
+};
 
-// Pointers to h of layer `layer` in the state rows that this thread copies.
+// One product, or two with different rows after each other, as a pipeline of
+// blocks of 64 columns.
+template <class T> struct Pipeline {
+  static constexpr int AHEAD = T::STAGES - 1;  // blocks that are copied in advance
+
+  uint4* ring;
+  const uint4* weights[2];             // of the two products
+  const uint4* rows[2][T::ROW_COPIES];
+  int column_blocks;                   // of each product
+  int blocks;                          // of all products
+
+  DEVICE void weights_of(int block) const {
+    bool second = block >= column_blocks;
+    copy_weights<T>(ring + block % T::STAGES * T::STAGE, second ? weights[1] : weights[0],
+                    second ? block - column_blocks : block, column_blocks);
+  }
+  DEVICE void rows_of(int block) const {
+    uint4* stage = ring + block % T::STAGES * T::STAGE;
+    if (block >= column_blocks)
+      copy_rows<T>(stage, rows[1], block - column_blocks);
+    else
+      copy_rows<T>(stage, rows[0], block);
+  }
+  // Starts the first copies. `second`: the rows of the second product too.
+  DEVICE void start_weights() const {
+    for (int block = 0; block < AHEAD; block++)
+      if (block < blocks) weights_of(block);
+  }
+  DEVICE void start_rows(bool second) const {
+    for (int block = 0; block < AHEAD; block++) {
+      if (block < blocks && (second || block < column_blocks)) rows_of(block);
+      copy_commit();
+    }
+  }
+  // Starts the copies of the second product's rows that `run` left out.
+  DEVICE void start_second_rows() const {
+    for (int block = column_blocks; block < column_blocks + AHEAD; block++) {
+      if (block < blocks) rows_of(block);
+      copy_commit();
+    }
+  }
+  // sums = the product of blocks `first` to `last` - 1. `second`: the rows of
+  // the second product may be copied.
+  DEVICE void run(Sums<T>& sums, int first, int last, bool second, int warp_m, int warp_n, int lane) const {
+    sums.clear();
+    bool resident = blocks <= AHEAD;  // everything has been copied in advance
+    for (int block = first; block < last; block++) {
+      if (!resident) {
+        copy_wait<AHEAD - 1>();
+        __syncthreads();
+        int next = block + AHEAD;
+        if (next < blocks) {
+          weights_of(next);
+          if (second || next < column_blocks) rows_of(next);
+        }
+        copy_commit();
+      } else if (block == first) {
+        copy_wait<0>();
+        __syncthreads();
+      }
+      sums.add(ring + block % T::STAGES * T::STAGE, warp_m, warp_n, lane);
+    }
+  }
+};
+
+// Pointers to the h that this thread copies: `offset` bytes into the state rows.
 template <class T>
 DEVICE void row_pointers(const uint4* (&rows)[T::ROW_COPIES], const u32* entries, const unsigned char* states, int parity,
                          size_t bytes, int offset) {
@@ -150,6 +211,17 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
   int g = lane >> 2, q = lane & 3;
   int unit = (blockIdx.x * T::WM + warp_m) * 8 + g, first_row = blockIdx.y * T::BN;
   int character = p.wave - layer, used = (int)p.table[0];
+  bool wait_first = FIRST || !p.early;
+
+  Pipeline<T> pipeline;
+  pipeline.ring = shared;
+  pipeline.column_blocks = p.hidden / 64;
+  pipeline.blocks = FIRST ? pipeline.column_blocks : 2 * pipeline.column_blocks;
+  size_t matrix = (size_t)p.hidden * p.hidden / 4;  // in units of 16 bytes
+  size_t group = (size_t)blockIdx.x * T::WM * pipeline.column_blocks * 128;
+  pipeline.weights[0] = p.hidden_weights + layer * matrix + group;
+  pipeline.weights[1] = FIRST ? nullptr : p.input_weights + (layer - 1) * matrix + group;
+
   bool active = false;
   for (int n = threadIdx.x; n < T::BN; n += T::THREADS) {
     int row = first_row + n;
@@ -165,34 +237,30 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
     dependency_release();
     return;
   }
-  int parity = character & 1, column_blocks = p.hidden / 64;
-  size_t bytes = state_bytes(p.layers, p.hidden), fragments = (size_t)p.hidden * p.hidden / 4;  // 16 bytes each
-  size_t group = (size_t)blockIdx.x * T::WM * column_blocks * 128;
-  const uint4* rows[T::ROW_COPIES];
-  int sums[2][T::NT][4];
+  pipeline.start_weights();
 
-  row_pointers<T>(rows, entries, p.states, parity, bytes, layer * p.hidden);
-  bool wait = FIRST || !p.early;
-  product<T>(sums, shared, p.hidden_weights + layer * fragments + group, rows, column_blocks, wait, warp_m, warp_n, lane);
+  int parity = character & 1;
+  size_t bytes = state_bytes(p.layers, p.hidden);
+  row_pointers<T>(pipeline.rows[0], entries, p.states, parity, bytes, layer * p.hidden);
+  // The layer below has written its h of this character to the other row.
+  if (!FIRST) row_pointers<T>(pipeline.rows[1], entries, p.states, parity ^ 1, bytes, (layer - 1) * p.hidden);
+
+  // What the gates start from: [row][gate]. For layer 0 a row of `initial`,
+  // for the others the sum with the layer's own h.
+  float4 begin[T::NT][2];
   float4 scale = p.hidden_scales[(size_t)layer * p.hidden + unit];
-  float begin[FIRST ? 1 : T::NT][2][4];
-  if (!FIRST) {
-    float4 bias = p.biases[(size_t)(layer - 1) * p.hidden + unit];
+  if (FIRST) {
 #pragma unroll
     for (int n = 0; n < T::NT; n++)
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        begin[FIRST ? 0 : n][e][0] = scaled(sums[0][n][e], scale.x, bias.x);
-        begin[FIRST ? 0 : n][e][1] = scaled(sums[0][n][2 + e], scale.y, bias.y);
-        begin[FIRST ? 0 : n][e][2] = scaled(sums[1][n][e], scale.z, bias.z);
-        begin[FIRST ? 0 : n][e][3] = scaled(sums[1][n][2 + e], scale.w, bias.w);
-      }
-    scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
-    __syncthreads();  // the ring is used again
-    // The layer below has written its h of this character to the other row.
-    row_pointers<T>(rows, entries, p.states, parity ^ 1, bytes, (layer - 1) * p.hidden);
-    product<T>(sums, shared, p.input_weights + (layer - 1) * fragments + group, rows, column_blocks, !wait, warp_m, warp_n, lane);
+      for (int e = 0; e < 2; e++)
+        begin[n][e] = p.initial[(size_t)tokens[(warp_n * T::NT + n) * 8 + 2 * q + e] * p.hidden + unit];
   }
+  if (wait_first) {
+    dependency_wait();
+    dependency_release();
+  }
+  pipeline.start_rows(wait_first);
 
   size_t c_offset = (size_t)p.layers * p.hidden + ((size_t)layer * p.hidden + unit) * 4;
   float c[T::NT][2];
@@ -203,19 +271,31 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
       u32 row = (entries[(warp_n * T::NT + n) * 8 + 2 * q + e] & 0xffffffu) ^ parity;
       c[n][e] = *(const float*)(p.states + row * bytes + c_offset);
     }
+
+  Sums<T> sums;
+  pipeline.run(sums, 0, pipeline.column_blocks, wait_first, warp_m, warp_n, lane);
+  if (!FIRST) {
+    float4 bias = p.biases[(size_t)(layer - 1) * p.hidden + unit];
+#pragma unroll
+    for (int n = 0; n < T::NT; n++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) begin[n][e] = sums.gates(n, e, scale, bias);
+    scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
+    if (!wait_first) {
+      dependency_wait();
+      dependency_release();
+      pipeline.start_second_rows();
+    }
+    pipeline.run(sums, pipeline.column_blocks, pipeline.blocks, true, warp_m, warp_n, lane);
+  }
+
 #pragma unroll
   for (int n = 0; n < T::NT; n++)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      int column = (warp_n * T::NT + n) * 8 + 2 * q + e;
-      u32 entry = entries[column];
-      float4 add;
-      if (FIRST)
-        add = p.initial[(size_t)tokens[column] * p.hidden + unit];
-      else
-        add = make_float4(begin[FIRST ? 0 : n][e][0], begin[FIRST ? 0 : n][e][1], begin[FIRST ? 0 : n][e][2], begin[FIRST ? 0 : n][e][3]);
-      int h = cell(scaled(sums[0][n][e], scale.x, add.x), scaled(sums[0][n][2 + e], scale.y, add.y),
-                   scaled(sums[1][n][e], scale.z, add.z), scaled(sums[1][n][2 + e], scale.w, add.w), c[n][e]);
+      u32 entry = entries[(warp_n * T::NT + n) * 8 + 2 * q + e];
+      float4 gates = sums.gates(n, e, scale, begin[n][e]);
+      int h = cell(gates.x, gates.y, gates.z, gates.w, c[n][e]);
       u32 word = (u32)(h & 255) << (8 * (g & 3));  // four units of a row in a word
       word |= __shfl_xor_sync(0xffffffffu, word, 4);
       word |= __shfl_xor_sync(0xffffffffu, word, 8);
@@ -254,10 +334,17 @@ template <class T> DEVICE void output_kernel(const OutputArguments& p) {
     entries[n] = (entry & 0xffffffu) ^ (entry >> 24 & 1);
   }
   __syncthreads();
-  int column_blocks = p.hidden / 64, sums[2][T::NT][4];
-  const uint4* rows[T::ROW_COPIES];
-  row_pointers<T>(rows, entries, p.states, 0, state_bytes(p.layers, p.hidden), (p.layers - 1) * p.hidden);
-  product<T>(sums, shared, p.weights + (size_t)blockIdx.x * T::WM * column_blocks * 128, rows, column_blocks, true, warp_m, warp_n, lane);
+  Pipeline<T> pipeline;
+  pipeline.ring = shared;
+  pipeline.column_blocks = pipeline.blocks = p.hidden / 64;
+  pipeline.weights[0] = p.weights + (size_t)blockIdx.x * T::WM * pipeline.column_blocks * 128;
+  pipeline.start_weights();
+  row_pointers<T>(pipeline.rows[0], entries, p.states, 0, state_bytes(p.layers, p.hidden), (p.layers - 1) * p.hidden);
+  dependency_wait();
+  dependency_release();
+  pipeline.start_rows(true);
+  Sums<T> sums;
+  pipeline.run(sums, 0, pipeline.blocks, true, warp_m, warp_n, lane);
   __syncthreads();
 #pragma unroll
   for (int m = 0; m < 2; m++)
@@ -269,7 +356,7 @@ template <class T> DEVICE void output_kernel(const OutputArguments& p) {
       for (int n = 0; n < T::NT; n++)
 #pragma unroll
         for (int e = 0; e < 2; e++)
-          staged[((warp_n * T::NT + n) * 8 + 2 * q + e) * STRIDE + output] = scaled(sums[m][n][half * 2 + e], scale, bias);
+          staged[((warp_n * T::NT + n) * 8 + 2 * q + e) * STRIDE + output] = scaled(sums.total(m, n, half * 2 + e), scale, bias);
     }
   __syncthreads();
   int outputs = min(T::BM, p.vocabulary - first_output);
@@ -278,6 +365,14 @@ template <class T> DEVICE void output_kernel(const OutputArguments& p) {
     if (row < used && output < outputs)
       p.logits[(size_t)row * p.vocabulary + first_output + output] = staged[n * STRIDE + output];
   }
+}
+
+// Collects state rows in consecutive memory, which may be the host's. One block
+// copies one row.
+extern "C" __global__ void __launch_bounds__(256) copy_states(const CopyArguments p) {
+  const uint4* from = (const uint4*)(p.states + (size_t)p.rows[blockIdx.x] * p.bytes);
+  uint4* to = (uint4*)(p.out + (size_t)blockIdx.x * p.bytes);
+  for (int i = threadIdx.x; i < p.bytes / 16; i += 256) to[i] = from[i];
 }
 
 #define KERNELS(NAME, BLOCKS, WM, WN, NT, STAGES) \
@@ -289,9 +384,10 @@ template <class T> DEVICE void output_kernel(const OutputArguments& p) {
   extern "C" __global__ void __launch_bounds__(Tile##NAME::THREADS, BLOCKS) output_##NAME(const OutputArguments p) { \
     output_kernel<Tile##NAME>(p); \
   }
-// Must match `TILES` in launch.rs.
-KERNELS(8, 1, 2, 1, 1, 16)
-KERNELS(16, 1, 2, 1, 2, 16)
+// Must match `TILES` in launch.rs. With 17 stages, both products of a layer of
+// 512 units are copied in advance.
+KERNELS(8, 1, 2, 1, 1, 17)
+KERNELS(16, 1, 2, 1, 2, 17)
 KERNELS(32, 1, 4, 2, 2, 8)
 KERNELS(64, 2, 4, 2, 4, 6)
 KERNELS(128, 1, 4, 2, 8, 4)

@@ -35,5 +35,6 @@ EXPORT bool host_launch(const char* name, const void* arguments, unsigned x, uns
   LAUNCH_TILE(32)
   LAUNCH_TILE(64)
   LAUNCH_TILE(128)
+  LAUNCH(copy_states, CopyArguments)
   return false;
 }
