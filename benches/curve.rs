@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use charlstm_server::model::device::Device;
-use charlstm_server::model::learner::{Learner, LearnerConfig, Place};
-use charlstm_server::model::tokens::Tokens;
-use charlstm_server::model::vocabulary::Vocabulary;
-use charlstm_server::training::spec::TrainingSpec;
+use charlstm_model::device::Device;
+use charlstm_model::learner::{Learner, LearnerConfig};
+use charlstm_model::tokens::CorpusTokens;
+use charlstm_model::vocabulary::Vocabulary;
+use charlstm_torch::learner::{TorchLearner, TorchLearners};
+use charlstm_training::spec::TrainingSpec;
 use clap::Parser;
 
 /// Hyperparameters; what is not given is the recipe's.
@@ -89,9 +90,9 @@ fn main() {
         learning_rate: spec.learning_rate,
         clip_norm: spec.clip_norm,
         seed: spec.seed,
-        method,
+        optimizer: method,
     };
-    let place = Place {
+    let place = TorchLearners {
         device: Device::Cpu,
         threads: options
             .threads
@@ -99,10 +100,10 @@ fn main() {
     };
     let held_out = (tokens.len() as f64 * spec.validation_fraction) as usize;
     let (training, validation) = tokens.split_at(tokens.len() - held_out);
-    let (training, validation) = (Tokens::from(training), Tokens::from(validation));
+    let (training, validation) = (CorpusTokens::from(training), CorpusTokens::from(validation));
     println!("{config:?}, {place:?}, {} tokens", training.len());
     let begin = Instant::now();
-    let mut learner = Learner::new(config, place, training, None).expect("a learner");
+    let mut learner = TorchLearner::new(config, place, training, None).expect("a learner");
     let mut evaluating = 0.0;
     for _ in 0..learner.steps_per_epoch() * u64::from(spec.epochs) {
         let outcome = learner.step().expect("a step");

@@ -7,11 +7,12 @@ use std::hint::black_box;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use charlstm_server::model::architecture::Architecture;
-use charlstm_server::model::device::Device;
-use charlstm_server::model::learner::{Learner, LearnerConfig, Place};
-use charlstm_server::model::method::Method;
-use charlstm_server::model::tokens::Tokens;
+use charlstm_model::architecture::Architecture;
+use charlstm_model::device::Device;
+use charlstm_model::learner::{Learner, LearnerConfig};
+use charlstm_model::optimizer_config::OptimizerConfig;
+use charlstm_model::tokens::CorpusTokens;
+use charlstm_torch::learner::{TorchLearner, TorchLearners};
 use tch::{Kind, Tensor};
 
 fn main() {
@@ -34,16 +35,16 @@ fn main() {
             learning_rate: 0.001,
             clip_norm: 5.0,
             seed: 1,
-            method: Method::NOTEBOOK,
+            optimizer: OptimizerConfig::NOTEBOOK,
         };
-        let place = Place {
+        let place = TorchLearners {
             device: Device::Cpu,
             threads,
         };
-        let tokens: Tokens = (0..373_097u32)
+        let tokens: CorpusTokens = (0..373_097u32)
             .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)
             .collect();
-        let mut learner = Learner::new(config, place, tokens, None).expect("a learner");
+        let mut learner = TorchLearner::new(config, place, tokens, None).expect("a learner");
         learner.step().expect("a step");
         let begin = Instant::now();
         for _ in 0..steps {

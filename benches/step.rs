@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use charlstm_server::model::architecture::Architecture;
-use charlstm_server::model::parameters::Parameters;
-use charlstm_server::model::step::{HiddenState, StepWeights, Stepper};
+use charlstm_model::architecture::Architecture;
+use charlstm_model::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+use charlstm_model::parameters::Parameters;
 
 /// The notebook's model on its own text.
 const ARCHITECTURE: Architecture = Architecture {
@@ -27,10 +27,10 @@ fn main() {
     for (k, value) in parameters.values.iter_mut().enumerate() {
         *value = 0.04 * (k as f32 * 12.9898).sin();
     }
-    let weights = Arc::new(StepWeights::new(&parameters));
+    let weights = Arc::new(DecodeWeights::on_processor(&parameters));
     println!("one thread, {ARCHITECTURE:?}");
     for rows in [1, 2, 3, 4, 8, 16, 32, 64, 128, 256] {
-        let mut stepper = Stepper::new(weights.clone(), rows).expect("a stepper");
+        let mut stepper = DecodeBatch::new(weights.clone(), rows).expect("a stepper");
         for _ in 0..rows {
             stepper.push(&HiddenState::zeros(&ARCHITECTURE));
         }
@@ -43,7 +43,7 @@ fn main() {
         }
         report(&format!("step, batch {rows}"), steps * rows, begin);
     }
-    let mut stepper = Stepper::new(weights, 1).expect("a stepper");
+    let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
     let tokens: Vec<u32> = (0..2000).map(|i| i % 78).collect();
     let mut state = HiddenState::zeros(&ARCHITECTURE);
     let begin = Instant::now();

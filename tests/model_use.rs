@@ -12,13 +12,13 @@ mod wire;
 use std::fs;
 use std::io::Read;
 
+use charlstm_model::architecture::Architecture;
+use charlstm_model::model_file::{ModelFile, ModelMetadata};
+use charlstm_model::parameters::Parameters;
+use charlstm_model::vocabulary::Vocabulary;
 use charlstm_proto::v1::DeleteModelRequest;
 use charlstm_proto::v1::model_service_client::ModelServiceClient;
-use charlstm_server::model::architecture::Architecture;
-use charlstm_server::model::checkpoint::{ModelFacts, ModelFile};
-use charlstm_server::model::parameters::Parameters;
-use charlstm_server::model::vocabulary::Vocabulary;
-use charlstm_server::repository::Repository;
+use charlstm_repository::Repository;
 use serde::Deserialize;
 use support::Server;
 use tempfile::TempDir;
@@ -168,7 +168,7 @@ fn a_large_model_is_moved_in_little_memory() {
     let model = ModelFile {
         parameters,
         vocabulary,
-        facts: ModelFacts::default(),
+        facts: ModelMetadata::default(),
     };
     repository.publish("large", &model).unwrap();
     drop(repository);

@@ -4,6 +4,10 @@
 
 mod support;
 
+use charlstm_model::architecture::Architecture;
+use charlstm_model::model_file::{ModelFile, ModelMetadata};
+use charlstm_model::parameters::Parameters;
+use charlstm_model::vocabulary::Vocabulary;
 use charlstm_proto::v1::export_model_response::Payload as Exported;
 use charlstm_proto::v1::import_model_request::Payload as Imported;
 use charlstm_proto::v1::model_service_client::ModelServiceClient;
@@ -11,11 +15,7 @@ use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, GetModelRequest, ImportModelHeader, ImportModelRequest,
     ListModelsRequest, Model, ModelFormat,
 };
-use charlstm_server::model::architecture::Architecture;
-use charlstm_server::model::checkpoint::{ModelFacts, ModelFile};
-use charlstm_server::model::parameters::Parameters;
-use charlstm_server::model::vocabulary::Vocabulary;
-use charlstm_server::repository::Repository;
+use charlstm_repository::Repository;
 use support::Server;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -37,13 +37,13 @@ fn model() -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelFacts {
+        facts: ModelMetadata {
             recipe: "notebook".to_owned(),
             epochs: 2,
             training_id: "t".to_owned(),
             train_loss: Some(2.5),
             created_unix_ms: 1,
-            ..ModelFacts::default()
+            ..ModelMetadata::default()
         },
     }
 }

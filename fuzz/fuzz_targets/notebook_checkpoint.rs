@@ -6,8 +6,8 @@
 
 use std::io::Cursor;
 
-use charlstm_server::model::notebook;
-use charlstm_server::model::vocabulary::Vocabulary;
+use charlstm_model::notebook;
+use charlstm_model::vocabulary::Vocabulary;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

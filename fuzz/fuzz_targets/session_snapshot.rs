@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use charlstm_server::sessions::Snapshot;
+use charlstm_engine::sessions::Snapshot;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use self::settings::{Found, Settings};
-use crate::model::device::DeviceChoice;
+use charlstm_model::device::DeviceChoice;
 
 /// Most bytes of one gRPC message to the server. A corpus or a model comes in
 /// chunks; this bounds what `StartTraining` can carry in one piece.

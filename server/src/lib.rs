@@ -3,12 +3,8 @@
 //! the map; each module says what lives in it and what does not.
 
 pub mod config;
-pub mod generation;
+mod devices;
 pub mod metrics;
-pub mod model;
-pub mod repository;
 pub mod rpc;
 pub mod serve;
-pub mod sessions;
 pub mod shutdown;
-pub mod training;

@@ -25,20 +25,19 @@ use crate::config::{
     Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_RESET_CALLS,
     SHUTDOWN_GRACE, TlsFiles,
 };
-use crate::generation::{Engine, EngineConfig};
-use crate::model::device::{Device, DeviceError};
-use crate::model::learner::Place;
-use crate::model::step::StepPlace;
-use crate::repository::{ModelId, Repository, RepositoryError};
+use crate::devices;
 use crate::rpc::admission::{Door, Tokens};
 use crate::rpc::generation::GenerationRpc;
-use crate::rpc::model::{ModelApi, Pins};
-use crate::rpc::server::{Load, ServerApi, ServerFacts};
+use crate::rpc::model::{ModelRpc, ModelUsage};
+use crate::rpc::server::{Load, ServerInfo, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
-use crate::sessions::store::SessionLimits;
-use crate::training::jobs::{Jobs, JobsConfig};
-use crate::training::sample;
+use charlstm_engine::generation::{Engine, EngineConfig};
+use charlstm_engine::sessions::store::SessionLimits;
+use charlstm_model::device::{Device, DeviceError};
+use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_training::jobs::{Jobs, JobsConfig};
+use charlstm_training::sample;
 
 /// The server could not start, or broke.
 #[derive(Debug, Error)]
@@ -115,18 +114,15 @@ pub async fn serve(
         ..Door::default()
     };
     let metrics = door.metrics.clone();
-    let device = config.device.select()?;
+    let device = devices::select(config.device)?;
     let _lock = lock_data_folder(&config.data_dir)?;
-    let place = StepPlace {
-        device,
-        max_rows: config.max_batch,
-    };
-    let repository = Repository::open_for(&config.data_dir, place)?;
+    let decode_device = devices::decode_device(device, config.max_batch);
+    let repository = Repository::open_for(&config.data_dir, decode_device)?;
 
     let engine = start_engine(&config, device, &repository)?;
     let jobs = open_jobs(&config, device, &repository)?;
 
-    let facts = ServerFacts {
+    let facts = ServerInfo {
         device,
         threads: config.threads,
         max_sessions: config.max_sessions,
@@ -139,7 +135,10 @@ pub async fn serve(
     services.add(SessionRpc::server(engine.clone()));
     let training = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let models = ModelApi::new(repository.clone(), Arc::new(EnginePins(engine.clone())));
+    let models = ModelRpc::new(
+        repository.clone(),
+        Arc::new(EngineModelUsage(engine.clone())),
+    );
     services.add(ModelServiceServer::new(models).max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
     if let Some(address) = config.metrics_listen {
@@ -151,7 +150,7 @@ pub async fn serve(
         };
         metrics::start(address, sources, shutdown.clone()).await?;
     }
-    services.add(ServerServiceServer::new(ServerApi::new(
+    services.add(ServerServiceServer::new(ServerRpc::new(
         facts, repository, load,
     )));
 
@@ -221,17 +220,13 @@ fn start_engine(
 
 fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
     let folder = config.data_dir.join("trainings");
-    let learners = Place {
-        device,
-        threads: config.threads,
-    };
     let jobs = Jobs::open(
         JobsConfig {
             keep_ended: config.keep_trainings,
             tensorboard: config.tensorboard,
             ..JobsConfig::new(folder.clone())
         },
-        Arc::new(learners),
+        devices::learners(device, config.threads),
         Arc::new(repository.clone()),
         Box::new(sample::write),
     )
@@ -247,7 +242,7 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
 
 fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'static {
     move || {
-        let (texts, trainings) = (engine.load_figures(), jobs.load());
+        let (texts, trainings) = (engine.load_stats(), jobs.load());
         Load {
             sessions: texts.sessions as u64,
             generations_running: texts.running,
@@ -259,9 +254,9 @@ fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'sta
 }
 
 /// The sessions that hold on to a model version.
-struct EnginePins(Engine);
+struct EngineModelUsage(Engine);
 
-impl Pins for EnginePins {
+impl ModelUsage for EngineModelUsage {
     fn pinned(&self, id: &ModelId) -> usize {
         self.0.sessions_of(id)
     }

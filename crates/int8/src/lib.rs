@@ -12,12 +12,20 @@
 //! The crate does no I/O and depends on no tensor library.
 
 pub mod activation;
+mod batch;
+mod float_control;
+mod kernel;
+pub mod logsumexp;
 mod network;
+mod packed;
 mod quantisation;
 pub mod reference;
 mod shape;
 mod state;
+mod sums;
 
+pub use batch::{Batch, PackedNetwork};
+pub use kernel::{Kernel, KernelError};
 pub use network::{FloatLayer, FloatNetwork, QuantisedLayer, QuantisedNetwork};
 pub use quantisation::{MAX_WEIGHT, QuantisationError, QuantisedMatrix};
 pub use shape::{MAX_HIDDEN_SIZE, Shape, ShapeError};

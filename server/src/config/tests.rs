@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::model::device::Device;
+use charlstm_model::device::Device;
 
 fn load(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let arguments = ["charlstm-server"].iter().chain(arguments).copied();

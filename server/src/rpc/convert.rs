@@ -2,7 +2,7 @@
 
 use charlstm_proto::v1 as proto;
 
-use crate::repository::ModelDescription;
+use charlstm_repository::ModelDescription;
 
 /// A size for the wire; one that does not fit is told as the largest.
 pub(super) fn to_u32(size: usize) -> u32 {

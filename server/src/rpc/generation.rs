@@ -1,5 +1,5 @@
 //! `GenerationService`: checks what the wire brings, and turns the engine's
-//! events into messages. How text is made is in `crate::generation`.
+//! events into messages. How text is made is in `charlstm_engine::generation`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,13 +12,13 @@ use tonic::{Request, Response, Status};
 
 use super::deadline::deadline;
 use super::status;
-use crate::generation::{
+use crate::metrics::Metrics;
+use charlstm_engine::generation::{
     Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
     GenerationStream, ScoreCall, Scored, Started,
 };
-use crate::metrics::Metrics;
-use crate::model::sampler::SamplingSettings;
-use crate::sessions::SessionId;
+use charlstm_engine::sessions::SessionId;
+use charlstm_model::sampler::SamplingSettings;
 
 #[cfg(test)]
 mod tests;

@@ -11,11 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{convert, status};
-use crate::repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{ModelId, Repository, RepositoryError};
 
 /// Who uses a model version and must be asked before it is removed. Called
 /// on threads that may block.
-pub trait Pins: Send + Sync + 'static {
+pub trait ModelUsage: Send + Sync + 'static {
     /// Sessions that are pinned to the version.
     fn pinned(&self, id: &ModelId) -> usize;
     /// Lets those sessions go; their calls end.
@@ -23,20 +23,20 @@ pub trait Pins: Send + Sync + 'static {
 }
 
 /// The service.
-pub struct ModelApi {
+pub struct ModelRpc {
     repository: Repository,
-    pins: Arc<dyn Pins>,
+    pins: Arc<dyn ModelUsage>,
 }
 
-impl ModelApi {
+impl ModelRpc {
     /// A service on these models.
-    pub fn new(repository: Repository, pins: Arc<dyn Pins>) -> Self {
+    pub fn new(repository: Repository, pins: Arc<dyn ModelUsage>) -> Self {
         Self { repository, pins }
     }
 }
 
 #[tonic::async_trait]
-impl ModelService for ModelApi {
+impl ModelService for ModelRpc {
     type ExportModelStream = ReceiverStream<Result<proto::ExportModelResponse, Status>>;
 
     async fn list_models(
@@ -108,7 +108,7 @@ impl ModelService for ModelApi {
 /// Removes what the reference names: all versions of a name, or one.
 fn delete(
     repository: &Repository,
-    pins: &dyn Pins,
+    pins: &dyn ModelUsage,
     reference: &str,
     force: bool,
 ) -> Result<Vec<u64>, Status> {

@@ -7,12 +7,12 @@ use charlstm_proto::v1::server_service_server::ServerService;
 use tonic::{Request, Response, Status};
 
 use super::convert::to_u32;
-use crate::model::device::Device;
-use crate::repository::Repository;
+use charlstm_model::device::Device;
+use charlstm_repository::Repository;
 
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]
-pub struct ServerFacts {
+pub struct ServerInfo {
     /// Where it computes.
     pub device: Device,
     /// Threads that compute.
@@ -43,15 +43,15 @@ pub struct Load {
 }
 
 /// The service. `load` is called for each request and must not block.
-pub struct ServerApi<L> {
-    facts: ServerFacts,
+pub struct ServerRpc<L> {
+    facts: ServerInfo,
     repository: Repository,
     load: L,
 }
 
-impl<L: Fn() -> Load + Send + Sync + 'static> ServerApi<L> {
+impl<L: Fn() -> Load + Send + Sync + 'static> ServerRpc<L> {
     /// A service that tells these facts and what `load` returns.
-    pub fn new(facts: ServerFacts, repository: Repository, load: L) -> Self {
+    pub fn new(facts: ServerInfo, repository: Repository, load: L) -> Self {
         Self {
             facts,
             repository,
@@ -61,7 +61,7 @@ impl<L: Fn() -> Load + Send + Sync + 'static> ServerApi<L> {
 }
 
 #[tonic::async_trait]
-impl<L: Fn() -> Load + Send + Sync + 'static> ServerService for ServerApi<L> {
+impl<L: Fn() -> Load + Send + Sync + 'static> ServerService for ServerRpc<L> {
     async fn get_server_status(
         &self,
         _request: Request<proto::GetServerStatusRequest>,

@@ -1,6 +1,6 @@
 //! `SessionService`: what there is to see and to do about sessions between
 //! two calls. What a session is, and how it is kept, is in
-//! `crate::sessions`.
+//! `charlstm_engine::sessions`.
 
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::session_service_server::{SessionService, SessionServiceServer};
@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status};
 
 use super::generation::session_id;
 use super::status;
-use crate::generation::Engine;
-use crate::sessions::SessionId;
-use crate::sessions::store::{SessionError, SessionFacts};
+use charlstm_engine::generation::Engine;
+use charlstm_engine::sessions::SessionId;
+use charlstm_engine::sessions::store::{SessionError, SessionSummary};
 
 #[cfg(test)]
 mod tests;
@@ -134,7 +134,7 @@ fn about(id: &SessionId) -> impl Fn(SessionError) -> Status {
     move |error| status::session_error(id, error)
 }
 
-fn session(facts: SessionFacts) -> pb::Session {
+fn session(facts: SessionSummary) -> pb::Session {
     let (model, version) = facts.model.map_or_else(Default::default, |key| {
         (key.id.name.clone(), key.id.version)
     });

@@ -18,9 +18,9 @@ use futures_util::stream::unfold;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::training as status;
-use crate::training::history::Watcher;
-use crate::training::job::Job;
-use crate::training::jobs::{Jobs, JobsError, Upload};
+use charlstm_training::history::Watcher;
+use charlstm_training::job::Job;
+use charlstm_training::jobs::{Jobs, JobsError, Upload};
 
 #[cfg(test)]
 mod tests;
@@ -186,7 +186,7 @@ fn events<T>(
     job: Arc<Job>,
     from_sequence: u64,
     guard: CancelOnDrop,
-    message: fn(&Job, &crate::training::events::Event) -> T,
+    message: fn(&Job, &charlstm_training::events::Event) -> T,
 ) -> impl Stream<Item = Result<T, Status>> {
     let watcher: Watcher = job.watch(from_sequence);
     unfold(

@@ -12,11 +12,11 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 use super::{ServeError, listen};
-use crate::generation::Engine;
 use crate::metrics::{Figures, Metrics, TrainingFigures};
-use crate::repository::Repository;
-use crate::training::events::State;
-use crate::training::jobs::Jobs;
+use charlstm_engine::generation::Engine;
+use charlstm_repository::Repository;
+use charlstm_training::events::State;
+use charlstm_training::jobs::Jobs;
 
 /// What the encoder writes.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -71,7 +71,7 @@ fn answer(sources: &Sources) -> Response {
 
 impl Sources {
     fn figures(&self) -> Figures {
-        let texts = self.engine.load_figures();
+        let texts = self.engine.load_stats();
         let mut figures = Figures {
             sessions: texts.sessions,
             session_bytes: texts.session_bytes,

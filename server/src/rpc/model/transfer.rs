@@ -15,8 +15,8 @@ use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 
 use super::{blocking, status};
-use crate::model::vocabulary::Vocabulary;
-use crate::repository::{
+use charlstm_model::vocabulary::Vocabulary;
+use charlstm_repository::{
     ModelDescription, ModelId, Repository, RepositoryError, Upload, check_name,
 };
 
@@ -92,7 +92,7 @@ impl Export {
         // What was sent can not be taken back, but it can be called wrong.
         if <[u8; 32]>::from(digest.finalize()) != self.description.digest {
             let reason = "its bytes are not those that were stored".to_owned();
-            self.repository.condemn(id, &reason);
+            self.repository.mark_damaged(id, &reason);
             let error = RepositoryError::Damaged {
                 id: id.clone(),
                 reason,
@@ -165,7 +165,7 @@ fn check_header(header: proto::ImportModelHeader) -> Result<Arrival, Status> {
     Ok(Arrival {
         name: header.name,
         format,
-        vocabulary: given.then(|| Vocabulary::in_order(header.vocabulary.chars().collect())),
+        vocabulary: given.then(|| Vocabulary::from_chars(header.vocabulary.chars().collect())),
     })
 }
 

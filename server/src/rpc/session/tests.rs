@@ -6,9 +6,9 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::*;
-use crate::generation::{GenerateError, ImportError};
-use crate::sessions::Reason;
-use crate::sessions::snapshot::SnapshotError;
+use charlstm_engine::generation::{GenerateError, ImportError};
+use charlstm_engine::sessions::Reason;
+use charlstm_engine::sessions::snapshot::SnapshotError;
 
 fn id() -> SessionId {
     SessionId::new("chat").unwrap()
@@ -24,17 +24,17 @@ fn each_way_a_session_cannot_be_had_has_its_code_and_reason() {
     for (error, code, reason) in [
         (SessionError::Unknown, Code::NotFound, "SESSION_NOT_FOUND"),
         (
-            SessionError::LetGo(Reason::Idle),
+            SessionError::Evicted(Reason::Idle),
             Code::NotFound,
             "SESSION_EVICTED_IDLE",
         ),
         (
-            SessionError::LetGo(Reason::Capacity),
+            SessionError::Evicted(Reason::Capacity),
             Code::NotFound,
             "SESSION_EVICTED_CAPACITY",
         ),
         (
-            SessionError::LetGo(Reason::Restart),
+            SessionError::Evicted(Reason::Restart),
             Code::NotFound,
             "SESSION_LOST_RESTART",
         ),

@@ -3,8 +3,8 @@
 use tonic::{Code, Status};
 
 use super::{full, internal, invalid, refused, session_error};
-use crate::generation::{GenerateError, ModelSourceError};
-use crate::model::sampler::SamplingError;
+use charlstm_engine::generation::{GenerateError, ModelSourceError};
+use charlstm_model::sampler::SamplingError;
 
 /// A sampling setting outside its limits.
 pub(in crate::rpc) fn bad_sampling(error: &SamplingError) -> Status {

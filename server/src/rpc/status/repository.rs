@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use super::{internal, invalid, refused};
-use crate::repository::RepositoryError;
+use charlstm_repository::RepositoryError;
 
 /// The status of an error about the model that the request names in `field`.
 pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status {

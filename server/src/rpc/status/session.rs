@@ -5,10 +5,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::{full, internal, invalid, refused};
-use crate::generation::ImportError;
-use crate::sessions::id::SessionIdError;
-use crate::sessions::store::SessionError;
-use crate::sessions::{Reason, SessionId};
+use charlstm_engine::generation::ImportError;
+use charlstm_engine::sessions::id::SessionIdError;
+use charlstm_engine::sessions::store::SessionError;
+use charlstm_engine::sessions::{Reason, SessionId};
 
 /// A session is free again when the text under way in it is over; a second is
 /// the time of some hundred characters.
@@ -24,7 +24,7 @@ pub(in crate::rpc) fn session_error(id: &SessionId, error: SessionError) -> Stat
     let text = format!("session {id}: {error}");
     match error {
         SessionError::Unknown => refused(Code::NotFound, "SESSION_NOT_FOUND", text),
-        SessionError::LetGo(reason) => refused(Code::NotFound, let_go(reason), text),
+        SessionError::Evicted(reason) => refused(Code::NotFound, let_go(reason), text),
         SessionError::Busy { .. } => refused(Code::Aborted, "SESSION_BUSY", text),
         SessionError::PositionMismatch { .. } => {
             refused(Code::FailedPrecondition, "POSITION_MISMATCH", text)

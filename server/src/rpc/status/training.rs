@@ -6,8 +6,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::{full, internal, invalid, refused};
-use crate::training::jobs::JobsError;
-use crate::training::learn::ModelsError;
+use charlstm_training::jobs::JobsError;
+use charlstm_training::models::ModelsError;
 
 /// When a full queue is worth another try: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -15,6 +15,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// The status of an error of the trainings.
 pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     match error {
+        JobsError::Unsupported(_) => refused(
+            Code::Unimplemented,
+            "TRAINING_UNSUPPORTED",
+            error.to_string(),
+        ),
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
         JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
         JobsError::UnknownCharacters { .. } => invalid("corpus", error.to_string()),

@@ -2,9 +2,9 @@
 
 use charlstm_proto::v1::{self, train_response, watch_training_response};
 
-use crate::training::events::{Event, EventKind, State};
-use crate::training::job::Job;
-use crate::training::spec::{ResolvedSpec, TrainingSpec};
+use charlstm_training::events::{Event, EventKind, State};
+use charlstm_training::job::Job;
+use charlstm_training::spec::{ResolvedSpec, TrainingSpec};
 
 /// What a client asks for.
 pub(super) fn spec_from(spec: v1::TrainingSpec) -> TrainingSpec {

@@ -16,8 +16,8 @@ use tonic::transport::{Channel, Server};
 use tonic_types::StatusExt;
 
 use super::*;
-use crate::training::fake::{FakeLearners, FakeModels, Hold};
-use crate::training::jobs::JobsConfig;
+use charlstm_training::fake::{FakeLearners, FakeModels, Hold};
+use charlstm_training::jobs::JobsConfig;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,7 +34,7 @@ impl Bench {
         let learners = Arc::new(FakeLearners::default());
         let jobs = Jobs::open(
             JobsConfig::new(folder.path().to_owned()),
-            Arc::clone(&learners) as Arc<dyn crate::training::learn::Learners>,
+            Arc::clone(&learners) as Arc<dyn charlstm_model::learner::LearnerFactory>,
             Arc::new(FakeModels::default()),
             Box::new(|_| Ok(String::new())),
         )
@@ -107,7 +107,7 @@ async fn reached(hold: Hold) -> Hold {
     tokio::task::spawn_blocking(wait).await.unwrap()
 }
 
-async fn end(job: &Job) -> crate::training::events::State {
+async fn end(job: &Job) -> charlstm_training::events::State {
     let mut watcher = job.watch(0);
     let all = async { while watcher.next().await.is_some() {} };
     tokio::time::timeout(PATIENCE, all).await.unwrap();
@@ -254,8 +254,8 @@ async fn an_unknown_training_is_not_found() {
 async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
     let mut bench = Bench::new().await;
     for (bound, state) in [
-        (false, crate::training::events::State::Succeeded),
-        (true, crate::training::events::State::Cancelled),
+        (false, charlstm_training::events::State::Succeeded),
+        (true, charlstm_training::events::State::Cancelled),
     ] {
         let hold = bench.hold(2);
         let request = v1::TrainingSpec {
@@ -270,7 +270,7 @@ async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
         let job = bench.jobs.get(&id).unwrap();
         if bound {
             // The server hears of the end of the stream at some later moment.
-            while job.wish() == crate::training::job::Wish::Nothing {
+            while job.stop_request() == charlstm_training::job::StopRequest::Nothing {
                 tokio::task::yield_now().await;
             }
         }
@@ -307,8 +307,8 @@ async fn a_cancelled_training_says_so_and_goes_on_when_resumed() {
     assert_eq!(before.training.unwrap().state(), v1::State::Running);
     hold.release();
     let job = bench.jobs.get(&training_id).unwrap();
-    assert_eq!(end(&job).await, crate::training::events::State::Cancelled);
+    assert_eq!(end(&job).await, charlstm_training::events::State::Cancelled);
     let request = ResumeTrainingRequest { training_id };
     bench.client.resume_training(request).await.unwrap();
-    assert_eq!(end(&job).await, crate::training::events::State::Succeeded);
+    assert_eq!(end(&job).await, charlstm_training::events::State::Succeeded);
 }

@@ -1,0 +1,170 @@
+//! How a text is cut into batches: the notebook's way, which lets the hidden
+//! state of each row go on from batch to batch.
+
+use thiserror::Error;
+
+use super::tokens::CorpusTokens;
+
+/// A text is too short for one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the training text has {given} characters; one batch of {batch_size} x {sequence_length} needs {needed}"
+)]
+pub struct BatchesError {
+    /// Characters of the text.
+    pub given: usize,
+    /// Characters that one batch takes.
+    pub needed: usize,
+    /// Sequences in a batch.
+    pub batch_size: usize,
+    /// Characters of a sequence.
+    pub sequence_length: usize,
+}
+
+/// The text as `[batch_size, steps * sequence_length]`; what is left over at
+/// its end is dropped. Each step takes the next `sequence_length` columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batches {
+    batch_size: usize,
+    sequence_length: usize,
+    steps: usize,
+}
+
+impl Batches {
+    /// Cuts a text of `tokens` characters.
+    ///
+    /// # Errors
+    /// Where it does not fill one batch.
+    pub fn new(
+        tokens: usize,
+        batch_size: usize,
+        sequence_length: usize,
+    ) -> Result<Self, BatchesError> {
+        let needed = batch_size * sequence_length;
+        if tokens < needed {
+            return Err(BatchesError {
+                given: tokens,
+                needed,
+                batch_size,
+                sequence_length,
+            });
+        }
+        Ok(Self {
+            batch_size,
+            sequence_length,
+            steps: tokens / needed,
+        })
+    }
+
+    /// Batches in the text.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Writes one batch, time first: `inputs` and `targets` are
+    /// `[sequence_length, batch_size]`. Targets are the inputs one character
+    /// on; that of the last column of all is the first column (the notebook
+    /// wraps them around). The text is a ring that is cut at `offset`.
+    ///
+    /// # Panics
+    /// Where `step` is not under [`Self::steps`] or a slice has another size.
+    pub fn fill(
+        &self,
+        tokens: &CorpusTokens,
+        offset: usize,
+        step: usize,
+        inputs: &mut [u32],
+        targets: &mut [u32],
+    ) {
+        assert!(step < self.steps, "step {step} of {}", self.steps);
+        let width = self.steps * self.sequence_length;
+        let at = |row: usize, column: usize| {
+            let place = (offset + row * width + column) % tokens.len();
+            tokens.get(place).expect("a place on the ring")
+        };
+        for time in 0..self.sequence_length {
+            let column = step * self.sequence_length + time;
+            for row in 0..self.batch_size {
+                let place = time * self.batch_size + row;
+                inputs[place] = at(row, column);
+                targets[place] = at(row, (column + 1) % width);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of the examples that the notebook's own function was run on.
+    #[derive(serde::Deserialize)]
+    struct Example {
+        name: String,
+        data: Vec<u32>,
+        batches: Vec<Batch>,
+    }
+
+    /// `[batch, sequence]`, as the notebook has them.
+    #[derive(serde::Deserialize)]
+    struct Batch {
+        inputs: Vec<Vec<u32>>,
+        targets: Vec<Vec<u32>>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        batch_size: usize,
+        sequence_length: usize,
+        examples: Vec<Example>,
+    }
+
+    fn transposed(rows: &[Vec<u32>]) -> Vec<u32> {
+        (0..rows[0].len())
+            .flat_map(|time| rows.iter().map(move |row| row[time]))
+            .collect()
+    }
+
+    #[test]
+    fn batches_are_those_of_the_notebook() {
+        let golden: Golden =
+            serde_json::from_str(include_str!("../../../tests/golden/iterbatches.json"))
+                .expect("the golden file");
+        let characters = golden.batch_size * golden.sequence_length;
+        for example in &golden.examples {
+            let batches = Batches::new(
+                example.data.len(),
+                golden.batch_size,
+                golden.sequence_length,
+            )
+            .expect("long enough");
+            assert_eq!(batches.steps(), example.batches.len(), "{}", example.name);
+            let tokens = CorpusTokens::from(&example.data[..]);
+            for (step, expected) in example.batches.iter().enumerate() {
+                let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);
+                batches.fill(&tokens, 0, step, &mut inputs, &mut targets);
+                assert_eq!(inputs, transposed(&expected.inputs), "{}", example.name);
+                assert_eq!(targets, transposed(&expected.targets), "{}", example.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_that_is_cut_elsewhere_has_every_character_at_another_place() {
+        let batches = Batches::new(6, 2, 3).expect("long enough");
+        let (mut inputs, mut targets) = ([0; 6], [0; 6]);
+        let tokens: CorpusTokens = (0..6).collect();
+        batches.fill(&tokens, 4, 0, &mut inputs, &mut targets);
+        assert_eq!(inputs, [4, 1, 5, 2, 0, 3]);
+        assert_eq!(targets, [5, 2, 0, 3, 4, 1]);
+    }
+
+    #[test]
+    fn a_text_shorter_than_a_batch_is_told_what_it_needs() {
+        let error = Batches::new(5, 2, 3).expect_err("too short");
+        assert_eq!(
+            error.to_string(),
+            "the training text has 5 characters; one batch of 2 x 3 needs 6"
+        );
+    }
+}

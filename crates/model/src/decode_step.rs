@@ -1,0 +1,358 @@
+//! One step of the network for a batch of sequences whose states stay
+//! resident, and the prefill of known characters. This module holds the batch
+//! and its rows; the arithmetic is behind [`BatchBackend`]: `simd` on the
+//! processor, other crates for other devices.
+
+pub mod check;
+mod layers;
+mod simd;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use self::simd::SimdWeights;
+use super::architecture::Architecture;
+use super::parameters::Parameters;
+
+/// h and c of every layer of one sequence, `[layers, 2, hidden]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HiddenState(pub Box<[f32]>);
+
+impl HiddenState {
+    /// Returns the state before the first character.
+    pub fn zeros(architecture: &Architecture) -> Self {
+        Self(vec![0.0; architecture.state_len()].into_boxed_slice())
+    }
+}
+
+/// The number format in which weights and states are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE 754 binary32.
+    Float32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Float32 => "float32",
+        })
+    }
+}
+
+/// The arithmetic that a session runs on, part of the session's identity next
+/// to the digest of its model: two different values can produce different
+/// text from the same state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Arithmetic {
+    /// The number format.
+    pub precision: Precision,
+    /// The revision of the definition of the decode step and of the sampler.
+    pub revision: u32,
+}
+
+impl Arithmetic {
+    /// The only arithmetic of version 0.1.
+    pub const FLOAT32: Self = Self {
+        precision: Precision::Float32,
+        revision: 1,
+    };
+}
+
+/// Prepares models for generation on one device: the extension point for
+/// other arithmetic and other devices.
+pub trait DecodeDevice: fmt::Debug + Send + Sync {
+    /// Lays out the weights of a model. Blocks for some milliseconds per
+    /// million parameters.
+    ///
+    /// # Errors
+    /// The device failed or has too little memory.
+    fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError>;
+}
+
+/// The processor with float32 arithmetic; batches of any size.
+#[derive(Clone, Copy, Debug)]
+pub struct Processor;
+
+impl DecodeDevice for Processor {
+    fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
+        Ok(DecodeWeights::on_processor(parameters))
+    }
+}
+
+/// Weights as a device needs them.
+pub trait WeightLayout: fmt::Debug + Send + Sync {
+    /// Returns the arithmetic that batches of these weights use.
+    fn arithmetic(&self) -> Arithmetic;
+
+    /// Returns the bytes of memory used, on whichever device.
+    fn bytes(&self) -> usize;
+
+    /// Creates an empty batch with room for `max_rows` rows.
+    ///
+    /// # Errors
+    /// The device failed or has too little memory.
+    fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError>;
+}
+
+/// The weights of a network, laid out once for generation and shared by all
+/// batches of the model.
+#[derive(Debug)]
+pub struct DecodeWeights {
+    architecture: Architecture,
+    layout: Box<dyn WeightLayout>,
+}
+
+impl DecodeWeights {
+    /// Wraps weights that a device has laid out.
+    pub fn new(architecture: Architecture, layout: Box<dyn WeightLayout>) -> Self {
+        Self {
+            architecture,
+            layout,
+        }
+    }
+
+    /// Lays the weights out for the processor. Takes some milliseconds per
+    /// million parameters.
+    pub fn on_processor(parameters: &Parameters) -> Self {
+        Self::new(
+            parameters.architecture,
+            Box::new(SimdWeights::new(parameters)),
+        )
+    }
+
+    /// Returns the shape of the network.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Returns the arithmetic that batches of these weights use.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.layout.arithmetic()
+    }
+
+    /// Returns the bytes of memory used, on whichever device.
+    pub fn bytes(&self) -> usize {
+        self.layout.bytes()
+    }
+}
+
+/// A decode step could not be computed (a device failed).
+#[derive(Debug, Error)]
+#[error("the decode step failed: {0}")]
+pub struct DecodeError(pub String);
+
+/// The states of a batch and the arithmetic on them, on one device. The caller,
+/// [`DecodeBatch`], checks rows and tokens.
+pub trait BatchBackend: Send {
+    /// Sets the state of a row.
+    fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError>;
+
+    /// A copy of the state of a row.
+    fn read(&self, row: usize) -> Result<HiddenState, DecodeError>;
+
+    /// Copies the state of one row over another.
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError>;
+
+    /// Feeds `tokens[row]` to the rows `0..tokens.len()`; the logits `[rows,
+    /// vocabulary]`.
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError>;
+
+    /// Feeds a stretch to a sequence outside the batch; adds the logits after
+    /// each character to `logits`, where they are wanted.
+    fn prefill(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+        logits: Option<&mut Vec<f32>>,
+    ) -> Result<(), DecodeError>;
+}
+
+/// A batch of sequences in step. Rows are `0..rows()`, without gaps; the row
+/// that is taken out is filled by the last one. Belongs to one thread.
+///
+/// The logits and the new state of a row are, bit for bit, the same whatever
+/// other rows there are, and whether its characters came through
+/// [`Self::step`] or [`Self::prefill`]. [`check`] finds out where a device
+/// breaks that.
+pub struct DecodeBatch {
+    architecture: Architecture,
+    max_rows: usize,
+    rows: usize,
+    states: Box<dyn BatchBackend>,
+}
+
+impl DecodeBatch {
+    /// An empty batch with room for `max_rows` rows.
+    ///
+    /// # Errors
+    /// The device failed, or has too little memory. None on the processor.
+    ///
+    /// # Panics
+    /// Where the weights were laid out for fewer rows.
+    pub fn new(weights: Arc<DecodeWeights>, max_rows: usize) -> Result<Self, DecodeError> {
+        let architecture = weights.architecture;
+        let states = weights.layout.batch(max_rows)?;
+        Ok(Self {
+            architecture,
+            max_rows,
+            rows: 0,
+            states,
+        })
+    }
+
+    /// Rows in use.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds a row that begins in `state`; returns its index, `rows() - 1`.
+    ///
+    /// # Panics
+    /// Where the batch is full, the state has another architecture, or the
+    /// device fails.
+    pub fn push(&mut self, state: &HiddenState) -> usize {
+        assert!(self.rows < self.max_rows, "the batch is full");
+        assert_eq!(state.0.len(), self.architecture.state_len());
+        let row = self.rows;
+        self.rows += 1;
+        done(self.states.write(row, state));
+        row
+    }
+
+    /// Takes a row out and returns its state. The last row moves into its
+    /// place.
+    ///
+    /// # Panics
+    /// Where there is no such row, or the device fails.
+    pub fn swap_remove(&mut self, row: usize) -> HiddenState {
+        let state = self.state(row);
+        self.rows -= 1;
+        if row < self.rows {
+            done(self.states.copy(self.rows, row));
+        }
+        state
+    }
+
+    /// Sets a row back to the state before the first character.
+    ///
+    /// # Panics
+    /// Where there is no such row, or the device fails.
+    pub fn reset(&mut self, row: usize) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let zeros = HiddenState::zeros(&self.architecture);
+        done(self.states.write(row, &zeros));
+    }
+
+    /// A copy of the state of a row.
+    ///
+    /// # Panics
+    /// Where there is no such row, or the device fails.
+    pub fn state(&self, row: usize) -> HiddenState {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        done(self.states.read(row))
+    }
+
+    /// Feeds `tokens[row]` to each row; returns the logits
+    /// `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// The device failed. None on the processor.
+    ///
+    /// # Panics
+    /// Where there is not one token for each row, or one is outside the
+    /// vocabulary.
+    pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
+        assert_eq!(tokens.len(), self.rows, "one token for each row");
+        self.assert_known(tokens);
+        self.states.step(tokens)
+    }
+
+    /// Feeds a stretch of characters to a sequence that is not in the batch,
+    /// without its logits. The caller bounds the stretch: it blocks until the
+    /// stretch is done.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    ///
+    /// # Panics
+    /// Where a token is outside the vocabulary or the state has another
+    /// architecture.
+    pub fn prefill(&mut self, state: &mut HiddenState, tokens: &[u32]) -> Result<(), DecodeError> {
+        self.prefill_each(state, tokens, None)
+    }
+
+    /// As [`Self::prefill`], and returns the logits after each character,
+    /// `[tokens.len(), vocabulary]`, for scoring.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    ///
+    /// # Panics
+    /// As [`Self::prefill`].
+    pub fn prefill_logits(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>, DecodeError> {
+        let mut logits = Vec::with_capacity(tokens.len() * self.architecture.vocabulary_size);
+        self.prefill_each(state, tokens, Some(&mut logits))?;
+        Ok(logits)
+    }
+
+    fn prefill_each(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+        logits: Option<&mut Vec<f32>>,
+    ) -> Result<(), DecodeError> {
+        assert_eq!(state.0.len(), self.architecture.state_len());
+        self.assert_known(tokens);
+        self.states.prefill(state, tokens, logits)
+    }
+
+    fn assert_known(&self, tokens: &[u32]) {
+        let known = self.architecture.vocabulary_size;
+        assert!(
+            tokens.iter().all(|&token| (token as usize) < known),
+            "a token outside the vocabulary of {known}"
+        );
+    }
+}
+
+/// Moves of states fail with the device, and then nothing in the batch is
+/// worth anything: its owner catches the panic and drops it whole.
+fn done<T>(result: Result<T, DecodeError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_are_those_of_the_textbook_network() {
+        testing::logits_are_those_of_the_textbook_network(&Processor);
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_and_among_any_number_of_others() {
+        testing::a_row_is_the_same_alone_and_among_any_number_of_others(&Processor);
+    }
+
+    #[test]
+    fn prefill_in_pieces_of_any_length_equals_steps() {
+        testing::prefill_in_pieces_of_any_length_equals_steps(&Processor);
+    }
+
+    #[test]
+    fn the_last_row_fills_the_place_of_one_that_leaves() {
+        testing::the_last_row_fills_the_place_of_one_that_leaves(&Processor);
+    }
+}

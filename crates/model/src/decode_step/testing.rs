@@ -1,0 +1,193 @@
+//! The invariants of a decode step, as assertions that every
+//! [`DecodeDevice`] must pass: the tests of this crate and of the crates that
+//! implement other devices call them. They panic if an invariant is broken.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::parameters::layout;
+
+/// Parameters that look like noise, the same on every machine.
+fn parameters(architecture: Architecture) -> Parameters {
+    let mut parameters = Parameters::zeros(architecture);
+    for (k, value) in parameters.values.iter_mut().enumerate() {
+        *value = (0.3 * (k as f64 * 12.9898).sin() + 0.1 * (k as f64 * 0.37).cos()) as f32;
+    }
+    parameters
+}
+
+fn architecture(vocabulary_size: usize, hidden_size: usize, num_layers: usize) -> Architecture {
+    Architecture {
+        vocabulary_size,
+        hidden_size,
+        num_layers,
+    }
+}
+
+fn prepare(device: &dyn DecodeDevice, parameters: &Parameters) -> Arc<DecodeWeights> {
+    Arc::new(device.prepare(parameters).expect("the device has memory"))
+}
+
+/// The textbook LSTM in double precision, from PyTorch's layout.
+fn reference(parameters: &Parameters, tokens: &[u32]) -> Vec<f64> {
+    let Architecture {
+        vocabulary_size,
+        hidden_size,
+        num_layers,
+    } = parameters.architecture;
+    let get = |name: &str| -> Vec<f64> {
+        let view = layout(&parameters.architecture)
+            .into_iter()
+            .find(|view| view.name == name)
+            .expect("a name of the layout");
+        parameters.values[view.range]
+            .iter()
+            .map(|&x| f64::from(x))
+            .collect()
+    };
+    let matrix_vector = |matrix: &[f64], vector: &[f64]| -> Vec<f64> {
+        matrix
+            .chunks_exact(vector.len())
+            .map(|row| row.iter().zip(vector).map(|(a, b)| a * b).sum())
+            .collect()
+    };
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let mut states = vec![(vec![0.0; hidden_size], vec![0.0; hidden_size]); num_layers];
+    let mut x = Vec::new();
+    for &token in tokens {
+        x = vec![0.0; vocabulary_size];
+        x[token as usize] = 1.0;
+        for (layer, (h, c)) in states.iter_mut().enumerate() {
+            let part = |name: &str| get(&format!("lstm.{name}_l{layer}"));
+            let from_input = matrix_vector(&part("weight_ih"), &x);
+            let from_hidden = matrix_vector(&part("weight_hh"), h);
+            let (b1, b2) = (part("bias_ih"), part("bias_hh"));
+            let gate = |g: usize, u: usize| {
+                let i = g * hidden_size + u;
+                from_input[i] + from_hidden[i] + b1[i] + b2[i]
+            };
+            for u in 0..hidden_size {
+                c[u] = sigmoid(gate(1, u)) * c[u] + sigmoid(gate(0, u)) * gate(2, u).tanh();
+                h[u] = sigmoid(gate(3, u)) * c[u].tanh();
+            }
+            x.clone_from(h);
+        }
+    }
+    let bias = get("fc.bias");
+    let logits = matrix_vector(&get("fc.weight"), &x);
+    logits.iter().zip(bias).map(|(a, b)| a + b).collect()
+}
+
+/// Asserts that the logits are those of the textbook LSTM in double precision.
+pub fn logits_are_those_of_the_textbook_network(device: &dyn DecodeDevice) {
+    for architecture in [
+        architecture(5, 7, 1),
+        architecture(11, 16, 2),
+        architecture(70, 33, 3),
+    ] {
+        let parameters = parameters(architecture);
+        let tokens: Vec<u32> = (0..20)
+            .map(|i| (i * i + 3) % architecture.vocabulary_size as u32)
+            .collect();
+        {
+            let weights = prepare(device, &parameters);
+            let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
+            stepper.push(&HiddenState::zeros(&architecture));
+            let mut logits = Vec::new();
+            for &token in &tokens {
+                logits = stepper.step(&[token]).expect("a step").to_vec();
+            }
+            for (ours, exact) in logits.iter().zip(reference(&parameters, &tokens)) {
+                assert!((f64::from(*ours) - exact).abs() < 1e-5, "{ours} {exact}");
+            }
+        }
+    }
+}
+
+/// Asserts batch invariance, with up to 20 rows.
+pub fn a_row_is_the_same_alone_and_among_any_number_of_others(device: &dyn DecodeDevice) {
+    let architecture = architecture(13, 40, 2);
+    {
+        let weights = prepare(device, &parameters(architecture));
+        let mut alone = DecodeBatch::new(weights.clone(), 1).expect("a stepper");
+        alone.push(&HiddenState::zeros(&architecture));
+        let expected: Vec<Vec<f32>> = (0..12)
+            .map(|t| alone.step(&[t % 13]).expect("a step").to_vec())
+            .collect();
+        for rows in 1..=20 {
+            for place in [0, rows / 2, rows - 1] {
+                let mut crowd = DecodeBatch::new(weights.clone(), rows).expect("a stepper");
+                (0..rows).for_each(|_| {
+                    crowd.push(&HiddenState::zeros(&architecture));
+                });
+                for (t, expected) in expected.iter().enumerate() {
+                    let mut tokens: Vec<u32> = (0..rows)
+                        .map(|row| ((row * 5 + t * 3) % 13) as u32)
+                        .collect();
+                    tokens[place] = t as u32 % 13;
+                    let logits = crowd.step(&tokens).expect("a step");
+                    assert_eq!(
+                        &logits[place * 13..][..13],
+                        expected,
+                        "{rows} rows, row {place}"
+                    );
+                }
+                assert_eq!(crowd.state(place), alone.state(0));
+            }
+        }
+    }
+}
+
+/// Asserts that prefill, in chunks of any length, equals decode steps.
+pub fn prefill_in_pieces_of_any_length_equals_steps(device: &dyn DecodeDevice) {
+    let architecture = architecture(13, 37, 3);
+    {
+        let weights = prepare(device, &parameters(architecture));
+        let tokens: Vec<u32> = (0..200u32).map(|i| (i * i * 7 + i) % 13).collect();
+        let mut steps = DecodeBatch::new(weights.clone(), 1).expect("a stepper");
+        steps.push(&HiddenState::zeros(&architecture));
+        let mut expected = Vec::new();
+        for &token in &tokens {
+            expected.extend_from_slice(steps.step(&[token]).expect("a step"));
+        }
+        for piece in [1, 3, 63, 64, 65, 200] {
+            let mut state = HiddenState::zeros(&architecture);
+            let mut stepper = DecodeBatch::new(weights.clone(), 1).expect("a stepper");
+            let mut logits = Vec::new();
+            for tokens in tokens.chunks(piece) {
+                logits.extend(
+                    stepper
+                        .prefill_logits(&mut state, tokens)
+                        .expect("a prefill"),
+                );
+            }
+            assert_eq!(state, steps.state(0), "pieces of {piece}");
+            assert_eq!(logits, expected, "pieces of {piece}");
+        }
+    }
+}
+
+/// Asserts that removing a row moves the last row into its place.
+pub fn the_last_row_fills_the_place_of_one_that_leaves(device: &dyn DecodeDevice) {
+    let architecture = architecture(6, 9, 2);
+    {
+        let weights = prepare(device, &parameters(architecture));
+        let mut stepper = DecodeBatch::new(weights, 4).expect("a stepper");
+        let states: Vec<HiddenState> = (0..3)
+            .map(|n| {
+                let mut state = HiddenState::zeros(&architecture);
+                state.0.fill(n as f32 + 1.0);
+                state
+            })
+            .collect();
+        for state in &states {
+            stepper.push(state);
+        }
+        assert_eq!(stepper.swap_remove(0), states[0]);
+        assert_eq!(stepper.rows(), 2);
+        assert_eq!(stepper.state(0), states[2]);
+        assert_eq!(stepper.state(1), states[1]);
+        assert_eq!(stepper.swap_remove(1), states[1]);
+        assert_eq!(stepper.state(0), states[2]);
+    }
+}

@@ -1,0 +1,176 @@
+//! The training arithmetic as the training loop sees it: a network that takes
+//! optimizer steps. `charlstm-torch` implements it with libtorch; tests of the
+//! loop use a fake.
+
+use std::error::Error;
+
+use thiserror::Error;
+
+use super::architecture::Architecture;
+use super::batches::BatchesError;
+use super::optimizer_config::OptimizerConfig;
+use super::parameters::Parameters;
+use super::tokens::CorpusTokens;
+
+/// What to train and how. The values must have been validated.
+#[derive(Clone, Debug)]
+pub struct LearnerConfig {
+    /// Shape of the network.
+    pub architecture: Architecture,
+    /// Sequences in a batch.
+    pub batch_size: usize,
+    /// Characters of a sequence.
+    pub sequence_length: usize,
+    /// Passes over the text.
+    pub epochs: u32,
+    /// Probability of dropping a value, below 1.
+    pub dropout: f64,
+    /// Learning rate of the optimizer at its peak.
+    pub learning_rate: f64,
+    /// Largest norm of a gradient.
+    pub clip_norm: f64,
+    /// Seed of the initial parameters and of dropout.
+    pub seed: u64,
+    /// Initialisation, optimizer and schedule.
+    pub optimizer: OptimizerConfig,
+}
+
+/// An optimizer step could not be computed.
+#[derive(Debug, Error)]
+pub enum LearnError {
+    /// The text does not fill one batch.
+    #[error(transparent)]
+    Batches(#[from] BatchesError),
+    /// The numeric library failed (out of memory, a lost device).
+    #[error("the training arithmetic failed: {0}")]
+    Backend(#[source] Box<dyn Error + Send + Sync>),
+    /// This build cannot train.
+    #[error(transparent)]
+    Unsupported(#[from] TrainingUnsupported),
+    /// A thread could not be started.
+    #[error("a training thread could not be started: {0}")]
+    Thread(std::io::Error),
+    /// A training thread panicked; the log says where.
+    #[error("a training thread panicked")]
+    Panicked,
+    /// A saved state does not fit the network or the batches.
+    #[error("the saved state has {given} values of {what}, but the training needs {expected}")]
+    State {
+        /// Which values.
+        what: &'static str,
+        /// Number of values in the saved state.
+        given: usize,
+        /// Number of values that the training needs.
+        expected: usize,
+    },
+}
+
+/// This build of the program cannot train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "this build of charlstm-server only generates text; to train, use a build with the \
+     cargo feature \"torch\" (the default)"
+)]
+pub struct TrainingUnsupported;
+
+/// The result of one optimizer step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// Steps taken in the whole training, including this one.
+    pub step: u64,
+    /// Epoch of this step, from 1.
+    pub epoch: u32,
+    /// Mean training loss, in nats per character.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Mean training loss of the epoch; set at its last step.
+    pub epoch_loss: Option<f64>,
+}
+
+/// Everything needed to resume a training bit for bit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LearnerState {
+    /// Steps taken.
+    pub step: u64,
+    /// Sum of the losses of the epoch's steps so far.
+    pub epoch_loss_sum: f64,
+    /// Parameters.
+    pub parameters: Vec<f32>,
+    /// First moments of Adam.
+    pub first_moments: Vec<f32>,
+    /// Second moments of Adam.
+    pub second_moments: Vec<f32>,
+    /// Carried hidden state, `[batch, layers, 2, hidden]`.
+    pub hidden: Vec<f32>,
+}
+
+/// Trains one network. Belongs to one thread, which its methods block.
+pub trait Learner {
+    /// Returns the number of optimizer steps in an epoch.
+    fn steps_per_epoch(&self) -> u64;
+
+    /// Takes one optimizer step.
+    ///
+    /// # Errors
+    /// The backend failed; the learner must be dropped then.
+    fn step(&mut self) -> Result<StepOutcome, LearnError>;
+
+    /// Returns a copy of the weights.
+    ///
+    /// # Errors
+    /// The backend failed.
+    fn parameters(&self) -> Result<Parameters, LearnError>;
+
+    /// Returns the mean loss on a text, without dropout, in nats per character.
+    ///
+    /// # Errors
+    /// The backend failed.
+    fn evaluate(&mut self, tokens: &CorpusTokens) -> Result<f64, LearnError>;
+
+    /// Returns everything needed to resume from here.
+    ///
+    /// # Errors
+    /// The backend failed.
+    fn state(&self) -> Result<LearnerState, LearnError>;
+}
+
+/// Creates learners for one device. Called on the training thread.
+pub trait LearnerFactory: Send + Sync {
+    /// Returns the device: `cpu` or `cuda:N`.
+    fn device(&self) -> String;
+
+    /// Checks whether this factory can create learners at all, so that a
+    /// training is rejected before its corpus is uploaded.
+    ///
+    /// # Errors
+    /// [`TrainingUnsupported`] in a build without training arithmetic.
+    fn check_supported(&self) -> Result<(), TrainingUnsupported> {
+        Ok(())
+    }
+
+    /// Creates a learner that starts training on `tokens`, from `initial`
+    /// parameters or from new ones.
+    ///
+    /// # Errors
+    /// Too few tokens for one batch, or a backend that failed.
+    fn start(
+        &self,
+        config: &LearnerConfig,
+        tokens: CorpusTokens,
+        initial: Option<Parameters>,
+    ) -> Result<Box<dyn Learner>, LearnError>;
+
+    /// Creates a learner that resumes from a saved state.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or a state of another network or batch size.
+    fn resume(
+        &self,
+        config: &LearnerConfig,
+        tokens: CorpusTokens,
+        state: LearnerState,
+    ) -> Result<Box<dyn Learner>, LearnError>;
+}

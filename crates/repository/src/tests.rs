@@ -1,0 +1,327 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::*;
+use charlstm_model::parameters::Parameters;
+
+fn model(seed: f32) -> ModelFile {
+    let vocabulary = Vocabulary::of("abc".chars());
+    let mut parameters = Parameters::zeros(Architecture {
+        vocabulary_size: vocabulary.len(),
+        hidden_size: 2,
+        num_layers: 1,
+    });
+    parameters.values.fill(seed);
+    ModelFile {
+        parameters,
+        vocabulary,
+        facts: ModelMetadata {
+            training_id: "t-1".to_owned(),
+            train_loss: Some(1.5),
+            created_unix_ms: 7,
+            ..ModelMetadata::default()
+        },
+    }
+}
+
+fn id(name: &str, version: u64) -> ModelId {
+    ModelId {
+        name: name.to_owned(),
+        version,
+    }
+}
+
+fn file_of(folder: &TempDir, id: &ModelId) -> PathBuf {
+    let version = id.version.to_string();
+    let path = folder.path().join("models").join(&id.name).join(version);
+    path.join("model.safetensors")
+}
+
+fn staged_entries(folder: &TempDir) -> usize {
+    fs::read_dir(folder.path().join("models/.staging"))
+        .unwrap()
+        .count()
+}
+
+#[test]
+fn versions_are_counted_up_and_the_latest_is_meant_by_the_name() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 1));
+    assert_eq!(repository.publish("a", &model(0.2)).unwrap(), id("a", 2));
+    assert_eq!(repository.publish("b", &model(0.3)).unwrap(), id("b", 1));
+    assert_eq!(repository.resolve("a").unwrap(), id("a", 2));
+    assert_eq!(repository.resolve("a@latest").unwrap(), id("a", 2));
+    assert_eq!(repository.resolve("a@1").unwrap(), id("a", 1));
+    assert_eq!(repository.versions("a"), [1, 2]);
+    assert_eq!(repository.count(), 2);
+    let listed: Vec<ModelId> = repository.list().iter().map(|d| d.id.clone()).collect();
+    assert_eq!(listed, [id("a", 2), id("b", 1)]);
+}
+
+#[test]
+fn models_are_there_after_the_folder_is_opened_again() {
+    let folder = TempDir::new().unwrap();
+    let published = Repository::open(folder.path()).unwrap();
+    let a = published.publish("a", &model(0.1)).unwrap();
+    let before = published.describe(&a).unwrap();
+    drop(published);
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.describe(&a).unwrap(), before);
+    assert_eq!(before.facts, model(0.1).facts);
+    assert_eq!(before.vocabulary, "abc");
+    let loaded = repository.load(&a).unwrap();
+    assert_eq!(loaded.digest, before.digest);
+    assert_eq!(loaded.vocabulary, model(0.1).vocabulary);
+}
+
+#[test]
+fn the_empty_reference_means_the_only_model() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let error = repository.resolve("").unwrap_err();
+    assert!(matches!(error, RepositoryError::NoModels));
+    repository.publish("a", &model(0.1)).unwrap();
+    repository.publish("a", &model(0.1)).unwrap();
+    assert_eq!(repository.resolve("").unwrap(), id("a", 2));
+    repository.publish("b", &model(0.1)).unwrap();
+    let error = repository.resolve("").unwrap_err().to_string();
+    assert_eq!(error, "no model was named, and there are several: a, b");
+}
+
+#[test]
+fn an_unknown_model_is_answered_with_those_there_are() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let error = |reference| repository.resolve(reference).unwrap_err().to_string();
+    assert_eq!(error("x"), "there is no model \"x\"; there is none yet");
+    repository.publish("a", &model(0.1)).unwrap();
+    assert_eq!(error("x"), "there is no model \"x\"; there is a");
+    assert_eq!(error("a@7"), "there is no model \"a@7\"; there is a@1");
+    repository.publish("book", &model(0.1)).unwrap();
+    assert_eq!(error("bok"), "there is no model \"bok\"; there is book, a");
+    assert!(error("../a").contains("is no model name"));
+    assert!(error("a@x").contains("is no model"));
+}
+
+#[test]
+fn the_number_of_a_removed_version_is_not_given_again() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    repository.publish("a", &model(0.1)).unwrap();
+    repository.publish("a", &model(0.2)).unwrap();
+    repository.remove(&id("a", 2)).unwrap();
+    repository.remove(&id("a", 1)).unwrap();
+    assert!(repository.resolve("a").is_err());
+    assert_eq!(repository.count(), 0);
+    drop(repository);
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 3));
+    assert_eq!(staged_entries(&folder), 0);
+}
+
+#[test]
+fn a_removed_version_stays_with_those_who_loaded_it_and_is_gone_for_others() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    let loaded = repository.load(&a).unwrap();
+    repository.remove(&a).unwrap();
+    let error = repository.load(&a).unwrap_err();
+    assert!(matches!(error, RepositoryError::NotFound { .. }));
+    assert!(repository.remove(&a).is_err());
+    assert_eq!(loaded.id, a);
+}
+
+#[test]
+fn a_truncated_file_is_reported_and_an_older_version_serves() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    repository.publish("a", &model(0.1)).unwrap();
+    let newest = repository.publish("a", &model(0.2)).unwrap();
+    drop(repository);
+    let path = file_of(&folder, &newest);
+    let length = fs::metadata(&path).unwrap().len();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(length - 1).unwrap();
+
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.resolve("a").unwrap(), id("a", 1));
+    let error = repository.resolve("a@2").unwrap_err().to_string();
+    assert!(error.contains("damaged"), "{error}");
+    assert_eq!(repository.damaged()[0].id, newest);
+    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 3));
+    repository.remove(&newest).unwrap();
+    assert!(repository.damaged().is_empty());
+}
+
+#[test]
+fn an_altered_byte_is_found_when_the_model_is_loaded() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    let path = file_of(&folder, &a);
+    let mut bytes = fs::read(&path).unwrap();
+    // The lowest bit of a weight: still a sound file of the same length.
+    let at = bytes.len() - 4;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = repository.load(&a).unwrap_err();
+    assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
+    assert_eq!(repository.damaged().len(), 1);
+    assert!(repository.resolve("a").is_err());
+}
+
+#[test]
+fn a_version_without_a_manifest_is_not_served() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir_all(folder.path().join("models/a/1")).unwrap();
+    fs::create_dir_all(folder.path().join("models/b/1")).unwrap();
+    fs::write(folder.path().join("models/b/1/manifest.json"), "{").unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.damaged().len(), 2);
+    assert!(repository.list().is_empty());
+}
+
+#[test]
+fn what_an_interrupted_write_left_is_removed_at_the_start() {
+    let folder = TempDir::new().unwrap();
+    let left = folder.path().join("models/.staging/version-x");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("model.safetensors"), "half").unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(staged_entries(&folder), 0);
+    assert!(repository.damaged().is_empty());
+}
+
+#[test]
+fn many_publishers_at_once_get_a_version_each() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let barrier = Barrier::new(4);
+    let mut versions: Vec<u64> = thread::scope(|scope| {
+        let publishers: Vec<_> = (0..4)
+            .map(|n| {
+                let (repository, barrier) = (repository.clone(), &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    repository.publish("a", &model(n as f32)).unwrap().version
+                })
+            })
+            .collect();
+        publishers.into_iter().map(|p| p.join().unwrap()).collect()
+    });
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2, 3, 4]);
+    assert_eq!(
+        Repository::open(folder.path()).unwrap().versions("a"),
+        [1, 2, 3, 4]
+    );
+}
+
+#[test]
+fn a_version_that_somebody_else_put_there_is_not_overwritten() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let foreign = folder.path().join("models/a/1");
+    fs::create_dir_all(&foreign).unwrap();
+    fs::write(foreign.join("note"), "mine").unwrap();
+    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 2));
+    assert_eq!(fs::read(foreign.join("note")).unwrap(), b"mine");
+}
+
+#[test]
+fn all_who_load_a_version_share_it() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    let barrier = Barrier::new(4);
+    let loaded: Vec<Arc<LoadedModel>> = thread::scope(|scope| {
+        let loaders: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    repository.load(&a).unwrap()
+                })
+            })
+            .collect();
+        loaders.into_iter().map(|l| l.join().unwrap()).collect()
+    });
+    assert!(loaded.iter().all(|one| Arc::ptr_eq(one, &loaded[0])));
+    assert_eq!(repository.loaded().len(), 1);
+}
+
+#[test]
+fn an_imported_file_is_a_model_without_a_training_of_this_server() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let mut upload = repository.upload().unwrap();
+    upload.append(&model(0.1).to_bytes().unwrap()).unwrap();
+    let a = repository.import("a", upload, None).unwrap();
+    let description = repository.describe(&a).unwrap();
+    assert_eq!(description.facts.training_id, "");
+    assert_eq!(description.facts.train_loss, Some(1.5));
+    repository.load(&a).unwrap();
+
+    let source = folder.path().join("source");
+    fs::write(&source, model(0.2).to_bytes().unwrap()).unwrap();
+    assert_eq!(
+        repository.import_file("a", &source, None).unwrap(),
+        id("a", 2)
+    );
+}
+
+#[test]
+fn an_upload_that_is_no_model_or_is_broken_off_leaves_nothing_behind() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let mut upload = repository.upload().unwrap();
+    upload.append(b"this is not a model").unwrap();
+    let error = repository.import("a", upload, None).unwrap_err();
+    assert!(matches!(error, RepositoryError::NotAModel(_)), "{error}");
+    drop(repository.upload().unwrap());
+    assert_eq!(staged_entries(&folder), 0);
+    assert!(repository.list().is_empty());
+}
+
+#[test]
+fn an_open_file_stays_readable_when_its_version_is_removed() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    let (mut file, description) = repository.open_file(&a).unwrap();
+    repository.remove(&a).unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len() as u64, description.bytes);
+}
+
+#[test]
+fn ten_thousand_versions_are_listed_without_a_file_being_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let first = repository.publish("a", &model(1.0)).unwrap();
+    let manifest = folder.path().join("models/a/1/manifest.json");
+    let file = file_of(&folder, &first);
+    for version in 2..=10_000 {
+        let version = folder.path().join(format!("models/a/{version}"));
+        std::fs::create_dir(&version).unwrap();
+        std::fs::hard_link(&manifest, version.join("manifest.json")).unwrap();
+        std::fs::hard_link(&file, version.join("model.safetensors")).unwrap();
+    }
+    let repository = Repository::open(folder.path()).unwrap();
+    // What is asked for from here on cannot come from the disk.
+    std::fs::remove_dir_all(folder.path().join("models")).unwrap();
+    let listed = repository.list();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].id, id("a", 10_000));
+    assert_eq!(repository.versions("a").len(), 10_000);
+    assert_eq!(repository.resolve("a@77").unwrap(), id("a", 77));
+    assert_eq!(repository.describe(&id("a", 77)).unwrap().id.version, 77);
+}

@@ -1,0 +1,630 @@
+//! What the backends of a single process share: the index in memory, the
+//! cache of hot states, and the order in which a change is planned, made
+//! durable and applied.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::cache::RecordCache;
+use super::clock::RunningClock;
+use super::error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
+use super::identity::{ModelVersion, SessionIdentity};
+use super::index::{Applied, Change, Index, OpenStep, Plan};
+use super::lease::{LeaseState, ReleaseLease, SessionLease, StartPoint};
+use super::name::SessionKey;
+use super::record::{SessionRecord, SessionState};
+use super::storage::{
+    CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest, OpenRequest, OpenedSession,
+    SessionCommit, SessionInfo, SessionPage, SessionStart, SessionStats, SessionStorage,
+    StorageFuture,
+};
+
+/// Maximum number of evictions in one change, so that it stays a matter of
+/// milliseconds.
+const MAX_EVICTIONS: usize = 256;
+
+/// Makes changes durable and reads records. Nothing here knows what a change
+/// means.
+pub(super) trait Backing: fmt::Debug + Send + Sync + 'static {
+    /// Queues a change, without blocking: called under the lock of the index,
+    /// in the order in which changes must be applied. Calls `done` from
+    /// another thread, or returns it with the outcome.
+    fn submit(&self, change: Change, done: Done) -> Submitted;
+
+    /// Reads the record of a session that exists.
+    fn read(&self, key: &SessionKey) -> StorageFuture<'static, Result<Bytes, ReadError>>;
+
+    /// Whether changes can be accepted.
+    fn check(&self) -> Result<(), StorageUnavailable>;
+
+    /// Records moved aside because they were damaged, over all runs.
+    fn damaged(&self) -> u64;
+
+    /// Copies everything to a folder.
+    fn backup(&self, folder: &Path) -> StorageFuture<'static, Result<(), SessionError>>;
+
+    /// Waits until all that was queued is durable, and closes.
+    fn shutdown(&self) -> StorageFuture<'static, Result<(), SessionError>>;
+}
+
+/// Is called with the outcome of a change.
+pub(super) type Done = Box<dyn FnOnce(Result<(), StorageUnavailable>) + Send>;
+
+/// What became of a change that was submitted.
+pub(super) enum Submitted {
+    /// `done` will be called.
+    Queued,
+    /// The outcome is known; the caller calls `done`.
+    Now(Done, Result<(), StorageUnavailable>),
+}
+
+/// Why a record could not be read.
+#[derive(Clone, Debug)]
+pub(super) enum ReadError {
+    /// The record is missing or cannot be decoded.
+    Damaged(RecordError),
+    /// The disk reports an error, which may pass.
+    Unavailable(StorageUnavailable),
+}
+
+/// Sessions of one process on some backing.
+#[derive(Debug)]
+pub(super) struct LocalSessions {
+    index: Mutex<Index>,
+    cache: Mutex<RecordCache>,
+    backing: Arc<dyn Backing>,
+    clock: Arc<RunningClock>,
+    durability: Durability,
+}
+
+/// What `open` does next.
+enum Opening {
+    New(SessionLease),
+    Existing(SessionLease, SessionIdentity, u64),
+    /// The store itself uses the session: try again after this lease.
+    Wait(Arc<LeaseState>),
+    /// A change comes first: try again once it is durable.
+    Settle(Outcome),
+}
+
+type Outcome = oneshot::Receiver<Result<(), SessionError>>;
+
+impl LocalSessions {
+    pub(super) fn new(
+        index: Index,
+        cache: RecordCache,
+        backing: Arc<dyn Backing>,
+        clock: Arc<RunningClock>,
+        durability: Durability,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            index: Mutex::new(index),
+            cache: Mutex::new(cache),
+            backing,
+            clock,
+            durability,
+        })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, RecordCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a planned change, under the lock with which it was planned.
+    fn submit(self: &Arc<Self>, mut index: MutexGuard<'_, Index>, mut plan: Plan) -> Outcome {
+        let (sender, outcome) = oneshot::channel();
+        let change = std::mem::take(&mut plan.change);
+        if self.durability == Durability::Relaxed {
+            // Applied in the order in which it is queued; the backing repeats
+            // what it could not write, as long as the process lives.
+            let submitted = self.backing.submit(change, Box::new(|_| ()));
+            let applied = index.apply(plan);
+            drop(index);
+            self.finish(applied);
+            if let Submitted::Now(done, result) = submitted {
+                done(result);
+            }
+            let _ = sender.send(Ok(()));
+            return outcome;
+        }
+        let sessions = Arc::clone(self);
+        let done: Done = Box::new(move |result| {
+            let applied = match &result {
+                Ok(()) => sessions.index().apply(plan),
+                Err(_) => sessions.index().take_back(plan),
+            };
+            sessions.finish(applied);
+            // Nobody waits if the caller's future was dropped.
+            let _ = sender.send(result.map_err(SessionError::from));
+        });
+        let submitted = self.backing.submit(change, done);
+        drop(index);
+        if let Submitted::Now(done, result) = submitted {
+            done(result);
+        }
+        outcome
+    }
+
+    /// Does what follows from a change outside of the index.
+    fn finish(&self, applied: Applied) {
+        let mut cache = self.cache();
+        for mark in applied.dropped {
+            cache.remove(mark);
+        }
+        for (mark, record) in applied.records {
+            cache.insert(mark, record);
+        }
+        drop(cache);
+        for lease in applied.ended {
+            lease.end();
+        }
+    }
+
+    /// Evicts sessions that were idle for too long. Called regularly.
+    pub(super) fn evict_expired(self: &Arc<Self>) {
+        let now_ms = self.clock.now_ms();
+        let mut index = self.index();
+        if index.is_closed || self.backing.check().is_err() {
+            return;
+        }
+        let plan = index.plan_expiry(now_ms, MAX_EVICTIONS);
+        if !plan.is_empty() {
+            // Nobody waits: the outcome is in the counters.
+            drop(self.submit(index, plan));
+        }
+    }
+
+    fn lease(self: &Arc<Self>, state: Arc<LeaseState>, start: Option<StartPoint>) -> SessionLease {
+        SessionLease::new(state, start, Arc::clone(self) as Arc<dyn ReleaseLease>)
+    }
+
+    async fn open(self: Arc<Self>, request: OpenRequest) -> Result<OpenedSession, SessionError> {
+        self.index().check_open()?;
+        self.backing.check()?;
+        self.evict_expired();
+        loop {
+            match self.try_open(&request)? {
+                Opening::New(lease) => {
+                    return Ok(OpenedSession { lease, start: None });
+                }
+                Opening::Existing(lease, identity, mark) => {
+                    return self.start(lease, identity, mark).await;
+                }
+                Opening::Wait(holder) => holder.wait_until_ended().await,
+                Opening::Settle(outcome) => settled(outcome).await?,
+            }
+        }
+    }
+
+    fn try_open(self: &Arc<Self>, request: &OpenRequest) -> Result<Opening, SessionError> {
+        let now_ms = self.clock.now_ms();
+        let mut index = self.index();
+        Ok(match index.open(request, now_ms)? {
+            OpenStep::Reserved(lease) => Opening::New(self.lease(lease, None)),
+            OpenStep::Leased {
+                lease,
+                start,
+                identity,
+                mark,
+            } => {
+                let lease = self.lease(lease, Some(start));
+                Opening::Existing(lease, identity, mark)
+            }
+            OpenStep::Wait(holder) => Opening::Wait(holder),
+            OpenStep::Expired(plan) => Opening::Settle(self.submit(index, plan)),
+        })
+    }
+
+    /// Reads the session that was leased.
+    async fn start(
+        self: Arc<Self>,
+        mut lease: SessionLease,
+        identity: SessionIdentity,
+        mark: u64,
+    ) -> Result<OpenedSession, SessionError> {
+        let record = self.read(lease.key(), mark, Some(&lease.state)).await?;
+        self.cache().insert(mark, Arc::clone(&record));
+        let is_rewind = match &mut lease.start {
+            Some(start) => {
+                start.parameters = record.last_call.parameters;
+                start.is_rewind
+            }
+            None => false,
+        };
+        let state: &SessionState = if is_rewind {
+            &record.begin
+        } else {
+            &record.end
+        };
+        let start = SessionStart {
+            identity,
+            state: state.clone(),
+            is_rewind,
+        };
+        Ok(OpenedSession {
+            lease,
+            start: Some(start),
+        })
+    }
+
+    /// Reads a record, and moves it aside if it is damaged.
+    async fn read(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        mark: u64,
+        lease: Option<&Arc<LeaseState>>,
+    ) -> Result<Arc<SessionRecord>, SessionError> {
+        if let Some(record) = self.cache().get(mark) {
+            return Ok(record);
+        }
+        let error = match self.backing.read(key).await {
+            Ok(bytes) => match SessionRecord::decode(&bytes) {
+                Ok(record) if record.key == *key => return Ok(Arc::new(record)),
+                Ok(_) => RecordError::Content("it is the record of another session"),
+                Err(error) => error,
+            },
+            Err(ReadError::Unavailable(error)) => return Err(error.into()),
+            Err(ReadError::Damaged(error)) => error,
+        };
+        if let RecordError::Format(_) = error {
+            // Not damaged: written by another version.
+            return Err(error.into());
+        }
+        tracing::error!(session = %key, %error, "the record of a session is damaged and is moved aside");
+        settled(self.move_aside(key, lease)?).await?;
+        Err(SessionError::Evicted(EvictionReason::Damaged))
+    }
+
+    fn move_aside(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        lease: Option<&Arc<LeaseState>>,
+    ) -> Result<Outcome, SessionError> {
+        let mut index = self.index();
+        // Otherwise it was deleted or changed since it was read.
+        let plan = index.plan_damaged(key, lease).ok_or(SessionError::Busy {
+            leaving: true,
+            replica: None,
+        })?;
+        Ok(self.submit(index, plan))
+    }
+
+    /// Plans and submits a commit.
+    fn begin_commit(
+        self: &Arc<Self>,
+        lease: SessionLease,
+        commit: SessionCommit,
+    ) -> Result<(CommitOutcome, Option<Outcome>), SessionError> {
+        let held = self.index().held_session(&lease.state);
+        let held = held.ok_or(SessionError::Deleted)?;
+        if held.identity != commit.identity {
+            return Err(RecordError::Content("a commit must not change the identity").into());
+        }
+        let start = lease.start.as_ref().map_or(0, |start| start.position);
+        if commit.begin.position != start {
+            return Err(
+                RecordError::Content("a commit must begin where the session was opened").into(),
+            );
+        }
+        let unchanged = CommitOutcome {
+            position: held.position,
+            last_call_position: held.last_call_position,
+            changed: false,
+        };
+        if commit.end.position == commit.begin.position {
+            return Ok((unchanged, None));
+        }
+        let goes_back = commit.end.position < held.position;
+        if goes_back && commit.cut_off && repeats_last_call(&lease, &commit) {
+            return Ok((unchanged, None));
+        }
+        let record = SessionRecord {
+            key: lease.key().clone(),
+            identity: commit.identity,
+            begin: commit.begin,
+            end: commit.end,
+            last_call: commit.last_call,
+            created_unix_ms: held.created_unix_ms.unwrap_or_else(now_unix_ms),
+            last_used_ms: self.clock.now_ms(),
+        };
+        let outcome = CommitOutcome {
+            position: record.end.position,
+            last_call_position: record.begin.position,
+            changed: true,
+        };
+        Ok((outcome, Some(self.put(lease, record)?)))
+    }
+
+    /// Submits the record of a leased session.
+    fn put(
+        self: &Arc<Self>,
+        lease: SessionLease,
+        record: SessionRecord,
+    ) -> Result<Outcome, SessionError> {
+        self.backing.check()?;
+        // Outside of the lock: the checksum takes longer than the plan.
+        let encoded = record.encode()?;
+        let mut plan = Plan::default();
+        let mut index = self.index();
+        let planned = index.plan_put(&lease.state, Arc::new(record), encoded, &mut plan);
+        if let Err(error) = planned {
+            // Its release takes the lock.
+            drop(index);
+            return Err(error);
+        }
+        // The lease ends with the outcome of the change.
+        lease.into_state();
+        Ok(self.submit(index, plan))
+    }
+
+    /// Creates a session that no call has made.
+    async fn create(
+        self: Arc<Self>,
+        record: SessionRecord,
+        owner_limit: Option<u64>,
+    ) -> Result<SessionInfo, SessionError> {
+        record.check()?;
+        self.index().check_open()?;
+        self.backing.check()?;
+        self.evict_expired();
+        let key = record.key.clone();
+        let lease = LeaseState::internal(key.clone());
+        let reserve = |lease: &Arc<LeaseState>| {
+            let mut index = self.index();
+            if let Some(holder) = index.internal_holder(&key) {
+                return Ok(Some(holder));
+            }
+            index.reserve(&key, &record.identity, owner_limit, lease)?;
+            Ok::<_, SessionError>(None)
+        };
+        while let Some(holder) = reserve(&lease)? {
+            holder.wait_until_ended().await;
+        }
+        let lease = self.lease(lease, None);
+        let record = SessionRecord {
+            created_unix_ms: now_unix_ms(),
+            last_used_ms: self.clock.now_ms(),
+            ..record
+        };
+        settled(self.put(lease, record)?).await?;
+        self.index().info(&key, self.clock.now_ms())
+    }
+
+    /// The record of a session that nobody uses.
+    async fn idle_record(
+        self: &Arc<Self>,
+        key: &SessionKey,
+    ) -> Result<Arc<SessionRecord>, SessionError> {
+        loop {
+            match self.idle_mark(key)? {
+                Ok(mark) => return self.read(key, mark, None).await,
+                Err(holder) => holder.wait_until_ended().await,
+            }
+        }
+    }
+
+    fn idle_mark(&self, key: &SessionKey) -> Result<Result<u64, Arc<LeaseState>>, SessionError> {
+        let index = self.index();
+        Ok(match index.internal_holder(key) {
+            Some(holder) => Err(holder),
+            None => Ok(index.idle(key, self.clock.now_ms())?),
+        })
+    }
+
+    async fn delete(self: Arc<Self>, key: SessionKey) -> Result<(), SessionError> {
+        self.index().check_open()?;
+        self.backing.check()?;
+        loop {
+            match self.try_delete(&key)? {
+                Ok(outcome) => return settled(outcome).await,
+                Err(holder) => holder.wait_until_ended().await,
+            }
+        }
+    }
+
+    fn try_delete(
+        self: &Arc<Self>,
+        key: &SessionKey,
+    ) -> Result<Result<Outcome, Arc<LeaseState>>, SessionError> {
+        let mut index = self.index();
+        if let Some(holder) = index.internal_holder(key) {
+            return Ok(Err(holder));
+        }
+        let plan = index.plan_delete(key)?;
+        Ok(Ok(self.submit(index, plan)))
+    }
+
+    async fn evict_model(self: Arc<Self>, model: ModelVersion) -> Result<u64, SessionError> {
+        let mut evicted = 0;
+        while let Some((count, outcome)) = self.begin_model_eviction(&model)? {
+            settled(outcome).await?;
+            evicted += count;
+        }
+        Ok(evicted)
+    }
+
+    fn begin_model_eviction(
+        self: &Arc<Self>,
+        model: &ModelVersion,
+    ) -> Result<Option<(u64, Outcome)>, SessionError> {
+        self.backing.check()?;
+        let mut index = self.index();
+        index.check_open()?;
+        let plan = index.plan_model_eviction(model, MAX_EVICTIONS);
+        if plan.is_empty() {
+            return Ok(None);
+        }
+        let count = plan.change.deletes.len() as u64;
+        Ok(Some((count, self.submit(index, plan))))
+    }
+}
+
+impl ReleaseLease for LocalSessions {
+    fn release(&self, lease: &Arc<LeaseState>) {
+        self.index().release(lease);
+        lease.end();
+    }
+}
+
+/// Whether a call repeats the last call of its session, instead of replacing
+/// it by another.
+fn repeats_last_call(lease: &SessionLease, commit: &SessionCommit) -> bool {
+    lease.start.as_ref().is_some_and(|start| {
+        start.is_rewind
+            && start.parameters.is_some()
+            && start.parameters == commit.last_call.parameters
+    })
+}
+
+async fn settled(outcome: Outcome) -> Result<(), SessionError> {
+    // The sender is only dropped without an answer if the writer panicked.
+    outcome.await.unwrap_or(Err(SessionError::Stopping))
+}
+
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// A backend that is [`LocalSessions`] on some backing.
+pub(super) trait OnLocalSessions: fmt::Debug + Send + Sync + 'static {
+    fn local(&self) -> &Arc<LocalSessions>;
+}
+
+impl<T: OnLocalSessions> SessionStorage for T {
+    fn open(&self, request: OpenRequest) -> StorageFuture<'_, Result<OpenedSession, SessionError>> {
+        Box::pin(Arc::clone(self.local()).open(request))
+    }
+
+    fn commit(
+        &self,
+        lease: SessionLease,
+        commit: SessionCommit,
+    ) -> StorageFuture<'static, Result<CommitOutcome, SessionError>> {
+        let submitted = self.local().begin_commit(lease, commit);
+        Box::pin(async move {
+            let (outcome, waiting) = submitted?;
+            if let Some(waiting) = waiting {
+                settled(waiting).await?;
+            }
+            Ok(outcome)
+        })
+    }
+
+    fn released(&self, key: &SessionKey) -> StorageFuture<'static, ()> {
+        let holder = self.local().index().holder(key);
+        Box::pin(async move {
+            if let Some(holder) = holder {
+                holder.wait_until_ended().await;
+            }
+        })
+    }
+
+    fn get(&self, key: &SessionKey) -> StorageFuture<'_, Result<SessionInfo, SessionError>> {
+        let info = self.local().index().info(key, self.local().clock.now_ms());
+        Box::pin(std::future::ready(info))
+    }
+
+    fn list(&self, request: ListRequest) -> StorageFuture<'_, Result<SessionPage, SessionError>> {
+        let page = self
+            .local()
+            .index()
+            .list(&request, self.local().clock.now_ms());
+        Box::pin(std::future::ready(Ok(page)))
+    }
+
+    fn fork(&self, request: ForkRequest) -> StorageFuture<'_, Result<SessionInfo, SessionError>> {
+        let sessions = Arc::clone(self.local());
+        Box::pin(async move {
+            let source = sessions.idle_record(&request.key).await?;
+            let record = SessionRecord {
+                key: SessionKey::new(request.key.owner, request.new_id),
+                ..SessionRecord::clone(&source)
+            };
+            sessions.create(record, request.owner_limit).await
+        })
+    }
+
+    fn delete(&self, key: &SessionKey) -> StorageFuture<'_, Result<(), SessionError>> {
+        Box::pin(Arc::clone(self.local()).delete(key.clone()))
+    }
+
+    fn export(&self, key: &SessionKey) -> StorageFuture<'_, Result<SessionRecord, SessionError>> {
+        let sessions = Arc::clone(self.local());
+        let key = key.clone();
+        Box::pin(async move {
+            let record = sessions.idle_record(&key).await?;
+            Ok(SessionRecord::clone(&record))
+        })
+    }
+
+    fn import(
+        &self,
+        request: ImportRequest,
+    ) -> StorageFuture<'_, Result<SessionInfo, SessionError>> {
+        let sessions = Arc::clone(self.local());
+        Box::pin(sessions.create(request.record, request.owner_limit))
+    }
+
+    fn count_by_model(&self, model: &ModelVersion) -> StorageFuture<'_, Result<u64, SessionError>> {
+        let count = self.local().index().count_by_model(model);
+        Box::pin(std::future::ready(Ok(count)))
+    }
+
+    fn retire_model(
+        &self,
+        model: &ModelVersion,
+        force: bool,
+    ) -> StorageFuture<'_, Result<(), SessionError>> {
+        let retired = self.local().index().retire_model(model, force);
+        Box::pin(std::future::ready(retired))
+    }
+
+    fn reinstate_model(&self, model: &ModelVersion) -> StorageFuture<'_, Result<(), SessionError>> {
+        let reinstated = self.local().index().reinstate_model(model);
+        Box::pin(std::future::ready(reinstated))
+    }
+
+    fn evict_model_sessions(
+        &self,
+        model: &ModelVersion,
+    ) -> StorageFuture<'_, Result<u64, SessionError>> {
+        Box::pin(Arc::clone(self.local()).evict_model(model.clone()))
+    }
+
+    fn check_available(&self) -> Result<(), StorageUnavailable> {
+        self.local().backing.check()
+    }
+
+    fn stats(&self) -> SessionStats {
+        let stats = self.local().index().stats();
+        SessionStats {
+            cached_bytes: self.local().cache().bytes(),
+            damaged: self.local().backing.damaged(),
+            available: self.local().backing.check().is_ok(),
+            ..stats
+        }
+    }
+
+    fn backup(&self, folder: &Path) -> StorageFuture<'_, Result<(), SessionError>> {
+        self.local().backing.backup(folder)
+    }
+
+    fn shutdown(&self) -> StorageFuture<'_, Result<(), SessionError>> {
+        // Under the lock with which changes are planned: whatever was
+        // accepted before is in the backing's queue.
+        self.local().index().is_closed = true;
+        self.local().backing.shutdown()
+    }
+}

@@ -1,0 +1,146 @@
+//! Trainings with the real learner: what an interruption must not change.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use charlstm_model::device::Device;
+use charlstm_torch::learner::TorchLearners;
+use charlstm_training::events::{EventKind, State};
+use charlstm_training::fake::FakeModels;
+use charlstm_training::job::Job;
+use charlstm_training::jobs::{Jobs, JobsConfig};
+use charlstm_training::sample;
+use charlstm_training::spec::TrainingSpec;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn open(folder: &Path, models: &Arc<FakeModels>) -> Jobs {
+    let learners = TorchLearners {
+        device: Device::Cpu,
+        threads: 2,
+    };
+    let mut config = JobsConfig::new(folder.to_owned());
+    // A checkpoint after every step.
+    config.checkpoint_interval = Duration::ZERO;
+    let models = Arc::clone(models) as Arc<dyn charlstm_training::models::Models>;
+    Jobs::open(config, Arc::new(learners), models, Box::new(sample::write)).unwrap()
+}
+
+fn start(jobs: &Jobs) -> Arc<Job> {
+    start_with(jobs, |_| {})
+}
+
+fn start_with(jobs: &Jobs, change: impl FnOnce(&mut TrainingSpec)) -> Arc<Job> {
+    let mut spec = TrainingSpec {
+        model: "m".to_owned(),
+        hidden_size: Some(16),
+        num_layers: Some(2),
+        batch_size: Some(4),
+        sequence_length: Some(10),
+        epochs: Some(3),
+        seed: Some(5),
+        sample_chars: Some(20),
+        validation_fraction: Some(0.1),
+        ..TrainingSpec::default()
+    };
+    change(&mut spec);
+    let mut upload = jobs.begin(&spec).unwrap();
+    let text = "the quick brown fox jumps over the lazy dog. ".repeat(10);
+    upload.push(text.as_bytes()).unwrap();
+    jobs.start(upload).unwrap()
+}
+
+/// Waits for the end, or for an event; returns the state then.
+async fn watch(job: &Job, until: impl Fn(&EventKind) -> bool) -> State {
+    let mut watcher = job.watch(0);
+    let wait = async {
+        while let Some(event) = watcher.next().await {
+            if until(&event.event) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    job.summary().state
+}
+
+#[tokio::test]
+async fn an_interrupted_and_resumed_training_gives_the_weights_of_an_uninterrupted_one() {
+    let (folder, models) = (tempfile::tempdir().unwrap(), Arc::default());
+    let jobs = open(folder.path(), &models);
+    let whole = start(&jobs);
+    assert_eq!(watch(&whole, |_| false).await, State::Succeeded);
+
+    let cut = start(&jobs);
+    let within =
+        |event: &EventKind| matches!(event, EventKind::Checkpoint(saved) if saved.step == 5);
+    watch(&cut, within).await;
+    assert!(jobs.stop(PATIENCE));
+    let jobs = open(folder.path(), &models);
+    let cut = jobs.get(cut.id()).unwrap();
+    if cut.summary().state == State::Interrupted {
+        jobs.resume(cut.id()).unwrap();
+    }
+    assert_eq!(watch(&cut, |_| false).await, State::Succeeded);
+
+    let published = models.published.lock().unwrap();
+    assert_eq!(published.len(), 2);
+    assert_eq!(published[0].1.parameters, published[1].1.parameters);
+    let losses = |job: &Job| {
+        let events = job.history().events();
+        let losses = |event: &EventKind| match event {
+            EventKind::Epoch(epoch) => Some((epoch.train_loss, epoch.validation_loss)),
+            _ => None,
+        };
+        let told: Vec<_> = events.iter().filter_map(|e| losses(&e.event)).collect();
+        told
+    };
+    assert_eq!(losses(&whole), losses(&cut));
+    assert_eq!(samples(&whole), samples(&cut));
+    assert!(
+        samples(&whole)
+            .iter()
+            .all(|text| text.chars().count() == 21)
+    );
+    jobs.stop(PATIENCE);
+}
+
+#[tokio::test]
+async fn a_rate_that_makes_the_weights_explode_is_halved_and_then_given_up() {
+    let (folder, models) = (tempfile::tempdir().unwrap(), Arc::default());
+    let jobs = open(folder.path(), &models);
+    let job = start_with(&jobs, |spec| {
+        spec.recipe = Some("notebook".to_owned());
+        spec.hidden_size = Some(256);
+        (spec.learning_rate, spec.clip_norm) = (Some(1.0), Some(1e6));
+        // What comes after the first weights have exploded has no way back.
+        spec.dropout = Some(0.0);
+    });
+    assert_eq!(watch(&job, |_| false).await, State::Failed);
+    let events = job.history().events();
+    let rates: Vec<f64> = events
+        .iter()
+        .filter_map(|event| match &event.event {
+            EventKind::RolledBack(back) => Some(back.learning_rate),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(rates, [0.5, 0.25, 0.125]);
+    assert!(models.published.lock().unwrap().is_empty());
+    jobs.stop(PATIENCE);
+}
+
+fn samples(job: &Job) -> Vec<String> {
+    let events = job.history().events();
+    let sample = |event: &EventKind| match event {
+        EventKind::Epoch(epoch) => Some(epoch.sample.clone()),
+        _ => None,
+    };
+    events
+        .iter()
+        .filter_map(|event| sample(&event.event))
+        .collect()
+}

@@ -1,0 +1,484 @@
+//! Tests of the list of trainings and of the trainer, over a fake learner.
+
+#![allow(clippy::unwrap_used)]
+
+mod folders;
+
+use std::path::Path;
+
+use super::*;
+use crate::events::{Event, EventKind, Finished, RolledBack};
+use crate::fake::{FakeLearners, FakeModels, Trouble};
+use crate::models::{InitialModel, ModelsError};
+use charlstm_model::corpus::CorpusError;
+use charlstm_model::learner::LearnerState;
+use charlstm_model::parameters::Parameters;
+use charlstm_model::vocabulary::Vocabulary;
+
+/// Far longer than anything here takes: a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    folder: tempfile::TempDir,
+    learners: Arc<FakeLearners>,
+    models: Arc<FakeModels>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            learners: Arc::default(),
+            models: Arc::default(),
+        }
+    }
+
+    fn open(&self) -> Jobs {
+        self.open_with(|_| {})
+    }
+
+    fn open_with(&self, change: impl FnOnce(&mut JobsConfig)) -> Jobs {
+        let mut config = JobsConfig::new(self.folder.path().join("trainings"));
+        config.max_queued = 2;
+        change(&mut config);
+        let (learners, models) = (Arc::clone(&self.learners), Arc::clone(&self.models));
+        let sampler = |request: &crate::sample::SampleRequest<'_>| Ok("x".repeat(request.chars));
+        Jobs::open(config, learners, models, Box::new(sampler)).unwrap()
+    }
+
+    fn published(&self) -> Vec<Vec<f32>> {
+        let published = self.models.published.lock().unwrap();
+        published
+            .iter()
+            .map(|(_, model)| model.parameters.values.clone())
+            .collect()
+    }
+}
+
+/// Three steps an epoch, four epochs.
+fn spec() -> TrainingSpec {
+    TrainingSpec {
+        model: "m".to_owned(),
+        hidden_size: Some(2),
+        num_layers: Some(1),
+        batch_size: Some(2),
+        sequence_length: Some(2),
+        epochs: Some(4),
+        recipe: Some("notebook".to_owned()),
+        seed: Some(1),
+        sample_chars: Some(3),
+        ..TrainingSpec::default()
+    }
+}
+
+const CORPUS: &[u8] = b"abcabcabcabca";
+
+fn start(jobs: &Jobs, spec: &TrainingSpec) -> Result<Arc<Job>, JobsError> {
+    let mut upload = jobs.begin(spec)?;
+    upload.push(CORPUS)?;
+    jobs.start(upload)
+}
+
+/// All events up to the end.
+fn watch(job: &Job, from: u64) -> Vec<Event> {
+    let mut watcher = job.watch(from);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut events = Vec::new();
+        let all = async {
+            while let Some(event) = watcher.next().await {
+                events.push(event.as_ref().clone());
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.unwrap();
+        events
+    })
+}
+
+fn end(job: &Job) -> Finished {
+    match watch(job, 0).pop().unwrap().event {
+        EventKind::Finished(finished) => finished,
+        other => panic!("the last event is {other:?}"),
+    }
+}
+
+fn rolled_back(events: &[Event]) -> Vec<RolledBack> {
+    let back = |event: &Event| match &event.event {
+        EventKind::RolledBack(back) => Some(back.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(back).collect()
+}
+
+fn epochs(events: &[Event]) -> Vec<u32> {
+    let epoch = |event: &Event| match &event.event {
+        EventKind::Epoch(epoch) => Some(epoch.epoch),
+        _ => None,
+    };
+    events.iter().filter_map(epoch).collect()
+}
+
+#[test]
+fn a_training_tells_its_course_and_publishes_a_model() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let job = start(&jobs, &spec()).unwrap();
+    let events = watch(&job, 0);
+    assert!(matches!(&events[0].event, EventKind::Accepted(accepted)
+        if accepted.total_steps == 12 && accepted.corpus_chars == 13));
+    assert_eq!(epochs(&events), [1, 2, 3, 4]);
+    let steps: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match &event.event {
+            EventKind::Step(step) => Some(step.step),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((steps[0], *steps.last().unwrap()), (1, 12));
+    let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
+    assert_eq!(sequences, (0..events.len() as u64).collect::<Vec<_>>());
+    let EventKind::Epoch(first) = &events
+        .iter()
+        .find(|event| matches!(event.event, EventKind::Epoch(_)))
+        .unwrap()
+        .event
+    else {
+        unreachable!()
+    };
+    assert_eq!(first.sample, "axxx");
+    assert!((first.bits_per_char - first.train_loss / std::f64::consts::LN_2).abs() < 1e-12);
+    let finished = end(&job);
+    assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
+    let (name, model) = bench.models.published.lock().unwrap()[0].clone();
+    assert_eq!((name.as_str(), model.facts.steps), ("m", 12));
+    assert_eq!(model.facts.corpus_sha256.len(), 64);
+    assert!(jobs.stop(PATIENCE));
+}
+
+#[test]
+fn a_watcher_from_any_event_gets_the_rest_once() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let job = start(&jobs, &spec()).unwrap();
+    let all = watch(&job, 0);
+    for from in 0..=all.len() {
+        assert_eq!(watch(&job, from as u64), all[from..]);
+    }
+}
+
+#[test]
+fn the_best_epoch_by_validation_loss_is_published() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let mut spec = spec();
+    spec.validation_fraction = Some(0.2);
+    spec.batch_size = Some(1);
+    let job = start(&jobs, &spec).unwrap();
+    let finished = end(&job);
+    assert_eq!(finished.validation_loss, Some(3.0));
+    assert_eq!(finished.best_epoch, Some(2));
+    let best: Vec<bool> = watch(&job, 0)
+        .iter()
+        .filter_map(|event| match &event.event {
+            EventKind::Epoch(epoch) => Some(epoch.best),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(best, [true, true, false, false]);
+    let published = bench.models.published.lock().unwrap();
+    assert_eq!(published[0].1.facts.epochs, 2);
+}
+
+#[test]
+fn cancelling_saves_a_checkpoint_from_which_it_resumes_bit_for_bit() {
+    let whole = Bench::new();
+    end(&start(&whole.open(), &spec()).unwrap());
+
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let hold = bench.learners.hold_before_step(5);
+    let job = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
+    jobs.cancel(job.id()).unwrap();
+    hold.release();
+    assert_eq!(end(&job).state, State::Cancelled);
+    let saved = checkpoint::load(job.folder(), job.id()).unwrap();
+    assert_eq!(saved.snapshot.step, 5);
+
+    jobs.resume(job.id()).unwrap();
+    let events = watch(&job, 0);
+    assert_eq!(end(&job).state, State::Succeeded);
+    assert_eq!(epochs(&events), [1, 2, 3, 4]);
+    assert_eq!(bench.published(), whole.published());
+    assert!(matches!(
+        jobs.resume(job.id()),
+        Err(JobsError::NotResumable {
+            state: "complete",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_killed_server_leaves_an_interrupted_training_that_resumes_bit_for_bit() {
+    let whole = Bench::new();
+    end(&start(&whole.open(), &spec()).unwrap());
+    for kill_before_step in 1..=12 {
+        let bench = Bench::new();
+        let jobs = bench.open();
+        let hold = bench.learners.hold_before_step(kill_before_step);
+        let id = start(&jobs, &spec()).unwrap().id().to_owned();
+        hold.wait_until_reached();
+        // What is on the disk at this moment is all that a kill leaves.
+        let after = Bench::new();
+        copy(bench.folder.path(), after.folder.path());
+        drop(hold);
+
+        let jobs = after.open();
+        let job = jobs.get(&id).unwrap();
+        assert_eq!(job.summary().state, State::Interrupted);
+        let reported = epochs(&watch(&job, 0));
+        assert_eq!(reported.len() as u64, (kill_before_step - 1) / 3);
+        jobs.resume_interrupted();
+        assert_eq!(end(&job).state, State::Succeeded);
+        assert_eq!(epochs(&watch(&job, 0)), [1, 2, 3, 4]);
+        assert_eq!(after.published(), whole.published());
+    }
+}
+
+#[test]
+fn stopping_interrupts_what_runs_and_what_waits() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let hold = bench.learners.hold_before_step(5);
+    let running = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
+    let waiting = start(&jobs, &spec()).unwrap();
+    assert_eq!(
+        jobs.load(),
+        Load {
+            running: 1,
+            queued: 1
+        }
+    );
+    assert!(!jobs.stop(Duration::ZERO), "it is still within its step");
+    hold.release();
+    assert!(jobs.stop(PATIENCE));
+    assert_eq!(end(&running).state, State::Interrupted);
+    assert_eq!(end(&waiting).state, State::Interrupted);
+    assert!(matches!(start(&jobs, &spec()), Err(JobsError::Stopping)));
+
+    let jobs = bench.open();
+    jobs.resume_interrupted();
+    for job in jobs.list() {
+        assert_eq!(end(&job).state, State::Succeeded);
+    }
+}
+
+#[test]
+fn trainings_wait_in_order_and_not_more_of_them_than_there_is_room() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let hold = bench.learners.hold_before_step(1);
+    let first = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
+    let second = start(&jobs, &spec()).unwrap();
+    let third = start(&jobs, &spec()).unwrap();
+    assert_eq!(second.summary().state, State::Queued);
+    assert!(matches!(
+        start(&jobs, &spec()),
+        Err(JobsError::QueueFull { limit: 2 })
+    ));
+    jobs.cancel(second.id()).unwrap();
+    assert_eq!(end(&second).state, State::Cancelled);
+    hold.release();
+    assert_eq!(end(&first).version, 1);
+    assert_eq!(end(&third).version, 2);
+    // It never had its turn: nothing is lost by beginning it.
+    jobs.resume(second.id()).unwrap();
+    assert_eq!(end(&second).version, 3);
+    let listed: Vec<String> = jobs.list().iter().map(|job| job.id().to_owned()).collect();
+    assert_eq!(listed.len(), 3);
+}
+
+#[test]
+fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    for trouble in [Trouble::Panics, Trouble::Fails] {
+        bench.learners.troubles.lock().unwrap().push((4, trouble));
+        let job = start(&jobs, &spec()).unwrap();
+        let finished = end(&job);
+        assert_eq!(finished.state, State::Failed);
+        assert!(!finished.message.is_empty());
+        jobs.resume(job.id()).unwrap();
+        assert_eq!(end(&job).state, State::Succeeded);
+    }
+    let published = bench.published();
+    assert_eq!(published[0], published[1]);
+}
+
+#[test]
+fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    for trouble in [Trouble::LossIsNan, Trouble::LossExplodes] {
+        bench.learners.troubles.lock().unwrap().push((5, trouble));
+        let job = start(&jobs, &spec()).unwrap();
+        assert_eq!(end(&job).state, State::Succeeded);
+        let rates: Vec<f64> = watch(&job, 0)
+            .iter()
+            .filter_map(|event| match &event.event {
+                EventKind::Step(step) => Some(step.learning_rate),
+                _ => None,
+            })
+            .collect();
+        assert_eq!((rates[0], *rates.last().unwrap()), (0.001, 0.0005));
+        let reported = rolled_back(&watch(&job, 0));
+        assert_eq!(reported.len(), 1);
+        let back = &reported[0];
+        assert_eq!((back.step, back.checkpoint_step, back.attempt), (5, 3, 1));
+        assert_eq!(back.learning_rate, 0.0005);
+        assert_eq!(back.loss.is_nan(), trouble == Trouble::LossIsNan);
+        assert!(back.message.contains("loss"), "{}", back.message);
+        // It is in the history, with its loss that JSON has no name for.
+        let kept = crate::history::History::open(&job.folder().join("events.jsonl"));
+        let kept: Vec<Event> = (kept.unwrap().events().iter())
+            .map(|event| event.as_ref().clone())
+            .collect();
+        assert_eq!(rolled_back(&kept).len(), 1);
+    }
+
+    let again = [(5, Trouble::LossIsNan); 4];
+    bench.learners.troubles.lock().unwrap().extend(again);
+    let finished = end(&start(&jobs, &spec()).unwrap());
+    assert_eq!(finished.state, State::Failed);
+    assert!(
+        finished.message.contains("diverged at step 5"),
+        "{}",
+        finished.message
+    );
+}
+
+#[test]
+fn a_training_begins_with_a_model_that_knows_the_text() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let vocabulary = Vocabulary::of("abcdef".chars());
+    let architecture = charlstm_model::architecture::Architecture {
+        vocabulary_size: 6,
+        hidden_size: 3,
+        num_layers: 2,
+    };
+    let mut parameters = Parameters::zeros(architecture);
+    parameters.values[0] = 100.0;
+    let model = InitialModel {
+        id: "base@1".to_owned(),
+        vocabulary: vocabulary.clone(),
+        parameters,
+    };
+    for reference in ["base", "base@1"] {
+        bench
+            .models
+            .stored
+            .lock()
+            .unwrap()
+            .insert(reference.to_owned(), model.clone());
+    }
+    let mut spec = spec();
+    (spec.hidden_size, spec.num_layers) = (None, None);
+    spec.init_from = Some("base".to_owned());
+    let job = start(&jobs, &spec).unwrap();
+    assert_eq!(job.facts().spec.init_from.as_deref(), Some("base@1"));
+    assert_eq!(end(&job).state, State::Succeeded);
+    let published = bench.models.published.lock().unwrap()[0].1.clone();
+    assert_eq!(published.vocabulary, vocabulary);
+    assert!(published.parameters.values[0] > 99.0);
+
+    let mut upload = jobs.begin(&spec).unwrap();
+    upload.push("abcé".repeat(4).as_bytes()).unwrap();
+    let error = jobs.start(upload).err().unwrap().to_string();
+    assert!(
+        error.contains("base@1")
+            && error.contains("(U+00E9) at position 3")
+            && error.contains("extend_vocabulary"),
+        "{error}"
+    );
+    spec.extend_vocabulary = Some(true);
+    let mut upload = jobs.begin(&spec).unwrap();
+    upload.push("abcé".repeat(4).as_bytes()).unwrap();
+    let job = jobs.start(upload).unwrap();
+    assert_eq!(end(&job).state, State::Succeeded);
+    let published = bench.models.published.lock().unwrap()[1].1.clone();
+    assert_eq!(published.vocabulary, Vocabulary::of("abcdefé".chars()));
+    assert!(published.parameters.values[0] > 99.0);
+    spec.init_from = None;
+    let error = jobs.begin(&spec).err().unwrap().to_string();
+    assert!(error.starts_with("extend_vocabulary: needs"), "{error}");
+    spec.init_from = Some("nothing".to_owned());
+    assert!(matches!(
+        jobs.begin(&spec),
+        Err(JobsError::Models(ModelsError::NotFound(_)))
+    ));
+}
+
+#[test]
+fn what_cannot_be_trained_on_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let mut long = spec();
+    long.batch_size = Some(100);
+    let error = start(&jobs, &long).err().unwrap();
+    assert!(
+        error.to_string().contains("at least 200 characters"),
+        "{error}"
+    );
+    let mut prime = spec();
+    prime.sample_prime = Some("ax".to_owned());
+    let error = start(&jobs, &prime).err().unwrap();
+    assert!(
+        error.to_string().starts_with("sample_prime: character 'x'"),
+        "{error}"
+    );
+    let upload = jobs.begin(&spec()).unwrap();
+    assert!(matches!(
+        jobs.start(upload),
+        Err(JobsError::Corpus(CorpusError::Empty))
+    ));
+    assert_eq!(
+        fs::read_dir(bench.folder.path().join("trainings"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert!(matches!(jobs.get("t-0"), Err(JobsError::NotFound { .. })));
+}
+
+#[test]
+fn a_snapshot_of_the_fake_is_what_the_trainer_saves() {
+    // Guards the tests above: a fake that kept no state would prove nothing.
+    let bench = Bench::new();
+    let jobs = bench.open();
+    let job = start(&jobs, &spec()).unwrap();
+    end(&job);
+    let saved: LearnerState = checkpoint::load(job.folder(), job.id()).unwrap().snapshot;
+    assert_eq!(saved.step, 12);
+    assert_eq!(saved.parameters, bench.published()[0]);
+    assert_eq!(saved.hidden, [12.0, 12.0]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

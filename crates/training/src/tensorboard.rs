@@ -1,0 +1,208 @@
+//! What a training tells, as event files that TensorBoard opens. Everybody
+//! else reads the history.
+//!
+//! A file is a row of records, each a message `tensorboard.Event` between two
+//! checksums. The message is written by hand: three fields of fixed shape are
+//! all that is needed of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::events::EventKind;
+
+/// The event file of one run of a training.
+pub(super) struct TensorBoardWriter {
+    file: File,
+}
+
+impl TensorBoardWriter {
+    /// Begins a file in a folder, which is made where it is not there.
+    pub(super) fn create(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let now = now();
+        // The number keeps apart what begins within one second.
+        let name = |number: u32| {
+            let seconds = now as u64;
+            folder.join(format!(
+                "events.out.tfevents.{seconds:010}.charlstm.{number}"
+            ))
+        };
+        let path = (0..).map(name).find(|path| !path.exists());
+        let path = path.expect("there is no end of numbers");
+        let mut board = Self {
+            file: OpenOptions::new()
+                .append(true)
+                .create_new(true)
+                .open(path)?,
+        };
+        let mut event = wall_time(now);
+        field_bytes(&mut event, 3, b"brain.Event:2");
+        board.record(&event)?;
+        Ok(board)
+    }
+
+    /// Writes the numbers of an event, where it has any.
+    pub(super) fn take(&mut self, event: &EventKind) -> io::Result<()> {
+        match event {
+            EventKind::Step(step) => self.scalars(
+                step.step,
+                &[
+                    ("loss/step", Some(step.loss)),
+                    ("learning_rate", Some(step.learning_rate)),
+                    ("gradient_norm", Some(step.gradient_norm)),
+                    ("chars_per_second", Some(step.chars_per_second)),
+                ],
+            ),
+            EventKind::Epoch(epoch) => self.scalars(
+                epoch.step,
+                &[
+                    ("loss/epoch", Some(epoch.train_loss)),
+                    ("loss/validation", epoch.validation_loss),
+                    ("bits_per_char", Some(epoch.bits_per_char)),
+                ],
+            ),
+            EventKind::Accepted(_)
+            | EventKind::Checkpoint(_)
+            | EventKind::RolledBack(_)
+            | EventKind::Finished(_) => Ok(()),
+        }
+    }
+
+    fn scalars(&mut self, step: u64, values: &[(&str, Option<f64>)]) -> io::Result<()> {
+        let mut summary = Vec::new();
+        for (tag, value) in values {
+            let Some(value) = value else {
+                continue;
+            };
+            let mut scalar = Vec::new();
+            field_bytes(&mut scalar, 1, tag.as_bytes());
+            scalar.push(2 << 3 | FOUR_BYTES);
+            scalar.extend((*value as f32).to_le_bytes());
+            field_bytes(&mut summary, 1, &scalar);
+        }
+        let mut event = wall_time(now());
+        event.push(2 << 3 | VARINT);
+        varint(&mut event, step);
+        field_bytes(&mut event, 5, &summary);
+        self.record(&event)
+    }
+
+    /// One write for the whole record: a reader never finds half of one but
+    /// at the end.
+    fn record(&mut self, data: &[u8]) -> io::Result<()> {
+        let length = (data.len() as u64).to_le_bytes();
+        let mut record = length.to_vec();
+        record.extend(masked_checksum(&length));
+        record.extend(data);
+        record.extend(masked_checksum(data));
+        self.file.write_all(&record)
+    }
+}
+
+/// Seconds since 1970-01-01 UTC.
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |time| time.as_secs_f64())
+}
+
+// The kinds of fields in protobuf's encoding.
+const VARINT: u8 = 0;
+const EIGHT_BYTES: u8 = 1;
+const BYTES: u8 = 2;
+const FOUR_BYTES: u8 = 5;
+
+/// The beginning of every event: field 1.
+fn wall_time(seconds: f64) -> Vec<u8> {
+    let mut event = vec![1 << 3 | EIGHT_BYTES];
+    event.extend(seconds.to_le_bytes());
+    event
+}
+
+fn field_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    out.push(number << 3 | BYTES);
+    varint(out, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+/// Seven bits a byte, the lowest first; the eighth says that more follow.
+fn varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// CRC-32C as record files have it: rotated and moved, so that the checksum
+/// of a text that holds checksums is a good one too.
+fn masked_checksum(data: &[u8]) -> [u8; 4] {
+    let sum = crc32c::crc32c(data).rotate_right(15);
+    sum.wrapping_add(0xa282_ead8).to_le_bytes()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::events::StepProgress;
+
+    /// The records of a file, whose checksums must be right.
+    fn records(path: &Path) -> Vec<Vec<u8>> {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = &bytes[..];
+        let mut records = Vec::new();
+        while let Some((length, after)) = rest.split_first_chunk::<8>() {
+            assert_eq!(after[..4], masked_checksum(length));
+            let count = u64::from_le_bytes(*length) as usize;
+            let (data, after) = after[4..].split_at(count);
+            assert_eq!(after[..4], masked_checksum(data));
+            records.push(data.to_vec());
+            rest = &after[4..];
+        }
+        assert!(rest.is_empty());
+        records
+    }
+
+    #[test]
+    fn each_run_has_a_file_of_whole_records_with_the_step_and_its_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut boards = [(); 2].map(|()| TensorBoardWriter::create(folder.path()).unwrap());
+        boards[1]
+            .take(&EventKind::Step(StepProgress {
+                epoch: 1,
+                step: 300,
+                total_steps: 600,
+                loss: 2.5,
+                gradient_norm: 1.0,
+                chars_per_second: 9.0,
+                eta_seconds: 1.0,
+                learning_rate: 0.001,
+            }))
+            .unwrap();
+        let mut files: Vec<_> = (fs::read_dir(folder.path()).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        assert_eq!(files.len(), 2, "a second run has a file of its own");
+        let all: Vec<Vec<u8>> = files.iter().flat_map(|path| records(path)).collect();
+        assert_eq!(all.len(), 3);
+        let of_step = all.iter().max_by_key(|record| record.len()).unwrap();
+        // Step 300 in two bytes after the wall time, then the summary.
+        assert_eq!(of_step[9..13], [0x10, 0xac, 0x02, 0x2a]);
+        let tag = b"\x0a\x09loss/step\x15";
+        let at = of_step.windows(tag.len()).position(|part| part == tag);
+        let value = &of_step[at.unwrap() + tag.len()..][..4];
+        assert_eq!(value, 2.5f32.to_le_bytes());
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_record_files() {
+        // The length of the header of every file of this format.
+        assert_eq!(
+            masked_checksum(&24u64.to_le_bytes()),
+            [0xa3, 0x7f, 0x4b, 0x22]
+        );
+    }
+}
