@@ -114,9 +114,9 @@ impl Tile {
         TILES[..TILES.len() - 1]
             .iter()
             .rposition(|tile| {
-                let enough = if tile.rows == 64 { 3 } else { 1 };
+                let enough = if tile.rows == 64 { 6 } else { 2 };
                 tile.rows <= bucket
-                    && tile.blocks(weight_rows, bucket) * 2 >= multiprocessors * enough
+                    && tile.blocks(weight_rows, bucket) * 5 >= multiprocessors * enough
             })
             .unwrap_or(0)
     }
