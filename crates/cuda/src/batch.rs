@@ -10,8 +10,8 @@ use cudarc::driver::{CudaStream, DriverError, result};
 use crate::error::CudaError;
 use crate::graph::{Graph, launch_kernel};
 use crate::launch::{
-    self, BatchAddresses, Launch, MAX_CHUNK, TABLE_HEADER, TILES, TileChoice, table_entry,
-    table_words,
+    self, BatchAddresses, Launch, MAX_CHUNK, TABLE_HEADER, TILES, TOP, TileChoice, TopAddresses,
+    table_entry, table_words,
 };
 use crate::memory::{DeviceMemory, PinnedMemory};
 use crate::network::CudaNetwork;
@@ -34,6 +34,51 @@ pub struct Slot {
     generation: u32,
 }
 
+/// The highest logits of several rows; see [`CudaBatch::step_top`].
+#[derive(Clone, Copy, Debug)]
+pub struct TopLogits<'a> {
+    log_sums: &'a [f64],
+    ids: &'a [u32],
+    logits: &'a [f32],
+    /// Logits per row.
+    count: usize,
+}
+
+/// The highest logits of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct TopRow<'a> {
+    /// Token ids, by falling logit; equal logits by rising id. -0 equals 0.
+    pub ids: &'a [u32],
+    /// Their logits.
+    pub logits: &'a [f32],
+    /// [`charlstm_int8::logsumexp::log_sum_exp`] of all logits of the row.
+    pub log_sum_exp: f64,
+}
+
+impl<'a> TopLogits<'a> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.log_sums.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.log_sums.is_empty()
+    }
+
+    /// The result for a row.
+    ///
+    /// # Panics
+    /// Panics if there is no such row.
+    pub fn row(&self, row: usize) -> TopRow<'a> {
+        TopRow {
+            ids: &self.ids[row * TOP..][..self.count],
+            logits: &self.logits[row * TOP..][..self.count],
+            log_sum_exp: self.log_sums[row],
+        }
+    }
+}
+
 /// How a batch launches its kernels. The defaults are the fastest settings
 /// measured; the results do not depend on them.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +89,10 @@ pub struct BatchOptions {
     /// them directly to the host's memory; larger ones are copied after the
     /// step.
     pub direct_logits_bytes: usize,
+    /// Prefills few sequences with one launch whose blocks wait for each other,
+    /// if the device has room for all of them at once. Otherwise every
+    /// character is a launch.
+    pub whole_prefill: bool,
     /// Batch rows of a block in the LSTM layers and in the output layer: 8, 16,
     /// 32, 64 or 128. Other values choose by the size of the product.
     pub tile_rows: (usize, usize),
@@ -54,6 +103,7 @@ impl Default for BatchOptions {
         Self {
             overlap: true,
             direct_logits_bytes: 2 << 20,
+            whole_prefill: true,
             tile_rows: (0, 0),
         }
     }
@@ -79,6 +129,7 @@ struct SlotState {
 pub struct CudaBatch {
     options: BatchOptions,
     steps: HashMap<usize, Graph>,
+    top_steps: HashMap<usize, Graph>,
     prefills: HashMap<(usize, usize), Graph>,
     stream: Arc<CudaStream>,
     states: DeviceMemory,
@@ -86,7 +137,12 @@ pub struct CudaBatch {
     logits: DeviceMemory,
     host_table: PinnedMemory<u32>,
     host_logits: PinnedMemory<f32>,
+    host_log_sums: PinnedMemory<f64>,
+    host_top_ids: PinnedMemory<u32>,
+    host_top_logits: PinnedMemory<f32>,
     staging: PinnedMemory<u8>,
+    /// Up to this number of sequences, a prefill is one launch.
+    whole_prefill_rows: usize,
     /// Number of states that `staging` has room for.
     staging_states: usize,
     /// States in `staging` that may still be on their way to the device.
@@ -135,18 +191,29 @@ impl CudaBatch {
         let state_bytes = layout.bytes();
         let words = table_words(bucket, MAX_CHUNK);
         let staging_states = (STAGED_BYTES / state_bytes).clamp(1, STAGED_STATES);
+        let addresses = network.addresses();
+        let whole_prefill_rows = if options.whole_prefill {
+            device.whole_prefill_rows(addresses.hidden, addresses.layers)?
+        } else {
+            0
+        };
         const STATES: &str = "the states of a batch";
         const LOGITS: &str = "the logits of a batch";
         let mut batch = Self {
             options,
             steps: HashMap::new(),
+            top_steps: HashMap::new(),
             prefills: HashMap::new(),
             states: DeviceMemory::zeroed(&stream, STATES, 2 * capacity * state_bytes)?,
             table: DeviceMemory::zeroed(&stream, "the tables of a batch", words * 4)?,
             logits: DeviceMemory::zeroed(&stream, LOGITS, bucket * vocabulary * 4)?,
             host_table: PinnedMemory::zeroed(&context, "the tables of a batch", words)?,
             host_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * vocabulary)?,
+            host_log_sums: PinnedMemory::zeroed(&context, LOGITS, bucket)?,
+            host_top_ids: PinnedMemory::zeroed(&context, LOGITS, bucket * TOP)?,
+            host_top_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * TOP)?,
             staging: PinnedMemory::zeroed(&context, STATES, staging_states * state_bytes)?,
+            whole_prefill_rows,
             staging_states,
             staged: 0,
             slots: vec![
@@ -205,7 +272,12 @@ impl CudaBatch {
 
     /// Bytes of page-locked host memory that the batch takes.
     pub fn host_bytes(&self) -> usize {
-        self.host_table.bytes() + self.host_logits.bytes() + self.staging.bytes()
+        self.host_table.bytes()
+            + self.host_logits.bytes()
+            + self.host_log_sums.bytes()
+            + self.host_top_ids.bytes()
+            + self.host_top_logits.bytes()
+            + self.staging.bytes()
     }
 
     /// Adds a sequence with this state. Usually returns before the state has
@@ -319,15 +391,52 @@ impl CudaBatch {
     /// the vocabulary; then nothing has changed. Fails if the device fails;
     /// then the batch cannot be used any more.
     pub fn step(&mut self, rows: &[(Slot, u32)]) -> Result<&[f32], CudaError> {
+        self.run_step(rows, false)?;
+        // SAFETY: the stream has completed.
+        let logits = unsafe { self.host_logits.values() };
+        Ok(&logits[..rows.len() * self.network.shape().vocabulary_size()])
+    }
+
+    /// As [`Self::step`], but returns only the 64 highest logits of each row
+    /// (all, if the vocabulary is smaller) and the log-sum-exp of all, which
+    /// the device computes. Faster for large vocabularies, whose logits take
+    /// long to copy and to sample from.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_top(&mut self, rows: &[(Slot, u32)]) -> Result<TopLogits<'_>, CudaError> {
+        self.run_step(rows, true)?;
+        // SAFETY: the stream has completed.
+        let results = unsafe {
+            (
+                self.host_log_sums.values(),
+                self.host_top_ids.values(),
+                self.host_top_logits.values(),
+            )
+        };
+        Ok(TopLogits {
+            log_sums: &results.0[..rows.len()],
+            ids: &results.1[..rows.len() * TOP],
+            logits: &results.2[..rows.len() * TOP],
+            count: self.network.shape().vocabulary_size().min(TOP),
+        })
+    }
+
+    /// Runs a step and waits for it. `top`: with the highest logits only.
+    fn run_step(&mut self, rows: &[(Slot, u32)], top: bool) -> Result<(), CudaError> {
         self.check_usable()?;
         self.begin_call();
         for &(slot, token) in rows {
             self.check_row(slot, &[token])?;
         }
         if rows.is_empty() {
-            return Ok(&[]);
+            return Ok(());
         }
         let bucket = launch::bucket(rows.len());
+        if top && !self.top_steps.contains_key(&bucket) {
+            let graph = self.capture_top_step(bucket)?;
+            self.top_steps.insert(bucket, graph);
+        }
         // SAFETY: every call that uses the table waits for the device before
         // it returns, or leaves the batch unusable.
         let table = unsafe { self.host_table.values_mut() };
@@ -338,20 +447,23 @@ impl CudaBatch {
             entries[place] = table_entry(row, 1);
             tokens[place] = token;
         }
-        let Some(graph) = self.steps.get_mut(&bucket) else {
+        let graphs = if top {
+            &mut self.top_steps
+        } else {
+            &mut self.steps
+        };
+        let Some(graph) = graphs.get_mut(&bucket) else {
             unreachable!("a step is prepared for every bucket up to the capacity's");
         };
-        // SAFETY: `step` and `prefill`, the only callers, wait for the stream
-        // before the host's memory is used again.
+        // SAFETY: the stream is waited for before the host's memory is used
+        // again.
         let launched = unsafe { graph.launch() };
         self.completed("a decode step", launched)?;
         self.complete("a decode step")?;
         for &(slot, _) in rows {
             self.slots[slot.index as usize].parity ^= 1;
         }
-        // SAFETY: the stream has completed.
-        let logits = unsafe { self.host_logits.values() };
-        Ok(&logits[..rows.len() * self.network.shape().vocabulary_size()])
+        Ok(())
     }
 
     /// Feeds each of the sequences known characters, without logits: the same
@@ -374,26 +486,33 @@ impl CudaBatch {
             let Some(longest) = remaining.iter().map(|(_, tokens)| tokens.len()).max() else {
                 return Ok(());
             };
-            self.prefill_chunk(&mut remaining, launch::chunk_characters(longest))?;
+            self.prefill_chunk(&mut remaining, longest)?;
         }
     }
 
-    /// Processes the first `characters` characters of each row and removes them
-    /// from it.
+    /// Processes the first characters of each row and removes them from it.
+    /// `longest` is the largest number that a row has.
     fn prefill_chunk(
         &mut self,
         rows: &mut [(Slot, &[u32])],
-        characters: usize,
+        longest: usize,
     ) -> Result<(), CudaError> {
         const PREFILL: &str = "a prefill";
         let bucket = launch::bucket(rows.len());
+        let whole = rows.len() <= self.whole_prefill_rows;
+        let characters = if whole {
+            longest.min(MAX_CHUNK)
+        } else {
+            launch::chunk_characters(longest)
+        };
         let key = (bucket, characters);
-        if !self.prefills.contains_key(&key) {
+        if !whole && !self.prefills.contains_key(&key) {
             let graph = self.capture_prefill(bucket, characters)?;
             self.prefills.insert(key, graph);
         }
-        // SAFETY: as in `step`.
+        // SAFETY: as in `run_step`.
         let table = unsafe { self.host_table.values_mut() };
+        table[..TABLE_HEADER].fill(0);
         table[0] = rows.len() as u32;
         let (entries, tokens) = table[TABLE_HEADER..].split_at_mut(bucket);
         for (place, (slot, characters_left)) in rows.iter().enumerate() {
@@ -404,12 +523,17 @@ impl CudaBatch {
                 tokens[character * bucket + place] = token;
             }
         }
-        let Some(graph) = self.prefills.get_mut(&key) else {
-            unreachable!("inserted above");
-        };
-        // SAFETY: as in `step`.
-        let launched = unsafe { graph.launch() };
-        self.completed(PREFILL, launched)?;
+        if whole {
+            self.launch_whole_prefill(bucket, rows.len(), characters)
+                .inspect_err(|error| self.failure = Some(error.clone()))?;
+        } else {
+            let Some(graph) = self.prefills.get_mut(&key) else {
+                unreachable!("inserted above");
+            };
+            // SAFETY: as in `run_step`.
+            let launched = unsafe { graph.launch() };
+            self.completed(PREFILL, launched)?;
+        }
         self.complete(PREFILL)?;
         for (slot, characters_left) in rows {
             let length = characters_left.len().min(characters);
@@ -451,12 +575,38 @@ impl CudaBatch {
         let start = Instant::now();
         let mut launched = Ok(());
         for _ in 0..repeats {
-            // SAFETY: as in `step`.
+            // SAFETY: as in `run_step`.
             launched = launched.and(unsafe { graph.launch() });
         }
         self.completed(TIMING, launched)?;
         self.complete(TIMING)?;
         Ok(start.elapsed() / repeats.max(1))
+    }
+
+    /// Submits the prefill of the rows and characters in the host's table as one
+    /// kernel.
+    fn launch_whole_prefill(
+        &self,
+        bucket: usize,
+        rows: usize,
+        characters: usize,
+    ) -> Result<(), CudaError> {
+        let addresses = BatchAddresses {
+            states: self.states.address(),
+            table: self.table.address(),
+            logits: 0,
+        };
+        let network = self.network.addresses();
+        let launch = launch::whole_prefill(network, &addresses, bucket, rows, characters);
+        self.network.device().bind()?;
+        // SAFETY: the caller waits for the stream before the table is changed.
+        let table = &unsafe { self.host_table.values() }[..table_words(bucket, characters)];
+        // SAFETY: both sides have this size and stay allocated.
+        unsafe { result::memcpy_htod_async(self.table.address(), table, self.stream.cu_stream()) }
+            .map_err(|error| CudaError::driver("a prefill", error))?;
+        // SAFETY: the addresses are those of the batch and its network, whose
+        // sizes are those of the grid.
+        unsafe { launch_kernel(self.network.device(), &self.stream, &launch, false) }
     }
 
     fn tiles(&self, bucket: usize) -> TileChoice {
@@ -498,6 +648,24 @@ impl CudaBatch {
             table_words(bucket, 1),
             (!direct).then_some(count),
         )
+    }
+
+    /// Prepares the decode step for `bucket` rows with the highest logits only.
+    fn capture_top_step(&self, bucket: usize) -> Result<Graph, CudaError> {
+        let network = self.network.addresses();
+        let addresses = BatchAddresses {
+            states: self.states.address(),
+            table: self.table.address(),
+            logits: self.logits.address(),
+        };
+        let results = TopAddresses {
+            log_sums: self.host_log_sums.address(),
+            ids: self.host_top_ids.address(),
+            top: self.host_top_logits.address(),
+        };
+        let mut launches = launch::step(network, &addresses, bucket, self.tiles(bucket));
+        launches.push(launch::top_logits(network, &addresses, &results, bucket));
+        self.capture(&launches, table_words(bucket, 1), None)
     }
 
     /// Prepares the prefill of `bucket` rows with `characters` characters.

@@ -8,7 +8,7 @@ use cudarc::driver::{CudaStream, DriverError, result};
 
 use crate::device::CudaDevice;
 use crate::error::CudaError;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch};
 
 const CAPTURING: &str = "preparing a launch sequence";
 
@@ -92,13 +92,26 @@ pub(crate) unsafe fn launch_kernel(
     launch: &Launch,
     overlap: bool,
 ) -> Result<(), CudaError> {
-    let mut attribute = sys::CUlaunchAttribute {
-        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+    let attribute = |id, value| sys::CUlaunchAttribute {
+        id,
         pad: [0; 4],
-        value: sys::CUlaunchAttributeValue {
-            programmaticStreamSerializationAllowed: 1,
-        },
+        value,
     };
+    let mut attributes = Vec::new();
+    if overlap {
+        attributes.push(attribute(
+            CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        ));
+    }
+    if matches!(launch.kernel, Kernel::Prefill(_)) {
+        attributes.push(attribute(
+            CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            sys::CUlaunchAttributeValue { cooperative: 1 },
+        ));
+    }
     let [x, y, z] = launch.grid;
     let config = sys::CUlaunchConfig {
         gridDimX: x,
@@ -109,8 +122,8 @@ pub(crate) unsafe fn launch_kernel(
         blockDimZ: 1,
         sharedMemBytes: launch.shared_bytes() as u32,
         hStream: stream.cu_stream(),
-        attrs: &mut attribute,
-        numAttrs: overlap.into(),
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: attributes.len() as u32,
     };
     let mut parameters = [launch.arguments().cast_mut()];
     // SAFETY: the configuration and the one parameter live until the call

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use charlstm_int8::{QuantisedNetwork, Shape, State, activation, reference};
+use charlstm_int8::{QuantisedNetwork, Shape, State, activation, logsumexp, reference};
 
 #[path = "../examples/gpu_check/random.rs"]
 mod random;
@@ -16,8 +16,8 @@ mod random;
 use random::{Numbers, random_network, random_state};
 
 use crate::launch::{
-    self, BatchAddresses, Kernel, Launch, NetworkAddresses, TABLE_HEADER, TILES, TileChoice,
-    table_entry, table_words,
+    self, BatchAddresses, Kernel, Launch, NetworkAddresses, TABLE_HEADER, TILES, TOP, TileChoice,
+    TopArguments, table_entry, table_words,
 };
 use crate::network::place_network;
 use crate::state_layout::StateLayout;
@@ -28,6 +28,8 @@ struct HostKernels(libloading::Library);
 type Map = unsafe extern "C" fn(*const f32, *mut f32, usize);
 type Cell = unsafe extern "C" fn(*const f32, *mut f32, *mut i8, usize);
 type Scaled = unsafe extern "C" fn(*const i32, *const f32, *const f32, *mut f32, usize);
+type DoubleMap = unsafe extern "C" fn(*const f64, *mut f64, usize);
+type Bytes = unsafe extern "C" fn() -> c_uint;
 type Schedule = unsafe extern "C" fn(c_uint);
 type LaunchFunction = unsafe extern "C" fn(
     *const c_char,
@@ -104,6 +106,8 @@ impl HostKernels {
         let name = match launch.kernel {
             Kernel::Layer { tile, .. } => format!("layer_{}", TILES[tile].rows),
             Kernel::Output { tile, .. } => format!("output_{}", TILES[tile].rows),
+            Kernel::Prefill(_) => "prefill_8".to_owned(),
+            Kernel::Top(_) => "top_logits".to_owned(),
             Kernel::CopyStates(_) => "copy_states".to_owned(),
         };
         let name = CString::new(name).expect("a name");
@@ -254,9 +258,12 @@ impl<'a> HostBatch<'a> {
         rows.map(<[f32]>::to_vec).collect()
     }
 
-    fn prefill(&mut self, rows: &[(usize, &[u32])], characters: usize, tiles: TileChoice) {
+    /// Prefills with a launch per wave, or with one for everything (`tiles` is
+    /// `None`).
+    fn prefill(&mut self, rows: &[(usize, &[u32])], characters: usize, tiles: Option<TileChoice>) {
         let bucket = launch::bucket(rows.len());
         let mut table = vec![0xEEEE_EEEE_u32; table_words(bucket, characters)];
+        table[..TABLE_HEADER].fill(0);
         table[0] = rows.len() as u32;
         for (place, &(slot, tokens)) in rows.iter().enumerate() {
             let row = 2 * slot as u32 + self.parity[slot];
@@ -270,8 +277,17 @@ impl<'a> HostBatch<'a> {
             table: table.as_ptr() as u64,
             logits: 0,
         };
-        for launch in launch::prefill(&self.addresses, &addresses, bucket, characters, tiles) {
-            self.kernels.run(&launch);
+        let launches = match tiles {
+            Some(tiles) => launch::prefill(&self.addresses, &addresses, bucket, characters, tiles),
+            None => {
+                let (network, rows) = (&self.addresses, rows.len());
+                vec![launch::whole_prefill(
+                    network, &addresses, bucket, rows, characters,
+                )]
+            }
+        };
+        for launch in &launches {
+            self.kernels.run(launch);
         }
         for &(slot, tokens) in rows {
             self.parity[slot] ^= tokens.len() as u32 & 1;
@@ -402,23 +418,29 @@ fn compare_with_reference(
             );
         }
     }
-    let characters = 4;
-    let tokens: Vec<Vec<u32>> = (0..rows)
-        .map(|row| {
-            (0..1 + row % characters)
-                .map(|_| numbers.below(vocabulary) as u32)
-                .collect()
-        })
-        .collect();
-    let prefill: Vec<(usize, &[u32])> = slots
-        .iter()
-        .zip(&tokens)
-        .map(|(&slot, tokens)| (slot, &tokens[..]))
-        .collect();
-    batch.prefill(&prefill, characters, tiles);
-    for &(slot, tokens) in &prefill {
-        for &token in tokens {
-            reference::step(&network, &mut states[slot], token);
+    let whole = (rows <= 24).then_some(None);
+    for tiles in [Some(Some(tiles)), whole].into_iter().flatten() {
+        let characters = 4;
+        let tokens: Vec<Vec<u32>> = (0..rows)
+            .map(|row| {
+                let length = 1 + (row + 1) % characters;
+                (0..length)
+                    .map(|_| numbers.below(vocabulary) as u32)
+                    .collect()
+            })
+            .collect();
+        let prefill: Vec<(usize, &[u32])> = slots
+            .iter()
+            .zip(&tokens)
+            .map(|(&slot, tokens)| (slot, &tokens[..]))
+            .collect();
+        let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
+        let characters = if tiles.is_some() { characters } else { longest };
+        batch.prefill(&prefill, characters, tiles);
+        for &(slot, tokens) in &prefill {
+            for &token in tokens {
+                reference::step(&network, &mut states[slot], token);
+            }
         }
     }
     for (slot, (given, state)) in batch.states().iter().zip(&states).enumerate() {
@@ -481,4 +503,97 @@ fn kernels_give_the_references_bits_when_the_weights_do_not_fit_the_ring_at_once
     // beyond 2^24 are possible.
     compare_with_reference(kernels, 7, (10, 1088, 1), 3, 0);
     compare_with_reference(kernels, 8, (10, 320, 2), 3, 4);
+}
+
+#[test]
+fn exp_and_ln_of_the_kernels_are_the_references_bit_for_bit() {
+    let Some(kernels) = host_kernels() else {
+        return;
+    };
+    let Some(kernels) = &*kernels else { return };
+    let mut numbers = Numbers(3);
+    let map = |name: &str, x: &[f64]| {
+        let mut y = vec![0.0; x.len()];
+        // SAFETY: both have the length given.
+        unsafe { kernels.function::<DoubleMap>(name)(x.as_ptr(), y.as_mut_ptr(), x.len()) };
+        y
+    };
+    let bits = |values: &[f64]| values.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+    let random = (0..100_000).map(|_| (numbers.next() >> 11) as f64 / (1u64 << 53) as f64);
+    let random: Vec<f64> = random.collect();
+    let below: Vec<f64> = random.iter().map(|x| -720.0 * x * x * x).collect();
+    let expected: Vec<f64> = below.iter().map(|&x| logsumexp::exp(x)).collect();
+    assert_eq!(bits(&map("host_exp", &below)), bits(&expected));
+    assert_eq!(
+        map("host_exp", &[0.0, -0.0, -708.0, -1e30]),
+        [1.0, 1.0, logsumexp::exp(-708.0), 0.0]
+    );
+    let above: Vec<f64> = random.iter().map(|x| 1.0 + 1e6 * x * x * x * x).collect();
+    let expected: Vec<f64> = above.iter().map(|&x| logsumexp::ln(x)).collect();
+    assert_eq!(bits(&map("host_ln", &above)), bits(&expected));
+    assert_eq!(map("host_ln", &[1.0]), [0.0]);
+}
+
+#[test]
+fn the_highest_logits_are_those_of_a_stable_sort_and_the_log_sum_exp_is_the_references() {
+    let Some(kernels) = host_kernels() else {
+        return;
+    };
+    let Some(kernels) = &*kernels else { return };
+    // SAFETY: only returns a number.
+    let bytes = unsafe { kernels.function::<Bytes>("host_top_shared_bytes")() };
+    assert_eq!(bytes as usize, launch::TOP_SHARED_BYTES);
+    let mut numbers = Numbers(4);
+    for vocabulary in [1, 2, 63, 64, 65, 78, 300, 2048, 2049, 5000] {
+        // Random logits; logits with many equal ones, zeros of both signs among
+        // them; all equal; and far apart.
+        let mut rows: Vec<Vec<f32>> = vec![
+            numbers.floats(vocabulary, 12.0),
+            (0..vocabulary)
+                .map(|_| (numbers.below(9) as f32 - 4.0) * -0.5)
+                .collect(),
+            vec![-0.25; vocabulary],
+            numbers.floats(vocabulary, 3e38),
+        ];
+        rows[1]
+            .iter_mut()
+            .step_by(3)
+            .for_each(|logit| *logit *= -1.0);
+        let mut table = vec![0xEEEE_EEEE_u32; table_words(8, 1)];
+        table[0] = rows.len() as u32;
+        let logits = rows.concat();
+        let mut log_sums = vec![f64::NAN; 8];
+        let mut ids = vec![u32::MAX; 8 * TOP];
+        let mut top = vec![f32::NAN; 8 * TOP];
+        kernels.run(&Launch {
+            kernel: Kernel::Top(TopArguments {
+                logits: logits.as_ptr() as u64,
+                table: table.as_ptr() as u64,
+                log_sums: log_sums.as_mut_ptr() as u64,
+                ids: ids.as_mut_ptr() as u64,
+                top: top.as_mut_ptr() as u64,
+                vocabulary: vocabulary as i32,
+            }),
+            grid: [8, 1, 1],
+        });
+        for (row, logits) in rows.iter().enumerate() {
+            let expected = logsumexp::log_sum_exp(logits);
+            assert_eq!(
+                log_sums[row].to_bits(),
+                expected.to_bits(),
+                "{vocabulary}, {row}"
+            );
+            let mut order: Vec<u32> = (0..vocabulary as u32).collect();
+            order.sort_by(|&a, &b| {
+                let [a, b] = [a, b].map(|id| logits[id as usize]);
+                b.partial_cmp(&a).expect("no NaN")
+            });
+            order.truncate(TOP);
+            let given = &ids[row * TOP..][..order.len()];
+            assert_eq!(given, order, "{vocabulary}, {row}");
+            let expected: Vec<f32> = order.iter().map(|&id| logits[id as usize]).collect();
+            assert_eq!(bits(&top[row * TOP..][..order.len()]), bits(&expected));
+        }
+        assert!(log_sums[rows.len()..].iter().all(|sum| sum.is_nan()));
+    }
 }

@@ -12,7 +12,8 @@ pub(crate) const COLUMN_BLOCK: usize = 64;
 /// weights: the most weight rows of a tile.
 pub(crate) const OUTPUT_BLOCK: usize = 128;
 
-/// Words of a table before its first entry.
+/// Words of a table before its first entry: the number of rows, and
+/// [`MAX_PREFILL_TILES`] barrier counters.
 pub(crate) const TABLE_HEADER: usize = 4;
 
 /// Most characters per row in one prefill launch. The count has 8 bits in a
@@ -90,12 +91,16 @@ impl Tile {
         32 * self.warps_m * self.warps_n
     }
 
+    /// Bytes of the weights and h of one block of columns.
+    fn stage_bytes(&self) -> usize {
+        self.warps_m * 2048 + self.rows * 64
+    }
+
     /// Bytes of dynamic shared memory of a block: the ring of weights and h,
     /// with an entry and a token id per batch row behind it, or the logits on
     /// their way out, which reuse the ring.
     pub(crate) fn shared_bytes(&self) -> usize {
-        let stage = self.warps_m * 2048 + self.rows * 64;
-        let ring = self.stages * stage + self.rows * 8;
+        let ring = self.stages * self.stage_bytes() + self.rows * 8;
         let logits = self.rows * (self.weight_rows() + 4) * 4;
         ring.max(logits)
     }
@@ -141,6 +146,28 @@ pub(crate) struct LayerArguments {
     pub(crate) first_layer: i32,
     pub(crate) wave: i32,
     pub(crate) early: i32,
+}
+
+/// Most tiles of batch rows of one launch of `prefill_8`: each has a barrier
+/// counter in the table's header.
+pub(crate) const MAX_PREFILL_TILES: usize = 3;
+
+/// The tile of `prefill_8`. Its ring has as many stages as a launch needs.
+pub(crate) const PREFILL_TILE: Tile = Tile {
+    rows: 8,
+    warps_m: 2,
+    warps_n: 1,
+    stages: 129,
+};
+
+/// Arguments of the kernel `prefill_8`; the layout of `PrefillArguments` in
+/// `decode.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PrefillArguments {
+    pub(crate) layer: LayerArguments,
+    pub(crate) counters: u64,
+    pub(crate) characters: i32,
 }
 
 /// Arguments of the kernels `output_*`; the layout of `OutputArguments` in
@@ -205,6 +232,29 @@ pub(crate) struct CopyArguments {
     pub(crate) bytes: i32,
 }
 
+/// Number of logits that `top_logits` returns per row.
+pub(crate) const TOP: usize = 64;
+
+/// Threads of a block of `top_logits`.
+const TOP_THREADS: usize = 256;
+
+/// Bytes of shared memory of a block of `top_logits`: `TopShared` in
+/// `decode.cu`.
+pub(crate) const TOP_SHARED_BYTES: usize = 18_488;
+
+/// Arguments of the kernel `top_logits`; the layout of `TopArguments` in
+/// `decode.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TopArguments {
+    pub(crate) logits: u64,
+    pub(crate) table: u64,
+    pub(crate) log_sums: u64,
+    pub(crate) ids: u64,
+    pub(crate) top: u64,
+    pub(crate) vocabulary: i32,
+}
+
 /// A kernel and its arguments. Tiles are indices in [`TILES`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kernel {
@@ -216,6 +266,9 @@ pub(crate) enum Kernel {
         tile: usize,
         arguments: OutputArguments,
     },
+    /// All blocks must run at the same time.
+    Prefill(PrefillArguments),
+    Top(TopArguments),
     CopyStates(CopyArguments),
 }
 
@@ -231,6 +284,8 @@ impl Launch {
     pub(crate) fn threads(&self) -> usize {
         match self.kernel {
             Kernel::Layer { tile, .. } | Kernel::Output { tile, .. } => TILES[tile].threads(),
+            Kernel::Prefill(_) => PREFILL_TILE.threads(),
+            Kernel::Top(_) => TOP_THREADS,
             Kernel::CopyStates(_) => 256,
         }
     }
@@ -239,6 +294,11 @@ impl Launch {
     pub(crate) fn shared_bytes(&self) -> usize {
         match self.kernel {
             Kernel::Layer { tile, .. } | Kernel::Output { tile, .. } => TILES[tile].shared_bytes(),
+            Kernel::Prefill(arguments) => whole_prefill_shared_bytes(
+                arguments.layer.hidden as usize,
+                arguments.layer.layers as usize,
+            ),
+            Kernel::Top(_) => TOP_SHARED_BYTES,
             Kernel::CopyStates(_) => 0,
         }
     }
@@ -248,6 +308,8 @@ impl Launch {
         match &self.kernel {
             Kernel::Layer { arguments, .. } => std::ptr::from_ref(arguments).cast(),
             Kernel::Output { arguments, .. } => std::ptr::from_ref(arguments).cast(),
+            Kernel::Prefill(arguments) => std::ptr::from_ref(arguments).cast(),
+            Kernel::Top(arguments) => std::ptr::from_ref(arguments).cast(),
             Kernel::CopyStates(arguments) => std::ptr::from_ref(arguments).cast(),
         }
     }
@@ -290,22 +352,72 @@ fn layer_launch(
         kernel: Kernel::Layer {
             tile,
             arguments: LayerArguments {
-                hidden_weights: network.hidden_weights,
-                input_weights: network.input_weights,
-                hidden_scales: network.hidden_scales,
-                input_scales: network.input_scales,
-                biases: network.biases,
-                initial: network.initial,
-                states: batch.states,
-                table: batch.table,
-                hidden: network.hidden as i32,
-                layers: network.layers as i32,
-                bucket: bucket as i32,
                 first_layer: layers.start as i32,
                 wave: wave as i32,
                 early: early.into(),
+                ..layer_arguments(network, batch, bucket)
             },
         },
+    }
+}
+
+fn layer_arguments(
+    network: &NetworkAddresses,
+    batch: &BatchAddresses,
+    bucket: usize,
+) -> LayerArguments {
+    LayerArguments {
+        hidden_weights: network.hidden_weights,
+        input_weights: network.input_weights,
+        hidden_scales: network.hidden_scales,
+        input_scales: network.input_scales,
+        biases: network.biases,
+        initial: network.initial,
+        states: batch.states,
+        table: batch.table,
+        hidden: network.hidden as i32,
+        layers: network.layers as i32,
+        bucket: bucket as i32,
+        first_layer: 0,
+        wave: 0,
+        early: 0,
+    }
+}
+
+/// Bytes of shared memory of a block of [`whole_prefill`]: all weights and h of
+/// its products, and an entry per row.
+pub(crate) fn whole_prefill_shared_bytes(hidden: usize, layers: usize) -> usize {
+    let products = layers.min(2);
+    products * (hidden / COLUMN_BLOCK) * PREFILL_TILE.stage_bytes() + PREFILL_TILE.rows * 4
+}
+
+/// Blocks of [`whole_prefill`] for each tile of batch rows.
+pub(crate) fn whole_prefill_blocks(hidden: usize, layers: usize) -> usize {
+    4 * hidden / PREFILL_TILE.weight_rows() * layers
+}
+
+/// The one launch that processes up to `characters` known characters of `rows`
+/// rows. All its blocks must fit on the device at once.
+pub(crate) fn whole_prefill(
+    network: &NetworkAddresses,
+    batch: &BatchAddresses,
+    bucket: usize,
+    rows: usize,
+    characters: usize,
+) -> Launch {
+    let tiles = rows.div_ceil(PREFILL_TILE.rows);
+    debug_assert!(tiles <= MAX_PREFILL_TILES);
+    Launch {
+        grid: [
+            (4 * network.hidden / PREFILL_TILE.weight_rows()) as u32,
+            tiles as u32,
+            network.layers as u32,
+        ],
+        kernel: Kernel::Prefill(PrefillArguments {
+            layer: layer_arguments(network, batch, bucket),
+            counters: batch.table + 4,
+            characters: characters as i32,
+        }),
     }
 }
 
@@ -366,6 +478,34 @@ pub(crate) fn prefill(
             layer_launch(network, batch, bucket, tiles.layer, layers, wave, false)
         })
         .collect()
+}
+
+/// Addresses of the results of [`top_logits`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TopAddresses {
+    pub(crate) log_sums: u64,
+    pub(crate) ids: u64,
+    pub(crate) top: u64,
+}
+
+/// Finds the highest logits of each row, after [`step`].
+pub(crate) fn top_logits(
+    network: &NetworkAddresses,
+    batch: &BatchAddresses,
+    results: &TopAddresses,
+    bucket: usize,
+) -> Launch {
+    Launch {
+        kernel: Kernel::Top(TopArguments {
+            logits: batch.logits,
+            table: batch.table,
+            log_sums: results.log_sums,
+            ids: results.ids,
+            top: results.top,
+            vocabulary: network.vocabulary as i32,
+        }),
+        grid: [bucket as u32, 1, 1],
+    }
 }
 
 /// Copies state rows to consecutive memory: `rows` and `out` are addresses of

@@ -40,7 +40,7 @@ mod memory;
 mod network;
 mod state_layout;
 
-pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot};
+pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot, TopLogits, TopRow};
 pub use compiler::{CompiledKernels, compile_kernels};
 pub use device::{CudaDevice, DeviceInfo, devices};
 pub use error::CudaError;

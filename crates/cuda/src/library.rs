@@ -15,7 +15,7 @@ const COMPILER: &str = "libnvrtc.so";
 
 /// The functions of the driver that this crate calls, under the names by which
 /// they are looked up.
-const DRIVER_FUNCTIONS: [&str; 41] = [
+const DRIVER_FUNCTIONS: [&str; 42] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGet",
@@ -40,6 +40,7 @@ const DRIVER_FUNCTIONS: [&str; 41] = [
     "cuModuleUnload",
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
+    "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
     "cuLaunchKernelEx",
     "cuCtxSynchronize",
     "cuCtxGetStreamPriorityRange",

@@ -23,6 +23,8 @@ unsafe impl Number for i8 {}
 unsafe impl Number for u32 {}
 // SAFETY: as above.
 unsafe impl Number for f32 {}
+// SAFETY: as above.
+unsafe impl Number for f64 {}
 
 fn allocation_error(what: &'static str, bytes: usize, error: DriverError) -> CudaError {
     if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY {

@@ -54,14 +54,19 @@ impl StateLayout {
         let hidden = self.shape.hidden_size();
         let (h, c) = row.split_at(self.shape.num_layers() * self.padded);
         let (c, _) = c.as_chunks::<{ size_of::<f32>() }>();
-        let h = h.chunks_exact(self.padded);
-        let c = c.chunks_exact(self.padded);
+        let units = self.shape.num_layers() * hidden;
+        let mut unpadded_h = Vec::with_capacity(units);
+        for layer in h.chunks_exact(self.padded) {
+            unpadded_h.extend(layer[..hidden].iter().map(|&byte| byte as i8));
+        }
+        let mut unpadded_c = Vec::with_capacity(units);
+        for layer in c.chunks_exact(self.padded) {
+            unpadded_c.extend(layer[..hidden].iter().map(|&four| f32::from_le_bytes(four)));
+        }
         State::from_parts(
             &self.shape,
-            h.flat_map(|layer| layer[..hidden].iter().map(|&byte| byte as i8))
-                .collect(),
-            c.flat_map(|layer| layer[..hidden].iter().map(|&four| f32::from_le_bytes(four)))
-                .collect(),
+            unpadded_h.into_boxed_slice(),
+            unpadded_c.into_boxed_slice(),
         )
     }
 }

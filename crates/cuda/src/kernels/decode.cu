@@ -18,8 +18,8 @@
 // step reads one of them and writes the other, so no block overwrites what
 // another one still reads, and a step that failed can be repeated.
 //
-// The table of a launch: [0] number of batch rows in use, [1..3] unused, then
-// per batch row `characters << 24 | state row`, then [characters][bucket] token
+// The table of a launch: [0] number of batch rows in use, [1..3] zero, then per
+// batch row `characters << 24 | state row`, then [characters][bucket] token
 // ids. Batch rows beyond the number in use are neither read nor written.
 
 struct LayerArguments {
@@ -39,6 +39,15 @@ struct LayerArguments {
   int early;  // 1: no earlier kernel of this graph wrote h of this layer
 };
 
+// Known characters with all waves in one launch. `layer.first_layer`, `wave` and
+// `early` are not used; the table's words 1 to 3 count the arrivals at the
+// barriers of up to three tiles of batch rows.
+struct PrefillArguments {
+  LayerArguments layer;
+  u32* counters;   // words 1 to 3 of the table
+  int characters;  // of the longest row
+};
+
 struct OutputArguments {
   const uint4* weights;  // fragments [vocabulary padded to 128 / 32]
   const float* scales;   // [vocabulary padded to 128]
@@ -49,6 +58,15 @@ struct OutputArguments {
   int hidden;
   int layers;
   int bucket;
+  int vocabulary;
+};
+
+struct TopArguments {
+  const float* logits;  // [rows][vocabulary]
+  const u32* table;
+  double* log_sums;     // [rows]
+  u32* ids;             // [rows][TOP]
+  float* top;           // [rows][TOP]
   int vocabulary;
 };
 
@@ -307,6 +325,141 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
     }
 }
 
+// Looks at a counter this often before it gives up: tens of seconds. A block
+// that never comes must not hang the device.
+constexpr u32 MAX_LOOKS = 1u << 26;
+
+// Processes all characters of a tile of batch rows in one layer, while other
+// blocks process the rest of the layer and the other layers. All blocks of the
+// grid must run at the same time. The weights stay in shared memory; c stays in
+// registers; h passes through the state rows, behind a barrier of all blocks
+// that share the batch rows.
+template <class T, bool FIRST> DEVICE void prefill_tile(const PrefillArguments& arguments, int layer) {
+  const LayerArguments& p = arguments.layer;
+  SHARED_MEMORY();
+  Pipeline<T> pipeline;
+  pipeline.ring = shared;
+  pipeline.column_blocks = p.hidden / 64;
+  pipeline.blocks = FIRST ? pipeline.column_blocks : 2 * pipeline.column_blocks;
+  u32* entries = (u32*)(shared + pipeline.blocks * T::STAGE);  // [BN]
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warp_m = warp % T::WM, warp_n = warp / T::WM;
+  int g = lane >> 2, q = lane & 3;
+  int unit = (blockIdx.x * T::WM + warp_m) * 8 + g, first_row = blockIdx.y * T::BN, used = (int)p.table[0];
+  size_t matrix = (size_t)p.hidden * p.hidden / 4;
+  size_t group = (size_t)blockIdx.x * T::WM * pipeline.column_blocks * 128;
+  pipeline.weights[0] = p.hidden_weights + layer * matrix + group;
+  pipeline.weights[1] = FIRST ? nullptr : p.input_weights + (layer - 1) * matrix + group;
+  for (int block = 0; block < pipeline.blocks; block++) pipeline.weights_of(block);
+  copy_commit();
+  for (int n = threadIdx.x; n < T::BN; n += T::THREADS) {
+    u32 entry = p.table[4 + min(first_row + n, used - 1)];
+    entries[n] = first_row + n < used ? entry : entry & 0xffffffu;
+  }
+  __syncthreads();
+
+  static_assert(T::THREADS % T::ROWS == 0, "a thread always copies the same 16 bytes of a block of columns");
+  int piece = threadIdx.x % T::ROWS;
+  u32 copied_row = entries[piece / 4] & 0xffffffu;
+  size_t bytes = state_bytes(p.layers, p.hidden);
+  size_t c_offset = (size_t)p.layers * p.hidden + ((size_t)layer * p.hidden + unit) * 4;
+  float4 hidden_scale = p.hidden_scales[(size_t)layer * p.hidden + unit], scale = hidden_scale, bias;
+  if (!FIRST) {
+    scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
+    bias = p.biases[(size_t)(layer - 1) * p.hidden + unit];
+  }
+  float c[T::NT][2];
+  int length[T::NT][2];
+  u32 state_row[T::NT][2];
+#pragma unroll
+  for (int n = 0; n < T::NT; n++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      u32 entry = entries[(warp_n * T::NT + n) * 8 + 2 * q + e];
+      length[n][e] = (int)(entry >> 24);
+      state_row[n][e] = entry & 0xffffffu;
+      c[n][e] = *(const float*)(p.states + state_row[n][e] * bytes + c_offset);
+    }
+  u32* counter = arguments.counters + blockIdx.y;
+  u32 arrivals = gridDim.x * gridDim.z, target = 0;
+  int last = arguments.characters + p.layers - 2;  // the last wave
+  for (int wave = 0; wave <= last; wave++) {
+    int character = wave - layer, parity = character & 1;
+    bool working = character >= 0 && character < arguments.characters;
+    float4 begin[T::NT][2];
+    if (FIRST && working) {
+#pragma unroll
+      for (int n = 0; n < T::NT; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          int row = first_row + (warp_n * T::NT + n) * 8 + 2 * q + e;
+          u32 token = character < length[n][e] ? p.table[4 + p.bucket + character * p.bucket + row] : 0;
+          begin[n][e] = p.initial[(size_t)token * p.hidden + unit];
+        }
+    }
+    if (wave > 0) {  // all blocks have finished the wave before
+      if (threadIdx.x == 0) {
+        u32 looks = 0;
+        while ((int)(counter_value(counter) - target) < 0) {
+          if (++looks == MAX_LOOKS) fail();
+          spin_pause();
+        }
+      }
+      __syncthreads();
+    }
+    if (working) {
+      const unsigned char* own = p.states + (copied_row ^ parity) * bytes + (size_t)layer * p.hidden + piece % 4 * 16;
+      for (int block = threadIdx.x / T::ROWS; block < pipeline.column_blocks; block += T::THREADS / T::ROWS)
+        copy_async(shared + block * T::STAGE + T::WEIGHTS + piece, own + block * 64);
+      if (!FIRST) {
+        const unsigned char* below = p.states + (copied_row ^ parity ^ 1) * bytes + (size_t)(layer - 1) * p.hidden + piece % 4 * 16;
+        uint4* second = shared + pipeline.column_blocks * T::STAGE;
+        for (int block = threadIdx.x / T::ROWS; block < pipeline.column_blocks; block += T::THREADS / T::ROWS)
+          copy_async(second + block * T::STAGE + T::WEIGHTS + piece, below + block * 64);
+      }
+      copy_commit();
+      Sums<T> sums;
+      pipeline.run(sums, 0, pipeline.column_blocks, true, warp_m, warp_n, lane);
+      if (!FIRST) {
+#pragma unroll
+        for (int n = 0; n < T::NT; n++)
+#pragma unroll
+          for (int e = 0; e < 2; e++) begin[n][e] = sums.gates(n, e, hidden_scale, bias);
+        pipeline.run(sums, pipeline.column_blocks, pipeline.blocks, true, warp_m, warp_n, lane);
+      }
+#pragma unroll
+      for (int n = 0; n < T::NT; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          float4 gates = sums.gates(n, e, scale, begin[n][e]);
+          float moved = c[n][e];
+          int h = cell(gates.x, gates.y, gates.z, gates.w, moved);
+          u32 word = (u32)(h & 255) << (8 * (g & 3));
+          word |= __shfl_xor_sync(0xffffffffu, word, 4);
+          word |= __shfl_xor_sync(0xffffffffu, word, 8);
+          if (character < length[n][e]) {
+            c[n][e] = moved;
+            unsigned char* state = p.states + (state_row[n][e] ^ parity ^ 1) * bytes;
+            if ((g & 3) == 0) *(u32*)(state + (size_t)layer * p.hidden + unit) = word;
+            if (character == length[n][e] - 1) *(float*)(state + c_offset) = moved;
+          }
+        }
+    }
+    if (wave < last) {
+      target += arrivals;
+      __syncthreads();
+      if (threadIdx.x == 0) counter_increment(counter);
+    }
+  }
+  copy_wait<0>();
+}
+
+template <class T> DEVICE void prefill_kernel(const PrefillArguments& p) {
+  if (blockIdx.z == 0)
+    prefill_tile<T, true>(p, 0);
+  else
+    prefill_tile<T, false>(p, blockIdx.z);
+}
+
 template <class T> DEVICE void layer_kernel(const LayerArguments& p) {
   int layer = p.first_layer + blockIdx.z;
   if (layer == 0)
@@ -365,6 +518,140 @@ template <class T> DEVICE void output_kernel(const OutputArguments& p) {
     if (row < used && output < outputs)
       p.logits[(size_t)row * p.vocabulary + first_output + output] = staged[n * STRIDE + output];
   }
+}
+
+constexpr int TOP = 64, TOP_THREADS = 256;
+constexpr int SUM_BLOCK = 64;        // ids whose terms are added up first
+constexpr int SUM_BLOCKS = 32;       // that are computed at a time
+constexpr int SUM_STRIDE = SUM_BLOCK + 1;
+
+struct TopShared {
+  double terms[SUM_BLOCKS * SUM_STRIDE], sums[SUM_BLOCKS], total;
+  u64 chosen[TOP];
+  u32 bins[256], best[TOP_THREADS / 32], bin, above, inside, count;
+};
+
+// Orders logits as numbers: -0 equals 0. There are no NaN.
+DEVICE u32 ordered(float logit) {
+  u32 bits = __float_as_uint(__fadd_rn(logit, 0.0f));
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+DEVICE float unordered(u32 key) { return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key); }
+// Greater for a higher logit and, among equal ones, for a lower id.
+DEVICE u64 ranked(float logit, int id) { return (u64)ordered(logit) << 32 | (0xffffffffu - (u32)id); }
+
+// The highest logits of each row in falling order, equal ones in the order of
+// their ids, and the log-sum-exp of all. One block processes one row.
+DEVICE void top_row(const TopArguments& p) {
+  SHARED_MEMORY();
+  TopShared& s = *(TopShared*)shared;
+  dependency_wait();
+  dependency_release();
+  int row = blockIdx.x, thread = threadIdx.x, lane = thread & 31;
+  if (row >= (int)p.table[0]) return;
+  const float* logits = p.logits + (size_t)row * p.vocabulary;
+
+  u32 best = 0;
+  for (int id = thread; id < p.vocabulary; id += TOP_THREADS) best = max(best, ordered(logits[id]));
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) best = max(best, __shfl_xor_sync(0xffffffffu, best, mask));
+  if (lane == 0) s.best[thread / 32] = best;
+  if (thread == 0) {
+    s.total = 0.0;
+    s.count = 0;
+  }
+  __syncthreads();
+  for (int warp = 0; warp < TOP_THREADS / 32; warp++) best = max(best, s.best[warp]);
+  double highest = (double)unordered(best);
+
+  for (int first = 0; first < p.vocabulary; first += SUM_BLOCKS * SUM_BLOCK) {
+    int count = min(SUM_BLOCKS * SUM_BLOCK, p.vocabulary - first);
+    for (int i = thread; i < count; i += TOP_THREADS)
+      s.terms[i / SUM_BLOCK * SUM_STRIDE + i % SUM_BLOCK] = exp_in_order(__dsub_rn((double)logits[first + i], highest));
+    __syncthreads();
+    int blocks = (count + SUM_BLOCK - 1) / SUM_BLOCK;
+    if (thread < blocks) {
+      double sum = 0.0;
+      int terms = min(SUM_BLOCK, count - thread * SUM_BLOCK);
+      for (int i = 0; i < terms; i++) sum = __dadd_rn(sum, s.terms[thread * SUM_STRIDE + i]);
+      s.sums[thread] = sum;
+    }
+    __syncthreads();
+    if (thread == 0)
+      for (int block = 0; block < blocks; block++) s.total = __dadd_rn(s.total, s.sums[block]);
+  }
+  if (thread == 0) p.log_sums[row] = __dadd_rn(highest, ln_in_order(s.total));
+
+  // The rank that the last chosen logit has at least, 8 bits at a time.
+  int wanted = min(TOP, p.vocabulary);
+  u64 threshold = 0;
+  for (int shift = 56; shift >= 0; shift -= 8) {
+    s.bins[thread] = 0;
+    __syncthreads();
+    for (int id = thread; id < p.vocabulary; id += TOP_THREADS) {
+      u64 rank = ranked(logits[id], id);
+      if (shift == 56 || rank >> (shift + 8) == threshold >> (shift + 8)) atomicAdd(&s.bins[rank >> shift & 255], 1u);
+    }
+    __syncthreads();
+    if (thread < 32) {  // lane 0 has the eight highest bins
+      u32 own = 0;
+      for (int i = 0; i < 8; i++) own += s.bins[255 - lane * 8 - i];
+      u32 upto = own;
+#pragma unroll
+      for (int distance = 1; distance < 32; distance *= 2) {
+        u32 other = __shfl_up_sync(0xffffffffu, upto, distance);
+        if (lane >= distance) upto += other;
+      }
+      u32 above = upto - own;
+      if (above < (u32)wanted && (u32)wanted <= upto) {
+        int bin = 255 - lane * 8;
+        while (above + s.bins[bin] < (u32)wanted) above += s.bins[bin--];
+        s.bin = bin;
+        s.above = above;
+        s.inside = s.bins[bin];
+      }
+    }
+    __syncthreads();
+    threshold |= (u64)s.bin << shift;
+    wanted -= s.above;
+    bool all = (int)s.inside == wanted;
+    __syncthreads();
+    if (all) break;  // everything that begins like this is chosen
+  }
+
+  for (int id = thread; id < p.vocabulary; id += TOP_THREADS) {
+    u64 rank = ranked(logits[id], id);
+    if (rank >= threshold) s.chosen[atomicAdd(&s.count, 1u)] = rank;
+  }
+  __syncthreads();
+  if (thread < TOP && thread >= (int)s.count) s.chosen[thread] = 0;
+  __syncthreads();
+  for (int size = 2; size <= TOP; size *= 2)  // bitonic sort
+    for (int distance = size / 2; distance > 0; distance /= 2) {
+      int other = thread ^ distance;
+      if (thread < TOP && other > thread) {
+        u64 a = s.chosen[thread], b = s.chosen[other];
+        bool falling = (thread & size) == 0;
+        if (falling ? a < b : a > b) {
+          s.chosen[thread] = b;
+          s.chosen[other] = a;
+        }
+      }
+      __syncthreads();
+    }
+  if (thread < TOP && thread < (int)s.count) {
+    u32 id = 0xffffffffu - (u32)s.chosen[thread];
+    p.ids[row * TOP + thread] = id;
+    p.top[row * TOP + thread] = logits[id];
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(TOP_THREADS) top_logits(const TopArguments p) { top_row(p); }
+
+// Tiles of 8 batch rows; the number of stages is only an upper bound.
+using PrefillTile = Tile<2, 1, 1, 129>;
+extern "C" __global__ void __launch_bounds__(PrefillTile::THREADS, 1) prefill_8(const PrefillArguments p) {
+  prefill_kernel<PrefillTile>(p);
 }
 
 // Collects state rows in consecutive memory, which may be the host's. One block

@@ -39,6 +39,25 @@ DEVICE void mma_s8(int* sums, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// Adds 1 to a counter in global memory. Everything that this thread, or threads
+// of its block before their last barrier, have written is visible to whoever
+// has read the new value with `counter_value`.
+DEVICE void counter_increment(u32* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
+DEVICE u32 counter_value(const u32* counter) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+  return value;
+}
+
+// Between two looks at something that another block will write.
+DEVICE void spin_pause() {}
+
+// Ends the kernel with an error that the host sees; the context is lost.
+DEVICE void fail() { __trap(); }
+
 #define SHARED_MEMORY() \
   extern __shared__ uint4 shared_memory[]; \
   uint4* shared = shared_memory

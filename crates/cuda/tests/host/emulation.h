@@ -38,6 +38,27 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 inline float __int2float_rn(int a) { return static_cast<float>(a); }
 inline int __float2int_rn(float a) { return static_cast<int>(std::nearbyintf(a)); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+template <class To, class From> inline To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+inline double __longlong_as_double(long long a) { return same_bits<double>(a); }
+inline long long __double_as_longlong(double a) { return same_bits<long long>(a); }
+inline unsigned __float_as_uint(float a) { return same_bits<unsigned>(a); }
+inline float __uint_as_float(unsigned a) { return same_bits<float>(a); }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
+inline unsigned atomicAdd(unsigned* at, unsigned by) {
+  unsigned before = *at;
+  *at += by;
+  return before;
+}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
@@ -117,17 +138,14 @@ inline unsigned __shfl_xor_sync(unsigned, unsigned value, int mask) {
   warp_barrier();
   return result;
 }
-template <class T> inline T shuffle(T value, int source) {
-  unsigned word;
-  std::memcpy(&word, &value, 4);
-  warp().words[threadIdx.x % 32][0] = word;
+inline unsigned __shfl_up_sync(unsigned, unsigned value, unsigned distance) {
+  unsigned lane = threadIdx.x % 32;
+  warp().words[lane][0] = value;
   warp_barrier();
-  word = warp().words[source & 31][0];
+  unsigned result = warp().words[lane < distance ? lane : lane - distance][0];
   warp_barrier();
-  std::memcpy(&value, &word, 4);
-  return value;
+  return result;
 }
-template <class T> inline T __shfl_sync(unsigned, T value, int source) { return shuffle(value, source); }
 
 // ---- instructions (device.cuh) ----------------------------------------------
 inline void copy_async(void* to, const void* from) {
@@ -170,6 +188,13 @@ inline void mma_s8(int* sums, unsigned a0, unsigned a1, unsigned a2, unsigned a3
     }
   }
   warp_barrier();
+}
+inline void counter_increment(unsigned* counter) { ++*counter; }
+inline unsigned counter_value(const unsigned* counter) { return *counter; }
+inline void spin_pause() { yield(); }
+inline void fail() {
+  std::fprintf(stderr, "a kernel failed\n");
+  std::abort();
 }
 #define SHARED_MEMORY() uint4* shared = current->owner->shared.data()
 
@@ -241,7 +266,7 @@ inline void run_blocks(unsigned first, unsigned count, unsigned threads, unsigne
 
 template <class Kernel, class Arguments>
 inline void launch(Kernel kernel, const Arguments& arguments, Dimensions grid, unsigned threads, unsigned shared_bytes,
-                   bool together = false, std::size_t stack_bytes = 64 * 1024) {
+                   bool together = false, std::size_t stack_bytes = 32 * 1024) {
   grid_dimensions = grid;
   block_dimensions = {threads, 1, 1};
   body = [&] { kernel(arguments); };

@@ -20,6 +20,13 @@ EXPORT void host_cell(const float* pre, float* c, signed char* h, std::size_t n)
 EXPORT void host_scaled(const int* sum, const float* scale, const float* begin, float* y, std::size_t n) {
   for (std::size_t i = 0; i < n; i++) y[i] = scaled(sum[i], scale[i], begin[i]);
 }
+EXPORT void host_exp(const double* x, double* y, std::size_t n) {
+  for (std::size_t i = 0; i < n; i++) y[i] = exp_in_order(x[i]);
+}
+EXPORT void host_ln(const double* x, double* y, std::size_t n) {
+  for (std::size_t i = 0; i < n; i++) y[i] = ln_in_order(x[i]);
+}
+EXPORT unsigned host_top_shared_bytes() { return sizeof(TopShared); }
 EXPORT void host_schedule(unsigned seed) { schedule_seed = seed; }
 
 // Runs the kernel with this name; false if there is none.
@@ -36,5 +43,11 @@ EXPORT bool host_launch(const char* name, const void* arguments, unsigned x, uns
   LAUNCH_TILE(64)
   LAUNCH_TILE(128)
   LAUNCH(copy_states, CopyArguments)
+  LAUNCH(top_logits, TopArguments)
+  if (!std::strcmp(name, "prefill_8")) {
+    // Its blocks wait for each other.
+    launch(prefill_8, *static_cast<const PrefillArguments*>(arguments), {x, y, z}, threads, shared_bytes, true);
+    return true;
+  }
   return false;
 }
