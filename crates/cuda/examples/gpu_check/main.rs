@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use charlstm_cuda::{BatchOptions, CudaBatch, CudaDevice, CudaError, CudaNetwork, Slot, devices};
-use charlstm_int8::{QuantisedNetwork, Shape, State, reference};
+use charlstm_int8::{QuantisedNetwork, Shape, State, logsumexp, reference};
 
 use random::{Numbers, random_network, random_state};
 
@@ -195,6 +195,53 @@ fn check_steps(
         "{} logits, {} state numbers equal",
         rows * steps * vocabulary,
         rows * expected.end[0].h().len() * 2
+    ))
+}
+
+/// As [`check_steps`], for the highest logits and the log-sum-exp.
+fn check_top(
+    batch: &mut CudaBatch,
+    expected: &Expected,
+    rows: usize,
+) -> Result<String, Box<dyn Error>> {
+    let vocabulary = batch.network().shape().vocabulary_size();
+    let slots = expected.begin[..rows]
+        .iter()
+        .map(|state| batch.push(state))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut differing = 0;
+    for step in 0..expected.tokens[0].len() {
+        let inputs: Vec<(Slot, u32)> = slots
+            .iter()
+            .zip(&expected.tokens)
+            .map(|(&slot, tokens)| (slot, tokens[step]))
+            .collect();
+        let results = batch.step_top(&inputs)?;
+        for row in 0..rows {
+            let logits: Vec<f32> = expected.logits[row][step * vocabulary..][..vocabulary]
+                .iter()
+                .map(|&bits| f32::from_bits(bits))
+                .collect();
+            let mut order: Vec<usize> = (0..vocabulary).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+            let given = results.row(row);
+            differing += usize::from(given.ids.len() != vocabulary.min(64));
+            for (place, &id) in given.ids.iter().enumerate() {
+                differing += usize::from(id as usize != order[place]);
+                let expected = logits[order[place]].to_bits();
+                differing += usize::from(given.logits[place].to_bits() != expected);
+            }
+            let log_sum_exp = logsumexp::log_sum_exp(&logits);
+            differing += usize::from(given.log_sum_exp.to_bits() != log_sum_exp.to_bits());
+        }
+    }
+    for slot in slots {
+        batch.remove(slot)?;
+    }
+    fail_if(differing, "results")?;
+    Ok(format!(
+        "{} log-sum-exps equal",
+        rows * expected.tokens[0].len()
     ))
 }
 
@@ -379,8 +426,13 @@ fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -> Outcome {
             let outcome = check_steps(&mut batch, &expected, rows);
             report.check(&format!("step     {name}, {rows} rows"), outcome)?;
         }
-        let outcome = check_prefill(&mut batch, &network, &expected, most.min(300), &[1]);
-        report.check(&format!("prefill  {name}, {} rows", most.min(300)), outcome)?;
+        for rows in [most.min(5), most.min(20), most.min(300)] {
+            let outcome = check_prefill(&mut batch, &network, &expected, rows, &[1]);
+            report.check(&format!("prefill  {name}, {rows} rows"), outcome)?;
+        }
+        let rows = most.min(256);
+        let outcome = check_top(&mut batch, &expected, rows);
+        report.check(&format!("top 64   {name}, {rows} rows"), outcome)?;
         if seed == 0 {
             let rows = if short { 40 } else { 300 };
             for tile in [8, 16, 32, 64, 128] {
@@ -411,11 +463,21 @@ fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -> Outcome {
     let mut batch = CudaBatch::new(on_device.clone(), 24)?;
     let outcome = check_steps(&mut batch, &few, 24);
     report.check(&format!("step     24 rows, {steps} characters"), outcome)?;
+    let waves = BatchOptions {
+        whole_prefill: false,
+        ..BatchOptions::default()
+    };
+    let mut waves = CudaBatch::with_options(on_device.clone(), 24, waves)?;
     for cuts in [&[][..], &[1, 3, 100], &[64, 128]] {
         let cuts: Vec<usize> = cuts.iter().copied().filter(|&cut| cut < steps).collect();
-        for rows in [1, 24] {
+        for rows in [1, 16, 24] {
             let outcome = check_prefill(&mut batch, &network, &few, rows, &cuts);
             report.check(&format!("prefill  {rows} rows, in parts"), outcome)?;
+            let outcome = check_prefill(&mut waves, &network, &few, rows, &cuts);
+            report.check(
+                &format!("prefill  {rows} rows, in parts, by waves"),
+                outcome,
+            )?;
         }
     }
     let outcome = check_invariance(&on_device, &network, &few);
@@ -455,6 +517,8 @@ struct StepTimes {
     p99: f64,
     /// Of the device alone.
     device: f64,
+    /// With the host waiting for the highest logits.
+    top: f64,
 }
 
 fn measure_step(
@@ -476,6 +540,10 @@ fn measure_step(
         batch.step(&inputs)?;
         Ok(())
     })?;
+    let (top, _) = measure(repeat, || {
+        batch.step_top(&inputs)?;
+        Ok(())
+    })?;
     let mut device = Vec::new();
     for _ in 0..5 {
         device.push(batch.time_steps(rows, repeat as u32 / 5)?);
@@ -484,6 +552,7 @@ fn measure_step(
         median,
         p99,
         device: self::median(&mut device, 0.5),
+        top,
     })
 }
 
@@ -563,6 +632,7 @@ fn speed(device: &CudaDevice, report: &mut Report) -> Outcome {
         (1, 64),
         (1, 5000),
         (8, 5000),
+        (16, 5000),
         (64, 5000),
         (256, 1000),
         (1024, 64),
@@ -613,11 +683,12 @@ fn speed(device: &CudaDevice, report: &mut Report) -> Outcome {
             let copied = measure_step(&network, rows, settings(true, 0, (0, 0)))?;
             let direct = measure_step(&network, rows, settings(true, usize::MAX, (0, 0)))?;
             report.line(&format!(
-                "{layers} x {hidden}, vocabulary {vocabulary}, {rows} rows: {:.1} us (p99 {:.1}, device {:.1}), {:.0} characters/s; copied logits {:.1} ({:.1}), direct {:.1} ({:.1})",
+                "{layers} x {hidden}, vocabulary {vocabulary}, {rows} rows: {:.1} us (p99 {:.1}, device {:.1}), {:.0} characters/s; top 64 {:.1}; copied logits {:.1} ({:.1}), direct {:.1} ({:.1})",
                 times.median,
                 times.p99,
                 times.device,
                 rows as f64 * 1e6 / times.median,
+                times.top,
                 copied.median,
                 copied.device,
                 direct.median,
