@@ -10,8 +10,8 @@ use cudarc::driver::{CudaStream, DriverError, result};
 use crate::error::CudaError;
 use crate::graph::{Graph, launch_kernel};
 use crate::launch::{
-    self, BatchAddresses, Launch, MAX_CHUNK, TABLE_HEADER, TILES, TOP, TileChoice, TopAddresses,
-    table_entry, table_words,
+    self, BatchAddresses, Exchange, Launch, MAX_CHUNK, PrefillDivision, TABLE_HEADER, TILES, TOP,
+    TileChoice, TopAddresses, table_entry, table_words,
 };
 use crate::memory::{DeviceMemory, PinnedMemory};
 use crate::network::CudaNetwork;
@@ -120,6 +120,17 @@ struct SlotState {
     call: u64,
 }
 
+/// Prefills of few sequences as one launch.
+#[derive(Debug)]
+struct WholePrefill {
+    division: PrefillDivision,
+    /// Most sequences.
+    rows: usize,
+    exchange: DeviceMemory,
+    /// Sequence numbers used so far.
+    base: u32,
+}
+
 /// Sequences that are decoded together: their states, on a device, and the
 /// prepared launch sequences.
 ///
@@ -141,8 +152,7 @@ pub struct CudaBatch {
     host_top_ids: PinnedMemory<u32>,
     host_top_logits: PinnedMemory<f32>,
     staging: PinnedMemory<u8>,
-    /// Up to this number of sequences, a prefill is one launch.
-    whole_prefill_rows: usize,
+    whole_prefill: Option<WholePrefill>,
     /// Number of states that `staging` has room for.
     staging_states: usize,
     /// States in `staging` that may still be on their way to the device.
@@ -192,11 +202,20 @@ impl CudaBatch {
         let words = table_words(bucket, MAX_CHUNK);
         let staging_states = (STAGED_BYTES / state_bytes).clamp(1, STAGED_STATES);
         let addresses = network.addresses();
-        let whole_prefill_rows = if options.whole_prefill {
-            device.whole_prefill_rows(addresses.hidden, addresses.layers)?
-        } else {
-            0
-        };
+        let mut whole_prefill = None;
+        if options.whole_prefill
+            && let Some((division, rows)) =
+                device.whole_prefill(addresses.hidden, addresses.layers)?
+        {
+            let rows = rows.min(bucket);
+            let bytes = launch::exchange_bytes(addresses.hidden, addresses.layers, rows);
+            whole_prefill = Some(WholePrefill {
+                division,
+                rows,
+                exchange: DeviceMemory::zeroed(&stream, "the prefill of a batch", bytes)?,
+                base: 0,
+            });
+        }
         const STATES: &str = "the states of a batch";
         const LOGITS: &str = "the logits of a batch";
         let mut batch = Self {
@@ -213,7 +232,7 @@ impl CudaBatch {
             host_top_ids: PinnedMemory::zeroed(&context, LOGITS, bucket * TOP)?,
             host_top_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * TOP)?,
             staging: PinnedMemory::zeroed(&context, STATES, staging_states * state_bytes)?,
-            whole_prefill_rows,
+            whole_prefill,
             staging_states,
             staged: 0,
             slots: vec![
@@ -267,7 +286,11 @@ impl CudaBatch {
 
     /// Bytes of device memory that the batch takes, without the network.
     pub fn device_bytes(&self) -> usize {
-        self.states.bytes() + self.table.bytes() + self.logits.bytes()
+        let exchange = self.whole_prefill.as_ref();
+        self.states.bytes()
+            + self.table.bytes()
+            + self.logits.bytes()
+            + exchange.map_or(0, |whole| whole.exchange.bytes())
     }
 
     /// Bytes of page-locked host memory that the batch takes.
@@ -499,7 +522,10 @@ impl CudaBatch {
     ) -> Result<(), CudaError> {
         const PREFILL: &str = "a prefill";
         let bucket = launch::bucket(rows.len());
-        let whole = rows.len() <= self.whole_prefill_rows;
+        let whole = self
+            .whole_prefill
+            .as_ref()
+            .is_some_and(|whole| rows.len() <= whole.rows);
         let characters = if whole {
             longest.min(MAX_CHUNK)
         } else {
@@ -512,7 +538,6 @@ impl CudaBatch {
         }
         // SAFETY: as in `run_step`.
         let table = unsafe { self.host_table.values_mut() };
-        table[..TABLE_HEADER].fill(0);
         table[0] = rows.len() as u32;
         let (entries, tokens) = table[TABLE_HEADER..].split_at_mut(bucket);
         for (place, (slot, characters_left)) in rows.iter().enumerate() {
@@ -524,7 +549,7 @@ impl CudaBatch {
             }
         }
         if whole {
-            self.launch_whole_prefill(bucket, rows.len(), characters)
+            self.launch_whole_prefill(rows.len(), characters)
                 .inspect_err(|error| self.failure = Some(error.clone()))?;
         } else {
             let Some(graph) = self.prefills.get_mut(&key) else {
@@ -585,25 +610,43 @@ impl CudaBatch {
 
     /// Submits the prefill of the rows and characters in the host's table as one
     /// kernel.
-    fn launch_whole_prefill(
-        &self,
-        bucket: usize,
-        rows: usize,
-        characters: usize,
-    ) -> Result<(), CudaError> {
+    fn launch_whole_prefill(&mut self, rows: usize, characters: usize) -> Result<(), CudaError> {
+        let failed = |error| CudaError::driver("a prefill", error);
+        let network = self.network.addresses();
+        let Some(whole) = &mut self.whole_prefill else {
+            unreachable!("the caller has checked it");
+        };
+        let waves = Exchange::waves(network.layers, characters);
+        if whole.base.checked_add(waves).is_none() {
+            // Sequence numbers begin again: none of the old ones may remain.
+            whole.exchange.clear(&self.stream).map_err(failed)?;
+            whole.base = 0;
+        }
+        let exchange = Exchange {
+            address: whole.exchange.address(),
+            base: whole.base,
+        };
+        whole.base += waves;
         let addresses = BatchAddresses {
             states: self.states.address(),
             table: self.table.address(),
             logits: 0,
         };
-        let network = self.network.addresses();
-        let launch = launch::whole_prefill(network, &addresses, bucket, rows, characters);
+        let launch = launch::whole_prefill(
+            network,
+            &addresses,
+            &exchange,
+            whole.division,
+            rows,
+            characters,
+        );
         self.network.device().bind()?;
+        let words = table_words(launch::bucket(rows), characters);
         // SAFETY: the caller waits for the stream before the table is changed.
-        let table = &unsafe { self.host_table.values() }[..table_words(bucket, characters)];
+        let table = &unsafe { self.host_table.values() }[..words];
         // SAFETY: both sides have this size and stay allocated.
         unsafe { result::memcpy_htod_async(self.table.address(), table, self.stream.cu_stream()) }
-            .map_err(|error| CudaError::driver("a prefill", error))?;
+            .map_err(failed)?;
         // SAFETY: the addresses are those of the batch and its network, whose
         // sizes are those of the grid.
         unsafe { launch_kernel(self.network.device(), &self.stream, &launch, false) }

@@ -8,10 +8,7 @@ use cudarc::nvrtc::Ptx;
 
 use crate::compiler::{self, CompiledKernels};
 use crate::error::CudaError;
-use crate::launch::{
-    Kernel, MAX_PREFILL_TILES, PREFILL_TILE, TILES, whole_prefill_blocks,
-    whole_prefill_shared_bytes,
-};
+use crate::launch::{Kernel, MAX_WHOLE_PREFILL_ROWS, PREFILL_TILE_ROWS, PrefillDivision, TILES};
 use crate::library::require_driver;
 
 /// Oldest generation whose tensor cores multiply int8 as the kernels do.
@@ -100,7 +97,8 @@ struct Inner {
     context: Arc<CudaContext>,
     layer_kernels: Vec<CudaFunction>,
     output_kernels: Vec<CudaFunction>,
-    prefill_kernel: CudaFunction,
+    /// By groups of 8 units per block: 1 and 2.
+    prefill_kernels: [CudaFunction; 2],
     top_kernel: CudaFunction,
     copy_kernel: CudaFunction,
     shared_bytes: usize,
@@ -170,13 +168,18 @@ impl CudaDevice {
         let shared_bytes = context
             .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
             .map_err(failed)?;
-        let prefill_kernel = module.load_function("prefill_8").map_err(failed)?;
-        prefill_kernel
-            .set_attribute(
+        let load_prefill = |name| -> Result<CudaFunction, DriverError> {
+            let function = module.load_function(name)?;
+            function.set_attribute(
                 CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 shared_bytes,
-            )
-            .map_err(failed)?;
+            )?;
+            Ok(function)
+        };
+        let prefill_kernels = [
+            load_prefill("prefill_8").map_err(failed)?,
+            load_prefill("prefill_16").map_err(failed)?,
+        ];
         let mut driver_version = 0;
         // SAFETY: the version can be written to.
         unsafe { sys::cuDriverGetVersion(&mut driver_version) }
@@ -187,7 +190,7 @@ impl CudaDevice {
         Ok(Self(Arc::new(Inner {
             layer_kernels: load("layer")?,
             output_kernels: load("output")?,
-            prefill_kernel,
+            prefill_kernels,
             shared_bytes: usize::try_from(shared_bytes).unwrap_or(0),
             top_kernel: module.load_function("top_logits").map_err(failed)?,
             copy_kernel: module.load_function("copy_states").map_err(failed)?,
@@ -230,37 +233,39 @@ impl CudaDevice {
         match *kernel {
             Kernel::Layer { tile, .. } => &self.0.layer_kernels[tile],
             Kernel::Output { tile, .. } => &self.0.output_kernels[tile],
-            Kernel::Prefill(_) => &self.0.prefill_kernel,
+            Kernel::Prefill { division, .. } => &self.0.prefill_kernels[division.groups - 1],
             Kernel::Top(_) => &self.0.top_kernel,
             Kernel::CopyStates(_) => &self.0.copy_kernel,
         }
     }
 
-    /// Number of batch rows of which the device can prefill all characters in
-    /// one launch, because all blocks fit on it at the same time. 0 if the
-    /// network is too large.
-    pub(crate) fn whole_prefill_rows(
+    /// How the device can prefill all characters of a few rows in one launch,
+    /// and of how many rows: all blocks must fit on it at the same time. `None`
+    /// if the network is too large for that.
+    pub(crate) fn whole_prefill(
         &self,
         hidden: usize,
         layers: usize,
-    ) -> Result<usize, CudaError> {
-        let shared_bytes = whole_prefill_shared_bytes(hidden, layers);
-        if shared_bytes > self.0.shared_bytes {
-            return Ok(0);
-        }
+    ) -> Result<Option<(PrefillDivision, usize)>, CudaError> {
         self.bind()?;
-        let per_multiprocessor = self
-            .0
-            .prefill_kernel
-            .occupancy_max_active_blocks_per_multiprocessor(
-                PREFILL_TILE.threads() as u32,
-                shared_bytes,
-                None,
-            )
-            .map_err(|error| CudaError::driver("reading the occupancy", error))?;
-        let blocks = per_multiprocessor as usize * self.0.info.multiprocessors;
-        let tiles = blocks / whole_prefill_blocks(hidden, layers);
-        Ok(tiles.min(MAX_PREFILL_TILES) * PREFILL_TILE.rows)
+        for division in PrefillDivision::all(hidden, layers) {
+            if division.shared_bytes() > self.0.shared_bytes {
+                continue;
+            }
+            let per_multiprocessor = self.0.prefill_kernels[division.groups - 1]
+                .occupancy_max_active_blocks_per_multiprocessor(
+                    division.threads() as u32,
+                    division.shared_bytes(),
+                    None,
+                )
+                .map_err(|error| CudaError::driver("reading the occupancy", error))?;
+            let blocks = per_multiprocessor as usize * self.0.info.multiprocessors;
+            let rows = blocks / division.blocks() * PREFILL_TILE_ROWS;
+            if rows > 0 {
+                return Ok(Some((division, rows.min(MAX_WHOLE_PREFILL_ROWS))));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the device's context current on the calling thread.

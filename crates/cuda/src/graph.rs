@@ -106,7 +106,7 @@ pub(crate) unsafe fn launch_kernel(
             },
         ));
     }
-    if matches!(launch.kernel, Kernel::Prefill(_)) {
+    if matches!(launch.kernel, Kernel::Prefill { .. }) {
         attributes.push(attribute(
             CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
             sys::CUlaunchAttributeValue { cooperative: 1 },

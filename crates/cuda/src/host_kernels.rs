@@ -16,8 +16,8 @@ mod random;
 use random::{Numbers, random_network, random_state};
 
 use crate::launch::{
-    self, BatchAddresses, Kernel, Launch, NetworkAddresses, TABLE_HEADER, TILES, TOP, TileChoice,
-    TopArguments, table_entry, table_words,
+    self, BatchAddresses, Exchange, Kernel, Launch, NetworkAddresses, PrefillDivision,
+    TABLE_HEADER, TILES, TOP, TileChoice, TopArguments, table_entry, table_words,
 };
 use crate::network::place_network;
 use crate::state_layout::StateLayout;
@@ -106,7 +106,7 @@ impl HostKernels {
         let name = match launch.kernel {
             Kernel::Layer { tile, .. } => format!("layer_{}", TILES[tile].rows),
             Kernel::Output { tile, .. } => format!("output_{}", TILES[tile].rows),
-            Kernel::Prefill(_) => "prefill_8".to_owned(),
+            Kernel::Prefill { division, .. } => format!("prefill_{}", 8 * division.groups),
             Kernel::Top(_) => "top_logits".to_owned(),
             Kernel::CopyStates(_) => "copy_states".to_owned(),
         };
@@ -145,6 +145,13 @@ fn aligned_copy<T: Copy>(values: &[T]) -> Vec<u128> {
         );
     }
     memory
+}
+
+/// How known characters are processed: with a launch per wave, or with one.
+#[derive(Clone, Copy)]
+enum Prefill {
+    Waves(TileChoice),
+    Whole(PrefillDivision),
 }
 
 /// A network and a batch in host memory.
@@ -258,12 +265,9 @@ impl<'a> HostBatch<'a> {
         rows.map(<[f32]>::to_vec).collect()
     }
 
-    /// Prefills with a launch per wave, or with one for everything (`tiles` is
-    /// `None`).
-    fn prefill(&mut self, rows: &[(usize, &[u32])], characters: usize, tiles: Option<TileChoice>) {
+    fn prefill(&mut self, rows: &[(usize, &[u32])], characters: usize, method: Prefill) {
         let bucket = launch::bucket(rows.len());
         let mut table = vec![0xEEEE_EEEE_u32; table_words(bucket, characters)];
-        table[..TABLE_HEADER].fill(0);
         table[0] = rows.len() as u32;
         for (place, &(slot, tokens)) in rows.iter().enumerate() {
             let row = 2 * slot as u32 + self.parity[slot];
@@ -277,12 +281,28 @@ impl<'a> HostBatch<'a> {
             table: table.as_ptr() as u64,
             logits: 0,
         };
-        let launches = match tiles {
-            Some(tiles) => launch::prefill(&self.addresses, &addresses, bucket, characters, tiles),
-            None => {
-                let (network, rows) = (&self.addresses, rows.len());
+        let network = &self.addresses;
+        let mut exchange = aligned(launch::exchange_bytes(
+            network.hidden,
+            network.layers,
+            rows.len(),
+        ));
+        let launches = match method {
+            Prefill::Waves(tiles) => {
+                launch::prefill(network, &addresses, bucket, characters, tiles)
+            }
+            Prefill::Whole(division) => {
+                let exchange = Exchange {
+                    address: exchange.as_mut_ptr() as u64,
+                    base: 1000,
+                };
                 vec![launch::whole_prefill(
-                    network, &addresses, bucket, rows, characters,
+                    network,
+                    &addresses,
+                    &exchange,
+                    division,
+                    rows.len(),
+                    characters,
                 )]
             }
         };
@@ -418,8 +438,12 @@ fn compare_with_reference(
             );
         }
     }
-    let whole = (rows <= 24).then_some(None);
-    for tiles in [Some(Some(tiles)), whole].into_iter().flatten() {
+    let mut methods = vec![Prefill::Waves(tiles)];
+    if rows <= 24 {
+        let network = &batch.addresses;
+        methods.extend(PrefillDivision::all(network.hidden, network.layers).map(Prefill::Whole));
+    }
+    for method in methods {
         let characters = 4;
         let tokens: Vec<Vec<u32>> = (0..rows)
             .map(|row| {
@@ -435,8 +459,11 @@ fn compare_with_reference(
             .map(|(&slot, tokens)| (slot, &tokens[..]))
             .collect();
         let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
-        let characters = if tiles.is_some() { characters } else { longest };
-        batch.prefill(&prefill, characters, tiles);
+        let characters = match method {
+            Prefill::Waves(_) => characters,
+            Prefill::Whole(_) => longest,
+        };
+        batch.prefill(&prefill, characters, method);
         for &(slot, tokens) in &prefill {
             for &token in tokens {
                 reference::step(&network, &mut states[slot], token);

@@ -12,8 +12,7 @@ pub(crate) const COLUMN_BLOCK: usize = 64;
 /// weights: the most weight rows of a tile.
 pub(crate) const OUTPUT_BLOCK: usize = 128;
 
-/// Words of a table before its first entry: the number of rows, and
-/// [`MAX_PREFILL_TILES`] barrier counters.
+/// Words of a table before its first entry.
 pub(crate) const TABLE_HEADER: usize = 4;
 
 /// Most characters per row in one prefill launch. The count has 8 bits in a
@@ -148,26 +147,74 @@ pub(crate) struct LayerArguments {
     pub(crate) early: i32,
 }
 
-/// Most tiles of batch rows of one launch of `prefill_8`: each has a barrier
-/// counter in the table's header.
-pub(crate) const MAX_PREFILL_TILES: usize = 3;
+/// Rows of a tile of [`whole_prefill`].
+pub(crate) const PREFILL_TILE_ROWS: usize = 8;
 
-/// The tile of `prefill_8`. Its ring has as many stages as a launch needs.
-pub(crate) const PREFILL_TILE: Tile = Tile {
-    rows: 8,
-    warps_m: 2,
-    warps_n: 1,
-    stages: 129,
-};
+/// Most rows of a [`whole_prefill`], which bounds the memory of its exchange.
+/// More rows than that keep a device busy with a launch per character, too.
+pub(crate) const MAX_WHOLE_PREFILL_ROWS: usize = 128;
 
-/// Arguments of the kernel `prefill_8`; the layout of `PrefillArguments` in
+/// Most threads of a block of [`whole_prefill`], as `decode.cu` says.
+const MAX_PREFILL_THREADS: usize = 256;
+
+/// How the units of a network are divided among the blocks of
+/// [`whole_prefill`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PrefillDivision {
+    /// 1 or 2 groups of 8 units of each layer per block.
+    pub(crate) groups: usize,
+    hidden: usize,
+    layers: usize,
+}
+
+impl PrefillDivision {
+    /// All divisions of a network that the kernels support, larger blocks
+    /// first.
+    pub(crate) fn all(hidden: usize, layers: usize) -> impl Iterator<Item = Self> {
+        let divisions = [2, 1].map(|groups| Self {
+            groups,
+            hidden,
+            layers,
+        });
+        divisions
+            .into_iter()
+            .filter(|division| division.threads() <= MAX_PREFILL_THREADS)
+    }
+
+    /// Threads of a block: a warp per layer and group.
+    pub(crate) fn threads(&self) -> usize {
+        32 * self.groups * self.layers
+    }
+
+    /// Blocks for each tile of rows.
+    pub(crate) fn blocks(&self) -> usize {
+        self.hidden / (8 * self.groups)
+    }
+
+    /// Bytes of shared memory of a block: its part of all matrices, h of all
+    /// layers twice, and an entry per row.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        let weights = (2 * self.layers - 1) * self.groups * 32 * self.hidden;
+        let h = 2 * self.layers * PREFILL_TILE_ROWS * self.hidden;
+        weights + h + PREFILL_TILE_ROWS * 4
+    }
+}
+
+/// Bytes of the memory through which the blocks of [`whole_prefill`] exchange h:
+/// two buffers of an 8-byte word per 4 units.
+pub(crate) fn exchange_bytes(hidden: usize, layers: usize, rows: usize) -> usize {
+    2 * layers * rows.next_multiple_of(PREFILL_TILE_ROWS) * hidden / 4 * 8
+}
+
+/// Arguments of the kernels `prefill_*`; the layout of `PrefillArguments` in
 /// `decode.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PrefillArguments {
     pub(crate) layer: LayerArguments,
-    pub(crate) counters: u64,
+    pub(crate) exchange: u64,
     pub(crate) characters: i32,
+    pub(crate) base: u32,
 }
 
 /// Arguments of the kernels `output_*`; the layout of `OutputArguments` in
@@ -267,7 +314,10 @@ pub(crate) enum Kernel {
         arguments: OutputArguments,
     },
     /// All blocks must run at the same time.
-    Prefill(PrefillArguments),
+    Prefill {
+        division: PrefillDivision,
+        arguments: PrefillArguments,
+    },
     Top(TopArguments),
     CopyStates(CopyArguments),
 }
@@ -284,7 +334,7 @@ impl Launch {
     pub(crate) fn threads(&self) -> usize {
         match self.kernel {
             Kernel::Layer { tile, .. } | Kernel::Output { tile, .. } => TILES[tile].threads(),
-            Kernel::Prefill(_) => PREFILL_TILE.threads(),
+            Kernel::Prefill { division, .. } => division.threads(),
             Kernel::Top(_) => TOP_THREADS,
             Kernel::CopyStates(_) => 256,
         }
@@ -294,10 +344,7 @@ impl Launch {
     pub(crate) fn shared_bytes(&self) -> usize {
         match self.kernel {
             Kernel::Layer { tile, .. } | Kernel::Output { tile, .. } => TILES[tile].shared_bytes(),
-            Kernel::Prefill(arguments) => whole_prefill_shared_bytes(
-                arguments.layer.hidden as usize,
-                arguments.layer.layers as usize,
-            ),
+            Kernel::Prefill { division, .. } => division.shared_bytes(),
             Kernel::Top(_) => TOP_SHARED_BYTES,
             Kernel::CopyStates(_) => 0,
         }
@@ -308,7 +355,7 @@ impl Launch {
         match &self.kernel {
             Kernel::Layer { arguments, .. } => std::ptr::from_ref(arguments).cast(),
             Kernel::Output { arguments, .. } => std::ptr::from_ref(arguments).cast(),
-            Kernel::Prefill(arguments) => std::ptr::from_ref(arguments).cast(),
+            Kernel::Prefill { arguments, .. } => std::ptr::from_ref(arguments).cast(),
             Kernel::Top(arguments) => std::ptr::from_ref(arguments).cast(),
             Kernel::CopyStates(arguments) => std::ptr::from_ref(arguments).cast(),
         }
@@ -384,16 +431,20 @@ fn layer_arguments(
     }
 }
 
-/// Bytes of shared memory of a block of [`whole_prefill`]: all weights and h of
-/// its products, and an entry per row.
-pub(crate) fn whole_prefill_shared_bytes(hidden: usize, layers: usize) -> usize {
-    let products = layers.min(2);
-    products * (hidden / COLUMN_BLOCK) * PREFILL_TILE.stage_bytes() + PREFILL_TILE.rows * 4
+/// What a [`whole_prefill`] needs besides the table and the states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exchange {
+    /// Address of [`exchange_bytes`] bytes.
+    pub(crate) address: u64,
+    /// All sequence numbers in that memory are at most this.
+    pub(crate) base: u32,
 }
 
-/// Blocks of [`whole_prefill`] for each tile of batch rows.
-pub(crate) fn whole_prefill_blocks(hidden: usize, layers: usize) -> usize {
-    4 * hidden / PREFILL_TILE.weight_rows() * layers
+impl Exchange {
+    /// Number of sequence numbers that a launch uses.
+    pub(crate) fn waves(layers: usize, characters: usize) -> u32 {
+        (characters + layers) as u32
+    }
 }
 
 /// The one launch that processes up to `characters` known characters of `rows`
@@ -401,23 +452,26 @@ pub(crate) fn whole_prefill_blocks(hidden: usize, layers: usize) -> usize {
 pub(crate) fn whole_prefill(
     network: &NetworkAddresses,
     batch: &BatchAddresses,
-    bucket: usize,
+    exchange: &Exchange,
+    division: PrefillDivision,
     rows: usize,
     characters: usize,
 ) -> Launch {
-    let tiles = rows.div_ceil(PREFILL_TILE.rows);
-    debug_assert!(tiles <= MAX_PREFILL_TILES);
     Launch {
         grid: [
-            (4 * network.hidden / PREFILL_TILE.weight_rows()) as u32,
-            tiles as u32,
-            network.layers as u32,
+            division.blocks() as u32,
+            rows.div_ceil(PREFILL_TILE_ROWS) as u32,
+            1,
         ],
-        kernel: Kernel::Prefill(PrefillArguments {
-            layer: layer_arguments(network, batch, bucket),
-            counters: batch.table + 4,
-            characters: characters as i32,
-        }),
+        kernel: Kernel::Prefill {
+            division,
+            arguments: PrefillArguments {
+                layer: layer_arguments(network, batch, bucket(rows)),
+                exchange: exchange.address,
+                characters: characters as i32,
+                base: exchange.base,
+            },
+        },
     }
 }
 

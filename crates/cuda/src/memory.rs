@@ -62,9 +62,7 @@ impl DeviceMemory {
             bytes,
             context,
         };
-        // SAFETY: the memory has this size.
-        unsafe { result::memset_d8_async(address, 0, bytes, stream.cu_stream()) }
-            .map_err(failed)?;
+        memory.clear(stream).map_err(failed)?;
         Ok(memory)
     }
 
@@ -86,6 +84,13 @@ impl DeviceMemory {
             copied.and(completed).map_err(failed)?;
         }
         Ok(memory)
+    }
+
+    /// Sets all bytes to zero, in stream order.
+    pub(crate) fn clear(&self, stream: &CudaStream) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the memory has this size.
+        unsafe { result::memset_d8_async(self.address, 0, self.bytes, stream.cu_stream()) }
     }
 
     pub(crate) fn address(&self) -> CUdeviceptr {

@@ -18,8 +18,8 @@
 // step reads one of them and writes the other, so no block overwrites what
 // another one still reads, and a step that failed can be repeated.
 //
-// The table of a launch: [0] number of batch rows in use, [1..3] zero, then per
-// batch row `characters << 24 | state row`, then [characters][bucket] token
+// The table of a launch: [0] number of batch rows in use, [1..3] unused, then
+// per batch row `characters << 24 | state row`, then [characters][bucket] token
 // ids. Batch rows beyond the number in use are neither read nor written.
 
 struct LayerArguments {
@@ -39,13 +39,13 @@ struct LayerArguments {
   int early;  // 1: no earlier kernel of this graph wrote h of this layer
 };
 
-// Known characters with all waves in one launch. `layer.first_layer`, `wave` and
-// `early` are not used; the table's words 1 to 3 count the arrivals at the
-// barriers of up to three tiles of batch rows.
+// Known characters in one launch. `first_layer`, `wave` and `early` of `layer`
+// are not used.
 struct PrefillArguments {
   LayerArguments layer;
-  u32* counters;   // words 1 to 3 of the table
+  u64* exchange;   // [tiles of 8 rows][2][layers][8][hidden / 4]
   int characters;  // of the longest row
+  u32 base;        // sequence number before the first wave's
 };
 
 struct OutputArguments {
@@ -123,10 +123,9 @@ template <class T> struct Sums {
   DEVICE int total(int m, int n, int k) const {
     return CHAINS == 1 ? parts[0][m][n][k] : parts[0][m][n][k] + parts[CHAINS - 1][m][n][k];
   }
-  // Adds the product of one block of 64 columns.
-  DEVICE void add(const uint4* stage, int warp_m, int warp_n, int lane) {
-    const uint4* a = stage + warp_m * 128 + lane;
-    const uint4* b = stage + T::WEIGHTS + warp_n * T::NT * 32 + lane;
+  // Adds the product of one block of 64 columns: this lane's part of the
+  // weights and of the rows.
+  DEVICE void add(const uint4* a, const uint4* b) {
     uint4 a00 = a[0], a01 = a[32], a10 = a[64], a11 = a[96];
 #pragma unroll
     for (int n = 0; n < T::NT; n++) {
@@ -204,7 +203,8 @@ template <class T> struct Pipeline {
         copy_wait<0>();
         __syncthreads();
       }
-      sums.add(ring + block % T::STAGES * T::STAGE, warp_m, warp_n, lane);
+      const uint4* stage = ring + block % T::STAGES * T::STAGE;
+      sums.add(stage + warp_m * 128 + lane, stage + T::WEIGHTS + warp_n * T::NT * 32 + lane);
     }
   }
 };
@@ -325,139 +325,161 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
     }
 }
 
-// Looks at a counter this often before it gives up: tens of seconds. A block
-// that never comes must not hang the device.
+// Looks at a value this often before it gives up: tens of seconds. A block that
+// never comes must not hang the device.
 constexpr u32 MAX_LOOKS = 1u << 26;
 
-// Processes all characters of a tile of batch rows in one layer, while other
-// blocks process the rest of the layer and the other layers. All blocks of the
-// grid must run at the same time. The weights stay in shared memory; c stays in
-// registers; h passes through the state rows, behind a barrier of all blocks
-// that share the batch rows.
-template <class T, bool FIRST> DEVICE void prefill_tile(const PrefillArguments& arguments, int layer) {
+// Processes all characters of a tile of 8 batch rows in all layers, for 8 * WM
+// units of each layer, while the other blocks process the other units. All
+// blocks of the grid must run at the same time. One warp has 8 units of one
+// layer. Weights stay in shared memory and c in registers.
+//
+// In wave w, layer l processes character w - l, so one exchange of h between
+// the blocks per wave is enough. A word of 4 units is written together with a
+// sequence number; who needs it looks until it has the number of the wave. Two
+// buffers, used in turn, are enough: a block writes in wave w only after it has
+// received the words of wave w - 1 from every block, which thus have received
+// those of wave w - 2, the ones that are overwritten.
+template <int WM> DEVICE void prefill_rows(const PrefillArguments& arguments) {
+  using T = Tile<WM, 1, 1, 2>;
   const LayerArguments& p = arguments.layer;
   SHARED_MEMORY();
-  Pipeline<T> pipeline;
-  pipeline.ring = shared;
-  pipeline.column_blocks = p.hidden / 64;
-  pipeline.blocks = FIRST ? pipeline.column_blocks : 2 * pipeline.column_blocks;
-  u32* entries = (u32*)(shared + pipeline.blocks * T::STAGE);  // [BN]
-  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warp_m = warp % T::WM, warp_n = warp / T::WM;
-  int g = lane >> 2, q = lane & 3;
-  int unit = (blockIdx.x * T::WM + warp_m) * 8 + g, first_row = blockIdx.y * T::BN, used = (int)p.table[0];
-  size_t matrix = (size_t)p.hidden * p.hidden / 4;
-  size_t group = (size_t)blockIdx.x * T::WM * pipeline.column_blocks * 128;
-  pipeline.weights[0] = p.hidden_weights + layer * matrix + group;
-  pipeline.weights[1] = FIRST ? nullptr : p.input_weights + (layer - 1) * matrix + group;
-  for (int block = 0; block < pipeline.blocks; block++) pipeline.weights_of(block);
-  copy_commit();
-  for (int n = threadIdx.x; n < T::BN; n += T::THREADS) {
+  int columns = p.hidden / 64, layers = p.layers, words = p.hidden / 4;
+  int part = WM * columns * 128;                                    // of a matrix, in units of 16 bytes
+  int h_size = layers * columns * 32;                               // of all layers
+  uint4* h = shared + (2 * layers - 1) * part;                      // [2][layers][columns][8 rows][4]
+  u32* entries = (u32*)(h + 2 * h_size);                            // [8]
+  int thread = threadIdx.x, threads = blockDim.x, lane = thread & 31, warp = thread >> 5, warps = threads >> 5;
+  int g = lane >> 2, q = lane & 3, layer = warp / WM, warp_m = warp % WM;
+  int unit = (blockIdx.x * WM + warp_m) * 8 + g, first_row = blockIdx.y * 8, used = (int)p.table[0];
+  size_t matrix = (size_t)p.hidden * p.hidden / 4, bytes = state_bytes(layers, p.hidden);
+  for (int m = 0; m < 2 * layers - 1; m++) {  // hidden weights of all layers, then input weights
+    const uint4* from = m < layers ? p.hidden_weights + m * matrix : p.input_weights + (m - layers) * matrix;
+    for (int i = thread; i < part; i += threads) copy_async(shared + m * part + i, from + (size_t)blockIdx.x * part + i);
+  }
+  for (int n = thread; n < 8; n += threads) {
     u32 entry = p.table[4 + min(first_row + n, used - 1)];
     entries[n] = first_row + n < used ? entry : entry & 0xffffffu;
   }
   __syncthreads();
+  // Layer l needs its first h in wave l.
+  for (int i = thread; i < h_size; i += threads) {
+    int at = i / 32, row = i / 4 % 8, of_layer = at / columns;
+    const unsigned char* from = p.states + (entries[row] & 0xffffffu) * bytes + (size_t)at * 64 + (i & 3) * 16;
+    copy_async(h + (of_layer & 1) * h_size + i, from);
+  }
+  copy_commit();
 
-  static_assert(T::THREADS % T::ROWS == 0, "a thread always copies the same 16 bytes of a block of columns");
-  int piece = threadIdx.x % T::ROWS;
-  u32 copied_row = entries[piece / 4] & 0xffffffu;
-  size_t bytes = state_bytes(p.layers, p.hidden);
-  size_t c_offset = (size_t)p.layers * p.hidden + ((size_t)layer * p.hidden + unit) * 4;
-  float4 hidden_scale = p.hidden_scales[(size_t)layer * p.hidden + unit], scale = hidden_scale, bias;
-  if (!FIRST) {
-    scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
+  size_t c_offset = (size_t)layers * p.hidden + ((size_t)layer * p.hidden + unit) * 4;
+  float4 hidden_scale = p.hidden_scales[(size_t)layer * p.hidden + unit], input_scale, bias;
+  if (layer > 0) {
+    input_scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
     bias = p.biases[(size_t)(layer - 1) * p.hidden + unit];
   }
-  float c[T::NT][2];
-  int length[T::NT][2];
-  u32 state_row[T::NT][2];
+  const u32* tokens = p.table + 4 + p.bucket + first_row + 2 * q;
+  float c[2];
+  int length[2];
+  u32 state_row[2], next_token[2] = {0, 0};
+  float4 begin[2];  // in layer 0 of the next character
 #pragma unroll
-  for (int n = 0; n < T::NT; n++)
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      u32 entry = entries[(warp_n * T::NT + n) * 8 + 2 * q + e];
-      length[n][e] = (int)(entry >> 24);
-      state_row[n][e] = entry & 0xffffffu;
-      c[n][e] = *(const float*)(p.states + state_row[n][e] * bytes + c_offset);
+  for (int e = 0; e < 2; e++) {
+    u32 entry = entries[2 * q + e];
+    length[e] = (int)(entry >> 24);
+    state_row[e] = entry & 0xffffffu;
+    c[e] = *(const float*)(p.states + state_row[e] * bytes + c_offset);
+    if (layer == 0) {
+      begin[e] = p.initial[(size_t)(length[e] > 0 ? tokens[e] : 0) * p.hidden + unit];
+      if (length[e] > 1) next_token[e] = tokens[p.bucket + e];
     }
-  u32* counter = arguments.counters + blockIdx.y;
-  u32 arrivals = gridDim.x * gridDim.z, target = 0;
-  int last = arguments.characters + p.layers - 2;  // the last wave
+  }
+  u64* exchange = arguments.exchange + (size_t)blockIdx.y * 2 * layers * 8 * words;
+  int chunks = (columns + 7) / 8, items = 8 * layers * chunks;  // a warp receives 8 columns of 64 units at a time
+  int last = arguments.characters + layers - 2;                 // the last wave
+  copy_wait<0>();
   for (int wave = 0; wave <= last; wave++) {
-    int character = wave - layer, parity = character & 1;
-    bool working = character >= 0 && character < arguments.characters;
-    float4 begin[T::NT][2];
-    if (FIRST && working) {
+    uint4* now = h + (wave & 1) * h_size;
+    if (wave > 0) {
+      u32 expected = arguments.base + wave;
+      const u64* from = exchange + (size_t)((wave - 1) & 1) * layers * 8 * words;
+      for (int first = warp; first < items; first += 4 * warps) {
+        bool pending[4];
+        int word[4], place[4];
 #pragma unroll
-      for (int n = 0; n < T::NT; n++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          int row = first_row + (warp_n * T::NT + n) * 8 + 2 * q + e;
-          u32 token = character < length[n][e] ? p.table[4 + p.bucket + character * p.bucket + row] : 0;
-          begin[n][e] = p.initial[(size_t)token * p.hidden + unit];
+        for (int j = 0; j < 4; j++) {
+          int item = first + j * warps, row = item / (layers * chunks), of_layer = item / chunks % layers;
+          int column = item % chunks * 8 + g, produced = wave - 1 - of_layer;
+          pending[j] = item < items && column < columns && produced >= 0 && produced < (int)(entries[row & 7] >> 24);
+          word[j] = (of_layer * 8 + row) * words + column * 16 + q * 4;
+          place[j] = ((of_layer * columns + column) * 8 + row) * 4 + q;
         }
-    }
-    if (wave > 0) {  // all blocks have finished the wave before
-      if (threadIdx.x == 0) {
         u32 looks = 0;
-        while ((int)(counter_value(counter) - target) < 0) {
+        while (pending[0] || pending[1] || pending[2] || pending[3]) {
+          u64 value[4][4];
+#pragma unroll
+          for (int j = 0; j < 4; j++)
+            if (pending[j]) {
+              exchange_load(from + word[j], value[j][0], value[j][1]);
+              exchange_load(from + word[j] + 2, value[j][2], value[j][3]);
+            }
+#pragma unroll
+          for (int j = 0; j < 4; j++)
+            if (pending[j] && (u32)(value[j][0] >> 32) == expected && (u32)(value[j][1] >> 32) == expected &&
+                (u32)(value[j][2] >> 32) == expected && (u32)(value[j][3] >> 32) == expected) {
+              now[place[j]] = make_uint4((u32)value[j][0], (u32)value[j][1], (u32)value[j][2], (u32)value[j][3]);
+              pending[j] = false;
+            }
           if (++looks == MAX_LOOKS) fail();
           spin_pause();
         }
       }
-      __syncthreads();
     }
-    if (working) {
-      const unsigned char* own = p.states + (copied_row ^ parity) * bytes + (size_t)layer * p.hidden + piece % 4 * 16;
-      for (int block = threadIdx.x / T::ROWS; block < pipeline.column_blocks; block += T::THREADS / T::ROWS)
-        copy_async(shared + block * T::STAGE + T::WEIGHTS + piece, own + block * 64);
-      if (!FIRST) {
-        const unsigned char* below = p.states + (copied_row ^ parity ^ 1) * bytes + (size_t)(layer - 1) * p.hidden + piece % 4 * 16;
-        uint4* second = shared + pipeline.column_blocks * T::STAGE;
-        for (int block = threadIdx.x / T::ROWS; block < pipeline.column_blocks; block += T::THREADS / T::ROWS)
-          copy_async(second + block * T::STAGE + T::WEIGHTS + piece, below + block * 64);
-      }
-      copy_commit();
-      Sums<T> sums;
-      pipeline.run(sums, 0, pipeline.column_blocks, true, warp_m, warp_n, lane);
-      if (!FIRST) {
+    __syncthreads();
+    int character = wave - layer;
+    if (character < 0 || character >= arguments.characters) continue;
+    Sums<T> sums;
+    sums.clear();
+    const uint4* a = shared + layer * part + warp_m * columns * 128 + lane;
+    const uint4* b = now + layer * columns * 32 + lane;
+#pragma unroll 4
+    for (int block = 0; block < columns; block++) sums.add(a + block * 128, b + block * 32);
+    float4 scale = hidden_scale, add[2] = {begin[0], begin[1]};
+    if (layer > 0) {
 #pragma unroll
-        for (int n = 0; n < T::NT; n++)
+      for (int e = 0; e < 2; e++) add[e] = sums.gates(0, e, hidden_scale, bias);
+      scale = input_scale;
+      sums.clear();
+      a = shared + (layers + layer - 1) * part + warp_m * columns * 128 + lane;
+      b = now + (layer - 1) * columns * 32 + lane;
+#pragma unroll 4
+      for (int block = 0; block < columns; block++) sums.add(a + block * 128, b + block * 32);
+    }
+    u64* to = exchange + ((size_t)(wave & 1) * layers + layer) * 8 * words + unit / 4;
 #pragma unroll
-          for (int e = 0; e < 2; e++) begin[n][e] = sums.gates(n, e, hidden_scale, bias);
-        pipeline.run(sums, pipeline.column_blocks, pipeline.blocks, true, warp_m, warp_n, lane);
-      }
-#pragma unroll
-      for (int n = 0; n < T::NT; n++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float4 gates = sums.gates(n, e, scale, begin[n][e]);
-          float moved = c[n][e];
-          int h = cell(gates.x, gates.y, gates.z, gates.w, moved);
-          u32 word = (u32)(h & 255) << (8 * (g & 3));
-          word |= __shfl_xor_sync(0xffffffffu, word, 4);
-          word |= __shfl_xor_sync(0xffffffffu, word, 8);
-          if (character < length[n][e]) {
-            c[n][e] = moved;
-            unsigned char* state = p.states + (state_row[n][e] ^ parity ^ 1) * bytes;
-            if ((g & 3) == 0) *(u32*)(state + (size_t)layer * p.hidden + unit) = word;
-            if (character == length[n][e] - 1) *(float*)(state + c_offset) = moved;
-          }
+    for (int e = 0; e < 2; e++) {
+      float4 gates = sums.gates(0, e, scale, add[e]);
+      float moved = c[e];
+      int new_h = cell(gates.x, gates.y, gates.z, gates.w, moved);
+      u32 word = (u32)(new_h & 255) << (8 * (g & 3));
+      word |= __shfl_xor_sync(0xffffffffu, word, 4);
+      word |= __shfl_xor_sync(0xffffffffu, word, 8);
+      if (character < length[e]) {
+        c[e] = moved;
+        if ((g & 3) == 0) exchange_store(to + (2 * q + e) * words, (u64)(arguments.base + wave + 1) << 32 | word);
+        if (character == length[e] - 1) {
+          unsigned char* state = p.states + (state_row[e] ^ (length[e] & 1)) * bytes;
+          *(float*)(state + c_offset) = moved;
+          if ((g & 3) == 0) *(u32*)(state + (size_t)layer * p.hidden + unit) = word;
         }
+      }
     }
-    if (wave < last) {
-      target += arrivals;
-      __syncthreads();
-      if (threadIdx.x == 0) counter_increment(counter);
+    if (layer == 0) {
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        begin[e] = p.initial[(size_t)next_token[e] * p.hidden + unit];
+        if (character + 2 < length[e]) next_token[e] = tokens[(character + 2) * p.bucket + e];
+      }
     }
   }
-  copy_wait<0>();
-}
-
-template <class T> DEVICE void prefill_kernel(const PrefillArguments& p) {
-  if (blockIdx.z == 0)
-    prefill_tile<T, true>(p, 0);
-  else
-    prefill_tile<T, false>(p, blockIdx.z);
 }
 
 template <class T> DEVICE void layer_kernel(const LayerArguments& p) {
@@ -648,11 +670,10 @@ DEVICE void top_row(const TopArguments& p) {
 
 extern "C" __global__ void __launch_bounds__(TOP_THREADS) top_logits(const TopArguments p) { top_row(p); }
 
-// Tiles of 8 batch rows; the number of stages is only an upper bound.
-using PrefillTile = Tile<2, 1, 1, 129>;
-extern "C" __global__ void __launch_bounds__(PrefillTile::THREADS, 1) prefill_8(const PrefillArguments p) {
-  prefill_kernel<PrefillTile>(p);
-}
+// The name is the number of units of a layer that a block has. A block has a
+// warp per layer and 8 units.
+extern "C" __global__ void __launch_bounds__(256, 1) prefill_8(const PrefillArguments p) { prefill_rows<1>(p); }
+extern "C" __global__ void __launch_bounds__(256, 1) prefill_16(const PrefillArguments p) { prefill_rows<2>(p); }
 
 // Collects state rows in consecutive memory, which may be the host's. One block
 // copies one row.

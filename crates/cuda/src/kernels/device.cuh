@@ -39,17 +39,13 @@ DEVICE void mma_s8(int* sums, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Adds 1 to a counter in global memory. Everything that this thread, or threads
-// of its block before their last barrier, have written is visible to whoever
-// has read the new value with `counter_value`.
-DEVICE void counter_increment(u32* counter) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
-}
+// A value that blocks of a running kernel pass to each other through global
+// memory. It is written and read as a whole; two that are read together need
+// not have been written together.
+DEVICE void exchange_store(u64* to, u64 value) { asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(value) : "memory"); }
 
-DEVICE u32 counter_value(const u32* counter) {
-  u32 value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
-  return value;
+DEVICE void exchange_load(const u64* from, u64& first, u64& second) {
+  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0,%1}, [%2];" : "=l"(first), "=l"(second) : "l"(from) : "memory");
 }
 
 // Between two looks at something that another block will write.

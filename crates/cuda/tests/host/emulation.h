@@ -189,8 +189,11 @@ inline void mma_s8(int* sums, unsigned a0, unsigned a1, unsigned a2, unsigned a3
   }
   warp_barrier();
 }
-inline void counter_increment(unsigned* counter) { ++*counter; }
-inline unsigned counter_value(const unsigned* counter) { return *counter; }
+inline void exchange_store(unsigned long long* to, unsigned long long value) { *to = value; }
+inline void exchange_load(const unsigned long long* from, unsigned long long& first, unsigned long long& second) {
+  first = from[0];
+  second = from[1];
+}
 inline void spin_pause() { yield(); }
 inline void fail() {
   std::fprintf(stderr, "a kernel failed\n");

@@ -44,10 +44,12 @@ EXPORT bool host_launch(const char* name, const void* arguments, unsigned x, uns
   LAUNCH_TILE(128)
   LAUNCH(copy_states, CopyArguments)
   LAUNCH(top_logits, TopArguments)
-  if (!std::strcmp(name, "prefill_8")) {
-    // Its blocks wait for each other.
-    launch(prefill_8, *static_cast<const PrefillArguments*>(arguments), {x, y, z}, threads, shared_bytes, true);
-    return true;
+#define LAUNCH_PREFILL(KERNEL) /* its blocks wait for each other */ \
+  if (!std::strcmp(name, #KERNEL)) { \
+    launch(KERNEL, *static_cast<const PrefillArguments*>(arguments), {x, y, z}, threads, shared_bytes, true); \
+    return true; \
   }
+  LAUNCH_PREFILL(prefill_8)
+  LAUNCH_PREFILL(prefill_16)
   return false;
 }
