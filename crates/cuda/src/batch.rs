@@ -10,8 +10,8 @@ use cudarc::driver::{CudaStream, DriverError, result};
 use crate::error::CudaError;
 use crate::graph::{Graph, launch_kernel};
 use crate::launch::{
-    self, BatchAddresses, Exchange, Launch, MAX_CHUNK, PrefillDivision, TABLE_HEADER, TILES, TOP,
-    TileChoice, TopAddresses, table_entry, table_words,
+    self, BatchAddresses, Exchange, Launch, MAX_CHUNK, MAX_WHOLE_CHUNK, PrefillDivision,
+    TABLE_HEADER, TILES, TOP, TileChoice, TopAddresses, table_entry, table_words,
 };
 use crate::memory::{DeviceMemory, PinnedMemory};
 use crate::network::CudaNetwork;
@@ -199,7 +199,6 @@ impl CudaBatch {
         let vocabulary = network.shape().vocabulary_size();
         let layout = StateLayout::new(network.shape());
         let state_bytes = layout.bytes();
-        let words = table_words(bucket, MAX_CHUNK);
         let staging_states = (STAGED_BYTES / state_bytes).clamp(1, STAGED_STATES);
         let addresses = network.addresses();
         let mut whole_prefill = None;
@@ -216,6 +215,10 @@ impl CudaBatch {
                 base: 0,
             });
         }
+        let words = whole_prefill.as_ref().map_or(0, |whole| {
+            table_words(launch::bucket(whole.rows), MAX_WHOLE_CHUNK)
+        });
+        let words = words.max(table_words(bucket, MAX_CHUNK));
         const STATES: &str = "the states of a batch";
         const LOGITS: &str = "the logits of a batch";
         let mut batch = Self {
@@ -491,9 +494,9 @@ impl CudaBatch {
 
     /// Feeds each of the sequences known characters, without logits: the same
     /// as a step per character, but all layers work at once and the host waits
-    /// once per 64 characters. Sequences may have different lengths. Blocks
-    /// until the device has finished; to keep decode steps responsive, pass at
-    /// most 64 characters per sequence and call.
+    /// once per 64 characters or more. Sequences may have different lengths.
+    /// Blocks until the device has finished; to keep decode steps responsive,
+    /// pass few characters per call.
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -527,7 +530,7 @@ impl CudaBatch {
             .as_ref()
             .is_some_and(|whole| rows.len() <= whole.rows);
         let characters = if whole {
-            longest.min(MAX_CHUNK)
+            longest.min(MAX_WHOLE_CHUNK)
         } else {
             launch::chunk_characters(longest)
         };

@@ -15,10 +15,14 @@ pub(crate) const OUTPUT_BLOCK: usize = 128;
 /// Words of a table before its first entry.
 pub(crate) const TABLE_HEADER: usize = 4;
 
-/// Most characters per row in one prefill launch. The count has 8 bits in a
-/// table entry; longer launches would also keep decode steps waiting for
-/// longer (64 characters take about half a millisecond).
+/// Most characters per row in one prefill with a launch per character: longer
+/// sequences keep decode steps waiting for longer (64 characters take a quarter
+/// of a millisecond).
 pub(crate) const MAX_CHUNK: usize = 64;
+
+/// Most characters per row in one [`whole_prefill`], as many as a table entry
+/// can count.
+pub(crate) const MAX_WHOLE_CHUNK: usize = 255;
 
 /// Largest state row index that fits a table entry, which has 24 bits for it.
 pub(crate) const MAX_STATE_ROWS: usize = 1 << 24;
@@ -26,7 +30,7 @@ pub(crate) const MAX_STATE_ROWS: usize = 1 << 24;
 /// A row of a table: the state row that is read, and how many characters are
 /// processed.
 pub(crate) fn table_entry(state_row: u32, characters: usize) -> u32 {
-    debug_assert!((state_row as usize) < MAX_STATE_ROWS && characters <= MAX_CHUNK);
+    debug_assert!((state_row as usize) < MAX_STATE_ROWS && characters <= MAX_WHOLE_CHUNK);
     (characters as u32) << 24 | state_row
 }
 

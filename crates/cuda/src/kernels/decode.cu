@@ -329,6 +329,55 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
 // never comes must not hang the device.
 constexpr u32 MAX_LOOKS = 1u << 26;
 
+// The 16 units of a row that a lane receives: a warp receives up to 8 columns of
+// 64 units of a layer's row at a time.
+struct Piece {
+  int word, place;        // in the exchange buffer and in shared memory
+  int of_layer, length;   // number of characters of the row; 0: nothing to receive
+};
+
+DEVICE Piece piece_of(int item, int items, int chunks, int layers, int columns, int words, const u32* entries, int lane) {
+  Piece piece = {0, 0, 0, 0};
+  int column = item % chunks * 8 + lane / 4;
+  if (item >= items || column >= columns) return piece;
+  int row = item / (layers * chunks);  // rows in use come first, spread over the warps
+  piece.of_layer = item / chunks % layers;
+  piece.length = (int)(entries[row] >> 24);
+  piece.word = (piece.of_layer * 8 + row) * words + column * 16 + lane % 4 * 4;
+  piece.place = ((piece.of_layer * columns + column) * 8 + row) * 4 + lane % 4;
+  return piece;
+}
+
+// Waits until the words of four pieces have arrived, if they are due in this
+// wave, and puts them in shared memory.
+DEVICE void receive(uint4* h, const u64* from, u32 sequence, int wave, const Piece (&pieces)[4]) {
+  bool pending[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    int character = wave - 1 - pieces[j].of_layer;
+    pending[j] = character >= 0 && character < pieces[j].length;
+  }
+  u32 looks = 0;
+  while (pending[0] || pending[1] || pending[2] || pending[3]) {
+    u64 value[4][4];
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      if (pending[j]) {
+        exchange_load(from + pieces[j].word, value[j][0], value[j][1]);
+        exchange_load(from + pieces[j].word + 2, value[j][2], value[j][3]);
+      }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      if (pending[j] && (u32)(value[j][0] >> 32) == sequence && (u32)(value[j][1] >> 32) == sequence &&
+          (u32)(value[j][2] >> 32) == sequence && (u32)(value[j][3] >> 32) == sequence) {
+        h[pieces[j].place] = make_uint4((u32)value[j][0], (u32)value[j][1], (u32)value[j][2], (u32)value[j][3]);
+        pending[j] = false;
+      }
+    if (++looks == MAX_LOOKS) fail();
+    spin_pause();
+  }
+}
+
 // Processes all characters of a tile of 8 batch rows in all layers, for 8 * WM
 // units of each layer, while the other blocks process the other units. All
 // blocks of the grid must run at the same time. One warp has 8 units of one
@@ -371,7 +420,8 @@ template <int WM> DEVICE void prefill_rows(const PrefillArguments& arguments) {
   copy_commit();
 
   size_t c_offset = (size_t)layers * p.hidden + ((size_t)layer * p.hidden + unit) * 4;
-  float4 hidden_scale = p.hidden_scales[(size_t)layer * p.hidden + unit], input_scale, bias;
+  float4 hidden_scale = p.hidden_scales[(size_t)layer * p.hidden + unit];
+  float4 input_scale = hidden_scale, bias = make_float4(0.f, 0.f, 0.f, 0.f);
   if (layer > 0) {
     input_scale = p.input_scales[(size_t)(layer - 1) * p.hidden + unit];
     bias = p.biases[(size_t)(layer - 1) * p.hidden + unit];
@@ -393,44 +443,22 @@ template <int WM> DEVICE void prefill_rows(const PrefillArguments& arguments) {
     }
   }
   u64* exchange = arguments.exchange + (size_t)blockIdx.y * 2 * layers * 8 * words;
-  int chunks = (columns + 7) / 8, items = 8 * layers * chunks;  // a warp receives 8 columns of 64 units at a time
-  int last = arguments.characters + layers - 2;                 // the last wave
+  int chunks = (columns + 7) / 8, items = 8 * layers * chunks;
+  Piece own[4];  // the first that this lane receives; mostly there are no more
+#pragma unroll
+  for (int j = 0; j < 4; j++) own[j] = piece_of(warp + j * warps, items, chunks, layers, columns, words, entries, lane);
+  int last = arguments.characters + layers - 2;  // the last wave
   copy_wait<0>();
   for (int wave = 0; wave <= last; wave++) {
     uint4* now = h + (wave & 1) * h_size;
     if (wave > 0) {
-      u32 expected = arguments.base + wave;
       const u64* from = exchange + (size_t)((wave - 1) & 1) * layers * 8 * words;
-      for (int first = warp; first < items; first += 4 * warps) {
-        bool pending[4];
-        int word[4], place[4];
+      receive(now, from, arguments.base + wave, wave, own);
+      for (int first = warp + 4 * warps; first < items; first += 4 * warps) {
+        Piece more[4];
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          int item = first + j * warps, row = item / (layers * chunks), of_layer = item / chunks % layers;
-          int column = item % chunks * 8 + g, produced = wave - 1 - of_layer;
-          pending[j] = item < items && column < columns && produced >= 0 && produced < (int)(entries[row & 7] >> 24);
-          word[j] = (of_layer * 8 + row) * words + column * 16 + q * 4;
-          place[j] = ((of_layer * columns + column) * 8 + row) * 4 + q;
-        }
-        u32 looks = 0;
-        while (pending[0] || pending[1] || pending[2] || pending[3]) {
-          u64 value[4][4];
-#pragma unroll
-          for (int j = 0; j < 4; j++)
-            if (pending[j]) {
-              exchange_load(from + word[j], value[j][0], value[j][1]);
-              exchange_load(from + word[j] + 2, value[j][2], value[j][3]);
-            }
-#pragma unroll
-          for (int j = 0; j < 4; j++)
-            if (pending[j] && (u32)(value[j][0] >> 32) == expected && (u32)(value[j][1] >> 32) == expected &&
-                (u32)(value[j][2] >> 32) == expected && (u32)(value[j][3] >> 32) == expected) {
-              now[place[j]] = make_uint4((u32)value[j][0], (u32)value[j][1], (u32)value[j][2], (u32)value[j][3]);
-              pending[j] = false;
-            }
-          if (++looks == MAX_LOOKS) fail();
-          spin_pause();
-        }
+        for (int j = 0; j < 4; j++) more[j] = piece_of(first + j * warps, items, chunks, layers, columns, words, entries, lane);
+        receive(now, from, arguments.base + wave, wave, more);
       }
     }
     __syncthreads();
