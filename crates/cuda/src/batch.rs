@@ -10,8 +10,8 @@ use cudarc::driver::{CudaStream, DriverError, result};
 use crate::error::CudaError;
 use crate::graph::{Graph, launch_kernel};
 use crate::launch::{
-    self, BatchAddresses, Exchange, Launch, MAX_CHUNK, MAX_WHOLE_CHUNK, PrefillDivision,
-    TABLE_HEADER, TILES, TOP, TileChoice, TopAddresses, table_entry, table_words,
+    self, BatchAddresses, Exchange, Launch, MAX_CHUNK, MAX_WHOLE_CHUNK, OutputRows,
+    PrefillDivision, TABLE_HEADER, TILES, TOP, TileChoice, TopAddresses, table_entry, table_words,
 };
 use crate::memory::{DeviceMemory, PinnedMemory};
 use crate::network::CudaNetwork;
@@ -146,6 +146,10 @@ pub struct CudaBatch {
     states: DeviceMemory,
     table: DeviceMemory,
     logits: DeviceMemory,
+    /// h of the last layer after each character of one sequence.
+    history: DeviceMemory,
+    /// A table that names the rows of `history` in order.
+    history_table: DeviceMemory,
     host_table: PinnedMemory<u32>,
     host_logits: PinnedMemory<f32>,
     host_log_sums: PinnedMemory<f64>,
@@ -219,6 +223,12 @@ impl CudaBatch {
             table_words(launch::bucket(whole.rows), MAX_WHOLE_CHUNK)
         });
         let words = words.max(table_words(bucket, MAX_CHUNK));
+        let logit_count = bucket.max(MAX_WHOLE_CHUNK + 1) * vocabulary;
+        let history_rows: Vec<u32> = [0; TABLE_HEADER]
+            .into_iter()
+            .chain(0..MAX_WHOLE_CHUNK as u32)
+            .collect();
+        const HISTORY: &str = "the prefill of a batch";
         const STATES: &str = "the states of a batch";
         const LOGITS: &str = "the logits of a batch";
         let mut batch = Self {
@@ -228,9 +238,11 @@ impl CudaBatch {
             prefills: HashMap::new(),
             states: DeviceMemory::zeroed(&stream, STATES, 2 * capacity * state_bytes)?,
             table: DeviceMemory::zeroed(&stream, "the tables of a batch", words * 4)?,
-            logits: DeviceMemory::zeroed(&stream, LOGITS, bucket * vocabulary * 4)?,
+            logits: DeviceMemory::zeroed(&stream, LOGITS, logit_count * 4)?,
+            history: DeviceMemory::zeroed(&stream, HISTORY, MAX_WHOLE_CHUNK * addresses.hidden)?,
+            history_table: DeviceMemory::copied(&stream, HISTORY, &history_rows)?,
             host_table: PinnedMemory::zeroed(&context, "the tables of a batch", words)?,
-            host_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * vocabulary)?,
+            host_logits: PinnedMemory::zeroed(&context, LOGITS, logit_count)?,
             host_log_sums: PinnedMemory::zeroed(&context, LOGITS, bucket)?,
             host_top_ids: PinnedMemory::zeroed(&context, LOGITS, bucket * TOP)?,
             host_top_logits: PinnedMemory::zeroed(&context, LOGITS, bucket * TOP)?,
@@ -293,6 +305,8 @@ impl CudaBatch {
         self.states.bytes()
             + self.table.bytes()
             + self.logits.bytes()
+            + self.history.bytes()
+            + self.history_table.bytes()
             + exchange.map_or(0, |whole| whole.exchange.bytes())
     }
 
@@ -512,30 +526,57 @@ impl CudaBatch {
             let Some(longest) = remaining.iter().map(|(_, tokens)| tokens.len()).max() else {
                 return Ok(());
             };
-            self.prefill_chunk(&mut remaining, longest)?;
+            self.prefill_chunk(&mut remaining, longest, false)?;
         }
     }
 
+    /// Feeds a sequence known characters and returns the logits after each of
+    /// them, `[tokens][vocabulary]`, for scoring. Blocks until the device has
+    /// finished; the caller bounds the number of characters.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn prefill_logits(&mut self, slot: Slot, tokens: &[u32]) -> Result<Vec<f32>, CudaError> {
+        self.check_usable()?;
+        self.begin_call();
+        self.check_row(slot, tokens)?;
+        let vocabulary = self.network.shape().vocabulary_size();
+        let mut logits = Vec::with_capacity(tokens.len() * vocabulary);
+        let mut rows = [(slot, tokens)];
+        while let [(_, left)] = rows
+            && !left.is_empty()
+        {
+            let characters = self.prefill_chunk(&mut rows, left.len(), true)?;
+            // SAFETY: the stream has completed.
+            let chunk = unsafe { self.host_logits.values() };
+            logits.extend_from_slice(&chunk[..characters * vocabulary]);
+        }
+        Ok(logits)
+    }
+
     /// Processes the first characters of each row and removes them from it.
-    /// `longest` is the largest number that a row has.
+    /// `longest` is the largest number that a row has. `history`: there is one
+    /// row, and the logits after each of its characters are computed, too.
+    /// Returns the number of characters of the longest row.
     fn prefill_chunk(
         &mut self,
         rows: &mut [(Slot, &[u32])],
         longest: usize,
-    ) -> Result<(), CudaError> {
+        history: bool,
+    ) -> Result<usize, CudaError> {
         const PREFILL: &str = "a prefill";
         let bucket = launch::bucket(rows.len());
         let whole = self
             .whole_prefill
             .as_ref()
             .is_some_and(|whole| rows.len() <= whole.rows);
-        let characters = if whole {
-            longest.min(MAX_WHOLE_CHUNK)
-        } else {
-            launch::chunk_characters(longest)
+        let characters = match (whole, history) {
+            (true, _) => longest.min(MAX_WHOLE_CHUNK),
+            (false, true) => longest.min(MAX_CHUNK),
+            (false, false) => launch::chunk_characters(longest),
         };
         let key = (bucket, characters);
-        if !whole && !self.prefills.contains_key(&key) {
+        if !whole && !history && !self.prefills.contains_key(&key) {
             let graph = self.capture_prefill(bucket, characters)?;
             self.prefills.insert(key, graph);
         }
@@ -551,8 +592,8 @@ impl CudaBatch {
                 tokens[character * bucket + place] = token;
             }
         }
-        if whole {
-            self.launch_whole_prefill(rows.len(), characters)
+        if whole || history {
+            self.submit_prefill(whole, rows.len(), characters, history)
                 .inspect_err(|error| self.failure = Some(error.clone()))?;
         } else {
             let Some(graph) = self.prefills.get_mut(&key) else {
@@ -568,7 +609,7 @@ impl CudaBatch {
             self.slots[slot.index as usize].parity ^= (length & 1) as u32;
             *characters_left = &characters_left[length..];
         }
-        Ok(())
+        Ok(characters.min(longest))
     }
 
     /// Measures the device alone: the time per step of `repeats` steps of
@@ -611,18 +652,90 @@ impl CudaBatch {
         Ok(start.elapsed() / repeats.max(1))
     }
 
-    /// Submits the prefill of the rows and characters in the host's table as one
-    /// kernel.
-    fn launch_whole_prefill(&mut self, rows: usize, characters: usize) -> Result<(), CudaError> {
+    /// Submits the prefill of the rows and characters in the host's table: as
+    /// one kernel, or as one per wave. With `history`, also computes the logits
+    /// after each character of the only row.
+    fn submit_prefill(
+        &mut self,
+        whole: bool,
+        rows: usize,
+        characters: usize,
+        history: bool,
+    ) -> Result<(), CudaError> {
         let failed = |error| CudaError::driver("a prefill", error);
+        let bucket = launch::bucket(rows);
+        let addresses = BatchAddresses {
+            states: self.states.address(),
+            table: self.table.address(),
+            logits: 0,
+            history: if history { self.history.address() } else { 0 },
+        };
+        let exchange = whole.then(|| self.next_exchange(characters)).transpose()?;
         let network = self.network.addresses();
+        let mut launches = match exchange {
+            Some((exchange, division)) => vec![launch::whole_prefill(
+                network, &addresses, &exchange, division, rows, characters,
+            )],
+            None => launch::prefill(network, &addresses, bucket, characters, self.tiles(bucket)),
+        };
+        let device = self.network.device();
+        let stream = self.stream.cu_stream();
+        device.bind()?;
+        // SAFETY: the caller waits for the stream before the table is changed.
+        let table = &unsafe { self.host_table.values() }[..table_words(bucket, characters)];
+        // SAFETY: both sides have this size and stay allocated.
+        unsafe { result::memcpy_htod_async(self.table.address(), table, stream) }
+            .map_err(failed)?;
+        if history {
+            // The number of rows of the second table, which is otherwise
+            // constant.
+            // SAFETY: the table has a header.
+            unsafe {
+                cudarc::driver::sys::cuMemsetD32Async(
+                    self.history_table.address(),
+                    characters as u32,
+                    1,
+                    stream,
+                )
+            }
+            .result()
+            .map_err(failed)?;
+            let rows = OutputRows {
+                address: self.history.address(),
+                row_bytes: network.hidden as u64,
+                table: self.history_table.address(),
+                logits: self.logits.address(),
+            };
+            let bucket = launch::bucket(characters);
+            let tile = self.tiles(bucket).output;
+            launches.push(launch::output(network, &rows, bucket, tile));
+        }
+        for launch in &launches {
+            // SAFETY: the addresses are those of the batch and its network,
+            // whose sizes are those of the grid.
+            unsafe { launch_kernel(device, &self.stream, launch, false) }?;
+        }
+        if history {
+            self.copy_logits(characters * network.vocabulary)?;
+        }
+        Ok(())
+    }
+
+    /// Reserves sequence numbers for a prefill as one kernel.
+    fn next_exchange(
+        &mut self,
+        characters: usize,
+    ) -> Result<(Exchange, PrefillDivision), CudaError> {
+        let waves = Exchange::waves(self.network.addresses().layers, characters);
         let Some(whole) = &mut self.whole_prefill else {
             unreachable!("the caller has checked it");
         };
-        let waves = Exchange::waves(network.layers, characters);
         if whole.base.checked_add(waves).is_none() {
             // Sequence numbers begin again: none of the old ones may remain.
-            whole.exchange.clear(&self.stream).map_err(failed)?;
+            whole
+                .exchange
+                .clear(&self.stream)
+                .map_err(|error| CudaError::driver("a prefill", error))?;
             whole.base = 0;
         }
         let exchange = Exchange {
@@ -630,29 +743,23 @@ impl CudaBatch {
             base: whole.base,
         };
         whole.base += waves;
-        let addresses = BatchAddresses {
-            states: self.states.address(),
-            table: self.table.address(),
-            logits: 0,
-        };
-        let launch = launch::whole_prefill(
-            network,
-            &addresses,
-            &exchange,
-            whole.division,
-            rows,
-            characters,
-        );
-        self.network.device().bind()?;
-        let words = table_words(launch::bucket(rows), characters);
-        // SAFETY: the caller waits for the stream before the table is changed.
-        let table = &unsafe { self.host_table.values() }[..words];
-        // SAFETY: both sides have this size and stay allocated.
-        unsafe { result::memcpy_htod_async(self.table.address(), table, self.stream.cu_stream()) }
-            .map_err(failed)?;
-        // SAFETY: the addresses are those of the batch and its network, whose
-        // sizes are those of the grid.
-        unsafe { launch_kernel(self.network.device(), &self.stream, &launch, false) }
+        Ok((exchange, whole.division))
+    }
+
+    /// Submits the copy of the first `count` logits to the host.
+    fn copy_logits(&self, count: usize) -> Result<(), CudaError> {
+        // SAFETY: both sides have at least this size and stay allocated; the
+        // host reads its side after the stream has completed.
+        unsafe {
+            cudarc::driver::sys::cuMemcpyDtoHAsync_v2(
+                self.host_logits.address() as *mut std::ffi::c_void,
+                self.logits.address(),
+                count * size_of::<f32>(),
+                self.stream.cu_stream(),
+            )
+        }
+        .result()
+        .map_err(|error| CudaError::driver("copying logits", error))
     }
 
     fn tiles(&self, bucket: usize) -> TileChoice {
@@ -687,6 +794,7 @@ impl CudaBatch {
             } else {
                 self.logits.address()
             },
+            history: 0,
         };
         let launches = launch::step(network, &addresses, bucket, self.tiles(bucket));
         self.capture(
@@ -703,6 +811,7 @@ impl CudaBatch {
             states: self.states.address(),
             table: self.table.address(),
             logits: self.logits.address(),
+            history: 0,
         };
         let results = TopAddresses {
             log_sums: self.host_log_sums.address(),
@@ -720,6 +829,7 @@ impl CudaBatch {
             states: self.states.address(),
             table: self.table.address(),
             logits: 0,
+            history: 0,
         };
         let network = self.network.addresses();
         let launches = launch::prefill(network, &addresses, bucket, characters, self.tiles(bucket));
@@ -752,18 +862,7 @@ impl CudaBatch {
                 unsafe { launch_kernel(device, &self.stream, launch, overlap && place > 0) }?;
             }
             if let Some(count) = logits {
-                let bytes = count * size_of::<f32>();
-                // SAFETY: recorded, not executed; both sides have this size.
-                unsafe {
-                    cudarc::driver::sys::cuMemcpyDtoHAsync_v2(
-                        self.host_logits.address() as *mut std::ffi::c_void,
-                        self.logits.address(),
-                        bytes,
-                        stream,
-                    )
-                }
-                .result()
-                .map_err(failed)?;
+                self.copy_logits(count)?;
             }
             Ok(())
         };

@@ -16,8 +16,8 @@ mod random;
 use random::{Numbers, random_network, random_state};
 
 use crate::launch::{
-    self, BatchAddresses, Exchange, Kernel, Launch, NetworkAddresses, PrefillDivision,
-    TABLE_HEADER, TILES, TOP, TileChoice, TopArguments, table_entry, table_words,
+    self, BatchAddresses, Exchange, Kernel, Launch, MAX_WHOLE_CHUNK, NetworkAddresses, OutputRows,
+    PrefillDivision, TABLE_HEADER, TILES, TOP, TileChoice, TopArguments, table_entry, table_words,
 };
 use crate::network::place_network;
 use crate::state_layout::StateLayout;
@@ -250,6 +250,7 @@ impl<'a> HostBatch<'a> {
             states: self.states.as_mut_ptr() as u64,
             table: table.as_ptr() as u64,
             logits: logits.as_mut_ptr() as u64,
+            history: 0,
         };
         for launch in launch::step(&self.addresses, &addresses, bucket, tiles) {
             self.kernels.run(&launch);
@@ -265,7 +266,14 @@ impl<'a> HostBatch<'a> {
         rows.map(<[f32]>::to_vec).collect()
     }
 
-    fn prefill(&mut self, rows: &[(usize, &[u32])], characters: usize, method: Prefill) {
+    /// Returns h of the last layer after each character,
+    /// `[rows][MAX_WHOLE_CHUNK][hidden]`.
+    fn prefill(
+        &mut self,
+        rows: &[(usize, &[u32])],
+        characters: usize,
+        method: Prefill,
+    ) -> Vec<u128> {
         let bucket = launch::bucket(rows.len());
         let mut table = vec![0xEEEE_EEEE_u32; table_words(bucket, characters)];
         table[0] = rows.len() as u32;
@@ -276,10 +284,12 @@ impl<'a> HostBatch<'a> {
                 table[TABLE_HEADER + bucket * (1 + character) + place] = token;
             }
         }
+        let mut history = aligned(rows.len() * MAX_WHOLE_CHUNK * self.addresses.hidden);
         let addresses = BatchAddresses {
             states: self.states.as_mut_ptr() as u64,
             table: table.as_ptr() as u64,
             logits: 0,
+            history: history.as_mut_ptr() as u64,
         };
         let network = &self.addresses;
         let mut exchange = aligned(launch::exchange_bytes(
@@ -312,6 +322,35 @@ impl<'a> HostBatch<'a> {
         for &(slot, tokens) in rows {
             self.parity[slot] ^= tokens.len() as u32 & 1;
         }
+        history
+    }
+
+    /// Logits after each of the first `count` characters of a row of `history`.
+    fn history_logits(
+        &self,
+        history: &[u128],
+        row: usize,
+        count: usize,
+        tiles: TileChoice,
+    ) -> Vec<Vec<f32>> {
+        let network = &self.addresses;
+        let bucket = launch::bucket(count);
+        let table: Vec<u32> = [count as u32, 0, 0, 0]
+            .into_iter()
+            .chain(0..bucket as u32)
+            .collect();
+        let vocabulary = self.shape.vocabulary_size();
+        let mut logits = vec![f32::NAN; bucket * vocabulary];
+        let rows = OutputRows {
+            address: history.as_ptr() as u64 + (row * MAX_WHOLE_CHUNK * network.hidden) as u64,
+            row_bytes: network.hidden as u64,
+            table: table.as_ptr() as u64,
+            logits: logits.as_mut_ptr() as u64,
+        };
+        self.kernels
+            .run(&launch::output(network, &rows, bucket, tiles.output));
+        let rows = logits.chunks_exact(vocabulary).take(count);
+        rows.map(<[f32]>::to_vec).collect()
     }
 }
 
@@ -463,10 +502,23 @@ fn compare_with_reference(
             Prefill::Waves(_) => characters,
             Prefill::Whole(_) => longest,
         };
-        batch.prefill(&prefill, characters, method);
-        for &(slot, tokens) in &prefill {
-            for &token in tokens {
+        let history = batch.prefill(&prefill, characters, method);
+        for (row, &(slot, tokens)) in prefill.iter().enumerate() {
+            let logits = if row < 3 {
+                batch.history_logits(&history, row, tokens.len(), tiles)
+            } else {
+                Vec::new()
+            };
+            for (character, &token) in tokens.iter().enumerate() {
                 reference::step(&network, &mut states[slot], token);
+                if let Some(logits) = logits.get(character) {
+                    let expected = reference::logits(&network, &states[slot]);
+                    assert_eq!(
+                        bits(logits),
+                        bits(&expected),
+                        "character {character}, {what}"
+                    );
+                }
             }
         }
     }

@@ -149,6 +149,8 @@ pub(crate) struct LayerArguments {
     pub(crate) first_layer: i32,
     pub(crate) wave: i32,
     pub(crate) early: i32,
+    pub(crate) history_rows: i32,
+    pub(crate) history: u64,
 }
 
 /// Rows of a tile of [`whole_prefill`].
@@ -229,12 +231,11 @@ pub(crate) struct OutputArguments {
     pub(crate) weights: u64,
     pub(crate) scales: u64,
     pub(crate) biases: u64,
-    pub(crate) states: u64,
+    pub(crate) rows: u64,
+    pub(crate) row_bytes: u64,
     pub(crate) table: u64,
     pub(crate) logits: u64,
     pub(crate) hidden: i32,
-    pub(crate) layers: i32,
-    pub(crate) bucket: i32,
     pub(crate) vocabulary: i32,
 }
 
@@ -269,7 +270,11 @@ impl NetworkAddresses {
 pub(crate) struct BatchAddresses {
     pub(crate) states: u64,
     pub(crate) table: u64,
+    /// Not used by a prefill.
     pub(crate) logits: u64,
+    /// 0, or where a prefill stores h of the last layer after each character:
+    /// `[rows][MAX_WHOLE_CHUNK][hidden]` bytes.
+    pub(crate) history: u64,
 }
 
 /// Arguments of the kernel `copy_states`; the layout of `CopyArguments` in
@@ -432,6 +437,8 @@ fn layer_arguments(
         first_layer: 0,
         wave: 0,
         early: 0,
+        history_rows: MAX_WHOLE_CHUNK as i32,
+        history: batch.history,
     }
 }
 
@@ -492,30 +499,56 @@ pub(crate) fn step(
             layer_launch(network, batch, bucket, tiles.layer, layers, layer, true)
         })
         .collect();
-    let shape = &TILES[tiles.output];
-    launches.push(Launch {
+    let last_layer = ((network.layers - 1) * network.hidden) as u64;
+    let rows = OutputRows {
+        address: batch.states + last_layer,
+        row_bytes: (network.layers * network.hidden * 5) as u64,
+        table: batch.table,
+        logits: batch.logits,
+    };
+    launches.push(output(network, &rows, bucket, tiles.output));
+    launches
+}
+
+/// The rows of h of which [`output`] computes the logits, and where it writes
+/// them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutputRows {
+    pub(crate) address: u64,
+    pub(crate) row_bytes: u64,
+    pub(crate) table: u64,
+    pub(crate) logits: u64,
+}
+
+/// The launch of the output layer for `bucket` rows.
+pub(crate) fn output(
+    network: &NetworkAddresses,
+    rows: &OutputRows,
+    bucket: usize,
+    tile: usize,
+) -> Launch {
+    let shape = &TILES[tile];
+    Launch {
         grid: [
             (network.padded_vocabulary() / shape.weight_rows()) as u32,
             bucket.div_ceil(shape.rows) as u32,
             1,
         ],
         kernel: Kernel::Output {
-            tile: tiles.output,
+            tile,
             arguments: OutputArguments {
                 weights: network.output_weights,
                 scales: network.output_scales,
                 biases: network.output_biases,
-                states: batch.states,
-                table: batch.table,
-                logits: batch.logits,
+                rows: rows.address,
+                row_bytes: rows.row_bytes,
+                table: rows.table,
+                logits: rows.logits,
                 hidden: network.hidden as i32,
-                layers: network.layers as i32,
-                bucket: bucket as i32,
                 vocabulary: network.vocabulary as i32,
             },
         },
-    });
-    launches
+    }
 }
 
 /// The launches that process up to `characters` known characters per row. In

@@ -15,7 +15,7 @@ const COMPILER: &str = "libnvrtc.so";
 
 /// The functions of the driver that this crate calls, under the names by which
 /// they are looked up.
-const DRIVER_FUNCTIONS: [&str; 42] = [
+const DRIVER_FUNCTIONS: [&str; 43] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGet",
@@ -34,6 +34,7 @@ const DRIVER_FUNCTIONS: [&str; 42] = [
     "cuMemHostAlloc",
     "cuMemFreeHost",
     "cuMemsetD8Async",
+    "cuMemsetD32Async",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuModuleLoadData",

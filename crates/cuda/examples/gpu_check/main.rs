@@ -198,6 +198,29 @@ fn check_steps(
     ))
 }
 
+/// Compares the logits after each character of a prefill of one sequence.
+fn check_prefill_logits(
+    batch: &mut CudaBatch,
+    expected: &Expected,
+) -> Result<String, Box<dyn Error>> {
+    let mut differing = 0;
+    for row in 0..2 {
+        let slot = batch.push(&expected.begin[row])?;
+        let logits = batch.prefill_logits(slot, &expected.tokens[row])?;
+        let pairs = bits(&logits);
+        differing += usize::from(logits.len() != expected.logits[row].len());
+        differing += pairs
+            .iter()
+            .zip(&expected.logits[row])
+            .filter(|(a, b)| a != b)
+            .count();
+        differing += differing_numbers(&batch.read(slot)?, &expected.end[row]);
+        batch.remove(slot)?;
+    }
+    fail_if(differing, "numbers")?;
+    Ok(format!("2 x {} characters", expected.tokens[0].len()))
+}
+
 /// As [`check_steps`], for the highest logits and the log-sum-exp.
 fn check_top(
     batch: &mut CudaBatch,
@@ -480,6 +503,10 @@ fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -> Outcome {
             )?;
         }
     }
+    for (name, batch) in [("", &mut batch), (", by waves", &mut waves)] {
+        let outcome = check_prefill_logits(batch, &few);
+        report.check(&format!("logits after each character{name}"), outcome)?;
+    }
     let outcome = check_invariance(&on_device, &network, &few);
     report.check(
         "alone, among others, moved between batches and the CPU",
@@ -650,6 +677,19 @@ fn speed(device: &CudaDevice, report: &mut Report) -> Outcome {
             plain / characters as f64,
         ))?;
     }
+    let mut batch = CudaBatch::new(network.clone(), 1)?;
+    let slot = batch.push(&State::zeros(&shape))?;
+    let mut numbers = Numbers(8);
+    let text: Vec<u32> = (0..20_000).map(|_| numbers.below(78) as u32).collect();
+    let (us, _) = measure(3, || {
+        batch.prefill_logits(slot, &text)?;
+        Ok(())
+    })?;
+    report.line(&format!(
+        "logits after each of 20000 characters: {:.1} ms, {:.0} characters/s",
+        us / 1000.0,
+        20_000e6 / us
+    ))?;
     let mut batch = CudaBatch::new(network.clone(), 256)?;
     let state = random_state(&mut Numbers(3), &shape);
     let slots = (0..256)

@@ -37,6 +37,8 @@ struct LayerArguments {
   int first_layer;
   int wave;   // layer l processes character wave - l of each row's characters
   int early;  // 1: no earlier kernel of this graph wrote h of this layer
+  int history_rows;
+  unsigned char* history;  // null, or h of the last layer: [batch row][history_rows][hidden] after each character
 };
 
 // Known characters in one launch. `first_layer`, `wave` and `early` of `layer`
@@ -52,12 +54,11 @@ struct OutputArguments {
   const uint4* weights;  // fragments [vocabulary padded to 128 / 32]
   const float* scales;   // [vocabulary padded to 128]
   const float* biases;
-  const unsigned char* states;
+  const unsigned char* rows;  // h of the last layer, `row_bytes` apart
+  u64 row_bytes;
   const u32* table;
-  float* logits;  // [rows][vocabulary]
+  float* logits;  // [batch rows][vocabulary]
   int hidden;
-  int layers;
-  int bucket;
   int vocabulary;
 };
 
@@ -311,7 +312,8 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
   for (int n = 0; n < T::NT; n++)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      u32 entry = entries[(warp_n * T::NT + n) * 8 + 2 * q + e];
+      int column = (warp_n * T::NT + n) * 8 + 2 * q + e;
+      u32 entry = entries[column];
       float4 gates = sums.gates(n, e, scale, begin[n][e]);
       int h = cell(gates.x, gates.y, gates.z, gates.w, c[n][e]);
       u32 word = (u32)(h & 255) << (8 * (g & 3));  // four units of a row in a word
@@ -320,7 +322,11 @@ template <class T, bool FIRST> DEVICE void layer_tile(const LayerArguments& p, i
       if (character < (int)(entry >> 24)) {
         unsigned char* state = p.states + ((entry & 0xffffffu) ^ parity ^ 1) * bytes;
         *(float*)(state + c_offset) = c[n][e];
-        if ((g & 3) == 0) *(u32*)(state + (size_t)layer * p.hidden + unit) = word;
+        if ((g & 3) == 0) {
+          *(u32*)(state + (size_t)layer * p.hidden + unit) = word;
+          if (p.history && layer == p.layers - 1)
+            *(u32*)(p.history + ((size_t)(first_row + column) * p.history_rows + character) * p.hidden + unit) = word;
+        }
       }
     }
 }
@@ -492,7 +498,11 @@ template <int WM> DEVICE void prefill_rows(const PrefillArguments& arguments) {
       word |= __shfl_xor_sync(0xffffffffu, word, 8);
       if (character < length[e]) {
         c[e] = moved;
-        if ((g & 3) == 0) exchange_store(to + (2 * q + e) * words, (u64)(arguments.base + wave + 1) << 32 | word);
+        if ((g & 3) == 0) {
+          exchange_store(to + (2 * q + e) * words, (u64)(arguments.base + wave + 1) << 32 | word);
+          if (p.history && layer == layers - 1)
+            *(u32*)(p.history + ((size_t)(first_row + 2 * q + e) * p.history_rows + character) * p.hidden + unit) = word;
+        }
         if (character == length[e] - 1) {
           unsigned char* state = p.states + (state_row[e] ^ (length[e] & 1)) * bytes;
           *(float*)(state + c_offset) = moved;
@@ -518,7 +528,7 @@ template <class T> DEVICE void layer_kernel(const LayerArguments& p) {
     layer_tile<T, false>(p, layer);
 }
 
-// Logits of the state after a row's characters.
+// Logits after a batch row's characters.
 template <class T> DEVICE void output_kernel(const OutputArguments& p) {
   SHARED_MEMORY();
   constexpr int STRIDE = T::BM + 4;  // keeps the four rows of a store in different banks
@@ -542,7 +552,7 @@ template <class T> DEVICE void output_kernel(const OutputArguments& p) {
   pipeline.column_blocks = pipeline.blocks = p.hidden / 64;
   pipeline.weights[0] = p.weights + (size_t)blockIdx.x * T::WM * pipeline.column_blocks * 128;
   pipeline.start_weights();
-  row_pointers<T>(pipeline.rows[0], entries, p.states, 0, state_bytes(p.layers, p.hidden), (p.layers - 1) * p.hidden);
+  row_pointers<T>(pipeline.rows[0], entries, p.rows, 0, p.row_bytes, 0);
   dependency_wait();
   dependency_release();
   pipeline.start_rows(true);
