@@ -16,7 +16,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels
+.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels gpu-bundle
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -57,6 +57,15 @@ check: libtorch ## Format, lints and docs, with warnings as errors
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
 		cargo run --quiet -p charlstm-cuda --example compile_kernels -- $(GPU_TARGETS)
+
+gpu-bundle: ## Build target/gpu-bundle.tar.gz: checks and timings for a machine with a GPU
+	@# The scalar reference is slow without AVX2, which every machine with such a GPU has.
+	RUSTFLAGS="-C target-cpu=x86-64-v3" cargo build --release -p charlstm-cuda --example gpu_check --target-dir target/v3
+	@rm -rf target/gpu-bundle && mkdir -p target/gpu-bundle
+	@strip -o target/gpu-bundle/gpu_check target/v3/release/examples/gpu_check
+	@cp scripts/gpu_check.sh bench/reference/notebook.py bench/reference/predict_cuda.py target/gpu-bundle
+	@tar -C target -czf target/gpu-bundle.tar.gz gpu-bundle
+	@echo "Copy target/gpu-bundle.tar.gz to the machine, unpack it, and run gpu-bundle/gpu_check.sh"
 
 api-docs: ## Write docs/api.md from the comments of the contract
 	@python3 scripts/api_docs.py
