@@ -1,9 +1,9 @@
-# The ways in. `make` alone lists them. Everything that compiles fetches
-# libtorch first (once); a LIBTORCH or LIBTORCH_USE_PYTORCH of your own is used
-# instead. DEVICE=cuda builds with the CUDA library.
+# `make` alone lists the targets. Every target that compiles code first fetches
+# libtorch (once). If LIBTORCH or LIBTORCH_USE_PYTORCH is set, that library is
+# used instead. DEVICE=cuda builds with the CUDA version of libtorch.
 
 DEVICE ?= cpu
-# Flags for what `make serve` and `make bench` run.
+# Flags that `make serve` and `make bench` pass on.
 ARGS ?=
 # Architectures that `make gpu-kernels` compiles for.
 GPU_TARGETS ?= sm_80 sm_90a sm_100
@@ -11,7 +11,7 @@ GPU_TARGETS ?= sm_80 sm_90a sm_100
 CARGO := cargo
 ifeq ($(DEVICE),cuda)
 ifndef LIBTORCH
-# Only for cargo: scripts/libtorch.py takes a LIBTORCH for the user's own.
+# Only for cargo: if scripts/libtorch.py finds LIBTORCH set, it fetches nothing.
 CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
@@ -19,10 +19,10 @@ endif
 .PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels gpu-bundle
 .DEFAULT_GOAL := help
 
-help: ## This list
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: libtorch ## Train a small model for half a minute and watch it write
+demo: libtorch ## Train a small model for half a minute and generate text with it
 	$(CARGO) build --release -p charlstm-server -p charlstm-client
 	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
 	@python3 scripts/demo.py
@@ -30,23 +30,23 @@ demo: libtorch ## Train a small model for half a minute and watch it write
 test: libtorch ## Run the whole test suite
 	@python3 -m unittest discover -s tests/python
 	@$(MAKE) --no-print-directory python \
-		|| echo "python: not there; the tests with foreign clients will say that they are passed over"
-	@$(MAKE) --no-print-directory node || echo "node: not there; its test will say that it is passed over"
+		|| echo "python: not available; the tests with Python clients and grpcurl will be skipped"
+	@$(MAKE) --no-print-directory node || echo "node: not available; the test with a Node client will be skipped"
 	$(CARGO) test --workspace
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 	$(CARGO) run --release -p charlstm-server -- $(ARGS)
 
-libtorch: ## Fetch the pinned libtorch (DEVICE=cuda: with CUDA, 4 GB)
+libtorch: ## Fetch the pinned libtorch, 0.5 GB (DEVICE=cuda: with CUDA, 4 GB)
 	@python3 scripts/libtorch.py --device $(DEVICE)
 
-bench: libtorch python ## Compare with PyTorch, installed for it (4 GB); then limits; ARGS="--rounds 1"
+bench: libtorch python ## Compare with PyTorch (installs it, 4 GB), then test limits (ARGS="--rounds 1")
 	$(CARGO) build --release -p charlstm-server -p charlstm-client
 	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
 	@python3 bench/run.py $(ARGS)
 	@.venv/bin/python bench/limits.py $(LIMITS_ARGS)
 
-check: libtorch ## Format, lints and docs, with warnings as errors
+check: libtorch ## Check format, lints, docs and the contract, with warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
@@ -67,18 +67,18 @@ gpu-bundle: ## Build target/gpu-bundle.tar.gz: checks and timings for a machine 
 	@tar -C target -czf target/gpu-bundle.tar.gz gpu-bundle
 	@echo "Copy target/gpu-bundle.tar.gz to the machine, unpack it, and run gpu-bundle/gpu_check.sh"
 
-api-docs: ## Write docs/api.md from the comments of the contract
+api-docs: ## Generate docs/api.md from the comments in the .proto files
 	@python3 scripts/api_docs.py
 
-contract-image: ## Take the contract as the released one, at a release
+contract-image: ## Record the contract as released, for the backward compatibility check
 	@scripts/buf.sh image
 
-man: libtorch ## Write the manual pages of both programs into target/man
+man: libtorch ## Write the manual pages of both programs to target/man
 	$(CARGO) run --quiet -p charlstm-client -- man target/man
 	$(CARGO) run --quiet -p charlstm-server --example man -- target/man
 
-node: ## Prepare the Node client of the tests in target/node
+node: ## Install the Node packages that the tests need into target/node
 	@scripts/node.sh
 
-python: ## Prepare the Python tools of the tests in .venv
+python: ## Install the Python packages that the tests need into .venv
 	@scripts/venv.sh .venv tests/python/requirements.txt

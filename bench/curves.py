@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Draws the curves of docs/training.md from what `cargo bench --bench curve`
-printed.
+"""Plots the learning curves of docs/training.md from the output of
+`cargo bench --bench curve`.
 
     bench/curves.py OUTPUT.svg [--target LOSS] NAME=FILE [NAME=FILE ...]
 
-Validation loss over the characters trained on, one line for each file. Needs
-matplotlib.
+Plots validation loss against the number of characters trained on, with one line
+per file. Requires matplotlib.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from matplotlib import pyplot  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws curves of trainings.")
+    parser = argparse.ArgumentParser(description="Plots learning curves.")
     parser.add_argument("output", type=Path)
     parser.add_argument("curves", nargs="+", metavar="NAME=FILE")
-    parser.add_argument("--target", type=float, help="a loss to mark, in nats")
+    parser.add_argument("--target", type=float, help="mark this loss, in nats, with a dashed line")
     options = parser.parse_args()
     matplotlib.rcParams["svg.hashsalt"] = "charlstm"
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
@@ -36,7 +36,13 @@ def main() -> None:
         (line,) = axes.plot(millions, losses, marker=".", label=f"{name}: {losses[best]:.3f}")
         axes.plot(millions[best], losses[best], marker="o", color=line.get_color())
     if options.target:
-        axes.axhline(options.target, color="grey", linestyle="--", linewidth=1)
+        axes.axhline(
+            options.target,
+            color="grey",
+            linestyle="--",
+            linewidth=1,
+            label=f"target: {options.target:.3f}",
+        )
     axes.set_xlabel("million characters trained on")
     axes.set_ylabel("validation loss, nats per character")
     axes.grid(alpha=0.3)
@@ -46,7 +52,7 @@ def main() -> None:
 
 
 def read(path: Path) -> tuple:
-    """The characters of a batch and the epochs that a run printed."""
+    """Reads the output of a run; returns the characters per batch and the epochs."""
     text = path.read_text(encoding="utf-8")
     sizes = re.search(r"batch_size: (\d+), sequence_length: (\d+)", text)
     lines = [line for line in text.splitlines() if line.startswith("{")]

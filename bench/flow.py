@@ -1,5 +1,5 @@
-"""How well text flows while a model trains: one stream alone, then the same
-beside a training of the notebook's size. `limits.py` runs it."""
+"""Measures generation during a training: one stream on an otherwise idle server,
+then one during a training with the notebook's model size. Used by `limits.py`."""
 
 import json
 import random
@@ -12,28 +12,27 @@ import run
 CHARS = 300_000
 
 
-def beside_training(address: str, folder: Path, seconds: int) -> dict:
-    """What one stream has without and with a training that keeps all
-    processors busy."""
-    run.progress("one stream, without and with a training beside it")
+def during_training(address: str, folder: Path, seconds: int) -> dict:
+    """Measures one stream without and with a training that uses all cores."""
+    run.progress("one stream, without and with a training")
     without = run.load(address, 1, seconds)
     text = folder / "long.txt"
     text.write_text(many.ALPHABET + many.characters(random.Random(4), CHARS), encoding="utf-8")
     client = [str(run.RELEASE / "charlstm-client"), "--addr", address, "--json"]
-    command = [*client, "train", "--text", str(text), "--model", "beside"]
-    # That it was cancelled is no news to anybody.
+    command = [*client, "train", "--text", str(text), "--model", "during"]
+    # Hide the client's messages, such as the one about the cancellation.
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, **quiet) as training:
-        name = first_step(training)
-        beside = run.load(address, 1, seconds)
-        run.call([*client, "trainings", "cancel", name])
-        # Reads on, so that the client can write its last lines and end.
+        training_id = first_step(training)
+        during = run.load(address, 1, seconds)
+        run.call([*client, "trainings", "cancel", training_id])
+        # Read the rest, so that the client can write its last lines and exit.
         training.communicate()
-    return {"without": without, "with": beside}
+    return {"without": without, "with": during}
 
 
 def first_step(training: subprocess.Popen) -> str:
-    """Waits until steps are taken; the training's name."""
+    """Waits for the first step event; returns the id of the training."""
     for line in training.stdout:
         event = json.loads(line)
         if event.get("event") == "step":
@@ -42,12 +41,12 @@ def first_step(training: subprocess.Popen) -> str:
 
 
 def rows(flow: dict) -> list:
-    without, beside = flow["without"], flow["with"]
-    speed = [side["chars_per_second"] for side in (without, beside)]
-    late = beside["between_microseconds"]["p99"]
+    without, during = flow["without"], flow["with"]
+    speed = [side["chars_per_second"] for side in (without, during)]
+    p99 = during["between_microseconds"]["p99"]
     return [
         ("1 stream alone, chars/s", f"{speed[0]:,.0f}", ""),
-        ("  beside a training, chars/s", f"{speed[1]:,.0f}", ""),
-        ("  share of its speed that is left", f"{speed[1] / speed[0]:.2f}", ">= 0.33"),
-        ("  beside a training, p99, ms", f"{late / 1e3:.2f}", "< 20"),
+        ("  during a training, chars/s", f"{speed[1]:,.0f}", ""),
+        ("  relative speed", f"{speed[1] / speed[0]:.2f}", ">= 0.33"),
+        ("  during a training, p99, ms", f"{p99 / 1e3:.2f}", "< 20"),
     ]

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Measures what the server must stand beside its speed: long primes, steady
-streams, text beside a training, many idle sessions, streams that are dropped. `make bench` builds what
-this runs, and runs it after run.py.
+"""Measures the server under demanding conditions: long prompts, steady streams,
+generation during a training, many idle sessions, dropped streams. `make bench`
+builds the programs, and runs this after run.py.
 
     bench/limits.py [--threads N] [--seconds N] [--rounds N] [--sessions N]
                     [--drops N] [--json FILE]
 
-It needs grpcio: run it with the Python of `make python`, .venv/bin/python. The
-programs are those in CARGO_TARGET_DIR/release. Everything is measured through
-gRPC on loopback, on a model of the notebook's size that is hardly trained: how
-well it writes changes nothing about its speed.
+Requires grpcio: run it with the Python of `make python`, .venv/bin/python. Uses the
+programs in CARGO_TARGET_DIR/release. Everything is measured through gRPC on
+loopback, on a model of the notebook's size that is trained for a few steps only:
+speed does not depend on the quality of the model.
 """
 
 import argparse
@@ -34,10 +34,10 @@ import run
 sys.path.insert(0, str(run.ROOT / "tests" / "python"))
 from train_and_generate import compile_protos  # noqa: E402
 
-# batch, sequence, hidden, layers; the last is what run.py wants of its speed.
+# batch, sequence, hidden, layers, and the target ratio of run.py (unused here).
 SIZES = (16, 20, 512, 2, None)
-PRIME_CHARS = 10_000
-STREAMS_BESIDE = 16
+PROMPT_CHARS = 10_000
+STREAMS_DURING_PROMPT = 16
 STREAMS_STEADY = 64
 
 
@@ -49,20 +49,23 @@ def main() -> int:
         pb = protos(folder)
         measured = run.server(options)
         measured.flags += ("--max-sessions", str(options.sessions))
-        # Killed at the end: to save the sessions is not what is measured.
+        # Killed at the end: saving the sessions is not measured.
         with measured as (process, address, _):
             train(address, Path(folder) / "text.txt")
             target = address.removeprefix("http://")
             with grpc.insecure_channel(target) as channel:
                 stub = pb.GenerationServiceStub(channel)
-                results["prime"] = prime_alone(pb, stub, options.rounds)
-                results["beside"] = prime_beside(pb, stub, address, options.seconds)
+                results["prompt"] = prompt_alone(pb, stub, options.rounds)
+                results["prompt_and_streams"] = prompt_and_streams(
+                    pb, stub, address, options.seconds
+                )
             run.progress(f"{STREAMS_STEADY} streams")
             results["steady"] = run.load(address, STREAMS_STEADY, options.seconds)
-            results["flow"] = flow.beside_training(address, Path(folder), options.seconds)
+            results["flow"] = flow.during_training(address, Path(folder), options.seconds)
             results["drops"] = asyncio.run(many.drops(pb, target, process.pid, options.drops))
-            kept = many.sessions(pb, target, process.pid, options.sessions)
-            results["sessions"] = asyncio.run(kept)
+            results["sessions"] = asyncio.run(
+                many.sessions(pb, target, process.pid, options.sessions)
+            )
     print(table(results), flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -70,82 +73,84 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measures the limits of charlstm.")
+    parser = argparse.ArgumentParser(description="Measures charlstm under demanding conditions.")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=int, default=10, help="for each load of streams")
-    parser.add_argument("--rounds", type=int, default=5, help="long primes alone")
-    parser.add_argument("--sessions", type=int, default=100_000, help="idle sessions")
-    parser.add_argument("--drops", type=int, default=10_000, help="streams that are dropped")
-    parser.add_argument("--json", type=Path, help="write the raw figures there")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of each load test")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of a long prompt")
+    parser.add_argument("--sessions", type=int, default=100_000, help="number of idle sessions")
+    parser.add_argument("--drops", type=int, default=10_000, help="number of dropped streams")
+    parser.add_argument("--json", type=Path, help="write the raw results to this file")
     options = parser.parse_args()
     if options.sessions < 3 * many.FEW:
-        parser.error(f"--sessions must be {3 * many.FEW} at least")
+        parser.error(f"--sessions must be at least {3 * many.FEW}")
     return options
 
 
 def protos(folder: str) -> SimpleNamespace:
-    """All messages and stubs of the services, under one roof."""
+    """All messages and stubs of the services, in one namespace."""
     compile_protos(folder)
-    found = {}
+    names = {}
     for service in ("generation", "session", "server"):
         for kind in ("_pb2", "_pb2_grpc"):
-            found.update(vars(import_module(f"charlstm.v1.{service}{kind}")))
-    return SimpleNamespace(**found)
+            names.update(vars(import_module(f"charlstm.v1.{service}{kind}")))
+    return SimpleNamespace(**names)
 
 
 def train(address: str, path: Path) -> None:
     run.progress("training a model of the notebook's size for a few steps")
     path.write_text(many.ALPHABET + many.characters(random.Random(1), 4000), encoding="utf-8")
-    known = run.train(address, path, SIZES, many.MODEL)["vocabulary_size"]
-    if known != len(many.ALPHABET):
-        raise run.Failure(f"the model knows {known} characters, not {len(many.ALPHABET)}")
+    vocabulary_size = run.train(address, path, SIZES, many.MODEL)["vocabulary_size"]
+    if vocabulary_size != len(many.ALPHABET):
+        raise run.Failure(
+            f"the vocabulary has {vocabulary_size} characters, expected {len(many.ALPHABET)}"
+        )
 
 
-# --- long primes -------------------------------------------------------------
+# --- long prompts ------------------------------------------------------------
 
 
-def prime_seconds(pb, stub, prime: str) -> float:
-    """Seconds from the call to its first character."""
-    request = pb.GenerateRequest(model=many.MODEL, prime=prime, max_chars=1, sampling={"seed": 1})
-    taken, began = None, time.perf_counter()
+def time_to_first_char(pb, stub, prompt: str) -> float:
+    """Seconds from the call to the first character."""
+    request = pb.GenerateRequest(model=many.MODEL, prime=prompt, max_chars=1, sampling={"seed": 1})
+    seconds, started = None, time.perf_counter()
     for response in stub.Generate(request, timeout=many.DEADLINE_SECONDS):
         if response.HasField("text"):
-            taken = time.perf_counter() - began
-    if taken is None:
-        raise run.Failure("a prime was answered with no character")
-    return taken
+            seconds = time.perf_counter() - started
+    if seconds is None:
+        raise run.Failure("a generation ended without any text")
+    return seconds
 
 
-def prime_alone(pb, stub, rounds: int) -> dict:
-    run.progress(f"a prime of {PRIME_CHARS:,} characters, alone")
-    prime = many.characters(random.Random(2), PRIME_CHARS)
-    prime_seconds(pb, stub, prime[:100])
-    short = [prime_seconds(pb, stub, prime[0]) for _ in range(rounds)]
-    long = [prime_seconds(pb, stub, prime) for _ in range(rounds)]
-    speed = (PRIME_CHARS - 1) / (median(long) - median(short))
+def prompt_alone(pb, stub, rounds: int) -> dict:
+    run.progress(f"a prompt of {PROMPT_CHARS:,} characters, alone")
+    prompt = many.characters(random.Random(2), PROMPT_CHARS)
+    time_to_first_char(pb, stub, prompt[:100])
+    short = [time_to_first_char(pb, stub, prompt[0]) for _ in range(rounds)]
+    long = [time_to_first_char(pb, stub, prompt) for _ in range(rounds)]
+    speed = (PROMPT_CHARS - 1) / (median(long) - median(short))
     return {"chars_per_second": speed, "one_char_seconds": short, "all_seconds": long}
 
 
-def prime_beside(pb, stub, address: str, seconds: int) -> dict:
-    run.progress(f"{STREAMS_BESIDE} streams, without and with such primes beside them")
-    without = run.load(address, STREAMS_BESIDE, seconds)
-    prime = many.characters(random.Random(3), PRIME_CHARS)
-    primes = []
+def prompt_and_streams(pb, stub, address: str, seconds: int) -> dict:
+    run.progress(f"{STREAMS_DURING_PROMPT} streams, without and with long prompts")
+    without = run.load(address, STREAMS_DURING_PROMPT, seconds)
+    prompt = many.characters(random.Random(3), PROMPT_CHARS)
+    prompt_seconds = []
     with ThreadPoolExecutor(1) as pool:
-        loaded = pool.submit(run.load, address, STREAMS_BESIDE, seconds)
-        # Back to back, so that one is under way all the time; the load ends it.
-        while not loaded.done():
-            primes.append(prime_seconds(pb, stub, prime))
-        beside = loaded.result()
-    return {"without": without, "with": beside, "prime_seconds": primes}
+        load = pool.submit(run.load, address, STREAMS_DURING_PROMPT, seconds)
+        # Back to back: a prompt is being processed until the load test ends.
+        while not load.done():
+            prompt_seconds.append(time_to_first_char(pb, stub, prompt))
+        during = load.result()
+    return {"without": without, "with": during, "prompt_seconds": prompt_seconds}
 
 
 # --- the table ---------------------------------------------------------------
 
 
 def table(results: dict) -> str:
-    rows = [("", "charlstm", "wanted")]
-    rows += prime_rows(results["prime"], results["beside"])
+    rows = [("", "charlstm", "target")]
+    rows += prompt_rows(results["prompt"], results["prompt_and_streams"])
     between = results["steady"]["between_microseconds"]
     ratio = between["p99"] / between["p50"]
     rows.append((f"{STREAMS_STEADY} streams, p99 / p50", f"{ratio:.2f}", "< 3"))
@@ -158,23 +163,23 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def prime_rows(alone: dict, beside: dict) -> list:
-    without, loaded = (beside[side]["between_microseconds"] for side in ("without", "with"))
-    name = f"{PRIME_CHARS:,} characters of prime"
+def prompt_rows(alone: dict, both: dict) -> list:
+    without, during = (both[side]["between_microseconds"] for side in ("without", "with"))
+    name = f"prompt of {PROMPT_CHARS:,} characters"
     return [
-        (f"{name} alone, chars/s", f"{alone['chars_per_second']:,.0f}", ">= 4,000"),
+        (f"{name}, alone, chars/s", f"{alone['chars_per_second']:,.0f}", ">= 4,000"),
         (
-            f"{name} beside {STREAMS_BESIDE} streams, chars/s",
-            f"{PRIME_CHARS / median(beside['prime_seconds']):,.0f}",
+            f"{name}, during {STREAMS_DURING_PROMPT} streams, chars/s",
+            f"{PROMPT_CHARS / median(both['prompt_seconds']):,.0f}",
             "",
         ),
-        ("  streams without it, p50, ms", f"{without['p50'] / 1e3:.2f}", ""),
-        # Far over the median where other programs take the cores by turns and
-        # text comes in bursts: then the ratio below says little.
-        ("  streams without it, mean, ms", f"{without['mean'] / 1e3:.2f}", ""),
-        ("  streams beside it, p50, ms", f"{loaded['p50'] / 1e3:.2f}", ""),
-        ("  streams beside it, p99, ms", f"{loaded['p99'] / 1e3:.2f}", ""),
-        ("  p99 beside it / p50 without it", f"{loaded['p99'] / without['p50']:.2f}", "< 4"),
+        ("  streams without prompt, p50, ms", f"{without['p50'] / 1e3:.2f}", ""),
+        # If this is far above the median, other programs compete for the cores
+        # and text arrives in bursts: then the ratio below is not meaningful.
+        ("  streams without prompt, mean, ms", f"{without['mean'] / 1e3:.2f}", ""),
+        ("  streams during prompt, p50, ms", f"{during['p50'] / 1e3:.2f}", ""),
+        ("  streams during prompt, p99, ms", f"{during['p99'] / 1e3:.2f}", ""),
+        ("  p99 during / p50 without", f"{during['p99'] / without['p50']:.2f}", "< 4"),
     ]
 
 
@@ -183,39 +188,51 @@ def drop_rows(drops: dict) -> list:
     batch = drops["batch"]
     return [
         (f"{drops['streams']:,} streams dropped, MB before", f"{start:,.0f}", ""),
-        ("  MB more after a half of them", f"{middle - start:+,.1f}", ""),
-        ("  MB more after all of them", f"{end - start:+,.1f}", "about 0"),
-        ("  of all, ended by the server", str(drops["ended_by_server"]), "0"),
+        ("  additional MB after half of them", f"{middle - start:+,.1f}", ""),
+        ("  additional MB after all of them", f"{end - start:+,.1f}", "about 0"),
+        ("  ended by the server", str(drops["ended_by_server"]), "0"),
         ("  generations left in the batch", str(drops["running_after"]), "0"),
-        (f"  a full batch of {batch} writes the same", str(drops["same_texts_after"]), str(batch)),
+        (
+            f"  unchanged texts in a full batch of {batch}",
+            str(drops["same_texts_after"]),
+            str(batch),
+        ),
     ]
 
 
 def session_rows(sessions: dict) -> list:
     count = sessions["sessions"]
     before, full, after = sessions["resident_bytes"]
-    few, many_ = sessions["lookups"]["few"], sessions["lookups"]["many"]
-    made = sessions["create_seconds"]
+    few, all_ = sessions["lookups"]["few"], sessions["lookups"]["many"]
+    create = sessions["create_seconds"]
     return [
         (
-            f"{count:,} idle sessions, GB more",
+            f"{count:,} idle sessions, additional GB",
             f"{(full - before) / 1e9:.3f}",
             f"< {1.1 * count / 100_000:.3g}",
         ),
-        ("  bytes each", f"{(full - before) / count:,.0f}", ""),
-        ms_row("GetSession", few["get"], many_["get"]),
-        ms_row("a page of ListSessions", few["list"], many_["list"]),
-        ms_row("a new one", made["first"], made["last"]),
-        ms_row("a new one, full: evicting", made["first"], made["evicting"]),
-        (f"  MB more after {many.FEW:,} evictions", f"{(after - full) / 1e6:+,.1f}", "about 0"),
-        ("  kept", f"{sessions['kept']:,}", f"{count:,}"),
-        (f"  of the first {many.FEW:,} told evicted", f"{sessions['oldest_evicted']:,}", "most"),
+        ("  bytes per session", f"{(full - before) / count:,.0f}", ""),
+        ms_row("GetSession", few["get"], all_["get"]),
+        ms_row("one page of ListSessions", few["list"], all_["list"]),
+        ms_row("new session", create["first"], create["last"]),
+        ms_row("new session, evicting another", create["first"], create["evicting"]),
+        (
+            f"  additional MB after {many.FEW:,} evictions",
+            f"{(after - full) / 1e6:+,.1f}",
+            "about 0",
+        ),
+        ("  sessions after the evictions", f"{sessions['kept']:,}", f"{count:,}"),
+        (
+            f"  first {many.FEW:,} sessions reported as evicted",
+            f"{sessions['oldest_evicted']:,}",
+            "most",
+        ),
     ]
 
 
-def ms_row(name: str, few: float, then: float) -> tuple:
-    """Times in the first thousand sessions, and now."""
-    return (f"  {name}, ms", f"{few * 1e3:.2f} -> {then * 1e3:.2f}", "flat")
+def ms_row(name: str, few: float, all_: float) -> tuple:
+    """Compares a duration at the first thousand sessions with that at all."""
+    return (f"  {name}, ms", f"{few * 1e3:.2f} -> {all_ * 1e3:.2f}", "constant")
 
 
 if __name__ == "__main__":

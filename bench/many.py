@@ -1,5 +1,5 @@
-"""Many streams and many sessions at once, for limits.py: what the server's
-memory does, and whether it serves as before. How it is shown is not here."""
+"""Measures memory and correctness of the server with many dropped streams and
+many sessions. Used by `limits.py`, which prints the results."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,16 @@ import grpc
 import run
 
 MODEL = "bench"
-# As many distinct characters as the notebook's book has.
+# As many distinct characters as the text of the notebook has.
 ALPHABET = string.ascii_letters + string.digits + " \n.,;:!?'\"-()*&/"
-# A server that hangs must end this, not stop it.
+# If the server hangs, the benchmark must fail, not hang.
 DEADLINE_SECONDS = 120
-# More than fit the batch, so that streams are also dropped in the queue.
-AT_A_TIME = 512
-# Not all on one connection: a server takes some hundred streams on each.
+# More than the batch size, so that streams are also dropped in the queue.
+CONCURRENCY = 512
+# Several connections: a server accepts a few hundred streams on each.
 CHANNELS = 4
 LOOKUPS = 300
-# Sessions that the others are compared with, and that come when it is full.
+# Number of sessions for the comparison, and of those created at the limit.
 FEW = 1000
 
 
@@ -35,35 +35,36 @@ def resident(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
-    raise run.Failure("the server is gone")
+    raise run.Failure("the server is not running")
 
 
 @contextlib.asynccontextmanager
 async def connections(target: str):
-    """Channels with a connection each: grpcio would have them share one."""
-    own = [("grpc.use_local_subchannel_pool", 1)]
+    """Opens channels with one connection each; by default grpcio shares one."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
     async with contextlib.AsyncExitStack() as stack:
-        opened = [grpc.aio.insecure_channel(target, options=own) for _ in range(CHANNELS)]
+        opened = [grpc.aio.insecure_channel(target, options=options) for _ in range(CHANNELS)]
         yield [await stack.enter_async_context(channel) for channel in opened]
 
 
-async def each(count: int, at_a_time: int, work) -> float:
-    """Awaits work(0) to work(count - 1), some at a time; the seconds taken."""
+async def each(count: int, concurrency: int, work) -> float:
+    """Awaits work(0) to work(count - 1), at most `concurrency` at a time; returns
+    the elapsed seconds."""
     numbers = iter(range(count))
 
     async def worker():
         for number in numbers:
             await work(number)
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(at_a_time, count)):
+        for _ in range(min(concurrency, count)):
             group.create_task(worker())
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 async def read(call) -> tuple:
-    """The text of a generation, and how it finished."""
+    """Reads a generation; returns its text and its finished event."""
     text, finished = "", None
     async for response in call:
         text += response.text.text
@@ -73,7 +74,7 @@ async def read(call) -> tuple:
 
 
 async def drops(pb, target: str, pid: int, count: int) -> dict:
-    run.progress(f"{count:,} streams, dropped at random")
+    run.progress(f"{count:,} streams, dropped at random times")
     async with connections(target) as channels:
         stubs = [pb.GenerationServiceStub(channel) for channel in channels]
         batch = (await idle(pb, channels[0])).max_batch
@@ -85,17 +86,17 @@ async def drops(pb, target: str, pid: int, count: int) -> dict:
             if not await drop(pb, rng.choice(stubs), rng):
                 ended_early += 1
 
-        # Once before, so that what is allocated once is there at the start.
-        await each(AT_A_TIME, AT_A_TIME, one)
+        # Warm up: one-time allocations must not count.
+        await each(CONCURRENCY, CONCURRENCY, one)
         await idle(pb, channels[0])
         before = await full_batch(pb, stubs, batch)
         memory = [resident(pid)]
         for _ in range(2):
-            await each(count // 2, AT_A_TIME, one)
+            await each(count // 2, CONCURRENCY, one)
             left = await idle(pb, channels[0])
             memory.append(resident(pid))
         after = await full_batch(pb, stubs, batch)
-    same = sum(mine == theirs for mine, theirs in zip(before, after))
+    same = sum(first == second for first, second in zip(before, after))
     return {
         "streams": count,
         "ended_by_server": ended_early,
@@ -108,18 +109,18 @@ async def drops(pb, target: str, pid: int, count: int) -> dict:
 
 
 async def drop(pb, stub, rng: random.Random) -> bool:
-    """Opens an endless stream and leaves it: in the queue, while it is primed
-    or while text comes, which one half of the callers read. False: the server
-    ended it before."""
-    prime = characters(rng, rng.randint(1, 20))
-    request = pb.GenerateRequest(model=MODEL, prime=prime, max_chars=1_000_000)
+    """Starts a long generation and cancels it: in the queue, during prefill or
+    during generation. Half of the callers read the text. Returns False if the
+    server ended the stream earlier."""
+    prompt = characters(rng, rng.randint(1, 20))
+    request = pb.GenerateRequest(model=MODEL, prime=prompt, max_chars=1_000_000)
     call = stub.Generate(request, timeout=DEADLINE_SECONDS)
-    moment = rng.random() * 0.4
+    delay = rng.random() * 0.4
     if rng.random() < 0.5:
-        await asyncio.sleep(moment)
+        await asyncio.sleep(delay)
         call.cancel()
     else:
-        asyncio.get_running_loop().call_later(moment, call.cancel)
+        asyncio.get_running_loop().call_later(delay, call.cancel)
     try:
         await read(call)
     except asyncio.CancelledError:
@@ -130,7 +131,8 @@ async def drop(pb, stub, rng: random.Random) -> bool:
 
 
 async def idle(pb, channel):
-    """The server's status when nothing is generated any more, or after a while."""
+    """Waits until no generation is left, for at most 10 s; returns the status of
+    the server."""
     stub = pb.ServerServiceStub(channel)
     for _ in range(200):
         status = await stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=DEADLINE_SECONDS)
@@ -141,7 +143,7 @@ async def idle(pb, channel):
 
 
 async def full_batch(pb, stubs: list, batch: int) -> list:
-    """The texts of as many seeded streams at once as fit the batch."""
+    """Runs as many seeded streams as fit in the batch; returns their texts."""
     texts = [""] * batch
 
     async def generate(number: int):
@@ -150,7 +152,7 @@ async def full_batch(pb, stubs: list, batch: int) -> list:
         stub = stubs[number % len(stubs)]
         texts[number], finished = await read(stub.Generate(request, timeout=DEADLINE_SECONDS))
         if finished is None or len(texts[number]) != 100:
-            raise run.Failure(f"stream {number} of a full batch ended too early")
+            raise run.Failure(f"stream {number} of a full batch ended early")
 
     await each(batch, batch, generate)
     return texts
@@ -162,7 +164,7 @@ async def sessions(pb, target: str, pid: int, count: int) -> dict:
         stubs = [pb.GenerationServiceStub(channel) for channel in channels]
 
         async def create(first: int, number: int) -> float:
-            """Seconds for each of `number` new sessions."""
+            """Creates `number` sessions; returns the mean seconds per session."""
 
             async def one(offset: int):
                 request = pb.GenerateRequest(model=MODEL, prime="ab", max_chars=2)
@@ -170,46 +172,48 @@ async def sessions(pb, target: str, pid: int, count: int) -> dict:
                 stub = stubs[offset % len(stubs)]
                 await read(stub.Generate(request, timeout=DEADLINE_SECONDS))
 
-            return await each(number, AT_A_TIME // 2, one) / number
+            return await each(number, CONCURRENCY // 2, one) / number
 
-        look = pb.SessionServiceStub(channels[0])
+        stub = pb.SessionServiceStub(channels[0])
         before = resident(pid)
         first = await create(0, FEW)
-        few = await lookups(pb, look, FEW)
+        few = await lookups(pb, stub, FEW)
         await create(FEW, count - 2 * FEW)
         last = await create(count - FEW, FEW)
         full = resident(pid)
-        many = await lookups(pb, look, count)
+        many = await lookups(pb, stub, count)
         evicting = await create(count, FEW)
-        listed = await look.ListSessions(pb.ListSessionsRequest(), timeout=DEADLINE_SECONDS)
-        gone = [await evicted(pb, look, number) for number in range(FEW)]
+        listed = await stub.ListSessions(pb.ListSessionsRequest(), timeout=DEADLINE_SECONDS)
+        oldest_evicted = [await evicted(pb, stub, number) for number in range(FEW)]
     return {
         "sessions": count,
         "resident_bytes": [before, full, resident(pid)],
         "create_seconds": {"first": first, "last": last, "evicting": evicting},
         "lookups": {"few": few, "many": many},
         "kept": listed.total,
-        "oldest_evicted": sum(gone),
+        "oldest_evicted": sum(oldest_evicted),
     }
 
 
 async def lookups(pb, stub, count: int) -> dict:
-    """Median seconds to get one session, and to list a page of 100."""
+    """Median seconds of GetSession, and of ListSessions with a page of 100."""
     rng = random.Random(5)
     times = {"get": [], "list": []}
     for _ in range(LOOKUPS):
-        began = time.perf_counter()
-        name = f"session-{rng.randrange(count)}"
-        await stub.GetSession(pb.GetSessionRequest(session_id=name), timeout=DEADLINE_SECONDS)
+        started = time.perf_counter()
+        session_id = f"session-{rng.randrange(count)}"
+        await stub.GetSession(
+            pb.GetSessionRequest(session_id=session_id), timeout=DEADLINE_SECONDS
+        )
         middle = time.perf_counter()
         await stub.ListSessions(pb.ListSessionsRequest(), timeout=DEADLINE_SECONDS)
-        times["get"].append(middle - began)
+        times["get"].append(middle - started)
         times["list"].append(time.perf_counter() - middle)
-    return {name: median(taken) for name, taken in times.items()}
+    return {name: median(seconds) for name, seconds in times.items()}
 
 
 async def evicted(pb, stub, number: int) -> bool:
-    """Whether the server says that it let a session go for want of room."""
+    """True if the server reports that the session was evicted at the limit."""
     request = pb.GetSessionRequest(session_id=f"session-{number}")
     try:
         await stub.GetSession(request, timeout=DEADLINE_SECONDS)

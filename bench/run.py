@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Compares charlstm with PyTorch running the notebook, on this machine, in one
-run, and prints the ratios. `make bench` builds what this runs.
+"""Compares charlstm with PyTorch running the notebook, on the same machine in
+one run, and prints the ratios. `make bench` builds the programs that this runs.
 
     bench/run.py [--text FILE] [--threads N] [--seconds N] [--rounds N]
                  [--only training|generation] [--json FILE]
 
-PyTorch is that of the Python in BENCH_PYTHON; where that is not set, it is
-installed into .venv-bench (4 GB). Ours is measured through gRPC on loopback,
-the client included. A machine that others use drifts: only ratios of one run
-mean something, so both sides take turns, and the best round of each counts.
+Uses the PyTorch of the Python in BENCH_PYTHON; if that is not set, installs
+PyTorch into .venv-bench (4 GB). charlstm is measured through gRPC on loopback,
+including the client. Speed drifts on a shared machine, and only ratios within
+one run are meaningful: so both sides take turns, and the best round of each
+counts.
 """
 
 import argparse
@@ -27,14 +28,14 @@ sys.path.insert(0, str(ROOT / "scripts"))
 sys.dont_write_bytecode = True
 from release import RELEASE, Failure, running_server, stop_cleanly  # noqa: E402
 
-# batch, sequence, hidden, layers, and the ratio that is wanted at least.
+# batch, sequence, hidden, layers, and the target ratio.
 TRAININGS = ((128, 100, 512, 2, 1.35), (32, 50, 128, 2, 1.2))
-# The model of the first one also generates. Streams -> ratio wanted at least.
+# Number of streams -> target ratio. Generates with the model of the first training.
 GENERATIONS = {1: 4.0, 8: None, 64: 25.0, 256: 32.0}
-# Steps before the clock starts: first touch of memory, first choice of kernels.
+# Untimed steps at the start: first use of memory, selection of kernels.
 WARMUP_STEPS = 3
-# Long enough for a steady speed of the peer, as 20 steps of 12,800 characters.
-PEER_CHARS = 250_000
+# Enough for a steady speed of PyTorch: about 20 steps of 12,800 characters.
+PYTORCH_CHARS = 250_000
 
 
 def main() -> int:
@@ -57,12 +58,12 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares charlstm with PyTorch.")
-    parser.add_argument("--text", type=Path, help="corpus (default: Cicero, several times over)")
+    parser.add_argument("--text", type=Path, help="corpus (default: the demo's text, repeated)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=int, default=10, help="for each number of streams")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of each load test")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each side")
     parser.add_argument("--only", choices=("training", "generation"))
-    parser.add_argument("--json", type=Path, help="write the raw figures there")
+    parser.add_argument("--json", type=Path, help="write the raw results to this file")
     return parser.parse_args()
 
 
@@ -85,7 +86,8 @@ def machine() -> str:
 
 
 def embedded_text(folder: Path) -> Path:
-    """The demo's text, as often as makes an epoch of the largest batch long."""
+    """The demo's text, repeated so that an epoch of the largest batch is long
+    enough."""
     once = call([str(RELEASE / "examples" / "liber_primus")])
     path = folder / "cicero.txt"
     path.write_text(once * 8, encoding="utf-8")
@@ -95,12 +97,12 @@ def embedded_text(folder: Path) -> Path:
 def call(command: list) -> str:
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise Failure(f"{' '.join(map(str, command))} ended with exit code {done.returncode}")
+        raise Failure(f"{' '.join(map(str, command))} failed with exit code {done.returncode}")
     return done.stdout
 
 
-def peer(python: str, script: str, **flags) -> dict:
-    """Runs one of the PyTorch loops; what it measured."""
+def run_pytorch(python: str, script: str, **flags) -> dict:
+    """Runs one of the PyTorch scripts; returns its measurements."""
     command = [python, "-B", str(REFERENCE / script)]
     for name, value in flags.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -115,12 +117,12 @@ def progress(text: str) -> None:
 
 
 def compare_training(python: str, text: Path, sizes: tuple, options) -> dict:
-    batch, sequence, hidden, layers, wanted = sizes
+    batch, sequence, hidden, layers, target = sizes
     name = f"{batch} x {sequence} x {hidden} x {layers}"
-    theirs, ours = [], []
+    pytorch, charlstm = [], []
     for _ in range(options.rounds):
-        theirs.append(
-            peer(
+        pytorch.append(
+            run_pytorch(
                 python,
                 "train_loop.py",
                 text=text,
@@ -128,46 +130,54 @@ def compare_training(python: str, text: Path, sizes: tuple, options) -> dict:
                 sequence_length=sequence,
                 hidden_size=hidden,
                 num_layers=layers,
-                steps=max(10, PEER_CHARS // (batch * sequence)),
+                steps=max(10, PYTORCH_CHARS // (batch * sequence)),
                 warmup=WARMUP_STEPS,
                 threads=options.threads,
             )
         )
-        progress(f"training {name}: PyTorch {theirs[-1]['chars_per_second']:,.0f} chars/s")
+        progress(f"training {name}: PyTorch {pytorch[-1]['chars_per_second']:,.0f} chars/s")
         with server(options) as (process, address, _):
-            ours.append(train(address, text, sizes, "bench"))
-            ours[-1]["peak_rss_bytes"] = peak_memory(process.pid)
+            charlstm.append(train(address, text, sizes, "bench"))
+            charlstm[-1]["peak_rss_bytes"] = peak_memory(process.pid)
             stop_cleanly(process)
-        progress(f"training {name}: charlstm {ours[-1]['chars_per_second']:,.0f} chars/s")
-    best = [max(side, key=lambda round_: round_["chars_per_second"]) for side in (theirs, ours)]
-    return {"name": name, "wanted": wanted, "pytorch": best[0], "charlstm": best[1]}
+        progress(f"training {name}: charlstm {charlstm[-1]['chars_per_second']:,.0f} chars/s")
+    return {
+        "name": name,
+        "target": target,
+        "pytorch": fastest(pytorch),
+        "charlstm": fastest(charlstm),
+    }
+
+
+def fastest(rounds: list) -> dict:
+    return max(rounds, key=lambda measured: measured["chars_per_second"])
 
 
 class server:
-    """A fresh server with a temporary data folder, for a `with`."""
+    """Context manager: a new server with a temporary data folder."""
 
     def __init__(self, options):
         self.flags = ("--threads", str(options.threads), "--device", "cpu")
 
     def __enter__(self):
-        self.holder = tempfile.TemporaryDirectory(prefix="charlstm-bench-")
-        folder = Path(self.holder.name)
+        self.temporary = tempfile.TemporaryDirectory(prefix="charlstm-bench-")
+        folder = Path(self.temporary.name)
         self.running = running_server(folder / "data", folder / "server.log", *self.flags)
         process, address = self.running.__enter__()
         return process, address, folder
 
     def __exit__(self, kind, error, trace):
         if kind is Failure:
-            log = (Path(self.holder.name) / "server.log").read_text(errors="replace")
-            print(f"the server's log ends with\n{log[-3000:]}", file=sys.stderr)
+            log = (Path(self.temporary.name) / "server.log").read_text(errors="replace")
+            print(f"end of the server's log:\n{log[-3000:]}", file=sys.stderr)
         self.running.__exit__(kind, error, trace)
-        self.holder.cleanup()
+        self.temporary.cleanup()
 
 
 def train(address: str, text: Path, sizes: tuple, model: str) -> dict:
-    """Trains one epoch of the notebook's recipe; characters a second by the
-    clock of the client, from the first step event after the warm-up to the
-    last one, and the size of the vocabulary."""
+    """Trains one epoch with the preset `notebook`. Returns the speed in
+    characters per second, measured by the client from the first step event after
+    the warm-up to the last one, and the vocabulary size."""
     batch, sequence, hidden, layers, _ = sizes
     command = [str(RELEASE / "charlstm-client"), "--addr", address, "--json", "train"]
     command += ["--text", str(text), "--model", model, "--recipe", "notebook", "--epochs", "1"]
@@ -186,11 +196,11 @@ def train(address: str, text: Path, sizes: tuple, model: str) -> dict:
             elif kind == "epoch":
                 epoch_speed = event["chars_per_second"]
     if process.returncode != 0:
-        raise Failure(f"charlstm-client train ended with exit code {process.returncode}")
+        raise Failure(f"charlstm-client train failed with exit code {process.returncode}")
     speed = epoch_speed
     if len(steps) > 1 and steps[-1][1] > steps[0][1]:
-        taken = steps[-1][1] - steps[0][1]
-        speed = taken * batch * sequence / (steps[-1][0] - steps[0][0])
+        count = steps[-1][1] - steps[0][1]
+        speed = count * batch * sequence / (steps[-1][0] - steps[0][0])
     return {
         "chars_per_second": speed,
         "epoch_chars_per_second": epoch_speed,
@@ -211,12 +221,12 @@ def peak_memory(process: int) -> int:
 def compare_generation(python: str, text: Path, options) -> list:
     sizes = TRAININGS[0]
     with server(options) as (process, address, _):
-        progress("training the notebook's model for one epoch, to generate from")
+        progress("training the notebook's model for one epoch")
         vocabulary = train(address, text, sizes, "bench")["vocabulary_size"]
-        theirs, ours = [], {streams: [] for streams in GENERATIONS}
+        pytorch, charlstm = [], {streams: [] for streams in GENERATIONS}
         for _ in range(options.rounds):
-            theirs.append(
-                peer(
+            pytorch.append(
+                run_pytorch(
                     python,
                     "predict_loop.py",
                     tokens=vocabulary,
@@ -225,26 +235,27 @@ def compare_generation(python: str, text: Path, options) -> list:
                     threads=options.threads,
                 )
             )
-            progress(f"generation: PyTorch {theirs[-1]['chars_per_second']:,.0f} chars/s")
-            for streams, measured in ours.items():
+            progress(f"generation: PyTorch {pytorch[-1]['chars_per_second']:,.0f} chars/s")
+            for streams, measured in charlstm.items():
                 measured.append(load(address, streams, options.seconds))
                 speed = measured[-1]["chars_per_second"]
                 progress(f"generation: charlstm, {streams} streams {speed:,.0f} chars/s")
         stop_cleanly(process)
-    best = max(theirs, key=lambda round_: round_["chars_per_second"])
+    best = fastest(pytorch)
     return [
         {
             "streams": streams,
-            "wanted": GENERATIONS[streams],
+            "target": GENERATIONS[streams],
             "pytorch": best,
-            "charlstm": max(measured, key=lambda round_: round_["chars_per_second"]),
+            "charlstm": fastest(measured),
         }
-        for streams, measured in ours.items()
+        for streams, measured in charlstm.items()
     ]
 
 
 def load(address: str, streams: int, seconds: int) -> dict:
-    """What `charlstm-client bench` measures at one number of streams."""
+    """Runs `charlstm-client bench` with one number of streams; returns its
+    measurements."""
     command = [str(RELEASE / "charlstm-client"), "--addr", address, "--json", "bench"]
     command += ["--model", "bench", "--sessions", str(streams), "--seconds", str(seconds)]
     for line in call(command).splitlines():
@@ -258,16 +269,16 @@ def load(address: str, streams: int, seconds: int) -> dict:
 
 
 def table(results: dict) -> str:
-    rows = [("", "PyTorch", "charlstm", "ratio", "wanted")]
+    rows = [("", "PyTorch", "charlstm", "ratio", "target")]
     for entry in results["training"]:
-        theirs, ours = entry["pytorch"], entry["charlstm"]
+        pytorch, charlstm = entry["pytorch"], entry["charlstm"]
         rows.append(row(f"training {entry['name']}, chars/s", entry))
         rows.append(
             (
                 "  peak resident memory, MB",
-                f"{theirs['peak_rss_bytes'] / 1e6:,.0f}",
-                f"{ours['peak_rss_bytes'] / 1e6:,.0f}",
-                f"{ours['peak_rss_bytes'] / theirs['peak_rss_bytes']:.2f}",
+                f"{pytorch['peak_rss_bytes'] / 1e6:,.0f}",
+                f"{charlstm['peak_rss_bytes'] / 1e6:,.0f}",
+                f"{charlstm['peak_rss_bytes'] / pytorch['peak_rss_bytes']:.2f}",
                 "<= 1",
             )
         )
@@ -293,9 +304,9 @@ def line(cells: tuple, widths: list) -> str:
 
 
 def row(name: str, entry: dict) -> tuple:
-    theirs, ours = (entry[side]["chars_per_second"] for side in ("pytorch", "charlstm"))
-    wanted = f">= {entry['wanted']:g}" if entry["wanted"] else ""
-    return (name, f"{theirs:,.0f}", f"{ours:,.0f}", f"{ours / theirs:.2f}", wanted)
+    pytorch, charlstm = (entry[side]["chars_per_second"] for side in ("pytorch", "charlstm"))
+    target = f">= {entry['target']:g}" if entry["target"] else ""
+    return (name, f"{pytorch:,.0f}", f"{charlstm:,.0f}", f"{charlstm / pytorch:.2f}", target)
 
 
 if __name__ == "__main__":

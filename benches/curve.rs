@@ -1,6 +1,7 @@
-//! Trains on a text without a server around it and prints a line of JSON for
-//! each epoch: the curves of docs/training.md, and the tool to look for better
-//! hyperparameters. `cargo bench --bench curve -- --text FILE --recipe fast`.
+//! Trains on a text without a server, and prints the losses of each epoch as
+//! one line of JSON: the data for the learning curves in docs/training.md, and a
+//! tool for tuning hyperparameters.
+//! `cargo bench --bench curve -- --text FILE --recipe fast`.
 
 #![allow(clippy::print_stdout)]
 
@@ -16,10 +17,10 @@ use charlstm_torch::learner::{TorchLearner, TorchLearners};
 use charlstm_training::spec::TrainingSpec;
 use clap::Parser;
 
-/// Hyperparameters; what is not given is the recipe's.
+/// Hyperparameters; those that are not given have the default of the preset.
 #[derive(Parser)]
 struct Options {
-    /// The text.
+    /// The text to train on.
     #[arg(long)]
     text: PathBuf,
     #[arg(long)]
@@ -40,7 +41,7 @@ struct Options {
     learning_rate: Option<f64>,
     #[arg(long)]
     clip_norm: Option<f64>,
-    /// Share at the end of the text that is held out.
+    /// Fraction of the text, at its end, that is held out.
     #[arg(long, default_value_t = 0.1)]
     validation_fraction: f64,
     #[arg(long, default_value_t = 1)]
@@ -49,17 +50,17 @@ struct Options {
     beta2: Option<f64>,
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// Default: all processors.
+    /// Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
-    /// What `cargo bench` adds.
+    /// Ignored; `cargo bench` passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() {
     let options = Options::parse();
-    let text = std::fs::read_to_string(&options.text).expect("a text of UTF-8");
+    let text = std::fs::read_to_string(&options.text).expect("a text file in UTF-8");
     let vocabulary = Vocabulary::of(text.chars());
     let tokens = vocabulary.encode(&text).expect("its own characters");
     let spec = TrainingSpec {

@@ -1,5 +1,5 @@
-//! Speed of training, without a server around it: characters a second at the
-//! notebook's sizes and at small ones. `cargo bench --bench learn`.
+//! Measures the speed of training without a server, in characters per second,
+//! at the notebook's sizes and at smaller ones. `cargo bench --bench learn`.
 
 #![allow(clippy::print_stdout)]
 
@@ -58,8 +58,9 @@ fn main() {
     }
 }
 
-/// What libtorch's product reaches on this machine, the limit of training:
-/// 12,800 x 512 by 512 x 2048, as for a whole batch of the notebook.
+/// Measures libtorch's matrix product on this machine, which limits the speed of
+/// training: 12,800 x 512 by 512 x 2048, the product for one batch of the
+/// notebook.
 fn ceiling(threads: usize) {
     let random = |rows, columns| Tensor::randn([rows, columns], (Kind::Float, tch::Device::Cpu));
     let (a, b) = (random(12_800, 512), random(512, 2_048));
@@ -72,7 +73,7 @@ fn ceiling(threads: usize) {
     }
     let operations = f64::from(rounds) * 2.0 * 12_800.0 * 512.0 * 2_048.0;
     println!(
-        "product, {threads} threads: {:.1} GFLOP/s",
+        "matrix product, {threads} threads: {:.1} GFLOP/s",
         operations / begin.elapsed().as_secs_f64() / 1e9
     );
 }

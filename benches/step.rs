@@ -1,5 +1,5 @@
-//! Speed of the step that generates, without a server around it: characters a
-//! second for each batch size, and of a prefill. `cargo bench --bench step`.
+//! Measures the speed of the decode step for several batch sizes, and of prefill,
+//! without a server, in characters per second. `cargo bench --bench step`.
 
 #![allow(clippy::print_stdout)]
 
@@ -11,15 +11,15 @@ use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
 use charlstm_model::parameters::Parameters;
 
-/// The notebook's model on its own text.
+/// The notebook's model, with the vocabulary of its text.
 const ARCHITECTURE: Architecture = Architecture {
     vocabulary_size: 78,
     hidden_size: 512,
     num_layers: 2,
 };
 
-/// Multiply-adds of a character, times two: the recurrent matrices, the input
-/// matrix of the second layer, the linear layer.
+/// Floating-point operations per character, two per multiply-add: the recurrent
+/// matrices, the input matrix of the second layer, and the linear layer.
 const FLOP_PER_CHAR: f64 = 2.0 * (3.0 * 4.0 * 512.0 * 512.0 + 512.0 * 78.0);
 
 fn main() {
@@ -41,7 +41,7 @@ fn main() {
             black_box(stepper.step(&tokens).expect("a step"));
             steps += 1;
         }
-        report(&format!("step, batch {rows}"), steps * rows, begin);
+        report(&format!("decode, batch {rows}"), steps * rows, begin);
     }
     let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
     let tokens: Vec<u32> = (0..2000).map(|i| i % 78).collect();
@@ -52,10 +52,10 @@ fn main() {
     report("prefill", tokens.len(), begin);
 }
 
-fn report(what: &str, chars: usize, begin: Instant) {
+fn report(name: &str, chars: usize, begin: Instant) {
     let rate = chars as f64 / begin.elapsed().as_secs_f64();
     println!(
-        "{what:16} {rate:9.0} characters/s {:7.1} GFLOP/s",
+        "{name:16} {rate:9.0} characters/s {:7.1} GFLOP/s",
         rate * FLOP_PER_CHAR / 1e9
     );
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The demo: a server, a small model trained for less than a minute, its text.
+"""The demo: starts a server, trains a small model in less than a minute, and
+generates text with it.
 
-`make demo` builds what this runs: the release programs and the example that
-prints the text. Everything is kept in a temporary folder, which is removed at
+Run it with `make demo`, which builds the release programs and the example that
+prints the training text. All data is in a temporary folder, which is removed at
 the end, also after Ctrl-C.
 """
 
@@ -15,13 +16,13 @@ from pathlib import Path
 
 from release import RELEASE, Failure, running_server, stop_cleanly
 
-# The model and its training: a minute on two slow cores.
+# Model and training: less than a minute on two slow cores.
 HIDDEN_SIZE = 256
 EPOCHS = 20
 SEED = 1
 
-# What it writes.
-PRIME = "Sed ut perspiciatis unde omnis "
+# The generated text.
+PROMPT = "Sed ut perspiciatis unde omnis "
 FIRST_CHARS = 400
 MORE_CHARS = 200
 
@@ -35,7 +36,7 @@ def client(address: str, *arguments: str, stdin=subprocess.DEVNULL) -> None:
     command = [str(RELEASE / "charlstm-client"), "--addr", address, *arguments]
     code = subprocess.run(command, stdin=stdin, check=False).returncode
     if code != 0:
-        raise Failure(f"charlstm-client {arguments[0]} ended with exit code {code}")
+        raise Failure(f"charlstm-client {arguments[0]} failed with exit code {code}")
 
 
 def train(address: str) -> None:
@@ -52,35 +53,35 @@ def train(address: str) -> None:
         client(address, "train", *flags, stdin=text.stdout)
 
 
-def generate(address: str, prime: str, length: int) -> None:
+def generate(address: str, prompt: str, length: int) -> None:
     flags = ["--model", "demo", "--session", "demo"]
     flags += ["--length", str(length), "--temperature", "0.7"]
-    # A session that goes on needs no prime, and keeps its random state.
-    if prime:
-        flags += ["--prime", prime, "--seed", str(SEED)]
+    # A continued session needs no prompt, and keeps its random state.
+    if prompt:
+        flags += ["--prime", prompt, "--seed", str(SEED)]
     client(address, "generate", *flags)
     print(flush=True)
 
 
 def demo(folder: Path) -> None:
     log = folder / "server.log"
-    heading("1. A server starts on a free port, with an empty data folder")
+    heading("1. Start a server on a free port, with an empty data folder")
     try:
         with running_server(folder / "data", log) as (process, address):
-            print(f"charlstm-server listens on {address}", flush=True)
-            heading("2. It learns Latin from Cicero's De finibus, book one (less than a minute)")
+            print(f"charlstm-server is listening on {address}", flush=True)
+            heading("2. Train on Latin text, Cicero's De finibus, book 1 (less than a minute)")
             train(address)
-            heading(f"3. It writes {FIRST_CHARS} characters after {PRIME!r}")
-            generate(address, PRIME, FIRST_CHARS)
-            heading(f"4. It goes on in the same session, {MORE_CHARS} characters more")
+            heading(f"3. Generate {FIRST_CHARS} characters that continue {PROMPT!r}")
+            generate(address, PROMPT, FIRST_CHARS)
+            heading(f"4. Continue the same session with {MORE_CHARS} more characters")
             generate(address, "", MORE_CHARS)
-            heading("5. The server is told to stop (SIGTERM)")
+            heading("5. Stop the server (SIGTERM)")
             stop_cleanly(process)
-            print("charlstm-server ended cleanly, with exit code 0", flush=True)
+            print("charlstm-server stopped cleanly, with exit code 0", flush=True)
     except Failure:
-        said = log.read_text(errors="replace").strip() if log.exists() else ""
-        if said:
-            print(f"\nthe server's log ends with\n{said[-3000:]}", file=sys.stderr)
+        lines = log.read_text(errors="replace").strip() if log.exists() else ""
+        if lines:
+            print(f"\nend of the server's log:\n{lines[-3000:]}", file=sys.stderr)
         raise
 
 
@@ -88,7 +89,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for program in ("charlstm-server", "charlstm-client", "examples/liber_primus"):
         if not (RELEASE / program).exists():
-            print(f"demo: {RELEASE / program} is not there; run `make demo`", file=sys.stderr)
+            print(f"demo: {RELEASE / program} not found; run `make demo`", file=sys.stderr)
             return 1
     folder = Path(tempfile.mkdtemp(prefix="charlstm-demo-"))
     try:

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Puts the pinned libtorch where the build looks for it.
+"""Installs the pinned libtorch into the folder that the build uses.
 
     scripts/libtorch.py                 -> .libtorch/cpu   (half a gigabyte)
     scripts/libtorch.py --device cuda   -> .libtorch/cuda  (4 gigabytes)
 
-The CPU library is taken out of PyTorch's own wheel, without installing it:
-its libraries and headers, and the two small CUDA libraries that libtorch_cpu
-is linked with. Each wheel is checked by its SHA-256. A folder under its final
-name is always complete: it is unpacked beside it and renamed at the end.
+The CPU library is extracted from PyTorch's own wheel, without installing the
+wheel: its libraries and headers, plus the two small CUDA libraries that
+libtorch_cpu is linked with. Each wheel is verified by its SHA-256. A folder under
+its final name is always complete: files are extracted into a temporary folder
+next to it, which is renamed at the end.
 
-Needs Python 3.8 with pip, and nothing else. What builds with the library is
-not here: see `.cargo/config.toml` and `server/build.rs`.
+Requires only Python 3.8 with pip. For how the build uses the library, see
+`.cargo/config.toml` and `server/build.rs`.
 """
 
 import argparse
@@ -29,24 +30,24 @@ from typing import Callable, Iterator, NamedTuple, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = "2.11.0"
-# Raise it when what is taken out of the wheels changes: older folders are
-# then made anew.
+# Increase this when the set of extracted files changes: older folders are then
+# replaced.
 LAYOUT = 1
 MARKER = "complete"
-TRIES = 3
+ATTEMPTS = 3
 
 
 class Wheel(NamedTuple):
-    """A pinned wheel, and which of its files go where."""
+    """A pinned wheel, and which of its files are extracted, and to where."""
 
     requirement: str
     filename: str
     sha256: str
     # Prefix in the wheel -> folder in the library.
     prefixes: Sequence
-    # Only files of these names, or all when empty.
+    # Extract only files with these names; if empty, all files.
     only: Sequence = ()
-    # Files (or beginnings of their names, ending in *) to leave out.
+    # Names of files to exclude; a trailing * matches any suffix.
     without: Sequence = ()
 
 
@@ -84,7 +85,7 @@ WHEELS = (
     ),
 )
 
-# Without these nothing links; a wheel of another layout must not pass.
+# Files that linking requires. Detects a wheel with a different layout.
 REQUIRED = (
     "lib/libtorch.so",
     "lib/libtorch_cpu.so",
@@ -96,10 +97,10 @@ REQUIRED = (
 
 
 class Failure(Exception):
-    """Something that the user must be told, without a traceback."""
+    """An expected failure: shown as a message, without a traceback."""
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"libtorch: {text}", flush=True)
 
 
@@ -107,13 +108,13 @@ def say(text: str) -> None:
 
 
 def stamp(wheels: Sequence[Wheel]) -> str:
-    """What the marker of a complete folder of these wheels says."""
+    """The content of the marker file for a complete folder of these wheels."""
     digests = hashlib.sha256("".join(wheel.sha256 for wheel in wheels).encode())
     return f"{VERSION} layout {LAYOUT} {digests.hexdigest()[:16]}\n"
 
 
 def is_complete(folder: Path, wheels: Sequence[Wheel]) -> bool:
-    """Whether the folder was completely unpacked from exactly these wheels."""
+    """True if the folder was completely extracted from exactly these wheels."""
     try:
         return (folder / MARKER).read_text() == stamp(wheels)
     except OSError:
@@ -126,61 +127,62 @@ def ensure(
     wheels: Sequence[Wheel] = WHEELS,
     required: Sequence[str] = REQUIRED,
 ) -> bool:
-    """Makes `folder` hold the library. Says whether anything had to be done.
+    """Installs the library into `folder`. Returns False if it was already
+    complete.
 
-    `fetch(wheel, into, again)` puts the wheel's file into the folder `into`;
-    it may raise Failure. `again` is true when a try has failed before.
+    `fetch(wheel, into, retry)` downloads the file of the wheel into the folder
+    `into`; it may raise Failure. `retry` is true if an attempt has failed before.
     """
     if is_complete(folder, wheels):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder.parent / ".lock"):
-        # Somebody else may have finished while this waited for the lock.
+        # Another process may have finished while this one waited for the lock.
         if is_complete(folder, wheels):
             return False
         remove_leftovers(folder)
         downloads = folder.parent / ".download"
         downloads.mkdir(exist_ok=True)
         paths = [obtain(wheel, downloads, fetch) for wheel in wheels]
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-unpacking-", dir=folder.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-extracting-", dir=folder.parent))
         try:
-            unpack_all(staging, wheels, paths, required)
+            extract_all(staging, wheels, paths, required)
             remove(folder)
             staging.rename(folder)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        # Half a gigabyte that is not needed again.
+        # Half a gigabyte that is no longer needed.
         shutil.rmtree(downloads, ignore_errors=True)
     return True
 
 
 def obtain(wheel: Wheel, downloads: Path, fetch: Callable) -> Path:
-    """The checked file of a wheel: one that is there already, or a fresh one."""
+    """Returns the verified file of a wheel, downloading it if necessary."""
     path = downloads / wheel.filename
-    for attempt in range(1, TRIES + 1):
-        problem = None
+    for attempt in range(1, ATTEMPTS + 1):
+        error = None
         if not path.exists():
-            say(f"fetching {wheel.requirement}")
+            log(f"fetching {wheel.requirement}")
             try:
                 fetch(wheel, downloads, attempt > 1)
             except Failure as failure:
-                problem = str(failure)
-        if problem is None:
-            problem = fault(path, wheel)
-            if problem is None:
+                error = str(failure)
+        if error is None:
+            error = verify(path, wheel)
+            if error is None:
                 return path
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        if attempt < TRIES:
-            say(f"{problem}; trying again ({attempt + 1} of {TRIES})")
-    raise Failure(f"{problem}; gave up after {TRIES} tries")
+        if attempt < ATTEMPTS:
+            log(f"{error}; retrying (attempt {attempt + 1} of {ATTEMPTS})")
+    raise Failure(f"{error}; gave up after {ATTEMPTS} attempts")
 
 
-def fault(path: Path, wheel: Wheel):
-    """What is wrong with a downloaded file, or None."""
+def verify(path: Path, wheel: Wheel):
+    """Returns what is wrong with a downloaded file, or None if it is valid."""
     if not path.exists():
-        return f"{wheel.filename} did not arrive"
+        return f"{wheel.filename} was not downloaded"
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -188,34 +190,34 @@ def fault(path: Path, wheel: Wheel):
     if digest.hexdigest() == wheel.sha256:
         return None
     return (
-        f"{wheel.filename} is broken ({path.stat().st_size} bytes, SHA-256 "
+        f"{wheel.filename} is corrupt ({path.stat().st_size} bytes, SHA-256 "
         f"{digest.hexdigest()}, expected {wheel.sha256})"
     )
 
 
-def unpack_all(
+def extract_all(
     staging: Path, wheels: Sequence[Wheel], paths: Sequence[Path], required: Sequence[str]
 ) -> None:
-    say("unpacking")
+    log("extracting")
     for wheel, path in zip(wheels, paths):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                target = place(name, wheel)
+                target = target_of(name, wheel)
                 if target is not None:
                     extract(archive, name, staging / target)
     missing = [name for name in required if not (staging / name).is_file()]
     if missing:
-        raise Failure(f"the wheels lack {', '.join(missing)}")
-    # torch-sys compares this with the version that it was made for.
+        raise Failure(f"missing in the wheels: {', '.join(missing)}")
+    # torch-sys compares this with the version that it supports.
     (staging / "build-version").write_text(f"{VERSION}\n")
-    # mkdtemp makes folders that only their owner can read.
+    # mkdtemp creates folders that only their owner can read.
     staging.chmod(0o755)
-    # The last thing written: a folder without it is never used.
+    # Written last: a folder without the marker is never used.
     (staging / MARKER).write_text(stamp(wheels))
 
 
-def place(name: str, wheel: Wheel):
-    """Where a file of the wheel belongs in the library; None: nowhere."""
+def target_of(name: str, wheel: Wheel):
+    """Path of a file of the wheel in the library; None if it is excluded."""
     base = name.rsplit("/", 1)[-1]
     if not base or ".." in name.split("/"):
         return None
@@ -237,14 +239,14 @@ def extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what an interrupted run left behind."""
-    for leftover in folder.parent.glob(f".{folder.name}-unpacking-*"):
-        say(f"removing a half-unpacked {leftover.name}")
+    """Removes temporary folders of interrupted runs."""
+    for leftover in folder.parent.glob(f".{folder.name}-extracting-*"):
+        log(f"removing the incomplete folder {leftover.name}")
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
-    """Removes a folder, or the link of that name and not what it points to."""
+    """Removes a folder, or a symbolic link without its target."""
     if path.is_symlink():
         path.unlink()
     elif path.exists():
@@ -253,7 +255,7 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Two builds at once must not unpack into each other."""
+    """Excludes other processes that install into the same folder."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -271,7 +273,7 @@ def run(command: Sequence[str], what: str) -> None:
         raise Failure(f"{what} failed (exit code {code})")
 
 
-def need_pip() -> None:
+def require_pip() -> None:
     probe = subprocess.run(
         [sys.executable, "-m", "pip", "--version"],
         check=False,
@@ -280,30 +282,30 @@ def need_pip() -> None:
     )
     if probe.returncode != 0:
         raise Failure(
-            f"{sys.executable} has no pip, which fetches the library. Install it (Debian, "
-            "Ubuntu: apt install python3-pip), or set LIBTORCH to a libtorch "
-            f"{VERSION} that you have."
+            f"{sys.executable} has no pip, which is needed to fetch libtorch. Install pip "
+            "(Debian, Ubuntu: apt install python3-pip), or set LIBTORCH to the folder of an "
+            f"existing libtorch {VERSION}."
         )
 
 
-def pip_download(wheel: Wheel, into: Path, again: bool) -> None:
+def pip_download(wheel: Wheel, into: Path, retry: bool) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(into)]
     command += ["--disable-pip-version-check", "--only-binary=:all:"]
-    # Named, so that the same wheel comes whatever Python runs this. pip
-    # matches each platform to the letter: all that the wheels use are listed.
+    # Explicit tags select the same wheel regardless of the Python that runs
+    # this. pip matches platform tags exactly, so all tags in use are listed.
     command += ["--implementation", "cp", "--python-version", "3.12"]
     for tag in ("manylinux_2_28", "manylinux_2_25", "manylinux_2_17", "manylinux2014"):
         command += ["--platform", f"{tag}_x86_64"]
-    # A broken file may come from pip's cache: the second try goes around it.
-    if again:
+    # A corrupt file may come from pip's cache: a retry bypasses it.
+    if retry:
         command.append("--no-cache-dir")
     run(command + [wheel.requirement], f"the download of {wheel.requirement}")
 
 
 def from_folder(source: Path) -> Callable[[Wheel, Path, bool], None]:
-    """Takes wheels from a folder; for machines that reach no package index."""
+    """Copies wheels from a folder; for machines without access to a package index."""
 
-    def fetch(wheel: Wheel, into: Path, again: bool) -> None:
+    def fetch(wheel: Wheel, into: Path, _retry: bool) -> None:
         if not (source / wheel.filename).is_file():
             raise Failure(f"{source} has no {wheel.filename}")
         shutil.copyfile(source / wheel.filename, into / wheel.filename)
@@ -315,17 +317,18 @@ def from_folder(source: Path) -> Callable[[Wheel, Path, bool], None]:
 
 
 def ensure_cuda(base: Path) -> bool:
-    """Installs PyTorch with CUDA into a venv and links `base`/cuda to it."""
+    """Installs PyTorch with CUDA into a virtual environment, and creates the
+    symbolic link `base`/cuda to it. Returns False if it was already complete."""
     link, venv = base / "cuda", base / "cuda-venv"
-    # The link is made last: where it leads somewhere, all is complete.
+    # The link is created last: if its target exists, everything is complete.
     if (link / "lib" / "libtorch_cuda.so").exists():
         return False
     base.mkdir(parents=True, exist_ok=True)
     with lock(base / ".lock"):
         remove(link)
         remove(venv)
-        say(f"installing PyTorch {VERSION} with CUDA into {venv} (about 4 GB)")
-        run([sys.executable, "-m", "venv", str(venv)], "making a virtual environment")
+        log(f"installing PyTorch {VERSION} with CUDA into {venv} (about 4 GB)")
+        run([sys.executable, "-m", "venv", str(venv)], "creating a virtual environment")
         python = str(venv / "bin" / "python")
         run(
             [python, "-m", "pip", "install", "--disable-pip-version-check", f"torch=={VERSION}"],
@@ -333,54 +336,54 @@ def ensure_cuda(base: Path) -> bool:
         )
         found = sorted(venv.glob("lib/python3*/site-packages/torch"))
         if not found or not (found[0] / "lib" / "libtorch_cuda.so").exists():
-            raise Failure("the PyTorch that was installed has no CUDA; set LIBTORCH to one that has")
+            raise Failure("the installed PyTorch has no CUDA; set LIBTORCH to a libtorch with CUDA")
         link.symlink_to(os.path.relpath(found[0], base))
     return True
 
 
-# --- the program -------------------------------------------------------------
+# --- command line -------------------------------------------------------------
 
 
-def need_supported_platform() -> None:
+def require_supported_platform() -> None:
     system, machine = platform.system(), platform.machine()
     if system == "Linux" and machine in ("x86_64", "AMD64"):
         return
     raise Failure(
-        f"ready-made libraries are pinned for Linux on x86-64 only; this is {system} on {machine}. "
+        f"prebuilt libraries exist only for Linux on x86-64; this is {system} on {machine}. "
         f"Install PyTorch {VERSION} (pip install torch=={VERSION}) and set LIBTORCH_USE_PYTORCH=1, "
-        f"or unpack libtorch {VERSION} and set LIBTORCH to its folder."
+        f"or extract libtorch {VERSION} and set LIBTORCH to its folder."
     )
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Fetches the pinned libtorch.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--wheels", type=Path, help="take the wheels from this folder")
+    parser.add_argument("--wheels", type=Path, help="copy the wheels from this folder, offline")
     parser.add_argument("--into", type=Path, default=ROOT / ".libtorch", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
 
     for name in ("LIBTORCH", "LIBTORCH_USE_PYTORCH"):
         if os.environ.get(name):
-            say(f"{name}={os.environ[name]} is set and is used; nothing to fetch")
+            log(f"{name}={os.environ[name]} is set and will be used; nothing to fetch")
             return 0
     folder = options.into / options.device
     if options.device == "cpu" and is_complete(folder, WHEELS):
-        say(f"{folder} is complete")
+        log(f"{folder} is complete")
         return 0
-    need_supported_platform()
+    require_supported_platform()
     if options.device == "cuda":
         ensure_cuda(options.into)
-        say(f"{folder} is complete. Build with it:")
-        say(f"  export LIBTORCH={folder}")
-        say("  cargo build --release   (or: make serve DEVICE=cuda)")
+        log(f"{folder} is complete. To build with it:")
+        log(f"  export LIBTORCH={folder}")
+        log("  cargo build --release   (or: make serve DEVICE=cuda)")
         return 0
     if options.wheels:
         fetch = from_folder(options.wheels)
     else:
-        need_pip()
+        require_pip()
         fetch = pip_download
     ensure(folder, fetch)
-    say(f"{folder} is complete")
+    log(f"{folder} is complete")
     return 0
 
 

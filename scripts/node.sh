@@ -1,6 +1,7 @@
 #!/bin/sh
-# scripts/node.sh: puts what the Node client of the tests needs into
-# target/node, by tests/node/package-lock.json. Does nothing when it is there.
+# scripts/node.sh: installs the Node packages that the tests need, pinned in
+# tests/node/package-lock.json, into target/node. Does nothing if they are
+# already installed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,7 +10,7 @@ if cmp -s tests/node/package-lock.json "$home/installed.json"; then
     exit 0
 fi
 if ! command -v npm >/dev/null 2>&1; then
-    echo "node: npm is not there" >&2
+    echo "node: npm is not available" >&2
     exit 1
 fi
 echo "node: installing tests/node/package.json into $home"
@@ -17,5 +18,5 @@ rm -rf "$home"
 mkdir -p "$home"
 cp tests/node/package.json tests/node/package-lock.json "$home"
 npm ci --silent --no-audit --no-fund --prefix "$home"
-# Written last: without it the folder is not used.
+# Written last, as a mark that the folder is complete.
 cp tests/node/package-lock.json "$home/installed.json"

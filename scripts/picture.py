@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Turns what a command shows in a terminal into a picture, an SVG file.
+"""Runs a command in a terminal and saves what it shows as an SVG picture.
 
     scripts/picture.py docs/train.svg -- target/release/charlstm-client train ...
     scripts/picture.py docs/train.svg --until "epoch 12/" -- COMMAND ...
     scripts/picture.py docs/train.svg --from session.txt
 
-The command runs in a terminal of its own (a pty), so that it shows its colours
-and its progress bar; nothing in the picture is made up. `--save FILE` keeps
-what was captured, for `--from`. With `--until TEXT` the picture shows the
-terminal at the first moment when TEXT was on it; the command goes on to its end.
+The command runs in a pseudo-terminal, so it shows its colours and its progress
+bar. `--save FILE` saves the captured output, for `--from`. With `--until TEXT`
+the picture shows the terminal at the first moment when it contained TEXT; the
+command still runs to its end.
 
-Understood are the escape sequences that the client uses: colours, bold, moving
-the cursor, clearing. Standard library only.
+Supports the escape sequences that the client uses: colours, bold, cursor
+movement, clearing. Uses the standard library only.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from fcntl import ioctl
 from html import escape
 from pathlib import Path
 
-# Of a character, in units of the picture.
+# Size of a character cell and of the font, in SVG user units.
 WIDTH, HEIGHT, SIZE = 8.4, 18, 14
 MARGIN = 16
 BACKGROUND, FOREGROUND = "#1b1f24", "#d7dae0"
@@ -37,7 +37,7 @@ PLAIN = (None, False)
 
 
 class Screen:
-    """A terminal of so many columns that is as long as its text."""
+    """A terminal with a fixed number of columns and unlimited rows."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -46,44 +46,44 @@ class Screen:
         self.style = PLAIN
 
     def feed(self, text: str) -> None:
-        at = 0
-        while at < len(text):
-            if sequence := SEQUENCE.match(text, at):
-                self.obey(sequence[1] or "", sequence[2] or "")
-                at = sequence.end()
+        offset = 0
+        while offset < len(text):
+            if sequence := SEQUENCE.match(text, offset):
+                self.execute(sequence[1] or "", sequence[2] or "")
+                offset = sequence.end()
             else:
-                self.put(text[at])
-                at += 1
+                self.put(text[offset])
+                offset += 1
 
     def put(self, character: str) -> None:
         if character == "\n":
-            self.go(self.row + 1, self.column)
+            self.move_to(self.row + 1, self.column)
         elif character == "\r":
             self.column = 0
         elif character == "\b":
             self.column = max(0, self.column - 1)
         elif character >= " ":
             if self.column >= self.columns:
-                self.go(self.row + 1, 0)
+                self.move_to(self.row + 1, 0)
             line = self.lines[self.row]
             line.extend([(" ", PLAIN)] * (self.column + 1 - len(line)))
             line[self.column] = (character, self.style)
             self.column += 1
 
-    def go(self, row: int, column: int) -> None:
+    def move_to(self, row: int, column: int) -> None:
         self.row, self.column = max(0, row), max(0, column)
         while len(self.lines) <= self.row:
             self.lines.append([])
 
-    def obey(self, parameters: str, command: str) -> None:
+    def execute(self, parameters: str, command: str) -> None:
         numbers = [int(number) for number in re.findall(r"\d+", parameters)]
         count = (numbers or [1])[0] or 1
         if command == "m":
-            self.colour(numbers or [0])
+            self.set_style(numbers or [0])
         elif command in "AB":
-            self.go(self.row + (count if command == "B" else -count), self.column)
+            self.move_to(self.row + (count if command == "B" else -count), self.column)
         elif command in "CD":
-            self.go(self.row, self.column + (count if command == "C" else -count))
+            self.move_to(self.row, self.column + (count if command == "C" else -count))
         elif command == "G":
             self.column = count - 1
         elif command == "K":
@@ -97,7 +97,7 @@ class Screen:
             del self.lines[self.row][self.column :]
             del self.lines[self.row + 1 :]
 
-    def colour(self, numbers: list[int]) -> None:
+    def set_style(self, numbers: list[int]) -> None:
         colour, bold = self.style
         for number in numbers:
             if number == 0:
@@ -117,15 +117,15 @@ class Screen:
 
 
 def runs(line: list) -> list[tuple[int, str, tuple]]:
-    """Stretches of one style: where they begin, their text, their style."""
-    found: list[tuple[int, str, tuple]] = []
+    """Splits a line into runs of one style: start column, text, style."""
+    result: list[tuple[int, str, tuple]] = []
     for column, (character, style) in enumerate(line):
-        if found and found[-1][2] == style:
-            start, text, _ = found[-1]
-            found[-1] = (start, text + character, style)
+        if result and result[-1][2] == style:
+            start, text, _ = result[-1]
+            result[-1] = (start, text + character, style)
         else:
-            found.append((column, character, style))
-    return found
+            result.append((column, character, style))
+    return result
 
 
 def svg(screen: Screen, title: str, rows: int) -> str:
@@ -142,8 +142,8 @@ def svg(screen: Screen, title: str, rows: int) -> str:
         f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" rx="8" fill="{BACKGROUND}"/>',
     ]
-    for place, fill in enumerate(("#e06c75", "#e5c07b", "#98c379")):
-        parts.append(f'<circle cx="{20 + 20 * place}" cy="18" r="6" fill="{fill}"/>')
+    for index, fill in enumerate(("#e06c75", "#e5c07b", "#98c379")):
+        parts.append(f'<circle cx="{20 + 20 * index}" cy="18" r="6" fill="{fill}"/>')
     parts.append(
         f'<text x="{width / 2:g}" y="23" text-anchor="middle" fill="#8b929e">{escape(title)}</text>'
     )
@@ -153,7 +153,7 @@ def svg(screen: Screen, title: str, rows: int) -> str:
             if not text.strip():
                 continue
             weight = ' font-weight="bold"' if bold else ""
-            # The length is said, so that any font keeps the columns.
+            # The explicit length keeps columns aligned in any font.
             parts.append(
                 f'<text x="{MARGIN + column * WIDTH:g}" y="{y}" xml:space="preserve"'
                 f' textLength="{len(text) * WIDTH:g}" lengthAdjust="spacingAndGlyphs"'
@@ -163,7 +163,8 @@ def svg(screen: Screen, title: str, rows: int) -> str:
 
 
 def capture(command: list[str], columns: int, rows: int) -> tuple[list[bytes], int]:
-    """What the command writes into a terminal, piece by piece, and its exit code."""
+    """Runs the command in a pseudo-terminal; returns its output, in the pieces
+    that were read, and its exit code."""
     process, terminal = pty.fork()
     if process == 0:
         size = struct.pack("HHHH", rows, columns, 0, 0)
@@ -182,12 +183,13 @@ def capture(command: list[str], columns: int, rows: int) -> tuple[list[bytes], i
             sys.stdout.buffer.write(piece)
             sys.stdout.flush()
     except OSError:
-        pass  # Linux says so when the other side has closed.
+        pass  # On Linux, reading fails (EIO) after the other side has closed.
     return pieces, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def frames(captured: str) -> list[str]:
-    """Cuts before each return of the cursor: between two, the screen is whole."""
+    """Splits the output before each carriage return; at these points the screen
+    is completely drawn."""
     return re.split(r"(?=\r(?!\n))", captured)
 
 
@@ -195,16 +197,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("picture", type=Path, help="the SVG file to write")
     parser.add_argument("--from", dest="source", type=Path, help="a captured session")
-    parser.add_argument("--save", type=Path, help="keep what was captured")
-    parser.add_argument("--until", help="show the first moment with this text")
+    parser.add_argument("--save", type=Path, help="save the captured output to this file")
+    parser.add_argument("--until", help="show the first moment at which this text was shown")
     parser.add_argument("--title", help="default: the command")
     parser.add_argument("--columns", type=int, default=110)
     parser.add_argument("--rows", type=int, default=30, help="lines to show, the last ones")
-    given = sys.argv[1:]
-    cut = given.index("--") if "--" in given else len(given)
-    arguments, command = parser.parse_args(given[:cut]), given[cut + 1 :]
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    arguments, command = parser.parse_args(words[:end]), words[end + 1 :]
     if bool(arguments.source) == bool(command):
-        parser.error("name either --from FILE or a command after --")
+        parser.error("give either --from FILE or a command after --")
 
     code = 0
     if arguments.source:
@@ -213,7 +215,7 @@ def main() -> int:
         pieces, code = capture(command, arguments.columns, arguments.rows)
         captured = b"".join(pieces)
     if code != 0:
-        print(f"the command ended with exit code {code}", file=sys.stderr)
+        print(f"the command failed with exit code {code}", file=sys.stderr)
         return 1
     if arguments.save:
         arguments.save.write_bytes(captured)
@@ -225,7 +227,7 @@ def main() -> int:
             found = True
             break
     if not found:
-        print(f"{arguments.until!r} was never on the terminal", file=sys.stderr)
+        print(f"{arguments.until!r} never appeared on the terminal", file=sys.stderr)
         return 1
     title = arguments.title or (" ".join([Path(command[0]).name, *command[1:]]) if command else "")
     arguments.picture.write_text(svg(screen, title, arguments.rows), encoding="utf-8")

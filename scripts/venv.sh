@@ -1,7 +1,7 @@
 #!/bin/sh
-# scripts/venv.sh FOLDER REQUIREMENTS: a Python virtual environment with the
-# packages of a requirements file. Does nothing when it is there already with
-# exactly that file; a half-made one is made anew.
+# scripts/venv.sh FOLDER REQUIREMENTS: creates a Python virtual environment with
+# the packages of a requirements file. Does nothing if it already exists with
+# exactly that file; recreates it if it is incomplete.
 set -eu
 
 folder=$1
@@ -13,8 +13,8 @@ if cmp -s "$requirements" "$stamp"; then
 fi
 echo "python: installing $requirements into $folder"
 rm -rf "$folder"
-# Debian keeps ensurepip in a package of its own; the pip outside can fill the
-# environment as well.
+# On Debian, ensurepip is a separate package. Without it, the pip outside of the
+# environment can install into it.
 if python3 -m venv "$folder" >/dev/null 2>&1; then
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
 else
@@ -23,5 +23,5 @@ else
     python3 -m pip --python "$folder/bin/python" install --quiet --disable-pip-version-check \
         -r "$requirements"
 fi
-# Written last: without it the environment is not used.
+# Written last, as a mark that the environment is complete.
 cp "$requirements" "$stamp"

@@ -1,31 +1,31 @@
-//! Link flags of libtorch for the programs, tests and benchmarks of this
-//! crate: where the libraries are at run time, and CUDA where this libtorch
-//! has it. The flags that `torch-sys` gives are not passed on to the binaries
-//! of a dependent. Fetching libtorch is not here: `scripts/libtorch.py` does it.
+//! Sets the linker flags for libtorch in the programs, tests and benchmarks of
+//! this crate: the rpath, and CUDA if this libtorch supports it. Cargo does not
+//! pass the flags of `torch-sys` on to the binaries of dependent crates.
+//! `scripts/libtorch.py` fetches libtorch.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // From torch-sys, `links = "tch"`: the folder that it links with.
+    // Set by torch-sys (`links = "tch"`): the folder of the libraries.
     let Some(folder) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         return;
     };
-    // `.libtorch/cuda` is a link into a virtual environment; the libraries
-    // find their neighbours relative to where they really lie.
+    // `.libtorch/cuda` is a symbolic link into a virtual environment; the
+    // libraries find each other relative to their real path.
     let folder = fs::canonicalize(&folder).unwrap_or(folder);
     let shown = folder.display();
-    // So the programs start from any folder, with nothing exported.
+    // With the rpath, the programs start in any folder without LD_LIBRARY_PATH.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{shown}");
     if Path::new(&folder).join("libtorch_cuda.so").exists() {
         link_cuda(&folder);
     }
 }
 
-/// Links libtorch_cuda although nothing in our code names one of its symbols:
-/// it registers itself when it is loaded. Without the flags the linker drops
-/// it, and the program sees no GPU.
+/// Links libtorch_cuda, although no code refers to its symbols: it registers
+/// itself when it is loaded. Without these flags the linker drops the library,
+/// and the program does not find a GPU.
 fn link_cuda(folder: &Path) {
     println!("cargo:rustc-link-arg=-L{}", folder.display());
     for flag in [

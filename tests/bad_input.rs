@@ -59,23 +59,23 @@ fn a_corpus_that_cannot_be_trained_on_is_refused_with_what_is_wrong() {
 fn a_hyperparameter_outside_its_range_is_named_with_its_limit_and_value() {
     let server = Server::start(&[]);
     let text = file(server.folder(), "text", support::verse(3000).as_bytes());
-    for (flag, value, field) in [
-        ("--hidden-size", "0", "hidden_size"),
-        ("--num-layers", "99", "num_layers"),
-        ("--batch-size", "0", "batch_size"),
-        ("--sequence-length", "100000", "sequence_length"),
-        ("--epochs", "0", "epochs"),
-        ("--dropout", "1", "dropout"),
-        ("--dropout", "NaN", "dropout"),
-        ("--learning-rate", "0", "learning_rate"),
-        ("--learning-rate", "inf", "learning_rate"),
-        ("--clip-norm", "-1", "clip_norm"),
-        ("--validation-fraction", "0.9", "validation_fraction"),
-        ("--recipe", "magic", "recipe"),
+    for (flag, value) in [
+        ("--hidden-size", "0"),
+        ("--num-layers", "99"),
+        ("--batch-size", "0"),
+        ("--sequence-length", "100000"),
+        ("--epochs", "0"),
+        ("--dropout", "1"),
+        ("--dropout", "NaN"),
+        ("--learning-rate", "0"),
+        ("--learning-rate", "inf"),
+        ("--clip-norm", "-1"),
+        ("--validation-fraction", "0.9"),
+        ("--recipe", "magic"),
     ] {
-        let flag = format!("{flag}={value}");
-        let arguments = ["train", "--text", &text, "--model", "m", &flag];
-        refused(&server, &arguments, 1, &[field, value]);
+        let given = format!("{flag}={value}");
+        let arguments = ["train", "--text", &text, "--model", "m", &given];
+        refused(&server, &arguments, 1, &[flag, value]);
     }
     let arguments = ["train", "--text", &text, "--model", "../up"];
     refused(&server, &arguments, 1, &["model", "../up"]);

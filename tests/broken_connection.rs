@@ -66,7 +66,7 @@ fn a_training_is_shown_to_its_end_with_each_epoch_once() {
 
     let said = ask(&server, &arguments);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stderr.contains("coming back to it"), "{}", said.stderr);
+    assert!(said.stderr.contains("reconnecting in"), "{}", said.stderr);
     let shown: Vec<&str> = said
         .stdout
         .lines()

@@ -1,15 +1,17 @@
-//! What those who collect metrics get from a server at work.
+//! The metrics of a running server, and their documentation.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use support::{Server, ask, ask_ok, train_small};
 
-/// An HTTP request as a collector makes it; head and body of the answer.
+/// Sends an HTTP request as Prometheus does; returns the head and the body of
+/// the response.
 fn get(address: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(
@@ -17,70 +19,168 @@ fn get(address: &str, path: &str) -> (String, String) {
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )
     .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_owned(), body.to_owned())
 }
 
-/// Where the log says that metrics are served.
-fn address(server: &Server) -> String {
+/// The address of the metrics in the log of the server.
+fn metrics_address(server: &Server) -> String {
     let log = std::fs::read_to_string(server.folder().join("server.log")).unwrap();
     let line = log
         .lines()
-        .find(|line| line.contains("metrics are served"))
+        .find(|line| line.contains("serving metrics"))
         .unwrap();
     let (_, rest) = line.split_once("address=").unwrap();
     rest.split_whitespace().next().unwrap().to_owned()
 }
 
-/// The number of a line that begins with `name`, which has its labels.
-fn number(metrics: &str, name: &str) -> f64 {
-    metrics
-        .lines()
+/// The value of the sample `name`, which includes the labels.
+fn value(page: &str, name: &str) -> f64 {
+    page.lines()
         .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        .unwrap_or_else(|| panic!("{name} is not in\n{metrics}"))
+        .unwrap_or_else(|| panic!("{name} is not in\n{page}"))
 }
 
-#[test]
-fn a_collector_sees_what_was_trained_and_generated_and_refused() {
+/// Starts a server, trains a model, generates 40 characters in a session, and
+/// makes a call that fails; returns the metrics page.
+fn page_after_some_calls() -> String {
     let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
-    let address = address(&server);
-    let said = train_small(&server, "verse", &[]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let address = metrics_address(&server);
+    let trained = train_small(&server, "verse", &[]);
+    assert_eq!(trained.code, Some(0), "{}", trained.stderr);
     let generate = ["generate", "--prime", "arma ", "--session", "s"];
     ask_ok(&server, &[&generate[..], &["--length", "40"]].concat());
     assert_eq!(ask(&server, &["sessions", "show", "none"]).code, Some(1));
 
-    let (head, metrics) = get(&address, "/metrics");
+    let (head, page) = get(&address, "/metrics");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.contains("openmetrics-text"), "{head}");
-    let calls = |method: &str, code: u32| {
-        let name = format!(
-            "charlstm_grpc_calls_total{{method=\"/charlstm.v1.{method}\",code=\"{code}\"}}"
-        );
-        number(&metrics, &name)
+    assert!(get(&address, "/").0.starts_with("HTTP/1.1 404"));
+    page
+}
+
+#[test]
+fn the_metrics_count_trainings_generated_characters_and_failed_calls() {
+    let page = page_after_some_calls();
+    let labels = |kind: &str, service: &str, method: &str| {
+        format!(
+            "grpc_type=\"{kind}\",grpc_service=\"charlstm.v1.{service}\",grpc_method=\"{method}\""
+        )
     };
-    assert_eq!(calls("GenerationService/Generate", 0), 1.0);
-    assert_eq!(calls("SessionService/GetSession", 5), 1.0);
+    let generate = labels("server_stream", "GenerationService", "Generate");
+    let get_session = labels("unary", "SessionService", "GetSession");
     for (name, expected) in [
+        (&*format!("grpc_server_started_total{{{generate}}}"), 1.0),
+        (
+            &*format!("grpc_server_handled_total{{{generate},grpc_code=\"OK\"}}"),
+            1.0,
+        ),
+        (
+            &*format!("grpc_server_handled_total{{{get_session},grpc_code=\"NOT_FOUND\"}}"),
+            1.0,
+        ),
+        (
+            &*format!("grpc_server_handling_seconds_count{{{generate}}}"),
+            1.0,
+        ),
         ("charlstm_generated_chars_total", 40.0),
-        ("charlstm_first_char_seconds_count", 1.0),
+        // The last of the five characters of the prompt is fed to a decode step.
+        ("charlstm_prefill_chars_total", 4.0),
+        ("charlstm_time_to_first_char_seconds_count", 1.0),
         ("charlstm_sessions", 1.0),
         ("charlstm_models", 1.0),
         ("charlstm_models_loaded", 1.0),
         ("charlstm_generations_running", 0.0),
+        ("charlstm_generations_queued", 0.0),
         ("charlstm_trainings{state=\"succeeded\"}", 1.0),
         ("charlstm_trainings{state=\"running\"}", 0.0),
     ] {
-        assert_eq!(number(&metrics, name), expected, "{name}");
+        assert_eq!(value(&page, name), expected, "{name}");
     }
-    // One text alone has one row in each step. (The first of 40 characters
-    // comes out of the priming, or out of a step.)
-    let steps = number(&metrics, "charlstm_steps_total");
+    // A single generation has one row in each step. The first of its 40
+    // characters may be the result of the prefill or of a step.
+    let steps = value(&page, "charlstm_decode_steps_total");
     assert!((39.0..=41.0).contains(&steps), "{steps}");
-    assert_eq!(number(&metrics, "charlstm_step_rows_total"), steps);
-    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(value(&page, "charlstm_batch_rows_count"), steps);
+    assert_eq!(value(&page, "charlstm_batch_rows_sum"), steps);
+    assert!(page.ends_with("# EOF\n"), "{page}");
+}
 
-    assert!(get(&address, "/").0.starts_with("HTTP/1.1 404"));
+#[test]
+fn every_metric_is_documented_and_every_documented_metric_exists() {
+    let exposed = exposed(&page_after_some_calls());
+    let documented = documented(include_str!("../docs/metrics.md"));
+    for (name, metric) in &exposed {
+        assert_eq!(
+            Some(metric),
+            documented.get(name),
+            "{name} in docs/metrics.md"
+        );
+    }
+    for name in documented.keys() {
+        assert!(exposed.contains_key(name), "{name} is not on the page");
+    }
+}
+
+/// A metric, as the page or the documentation describes it.
+#[derive(Debug, PartialEq)]
+struct Metric {
+    kind: String,
+    labels: BTreeSet<String>,
+}
+
+/// The metrics on a page, by their names in queries: a counter ends in `_total`.
+fn exposed(page: &str) -> BTreeMap<String, Metric> {
+    let mut metrics = BTreeMap::new();
+    let mut current = String::new();
+    for line in page.lines() {
+        if let Some(declaration) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = declaration.split_once(' ').unwrap();
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            current = format!("{name}{suffix}");
+            let metric = Metric {
+                kind: kind.to_owned(),
+                labels: BTreeSet::new(),
+            };
+            metrics.insert(current.clone(), metric);
+        } else if !line.starts_with('#') {
+            let metric = metrics.get_mut(&current).unwrap();
+            metric.labels.extend(labels_of(line));
+        }
+    }
+    metrics
+}
+
+/// The names of the labels of a sample, without the bucket bound `le`.
+fn labels_of(sample: &str) -> impl Iterator<Item = String> {
+    let inside = sample
+        .split_once('{')
+        .map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
+    inside
+        .split(',')
+        .filter_map(|label| label.split_once('='))
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| name != "le")
+}
+
+/// The metrics in the tables of the documentation.
+fn documented(text: &str) -> BTreeMap<String, Metric> {
+    let names = |cell: &str| -> Vec<String> {
+        let in_backticks = cell.split('`').skip(1).step_by(2);
+        in_backticks.map(str::to_owned).collect()
+    };
+    text.lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let [name] = <[String; 1]>::try_from(names(cells[1])).unwrap();
+            let metric = Metric {
+                kind: cells[2].to_owned(),
+                labels: names(cells[3]).into_iter().collect(),
+            };
+            (name, metric)
+        })
+        .collect()
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/checkpoints/: files as the notebook saves them, and what
-PyTorch makes of them, which Rust tests compare with.
+"""Writes tests/golden/checkpoints/: PyTorch checkpoints as the notebook saves
+them, and PyTorch's results for them, which the Rust tests compare with.
 
     pip install torch==2.11.0 numpy safetensors
     python3 bench/reference/checkpoints.py
 
-The random numbers are seeded, but another release of PyTorch may draw others:
-the files and expected.json belong together.
+The random numbers are seeded, but may differ in another release of PyTorch:
+always regenerate the checkpoints and expected.json together.
 """
 
 import json
@@ -19,29 +19,30 @@ from safetensors.torch import save_file
 from notebook import CharLstm, one_hot
 
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden" / "checkpoints"
-# As set() gives them: in no order.
+# Not sorted, like the tokens of the notebook, which come from a set().
 TOKENS = tuple("ńe\nda cb’")
 HIDDEN, LAYERS = 8, 2
-PRIME = "abe’d ca\nń"
+PROMPT = "abe’d ca\nń"
 GREEDY_CHARS = 60
 
 
 class Elsewhere:
-    """What only a program that knows this class can load."""
+    """A class that a checkpoint refers to, so that loading it requires code."""
 
 
 def network(seed: int) -> CharLstm:
-    """The first network from this seed on whose greedy text is not one
-    character again and again: its weights are larger than a fresh one's."""
+    """Returns the first network, trying seeds from this one upwards, whose greedy
+    text is not a repetition of one character. Its weights are larger than newly
+    initialised ones."""
     torch.manual_seed(seed)
     model = CharLstm(len(TOKENS), HIDDEN, LAYERS, dropout=0.5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Numbers that float16 holds too.
+            # Values that float16 can represent exactly.
             parameter.copy_((parameter * (1.0 if "bias" in name else 6.0)).half().float())
     model.eval()
-    lively = len(set(expected(model)["greedy"][20:])) > 3
-    return model if lively else network(seed + 1)
+    varied = len(set(expected(model)["greedy"][20:])) > 3
+    return model if varied else network(seed + 1)
 
 
 def logits(model: CharLstm, indices: list, state):
@@ -52,9 +53,9 @@ def logits(model: CharLstm, indices: list, state):
 
 
 def expected(model: CharLstm) -> dict:
-    """Rows of logits in the order of the sorted characters."""
+    """Logits, in the order of the sorted characters, and greedy text."""
     order = [TOKENS.index(character) for character in sorted(TOKENS)]
-    rows, state = logits(model, [TOKENS.index(character) for character in PRIME], None)
+    rows, state = logits(model, [TOKENS.index(character) for character in PROMPT], None)
     text, row = "", rows[-1]
     for _ in range(GREEDY_CHARS):
         index = int(row.argmax())
@@ -67,12 +68,12 @@ def expected(model: CharLstm) -> dict:
     }
 
 
-def checkpoint(model: CharLstm, **further) -> dict:
-    return {"n_hidden": HIDDEN, "n_layers": LAYERS, "state_dict": model.state_dict(), **further}
+def checkpoint(model: CharLstm, **extra) -> dict:
+    return {"n_hidden": HIDDEN, "n_layers": LAYERS, "state_dict": model.state_dict(), **extra}
 
 
 def shared(model: CharLstm) -> dict:
-    """A state_dict whose tensors lie in one storage, as those of a GPU do."""
+    """A state_dict whose tensors share one storage, as after training on a GPU."""
     state = model.state_dict()
     row = torch.cat([tensor.reshape(-1) for tensor in state.values()])
     start = 0
@@ -97,7 +98,7 @@ def main() -> None:
     save({name: tensor.half() for name, tensor in model.state_dict().items()}, "half.pth")
     save({name: tensor.bfloat16() for name, tensor in model.state_dict().items()}, "bfloat16.pth")
 
-    # What must be refused.
+    # Files that must be rejected.
     state = model.state_dict()
     save(checkpoint(model, net=Elsewhere()), "code.pth")
     save({**state, "lstm.weight_hh_l0": state["lstm.weight_hh_l0"].t().contiguous().t()}, "strided.pth")
@@ -105,17 +106,18 @@ def main() -> None:
     save({name: tensor.long() for name, tensor in state.items()}, "integers.pth")
     save({**checkpoint(model, tokens=TOKENS), "n_hidden": HIDDEN + 1}, "contradicting.pth")
 
-    facts = {
-        "about": "What PyTorch makes of the files, by bench/reference/checkpoints.py: logits after "
-        "each character of the prime, in the order of the sorted characters, and the most probable "
-        "characters after it; of bfloat16.pth the numbers are rounded, and these are not its",
+    results = {
+        "about": "PyTorch's results for the files, written by bench/reference/checkpoints.py: "
+        "logits after each character of the prompt, in the order of the sorted characters, and "
+        "the most probable characters after it; they do not hold for bfloat16.pth, which is "
+        "rounded",
         "torch": torch.__version__,
         "tokens": "".join(TOKENS),
-        "prime": PRIME,
+        "prime": PROMPT,
         **expected(model),
     }
     (FOLDER / "expected.json").write_text(
-        json.dumps(facts, ensure_ascii=False, separators=(",", ":")) + "\n"
+        json.dumps(results, ensure_ascii=False, separators=(",", ":")) + "\n"
     )
     for path in sorted(FOLDER.iterdir()):
         print(f"{path.name}: {path.stat().st_size} bytes")

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/{notebook,iterbatches}.json, which Rust tests compare with.
+"""Writes tests/golden/{notebook,iterbatches}.json, which the Rust tests compare
+with.
 
     pip install torch==2.11.0 numpy
     python3 bench/reference/golden.py
 
-No random numbers and no dropout: weights and tokens come from formulas that
-are stated in the JSON, so that the tests can make them too.
+Uses no random numbers and no dropout: weights and tokens are computed by
+formulas that are given in the JSON, so that the tests can reproduce them.
 """
 
 import json
@@ -21,22 +22,23 @@ GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 VOCABULARY = 11
 STEPS = 5
 LEARNING_RATE = 0.001
-# Tokens of the single sequence that is evaluated at the end.
+# Length of the single sequence that is evaluated at the end.
 EVALUATED = 8
 
 CASES = (
     # name, hidden, layers, batch, sequence, clip
     ("notebook", 16, 2, 3, 7, 5.0),
-    # So small a norm that every step is clipped.
+    # A maximum norm so small that every step is clipped.
     ("clipped", 8, 3, 3, 7, 0.05),
-    # Adam hardly sees how long a gradient is. Here clipping leaves numbers as
-    # small as its epsilon, so the parameters tell whether it was done.
+    # Adam is almost invariant to the scale of the gradient. Here clipping makes
+    # the gradients as small as Adam's epsilon, so its effect is visible in the
+    # parameters.
     ("clipped_to_epsilon", 6, 1, 3, 7, 1e-6),
 )
 
 
 def initial(count: int) -> numpy.ndarray:
-    """The flat row of parameters."""
+    """All parameters as one flat array."""
     values = [0.1 * math.sin(k * 0.7 + 0.3) for k in range(count)]
     return numpy.array(values, dtype=numpy.float64).astype(numpy.float32)
 
@@ -46,9 +48,9 @@ def tokens(count: int) -> numpy.ndarray:
 
 
 def flat_order(model: CharLstm) -> list:
-    """Named parameters in the order of the flat row.
+    """Named parameters in the order of the flat array.
 
-    PyTorch lists them so itself; the assertion keeps it true.
+    This is PyTorch's own order; the assertion verifies it.
     """
     named = list(model.named_parameters())
     expected = [
@@ -72,7 +74,7 @@ def set_parameters(model: CharLstm) -> None:
 
 
 def rounded(values) -> list:
-    """Nine significant digits name every float32."""
+    """Rounds to nine significant digits, which identify a float32 exactly."""
     return [float(f"{value:.9g}") for value in numpy.asarray(values, dtype=numpy.float64).reshape(-1)]
 
 
@@ -80,7 +82,7 @@ def case(name: str, hidden: int, layers: int, batch: int, sequence: int, clip: f
     model = CharLstm(VOCABULARY, hidden, layers, dropout=0.0)
     set_parameters(model)
     trainer = Trainer(model, VOCABULARY, LEARNING_RATE, clip)
-    # Some more than the steps need: the rest of a batch must be dropped.
+    # More tokens than the steps need: an incomplete batch must be dropped.
     data = tokens(STEPS * batch * sequence + 4)
     steps, gradients = [], {}
     trainer.begin_epoch()
@@ -109,7 +111,7 @@ def case(name: str, hidden: int, layers: int, batch: int, sequence: int, clip: f
 
 
 def evaluation(model: CharLstm) -> dict:
-    """Raw logits of one sequence from an empty state, with the last parameters."""
+    """Raw logits of one sequence from a zero state, with the final parameters."""
     model.eval()
     inputs = tokens(EVALUATED)
     with torch.no_grad():
@@ -126,14 +128,14 @@ def write(path: Path, value: dict) -> None:
 
 def notebook_json() -> dict:
     return {
-        "about": "The notebook's steps in PyTorch, by bench/reference/golden.py",
+        "about": "The notebook's optimizer steps in PyTorch, written by bench/reference/golden.py",
         "torch": torch.__version__,
-        "parameters": "parameter k of the flat row = 0.1 * sin(0.7 k + 0.3), in float64, then "
-        "cast to float32; the row has each layer's weight_ih, weight_hh, bias_ih, bias_hh, then "
+        "parameters": "parameter k of the flat array = 0.1 * sin(0.7 k + 0.3), in float64, then "
+        "cast to float32; the array has each layer's weight_ih, weight_hh, bias_ih, bias_hh, then "
         "fc.weight, fc.bias",
         "tokens": "token i = (7 i i + 3 i) mod 11, i from 0, token_count of them",
         "first_gradients": "of step 1, before clipping",
-        "evaluation": "raw logits [token][vocabulary] after the last step, from an empty state",
+        "evaluation": "raw logits [token][vocabulary] after the last step, from a zero state",
         "vocabulary_size": VOCABULARY,
         "learning_rate": LEARNING_RATE,
         "cases": [case(*values) for values in CASES],
@@ -141,15 +143,15 @@ def notebook_json() -> dict:
 
 
 def iterbatches_json() -> dict:
-    """The notebook's example: 42 numbers, 4 sequences of 3.
+    """The notebook's example: 42 numbers, in batches of 4 sequences of 3.
 
-    Its numbers name the sequence that they are in (1 1 1 2 2 2 ...); counting
-    from 0 shows the order more sharply, so both are here.
+    The notebook's numbers are those of the sequences (1 1 1 2 2 2 ...). Distinct
+    numbers, counted from 0, show the order more precisely, so both are written.
     """
     examples = {"notebook": [i // 3 + 1 for i in range(42)], "counting": list(range(42))}
     return {
-        "about": "The notebook's batching, by bench/reference/golden.py: the target of the last "
-        "column is the first column of the next batch, and for the last batch column 0 of the "
+        "about": "The notebook's batches, written by bench/reference/golden.py: the target of the "
+        "last column is the first column of the next batch, and for the last batch column 0 of the "
         "whole reshaped data",
         "batch_size": 4,
         "sequence_length": 3,
@@ -168,7 +170,7 @@ def iterbatches_json() -> dict:
 
 
 if __name__ == "__main__":
-    # One thread: the order of sums, and so the last bits, stay the same.
+    # One thread: the order of summation, and so the last bits, are reproducible.
     torch.set_num_threads(1)
     write(GOLDEN / "notebook.json", notebook_json())
     write(GOLDEN / "iterbatches.json", iterbatches_json())

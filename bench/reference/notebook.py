@@ -1,9 +1,10 @@
-"""The notebook's model, batching and steps, once, for the other scripts here.
+"""The notebook's model, batches and optimizer steps, shared by the scripts in
+this folder.
 
-The arithmetic follows the character-level LSTM notebook: one-hot input,
-nn.LSTM with dropout between its layers, dropout, a linear layer, log-softmax
-and NLL loss, Adam, gradients clipped by their norm, hidden state carried over
-the batches of an epoch. Measuring and writing files are not here.
+The arithmetic follows the notebook "Character-Level LSTM": one-hot input, nn.LSTM
+with dropout between its layers, dropout, a linear layer, log-softmax and NLL
+loss, Adam, gradient clipping by norm, and a hidden state that is carried over
+the batches of an epoch.
 """
 
 import numpy
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 
 class CharLstm(nn.Module):
-    """`lstm` and `fc` are the names that the notebook's state_dict has."""
+    """`lstm` and `fc` are the names in the notebook's state_dict."""
 
     def __init__(self, tokens: int, hidden: int, layers: int, dropout: float):
         super().__init__()
@@ -30,7 +31,7 @@ class CharLstm(nn.Module):
 
 
 def one_hot(indices: numpy.ndarray, tokens: int) -> numpy.ndarray:
-    """Integers of any shape -> float32 of that shape and one more dimension."""
+    """Integers of any shape -> float32 of that shape plus one dimension, `tokens`."""
     rows = numpy.zeros((indices.size, tokens), dtype=numpy.float32)
     rows[numpy.arange(indices.size), indices.reshape(-1)] = 1.0
     return rows.reshape(*indices.shape, tokens)
@@ -39,10 +40,10 @@ def one_hot(indices: numpy.ndarray, tokens: int) -> numpy.ndarray:
 def batches(data: numpy.ndarray, batch: int, sequence: int):
     """Yields inputs and targets, each `[batch, sequence]`.
 
-    The data, cut to whole batches, lies in `batch` rows. The target of an
-    input is the number after it in its row, also where that is the first of
-    the next batch. Only the last number of a row has none: its target is the
-    first number of the row.
+    The data is truncated to whole batches and reshaped into `batch` rows. The
+    target of an input is the next number in its row, which may belong to the
+    next batch. The target of the last number of a row is the first number of
+    the row.
     """
     count = len(data) // (batch * sequence)
     rows = data[: count * batch * sequence].reshape(batch, -1)
@@ -53,7 +54,7 @@ def batches(data: numpy.ndarray, batch: int, sequence: int):
 
 
 class Trainer:
-    """One optimizer step after the other, as the notebook takes them."""
+    """Takes optimizer steps as the notebook does."""
 
     def __init__(self, model: CharLstm, tokens: int, learning_rate: float, clip: float):
         self.model, self.tokens, self.clip = model, tokens, clip
@@ -62,11 +63,11 @@ class Trainer:
         self.state = None
 
     def begin_epoch(self) -> None:
-        """Each epoch starts from an empty hidden state."""
+        """Resets the hidden state."""
         self.state = None
 
     def backward(self, inputs: numpy.ndarray, targets: numpy.ndarray) -> float:
-        """Leaves the unclipped gradients in the parameters; returns the loss."""
+        """Computes the gradients, without clipping; returns the loss."""
         features = torch.from_numpy(one_hot(inputs, self.tokens))
         goal = torch.from_numpy(numpy.ascontiguousarray(targets)).reshape(-1)
         output, state = self.model(features, self.state)
@@ -77,7 +78,7 @@ class Trainer:
         return loss.item()
 
     def update(self) -> float:
-        """Clips, and takes the step; returns the norm before clipping."""
+        """Clips the gradients and takes the step; returns the norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         return norm.item()

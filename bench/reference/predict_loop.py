@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Speed of the notebook's predict loop in PyTorch: one character at a time,
-one-hot, hidden state handed on, the next drawn from the top 3.
+"""Measures the notebook's predict loop in PyTorch: one character at a time, with
+one-hot input and a carried hidden state; samples from the top 3.
 
     predict_loop.py [--tokens 78 --hidden-size 512 --num-layers 2 --chars 1000
                      --warmup 50 --threads 2]
 
-The weights are PyTorch's initial ones: the speed does not depend on them.
-Prints one JSON object with characters per second.
+The weights are newly initialised: the speed does not depend on them. Prints the
+speed in characters per second, as a JSON object.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from notebook import CharLstm, one_hot
 
 
 def predict(token: int, state, model: CharLstm, tokens: int, top_k: int):
-    """The next token and the state after this one."""
+    """Returns the next token and the new state."""
     model.eval()
     inputs = torch.from_numpy(one_hot(numpy.array([[token]]), tokens))
     with torch.no_grad():
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--num-layers", type=int, default=2)
     parser.add_argument("--top-k", type=int, default=3)
-    parser.add_argument("--chars", type=int, default=1000, help="characters that are timed")
-    parser.add_argument("--warmup", type=int, default=50, help="characters before")
+    parser.add_argument("--chars", type=int, default=1000, help="number of timed characters")
+    parser.add_argument("--warmup", type=int, default=50, help="number of untimed characters")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Speed of the notebook's training loop in PyTorch, on the CPU in float32.
+"""Measures the notebook's training loop in PyTorch, on the CPU in float32.
 
     train_loop.py --text FILE [--hidden-size 512 --num-layers 2 --batch-size 128
                   --sequence-length 100 --steps 20 --warmup 3 --threads 2]
 
-Prints one JSON object: characters trained on per second, over the steps after
-the warm-up, the loss of the last step, and the peak resident memory.
+Prints a JSON object with the training speed in characters per second, without
+the warm-up steps, the loss of the last step, and the peak resident memory.
 """
 
 import argparse
@@ -30,14 +30,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--learning-rate", type=float, default=0.001)
     parser.add_argument("--clip-norm", type=float, default=5.0)
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before")
+    parser.add_argument("--steps", type=int, default=20, help="number of timed steps")
+    parser.add_argument("--warmup", type=int, default=3, help="number of untimed steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
 
-def endless(data: numpy.ndarray, trainer: Trainer, batch: int, sequence: int):
-    """Batches of one epoch after the other."""
+def all_epochs(data: numpy.ndarray, trainer: Trainer, batch: int, sequence: int):
+    """Yields the batches of epoch after epoch, without end."""
     while True:
         trainer.begin_epoch()
         yield from batches(data, batch, sequence)
@@ -57,7 +57,7 @@ def main() -> None:
     model = CharLstm(len(vocabulary), options.hidden_size, options.num_layers, options.dropout)
     model.train()
     trainer = Trainer(model, len(vocabulary), options.learning_rate, options.clip_norm)
-    source = endless(data, trainer, options.batch_size, options.sequence_length)
+    source = all_epochs(data, trainer, options.batch_size, options.sequence_length)
     loss = 0.0
     for step in range(options.warmup + options.steps):
         if step == options.warmup:
@@ -74,7 +74,7 @@ def main() -> None:
                 "steps": options.steps,
                 "loss": loss,
                 "threads": options.threads,
-                # Linux counts it in KiB.
+                # In KiB on Linux.
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 "torch": torch.__version__,
             }

@@ -1,5 +1,5 @@
-//! Prints Cicero's *De finibus*, book one, which the crate `lipsum` carries:
-//! the text that `make demo` trains on. Nothing of the client is used here.
+//! Prints the text that `make demo` trains on: book one of Cicero's *De
+//! finibus*, from the crate `lipsum`. Does not use the client.
 
 use std::io::{self, Write};
 

@@ -1,20 +1,20 @@
-//! The command line: every command and flag, with its help. What the flags
-//! mean for a request is in `args/spec.rs` and `args/sampling.rs`; what a
-//! command does is in `commands/`.
+//! Defines the command line: every command and flag, with its help. How flags
+//! become requests is in `args/spec.rs` and `args/sampling.rs`; what a command
+//! does is in `commands/`.
 
 pub(crate) mod sampling;
 pub(crate) mod spec;
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
 
-use crate::plot::picture_file;
+use crate::plot::PlotFile;
 
-/// Trains character LSTMs on a charlstm server and generates text from them.
+/// Train character-level LSTMs on a charlstm server and generate text from them.
 #[derive(Debug, Parser)]
 #[command(
     name = "charlstm-client",
@@ -24,20 +24,21 @@ use crate::plot::picture_file;
         charlstm-client train --text book.txt --model book --epochs 5\n  \
         charlstm-client generate --model book --prime \"It was \" --length 500\n  \
         charlstm-client status\n\n\
-        Exit codes: 0 done, 1 the server or the network said no, 2 wrong usage, 130 interrupted."
+        Exit codes: 0 success, 1 error from the server or the network, 2 invalid usage,\n\
+        130 interrupted."
 )]
-pub(crate) struct Args {
+pub(crate) struct CommandLine {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalFlags,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 /// Flags that every command has.
-#[derive(Clone, Debug, ClapArgs)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection and output")]
-pub(crate) struct Global {
-    /// Address of the server; `https://` for TLS
+pub(crate) struct GlobalFlags {
+    /// Address of the server; use https:// for TLS
     #[arg(
         long,
         global = true,
@@ -46,122 +47,122 @@ pub(crate) struct Global {
         default_value = "http://127.0.0.1:50051"
     )]
     pub(crate) addr: String,
-    /// File with the token that the server asks for
+    /// File with the access token, if the server requires one
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Certificate authority (PEM) to trust instead of the system's
+    /// Certificate authority (PEM file) to trust instead of the system's
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
-    /// Print one JSON object a line
+    /// Print results as JSON, one object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
-/// What to do.
+/// A command with its flags.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The shortest way in: start a server, train on a text, talk with it
+    /// Quick start: start a server, train on a text and open a REPL
     #[command(after_help = "Examples:\n  \
         charlstm-client run --text book.txt\n  \
         charlstm-client run\n\n\
-        Uses the server at --addr, or starts one there that ends with this command. Trains\n\
-        only where there is no model of that name yet; a training that was broken off goes on.")]
+        Uses the server at --addr. If none is running there, starts one and stops it on exit.\n\
+        Trains only if no model of that name exists; an unfinished training is resumed.")]
     Run(Box<RunArgs>),
-    /// Train a model on a text, with live progress
+    /// Train a model on a text and show the progress
     #[command(after_help = "Examples:\n  \
         charlstm-client train --text book.txt --model book\n  \
         charlstm-client train --text novels/ --text letters.txt --model all --plot loss.svg\n  \
         zcat text.gz | charlstm-client train --text - --model all --epochs 3\n\n\
-        The first Ctrl-C cancels the training (a checkpoint is saved, see `trainings resume`),\n\
-        the second one leaves at once.")]
+        The first Ctrl-C cancels the training after saving a checkpoint (see `trainings resume`),\n\
+        the second one exits immediately.")]
     Train(Box<TrainArgs>),
-    /// Generate text: the prime and what follows, as it comes
+    /// Generate text and print it, after the prompt, as it is generated
     #[command(after_help = "Examples:\n  \
         charlstm-client generate --model book --prime \"It was \" --length 500\n  \
         charlstm-client generate --prime \"Once\" --session tale\n  \
         charlstm-client generate --session tale --no-echo")]
     Generate(GenerateArgs),
-    /// Talk with a session: text in, continuation out
-    #[command(after_help = "Type /help in it to see what it understands.")]
+    /// Generate text interactively: continue each line that is typed
+    #[command(after_help = "Type /help in the REPL to list its commands.")]
     Repl(ReplArgs),
-    /// Tell how well a model predicts a text, in bits per character
+    /// Measure how well a model predicts a text, in bits per character
     #[command(after_help = "Example:\n  charlstm-client score --text page.txt --model book")]
     Score(ScoreArgs),
-    /// List, watch, cancel and resume trainings
+    /// List, show, watch, cancel and resume trainings
     Trainings {
         #[command(subcommand)]
         command: TrainingsCommand,
     },
-    /// List, describe, delete, export and import models
+    /// List, show, delete, export and import models
     Models {
         #[command(subcommand)]
         command: ModelsCommand,
     },
-    /// List, describe, fork, delete, export and import sessions
+    /// List, show, fork, delete, export and import sessions
     Sessions {
         #[command(subcommand)]
         command: SessionsCommand,
     },
-    /// Measure the server: time to the first character, time between
-    /// characters, characters a second
+    /// Run a load test: measure time to first character, inter-character
+    /// latency and throughput
     #[command(after_help = "Example:\n  charlstm-client bench --sessions 1,8,64 --seconds 10")]
     Bench(BenchArgs),
-    /// Show the server's health, device, load and models
+    /// Show health, device, load and models of the server
     Status,
-    /// Print the completion script of a shell
+    /// Print a completion script for a shell
     #[command(after_help = "Example:\n  charlstm-client completions bash > \
             ~/.local/share/bash-completion/completions/charlstm-client")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages, one for each command
+    /// Write the manual pages, one per command
     #[command(hide = true)]
     Man {
-        /// Folder to write them into
+        /// Folder to write the pages to
         folder: PathBuf,
     },
 }
 
-/// What to learn from.
-#[derive(Clone, Debug, ClapArgs)]
+/// Flags that choose the text to train on.
+#[derive(Clone, Debug, Args)]
 pub(crate) struct CorpusFlags {
-    /// Text to train on, UTF-8: a file, a folder (all text files in it and
-    /// below it, in the order of their names), or `-` for standard input; may
-    /// be repeated
+    /// Text to train on, in UTF-8: a file, a folder (all text files in it and
+    /// in its subfolders, sorted by name), or `-` for standard input; can be
+    /// repeated
     #[arg(long, value_name = "FILE|FOLDER|-", required = true)]
     pub(crate) text: Vec<PathBuf>,
-    /// What becomes of line ends as Windows writes them
-    #[arg(long, value_name = "WHAT", default_value = "lf")]
-    pub(crate) crlf: LineEnds,
+    /// How to treat Windows line endings (CR LF)
+    #[arg(long, value_name = "MODE", default_value = "lf")]
+    pub(crate) crlf: LineEndings,
 }
 
-/// What becomes of CR LF.
+/// How to treat CR LF.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub(crate) enum LineEnds {
-    /// They become LF, so that the model does not have to learn both
+pub(crate) enum LineEndings {
+    /// Convert them to LF, so that the model does not have to learn both
     #[default]
     Lf,
-    /// They stay
+    /// Keep them
     Keep,
 }
 
 /// Flags of `run`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Text to train on where there is no model yet: a file or a folder of
-    /// them, UTF-8; may be repeated
+    /// Text to train on if the model does not exist yet, in UTF-8: a file or a
+    /// folder; can be repeated
     #[arg(long, value_name = "FILE|FOLDER")]
     pub(crate) text: Vec<PathBuf>,
-    /// Model to talk with, or to make [default: named after the text, or the
-    /// newest one there is]
+    /// Model to generate from, trained first if it does not exist [default:
+    /// named after the text; without --text, the newest model]
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
-    /// Folder of the server that is started here [default:
+    /// Data folder of a server started by this command [default:
     /// $XDG_DATA_HOME/charlstm or ~/.local/share/charlstm]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Characters to generate each time
+    /// Number of characters to generate each time
     #[arg(
         long,
         value_name = "N",
@@ -174,28 +175,29 @@ pub(crate) struct RunArgs {
 }
 
 /// Flags of `train`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) corpus: CorpusFlags,
-    /// Name of the model to make; a name that is there gets a new version
+    /// Name of the model; if it exists, the training adds a new version
     #[arg(long, value_name = "NAME")]
     pub(crate) model: String,
-    #[command(flatten)]
-    pub(crate) spec: SpecFlags,
-    /// Print the training's id once it is accepted, and leave
+    /// Exit once the training is accepted, and print its id
     #[arg(long, conflicts_with_all = ["cancel_on_disconnect", "plot"])]
     pub(crate) detach: bool,
-    /// Draw the losses into a picture, after each epoch
-    #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
-    pub(crate) plot: Option<PathBuf>,
+    /// Plot the losses to a file, updated after each epoch
+    #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
+    pub(crate) plot: Option<PlotFile>,
+    // Last, because its help heading applies to all flags after it.
+    #[command(flatten)]
+    pub(crate) spec: SpecFlags,
 }
 
 /// Flags of `generate`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// Model, as NAME (its latest version) or NAME@VERSION [default: the only
-    /// model there is]
+    /// model]
     #[arg(
         long,
         value_name = "NAME",
@@ -203,7 +205,7 @@ pub(crate) struct GenerateArgs {
         hide_default_value = true
     )]
     pub(crate) model: String,
-    /// Text to go on from; may be left out where a session goes on
+    /// Prompt: the text to continue; optional in an existing session
     #[arg(
         long,
         value_name = "TEXT",
@@ -211,7 +213,7 @@ pub(crate) struct GenerateArgs {
         required_unless_present = "session"
     )]
     pub(crate) prime: Option<String>,
-    /// Characters to generate
+    /// Number of characters to generate
     #[arg(
         long,
         value_name = "N",
@@ -219,23 +221,24 @@ pub(crate) struct GenerateArgs {
         default_value_t = 200
     )]
     pub(crate) length: u32,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingFlags,
-    /// Text that ends the generation and is not printed; may be repeated
+    /// Text that ends the generation and is not printed; can be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// Session to go on with, or to create
+    /// Session to continue or to create
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<String>,
-    /// Do not print the prime
+    /// Do not print the prompt
     #[arg(long)]
     pub(crate) no_echo: bool,
+    // Last, because its help heading applies to all flags after it.
+    #[command(flatten)]
+    pub(crate) sampling: SamplingFlags,
 }
 
 /// Flags of `repl`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct ReplArgs {
-    /// Model, as NAME or NAME@VERSION [default: the only model there is]
+    /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
         long,
         value_name = "NAME",
@@ -243,11 +246,11 @@ pub(crate) struct ReplArgs {
         hide_default_value = true
     )]
     pub(crate) model: String,
-    /// Session to go on with or to create, and to keep [default: a new one
-    /// that is let go at the end]
+    /// Session to continue or to create, and to keep on exit [default: a new
+    /// session that is deleted on exit]
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<String>,
-    /// Characters to generate each time
+    /// Number of characters to generate each time
     #[arg(
         long,
         value_name = "N",
@@ -260,12 +263,12 @@ pub(crate) struct ReplArgs {
 }
 
 /// Flags of `score`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Text to score, UTF-8; `-` reads standard input
+    /// Text to score, in UTF-8: a file, or `-` for standard input
     #[arg(long, value_name = "FILE|-")]
     pub(crate) text: PathBuf,
-    /// Model, as NAME or NAME@VERSION [default: the only model there is]
+    /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
         long,
         value_name = "NAME",
@@ -276,17 +279,17 @@ pub(crate) struct ScoreArgs {
 }
 
 /// Flags of `bench`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Numbers of streams at a time, measured one after another
+    /// Numbers of concurrent streams, measured one after another
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1,8,64",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) sessions: Vec<u32>,
-    /// Seconds to measure each of them
+    /// Seconds to measure each number of streams
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: u32,
-    /// Model, as NAME or NAME@VERSION [default: the only model there is]
+    /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
         long,
         value_name = "NAME",
@@ -294,14 +297,14 @@ pub(crate) struct BenchArgs {
         hide_default_value = true
     )]
     pub(crate) model: String,
-    /// Text to go on from [default: a character that the model knows]
+    /// Prompt of each generation [default: a character that the model knows]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prime: Option<String>,
-    /// Characters of each generation
+    /// Number of characters of each generation
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 500,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) length: u32,
-    /// Seed of the first stream; the others count up from it
+    /// Seed of the first stream; each further stream adds one
     #[arg(
         long,
         value_name = "S",
@@ -309,60 +312,60 @@ pub(crate) struct BenchArgs {
         default_value_t = 1
     )]
     pub(crate) seed: u64,
-    /// Streams on one connection
+    /// Maximum number of streams per connection
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) streams_per_connection: u32,
-    /// Draw throughput and latency over the numbers of streams into a picture
-    #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
-    pub(crate) plot: Option<PathBuf>,
+    /// Plot throughput and latency over the numbers of streams to a file
+    #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
+    pub(crate) plot: Option<PlotFile>,
 }
 
-/// What to do with trainings.
+/// A command of `trainings`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainingsCommand {
-    /// List all trainings, the newest first
+    /// List all trainings, newest first
     List,
-    /// Describe a training
+    /// Show the details of a training
     Show {
-        /// The training
+        /// Id of the training
         id: String,
-        /// Draw its losses into a picture
-        #[arg(long, value_name = "FILE.svg|png", value_parser = picture_file)]
-        plot: Option<PathBuf>,
+        /// Plot its losses to a file
+        #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
+        plot: Option<PlotFile>,
     },
-    /// Show the events of a training from its start, and go on live
+    /// Show the progress of a training, from its start until it ends
     Watch {
-        /// The training
+        /// Id of the training
         id: String,
     },
-    /// Stop a training; a checkpoint is saved first
+    /// Cancel a training after saving a checkpoint
     Cancel {
-        /// The training
+        /// Id of the training
         id: String,
     },
-    /// Go on with a training from its last checkpoint, with live progress
+    /// Resume a training from its last checkpoint and show the progress
     Resume {
-        /// The training
+        /// Id of the training
         id: String,
     },
 }
 
-/// What to do with models.
+/// A command of `models`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// List the latest version of each model
     List,
-    /// Describe a model
+    /// Show the details of a model
     Show {
         /// The model, as NAME or NAME@VERSION
         name: String,
     },
-    /// Remove a model with all its versions, or one version
+    /// Delete a model with all its versions, or one version
     Delete {
         /// The model, as NAME (all its versions) or NAME@VERSION
         name: String,
-        /// Also where sessions use it; they are let go
+        /// Delete it even if sessions use it; they can no longer generate
         #[arg(long)]
         force: bool,
     },
@@ -374,7 +377,7 @@ pub(crate) enum ModelsCommand {
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Store a model file as a new version
+    /// Import a model file as a new version of a model
     #[command(after_help = "Examples:\n  \
         charlstm-client models import book.safetensors --model book\n  \
         charlstm-client models import rnn.net --pth --text book.txt --model book")]
@@ -382,61 +385,61 @@ pub(crate) enum ModelsCommand {
 }
 
 /// Flags of `models import`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(crate) struct ImportModelArgs {
-    /// The file
+    /// Model file to import
     pub(crate) file: PathBuf,
-    /// Name to store it under
+    /// Name of the model; if it exists, the import adds a new version
     #[arg(long, value_name = "NAME")]
     pub(crate) model: String,
-    /// The file was saved by the notebook with torch.save
+    /// The file is a checkpoint that the notebook saved with torch.save
     #[arg(long)]
     pub(crate) pth: bool,
-    /// Text that the model was trained on, for a file without vocabulary; a
-    /// checkpoint with `tokens` has one
+    /// Text that the model was trained on, for a file without a vocabulary (a
+    /// checkpoint that contains `tokens` has one)
     #[arg(long, value_name = "CORPUS", conflicts_with = "vocabulary")]
     pub(crate) text: Option<PathBuf>,
-    /// The characters in the order of their indices, with nothing between or
-    /// after them, for a file without vocabulary
+    /// File with the characters of the vocabulary in the order of their
+    /// indices and nothing else, for a model file without a vocabulary
     #[arg(long, value_name = "FILE")]
     pub(crate) vocabulary: Option<PathBuf>,
 }
 
-/// What to do with sessions.
+/// A command of `sessions`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionsCommand {
-    /// List sessions, the most recently used first
+    /// List all sessions, most recently used first
     List,
-    /// Describe a session
+    /// Show the details of a session
     Show {
-        /// The session
+        /// Id of the session
         id: String,
     },
-    /// Make a second session that stands where the first one stands
+    /// Copy a session: the copy continues from the same state
     Fork {
-        /// The session
+        /// Id of the session
         id: String,
-        /// Name of the new one
+        /// Id of the copy
         new: String,
     },
-    /// Forget a session
+    /// Delete a session
     Delete {
-        /// The session
+        /// Id of the session
         id: String,
     },
     /// Write a session to a file
     Export {
-        /// The session
+        /// Id of the session
         id: String,
         /// File to write
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Make a session from a file
+    /// Import a session that was exported to a file
     Import {
-        /// The file
+        /// Session file to import
         file: PathBuf,
-        /// Name of the session [default: the one it was exported under]
+        /// Id of the session [default: its id when it was exported]
         #[arg(long, value_name = "ID")]
         session: Option<String>,
     },
@@ -449,7 +452,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_flags_of_a_command_have_the_same_name() {
-        Args::command().debug_assert();
+    fn the_definition_of_the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
     }
 }

@@ -1,4 +1,5 @@
-//! One file for each command, and which one runs. The flags are in `args`.
+//! Runs the command that the command line names. Each command is a file in
+//! `commands/`.
 
 mod bench;
 mod completions;
@@ -6,11 +7,11 @@ mod corpus;
 mod follow;
 mod generate;
 mod input;
-mod load;
 mod man;
 mod models;
 mod repl;
 mod replay;
+mod retry;
 mod run;
 mod score;
 mod sessions;
@@ -19,18 +20,18 @@ mod train;
 mod trainings;
 mod upload;
 
-use crate::args::{Args, Command};
-use crate::connect::{self, Connection};
-use crate::exit::{Failure, lost_connection};
+use crate::args::{Command, CommandLine};
+use crate::connection::{self, Connection};
+use crate::failure::{Failure, connection_lost};
 use crate::output::Output;
 
-/// Runs the command of `args` to its end.
-pub(crate) async fn run(args: Args, output: Output) -> Result<(), Failure> {
-    let global = args.global.clone();
-    match dispatch(args, output).await {
-        Err(Failure::Server(status)) if lost_connection(&status) => {
-            // tonic's own words for a server that answers in TLS say nothing.
-            match connect::speaks_tls(&global.addr).await {
+/// Runs the command until it ends.
+pub(crate) async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    let global = command_line.global.clone();
+    match dispatch(command_line, output).await {
+        Err(Failure::Server(status)) if connection_lost(&status) => {
+            // tonic's message does not say that the server expects TLS.
+            match connection::tls_mismatch(&global.addr).await {
                 Some(failure) => Err(failure),
                 None => Err(Failure::Server(status)),
             }
@@ -39,16 +40,20 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Failure> {
     }
 }
 
-async fn dispatch(args: Args, output: Output) -> Result<(), Failure> {
-    let global = &args.global;
-    match args.command {
-        // These need no server.
+async fn dispatch(command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    let global = &command_line.global;
+    match command_line.command {
+        // These work without a server.
         Command::Completions { shell } => completions::run(shell, output),
         Command::Man { folder } => man::run(&folder, output),
-        // These look at their file before they look for a server.
+        // These check their files before they connect.
         Command::Train(train) => train::run(*train, global, output).await,
         Command::Run(run) => run::run(*run, global, output).await,
         Command::Score(score) => score::run(score, global, output).await,
+        Command::Models { command } => models::run(command, global, output).await,
+        Command::Sessions { command } => sessions::run(command, global, output).await,
+        // These only need a connection.
+        Command::Bench(bench) => bench::run(bench, global, output).await,
         Command::Generate(generate) => {
             generate::run(generate, &Connection::open(global).await?, output).await
         }
@@ -56,9 +61,6 @@ async fn dispatch(args: Args, output: Output) -> Result<(), Failure> {
         Command::Trainings { command } => {
             trainings::run(command, &Connection::open(global).await?, output).await
         }
-        Command::Models { command } => models::run(command, global, output).await,
-        Command::Sessions { command } => sessions::run(command, global, output).await,
-        Command::Bench(bench) => bench::run(bench, global, output).await,
         Command::Status => status::run(global, &Connection::open(global).await?, output).await,
     }
 }

@@ -1,7 +1,7 @@
-//! Messages of the contract as JSON objects, for `--json`: the field names of
-//! the `.proto` files as they stand there, 64-bit numbers as numbers, enum
-//! values by name, bytes in base64. A message with a oneof `event` is laid
-//! flat, with the event's name in `event`.
+//! Converts protobuf messages to JSON objects for `--json`: fields have their
+//! names in the `.proto` files, 64-bit integers are numbers, enum values are
+//! names and bytes are base64. A message with a oneof `event` is flattened: the
+//! name of the event is in `event`, next to the fields of the event.
 
 use std::sync::OnceLock;
 
@@ -9,13 +9,13 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value};
 
-/// Converts `message`, whose name in package `charlstm.v1` is `name`.
+/// Converts `message`, whose name in the package `charlstm.v1` is `name`.
 pub(crate) fn object(name: &str, message: &impl Message) -> Value {
     let descriptor = pool()
         .get_message_by_name(&format!("charlstm.v1.{name}"))
-        .expect("every message that is shown is in the contract");
+        .expect("every message that is printed is in the contract");
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
-        .expect("a message decodes by its own descriptor");
+        .expect("a message can be decoded with its own descriptor");
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
         .stringify_64_bit_integers(false)
@@ -25,8 +25,8 @@ pub(crate) fn object(name: &str, message: &impl Message) -> Value {
         .expect("a message of the contract has a JSON form")
 }
 
-/// Converts a message with a oneof `event`; the event's fields stand beside
-/// those of the message.
+/// Converts a message with a oneof `event`, flattened. A field of the event
+/// wins over a field of the message with the same name.
 pub(crate) fn event(name: &str, message: &impl Message) -> Value {
     const EVENTS: [&str; 8] = [
         "accepted",
@@ -56,8 +56,8 @@ pub(crate) fn event(name: &str, message: &impl Message) -> Value {
     Value::Object(fields)
 }
 
-/// `value` with the name of what happened in `event`, for results that the
-/// contract has no event for.
+/// Adds the field `event` to an object, for results that are not events in the
+/// contract.
 pub(crate) fn named(event: &str, value: Value) -> Value {
     let mut flat = Map::new();
     flat.insert("event".into(), event.into());
@@ -74,7 +74,7 @@ fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     POOL.get_or_init(|| {
         DescriptorPool::decode(charlstm_proto::FILE_DESCRIPTOR_SET)
-            .expect("the descriptor set was made by the build")
+            .expect("the build script generated the descriptor set")
     })
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_laid_flat_under_its_name() {
+    fn an_event_is_flattened_into_its_message() {
         let message = GenerateResponse {
             event: Some(generate_response::Event::Text(GeneratedText {
                 text: "a".into(),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_with_the_name_of_its_event_survives() {
+    fn a_field_with_the_same_name_as_its_event_is_kept() {
         let message = TrainResponse {
             training_id: "t".into(),
             sequence: 3,
@@ -122,13 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn enums_are_told_by_name() {
+    fn enum_values_are_names() {
         let message = GenerateResponse {
             event: Some(generate_response::Event::Finished(GenerationFinished {
                 reason: 1,
                 chars: 2,
                 position: 3,
                 seconds: 0.5,
+                ..Default::default()
             })),
         };
         let value = event("GenerateResponse", &message);

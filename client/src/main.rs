@@ -1,67 +1,78 @@
-//! The command-line client of charlstm. Here is only how a run begins and
-//! ends: flags in, exit code out. What each command does is in `commands/`.
+//! The command-line client of charlstm: parses the command line, runs one
+//! command and turns its outcome into an exit code. Each command is a file in
+//! `commands/`.
 
 mod args;
+mod atomic_file;
 mod commands;
-mod connect;
-mod exit;
-mod human;
+mod connection;
+mod display;
+mod failure;
+mod field_names;
+mod interrupt;
 mod json;
+mod load_test;
 mod output;
+#[cfg_attr(not(feature = "plot"), path = "plot/disabled.rs")]
 mod plot;
 mod progress;
+mod suggestion;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::args::Args;
-use crate::exit::{Failure, Unclaimed};
+use crate::args::CommandLine;
+use crate::failure::Failure;
+use crate::field_names::FieldNames;
+use crate::interrupt::UnclaimedInterrupts;
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    // Wrong usage and `--help` end in here, with clap's own words.
-    let args = Args::parse();
-    let output = Output::new(args.global.json);
+    // clap prints `--help` and errors of the command line itself, and exits.
+    let command_line = CommandLine::parse();
+    let output = Output::new(command_line.global.json);
+    let field_names = FieldNames::of_command(&command_line.command);
 
-    // Two workers, so that Ctrl-C is heard while a write to a full pipe blocks
-    // the command on the other one.
+    // Two workers: while a write to a full pipe blocks one of them, the other
+    // one still handles Ctrl-C.
     let outcome = match Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
     {
-        Ok(runtime) => run(runtime, args, output),
+        Ok(runtime) => run(runtime, command_line, output),
         Err(error) => Err(Failure::Io {
-            what: "start the runtime".into(),
+            action: "start the async runtime".into(),
             source: error,
         }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.failure(&failure);
+            output.failure(&failure, field_names);
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
-/// Runs the command until it ends or Ctrl-C ends it.
-fn run(runtime: Runtime, args: Args, output: Output) -> Result<(), Failure> {
-    // Listened for before the command begins, so that none comes too early.
+/// Runs the command until it returns or an unclaimed Ctrl-C interrupts it.
+fn run(runtime: Runtime, command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    // The listener is installed before the command starts, so that no Ctrl-C
+    // is missed.
     let mut interrupts = {
         let _context = runtime.enter();
-        Unclaimed::listen()
+        UnclaimedInterrupts::listen()
     };
-    let task = runtime.spawn(commands::run(args, output));
+    let task = runtime.spawn(commands::run(command_line, output));
     let outcome = runtime.block_on(async {
         tokio::select! {
             joined = task => joined.unwrap_or_else(|error| Err(Failure::Internal(error.to_string()))),
             () = interrupts.next() => Err(Failure::Interrupted),
         }
     });
-    // A thread that still waits for the keyboard must not hold the exit up.
+    // Do not wait for a thread that is blocked reading the keyboard.
     runtime.shutdown_background();
     outcome
 }

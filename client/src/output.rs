@@ -1,18 +1,19 @@
-//! What goes to standard output (results) and to standard error (messages).
-//! How values look is in `human` and `json`. Colours are for terminals only,
-//! and never where NO_COLOR is set: `console` sees to that.
+//! Writes results to standard output and messages to standard error. The
+//! modules `display` and `json` format values. `console` applies colours only
+//! on a terminal, and not if `NO_COLOR` is set.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use console::Style;
 use serde_json::{Value, json};
 
-use crate::exit::{self, Failure};
+use crate::failure::{self, Failure};
+use crate::field_names::FieldNames;
 
 /// Where results and messages go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
-    /// One JSON object a line instead of words.
+    /// Results are JSON objects, one per line, instead of text.
     pub(crate) json: bool,
 }
 
@@ -21,13 +22,14 @@ impl Output {
         Self { json }
     }
 
-    /// Writes to standard output and flushes: a reader of the pipe sees each
-    /// character as it comes. Blocks while the pipe is full.
+    /// Writes a text to standard output and flushes it, so that the reader of
+    /// a pipe receives each character immediately. Blocks while the pipe is
+    /// full. Fails with `ClosedPipe` if the reader is gone.
     pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
         self.bytes(text.as_bytes())
     }
 
-    /// As `text`, for bytes.
+    /// Writes bytes to standard output, like [`Output::text`].
     pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout
@@ -36,7 +38,7 @@ impl Output {
             .map_err(|error| match error.kind() {
                 ErrorKind::BrokenPipe => Failure::ClosedPipe,
                 _ => Failure::Io {
-                    what: "write to standard output".into(),
+                    action: "write to standard output".into(),
                     source: error,
                 },
             })
@@ -52,48 +54,55 @@ impl Output {
         self.line(&value.to_string())
     }
 
-    /// Writes a result: the object with `--json`, else the words.
+    /// Writes a result to standard output: as an object with `--json`,
+    /// otherwise as text.
     pub(crate) fn result(
         self,
-        value: impl FnOnce() -> Value,
-        words: impl FnOnce() -> String,
+        object: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         if self.json {
-            self.object(&value())
+            self.object(&object())
         } else {
-            self.line(&words())
+            self.line(&text())
         }
     }
 
     /// Writes a message for people to standard error.
     pub(crate) fn note(self, message: &str) {
-        // A message that nobody can read any more is not worth an error.
+        // If standard error is closed, nobody can be told about it.
         let _ = writeln!(io::stderr().lock(), "{message}");
     }
 
-    /// True where a person watches standard output.
-    pub(crate) fn on_terminal(self) -> bool {
+    /// Returns true if standard output is a terminal.
+    pub(crate) fn is_terminal(self) -> bool {
         io::stdout().is_terminal()
     }
 
-    /// Tells why the run ended: in words on standard error, and with `--json`
-    /// also as a last object on standard output.
-    pub(crate) fn failure(self, failure: &Failure) {
-        // After Ctrl-C the command may still hold standard output, so nothing
-        // is written there; the exit code says it.
+    /// Reports why the command failed: as text on standard error, with the
+    /// names that the command has for fields, and with `--json` also as the
+    /// last object on standard output, with the names of the contract.
+    pub(crate) fn failure(self, failure: &Failure, names: FieldNames) {
+        // After Ctrl-C the command may still hold the lock of standard output,
+        // so only the exit code reports it.
         if matches!(failure, Failure::ClosedPipe | Failure::Interrupted) {
             return;
         }
         if self.json {
-            // If this cannot be written either, the words below still are.
+            // If this write fails, the message below still reports the failure.
             let _ = self.object(&failure_object(failure));
         }
-        let word = Style::new().red().bold().for_stderr().apply_to("error:");
-        self.note(&format!("{word} {failure}"));
+        self.error(&failure.describe(names));
+    }
+
+    /// Writes an error message to standard error.
+    pub(crate) fn error(self, message: &str) {
+        let label = Style::new().red().bold().for_stderr().apply_to("error:");
+        self.note(&format!("{label} {message}"));
     }
 }
 
-/// A failure as the object that `--json` ends with.
+/// Returns the last object that a failed command writes with `--json`.
 fn failure_object(failure: &Failure) -> Value {
     let mut object = json!({
         "event": "error",
@@ -103,17 +112,17 @@ fn failure_object(failure: &Failure) -> Value {
     if let Failure::Server(status) = failure {
         object["code"] = json!(code_name(status.code()));
         object["message"] = json!(status.message());
-        if let Some(reason) = exit::reason(status) {
+        if let Some(reason) = failure::reason(status) {
             object["reason"] = json!(reason);
         }
-        if let Some(delay) = exit::retry_after(status) {
+        if let Some(delay) = failure::retry_delay(status) {
             object["retry_after_seconds"] = json!(delay.as_secs_f64());
         }
     }
     object
 }
 
-/// The name of a gRPC code as the specification writes it.
+/// Returns the name of a gRPC code as the gRPC specification spells it.
 fn code_name(code: tonic::Code) -> String {
     let mut name = String::new();
     for character in format!("{code:?}").chars() {
@@ -132,14 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_named_as_the_specification_names_them() {
+    fn codes_have_the_names_of_the_specification() {
         assert_eq!(code_name(Code::NotFound), "NOT_FOUND");
         assert_eq!(code_name(Code::Ok), "OK");
         assert_eq!(code_name(Code::ResourceExhausted), "RESOURCE_EXHAUSTED");
     }
 
     #[test]
-    fn a_failure_is_told_as_an_object() {
+    fn a_failure_is_an_object_with_its_code_and_exit_code() {
         let failure = Failure::from(Status::not_found("no model \"x\""));
         assert_eq!(
             failure_object(&failure),

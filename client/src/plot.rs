@@ -1,11 +1,14 @@
-//! Pictures of numbers, as SVG or PNG: what they have in common. Each picture
-//! is a file in `plot/`. Which numbers there are is collected by the commands.
+//! Draws charts as SVG or PNG files. Each chart is a file in `plot/`; what all
+//! of them share is here. A build without the cargo feature `plot` has
+//! `plot/disabled.rs` in place of this module.
 
 mod curve;
-pub(crate) mod load;
-pub(crate) mod losses;
+mod load_chart;
+mod loss_chart;
+mod loss_plot;
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Once;
 
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
@@ -13,17 +16,22 @@ use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
 use plotters::style::{FontStyle, RGBColor, WHITE, register_font};
 
-pub(crate) use self::curve::Curve;
-use crate::exit::Failure;
+pub(crate) use self::load_chart::LoadPlot;
+pub(crate) use self::loss_plot::LossPlot;
+use crate::atomic_file::AtomicFile;
+use crate::failure::Failure;
 
-/// The name that text is drawn under. In an SVG file it asks the viewer for a
-/// font of its own; widths, and all text of a PNG, come from the font below.
+/// Font family. The viewer of an SVG file replaces it by a font of its own;
+/// the bundled font determines text widths and draws the text of a PNG.
 const FONT: &str = "sans-serif";
 
+/// Width of a chart in points.
 const WIDTH: u32 = 900;
+
+/// Height of a chart in points.
 const HEIGHT: u32 = 540;
 
-/// A PNG is made for screens with two pixels to the point.
+/// Pixels per point of a PNG, for high-resolution screens.
 const PNG_SCALE: u32 = 2;
 
 const DARK_BLUE: RGBColor = RGBColor(31, 78, 150);
@@ -31,10 +39,23 @@ const PALE_BLUE: RGBColor = RGBColor(180, 200, 226);
 const ORANGE: RGBColor = RGBColor(200, 80, 30);
 const PALE_ORANGE: RGBColor = RGBColor(236, 178, 148);
 
-/// A picture that can be drawn on any surface. `scale` is the number of
-/// pixels to the point: every size is multiplied by it.
-pub(crate) trait Picture {
-    /// Draws it.
+/// The file that `--plot` names.
+#[derive(Clone, Debug)]
+pub(crate) struct PlotFile {
+    path: PathBuf,
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Format {
+    Svg,
+    Png,
+}
+
+/// Something that can be drawn on any surface.
+trait Chart {
+    /// Draws the chart. Every size is multiplied by `scale`, the number of
+    /// pixels per point.
     fn draw<DB: DrawingBackend>(
         &self,
         area: &DrawingArea<DB, Shift>,
@@ -42,126 +63,139 @@ pub(crate) trait Picture {
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>>;
 }
 
-/// The name of a picture, in one of the formats that are drawn.
-pub(crate) fn picture_file(name: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(name);
-    if is(&path, "svg") || is(&path, "png") {
-        Ok(path)
-    } else {
-        Err("pictures are drawn as SVG or PNG; name a file that ends in .svg or .png".into())
+impl FromStr for PlotFile {
+    type Err = String;
+
+    /// Parses the value of `--plot`. Fails if the extension is neither `svg`
+    /// nor `png`.
+    fn from_str(name: &str) -> Result<Self, String> {
+        let path = PathBuf::from(name);
+        let has = |extension| {
+            path.extension()
+                .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+        };
+        let format = if has("svg") {
+            Format::Svg
+        } else if has("png") {
+            Format::Png
+        } else {
+            return Err("the file name must end in .svg or .png".into());
+        };
+        Ok(Self { path, format })
     }
 }
 
-/// Draws `picture` into the file `path`, which `picture_file` has accepted. A
-/// viewer never sees half a picture: it is drawn beside the file first.
-pub(crate) fn write(path: &Path, picture: &impl Picture) -> Result<(), Failure> {
-    prepare_font();
-    let failed = |reason: std::io::Error| Failure::Io {
-        what: format!("write {}", path.display()),
-        source: reason,
-    };
-    let extension = if is(path, "png") { "png" } else { "svg" };
-    let beside = path.with_extension(format!("partial.{extension}"));
-    let drawn = if extension == "png" {
-        let size = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
-        draw_on(BitMapBackend::new(&beside, size), picture, PNG_SCALE)
-    } else {
-        draw_on(SVGBackend::new(&beside, (WIDTH, HEIGHT)), picture, 1)
-    };
-    let kept = drawn.and_then(|()| std::fs::rename(&beside, path));
-    if kept.is_err() {
-        // Nothing is there where the drawing did not begin.
-        let _ = std::fs::remove_file(&beside);
+impl PlotFile {
+    /// Draws `chart` to the file, replacing an older chart atomically. Blocks
+    /// until the file is on disk.
+    fn write(&self, chart: &impl Chart) -> Result<(), Failure> {
+        let written = AtomicFile::create(&self.path).and_then(|file| {
+            draw(self.format, file.temporary_path(), chart)?;
+            file.commit()
+        });
+        written.map_err(|error| Failure::Io {
+            action: format!("write {}", self.path.display()),
+            source: error,
+        })
     }
-    kept.map_err(failed)
 }
 
-fn draw_on<DB: DrawingBackend>(
-    backend: DB,
-    picture: &impl Picture,
-    scale: u32,
-) -> std::io::Result<()> {
+fn draw(format: Format, path: &Path, chart: &impl Chart) -> std::io::Result<()> {
+    register_bundled_font();
+    match format {
+        Format::Svg => draw_on(SVGBackend::new(path, (WIDTH, HEIGHT)), chart, 1),
+        Format::Png => {
+            let size = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
+            draw_on(BitMapBackend::new(path, size), chart, PNG_SCALE)
+        }
+    }
+}
+
+fn draw_on<DB: DrawingBackend>(backend: DB, chart: &impl Chart, scale: u32) -> std::io::Result<()> {
     let area = backend.into_drawing_area();
     let drawn = area
         .fill(&WHITE)
-        .and_then(|()| picture.draw(&area, scale))
+        .and_then(|()| chart.draw(&area, scale))
         .and_then(|()| area.present());
     drawn.map_err(|error| std::io::Error::other(error.to_string()))
 }
 
-/// Gives the drawing library its font. It is part of this program, because
-/// the machine may have none (a server, a container).
-fn prepare_font() {
+/// Registers the font that is part of this program, because the machine may
+/// have none (a server, a container).
+fn register_bundled_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let known = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
-        assert!(known.is_ok(), "the font in this program is a font");
+        let registered = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
+        assert!(registered.is_ok(), "the bundled font is valid");
     });
 }
 
-fn is(path: &Path, extension: &str) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
-}
-
-/// The lowest and the highest of `values`, with a little room around them;
-/// something to draw on also where there is one value, or none.
-fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+/// Returns the range of `values` with a margin of 3 %. The range is never
+/// empty: a single value gets a margin of 0.5, and without values it is about
+/// 0 to 1.
+fn padded_range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
         (low.min(value), high.max(value))
     });
     let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
-    let room = if high > low { (high - low) * 0.03 } else { 0.5 };
-    low - room..high + room
+    let margin = if high > low { (high - low) * 0.03 } else { 0.5 };
+    low - margin..high + margin
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::losses::Losses;
+    use super::load_chart::LoadChart;
+    use super::loss_chart::LossChart;
     use super::*;
 
-    fn losses() -> Losses {
-        let mut losses = Losses::new("a < b & c");
+    fn losses() -> LossChart {
+        let mut losses = LossChart::new("a < b & c");
         for step in 1..=100 {
-            losses.step(step, 3.0 / step as f64 + 1.0);
+            losses.add_step(step, 3.0 / step as f64 + 1.0);
         }
         for epoch in 1..=4 {
             let validation = 2.0 + (f64::from(epoch) - 3.0).powi(2);
-            losses.epoch(epoch, u64::from(epoch) * 25, 2.0, Some(validation));
+            losses.add_epoch(epoch, u64::from(epoch) * 25, 2.0, Some(validation));
         }
         losses
     }
 
-    #[test]
-    fn a_picture_is_named_by_its_format() {
-        assert!(picture_file("a/loss.SVG").is_ok());
-        assert!(picture_file("loss.png").is_ok());
-        assert!(picture_file("loss.pdf").unwrap_err().contains(".png"));
-        assert!(picture_file("loss").is_err());
+    fn write(path: &Path, chart: &impl Chart) -> Result<(), Failure> {
+        let file: PlotFile = path.to_str().unwrap().parse().unwrap();
+        file.write(chart)
     }
 
     #[test]
-    fn an_svg_has_the_curves_the_axes_and_the_best_epoch_in_words() {
+    fn the_extension_chooses_the_format() {
+        let format = |name: &str| name.parse::<PlotFile>().map(|file| file.format);
+        assert_eq!(format("a/loss.SVG"), Ok(Format::Svg));
+        assert_eq!(format("loss.png"), Ok(Format::Png));
+        assert!(format("loss.pdf").unwrap_err().contains(".png"));
+        assert!(format("loss").is_err());
+    }
+
+    #[test]
+    fn an_svg_labels_its_curves_its_axes_and_the_best_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("loss.svg");
         write(&path, &losses()).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
-        for word in [
+        for label in [
             "a &lt; b &amp; c",
             "nats per character",
             "bits per character",
             "validation",
             "best: epoch 3, 2.000 (2.89 bits)",
         ] {
-            assert!(svg.contains(word), "{word} in {svg}");
+            assert!(svg.contains(label), "{label} in {svg}");
         }
         assert!(svg.trim_end().ends_with("</svg>"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_png_is_drawn_without_any_font_of_the_machine() {
+    fn a_png_has_two_pixels_per_point_and_needs_no_installed_font() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("loss.png");
         write(&path, &losses()).unwrap();
@@ -173,17 +207,17 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_without_points_is_still_a_picture() {
+    fn a_chart_without_points_can_be_drawn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("loss.svg");
-        write(&path, &Losses::new("nothing yet")).unwrap();
+        write(&path, &LossChart::new("nothing yet")).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
         assert!(!svg.contains("NaN"), "{svg}");
-        write(&path, &load::LoadChart::new(vec![])).unwrap();
+        write(&path, &LoadChart::default()).unwrap();
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_an_error_with_the_name_of_the_file() {
+    fn a_missing_folder_is_an_error_that_names_the_file() {
         let failure = write(Path::new("/nonexistent/loss.svg"), &losses()).unwrap_err();
         assert!(failure.to_string().contains("/nonexistent/loss.svg"));
     }

@@ -1,12 +1,10 @@
-//! What a training looks like: a progress bar on a terminal, plain lines
-//! elsewhere, JSON objects with `--json`. Results (epochs, the end) go to
-//! standard output, the rest to standard error.
+//! Shows the progress of a training: a bar on a terminal, lines otherwise, JSON
+//! objects with `--json`. Results (epochs, the end) go to standard output,
+//! everything else to standard error.
 
-mod picture;
-mod words;
+mod lines;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
@@ -14,35 +12,37 @@ use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
 use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(crate) use self::picture::Plot;
-pub(crate) use self::words::state_name;
-use self::words::{accepted_line, epoch_lines, finished_line, rolled_back_line, step_line};
-use crate::exit::Failure;
+pub(crate) use self::lines::state_name;
+use self::lines::{accepted_lines, epoch_lines, finished_line, rolled_back_line, step_line};
+use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
+use crate::plot::{LossPlot, PlotFile};
 
-/// Time between two lines of progress where nobody can watch a bar: often
-/// enough to see that it lives, seldom enough for a log.
+/// Minimum interval between two lines of progress when there is no bar: short
+/// enough to see that the training is alive, long enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shows the events of one training.
 pub(crate) struct TrainingView {
     output: Output,
-    /// Hidden where standard error is not a terminal.
+    /// Hidden if standard error is not a terminal.
     bar: ProgressBar,
+    /// When the last line of progress was printed.
     last_line: Option<Instant>,
+    /// Number of epochs of the training; 0 if it is unknown.
     epochs: u32,
-    plot: Option<Plot>,
+    plot: Option<LossPlot>,
 }
 
-/// Writes messages beside a bar that is being drawn.
+/// Writes messages above the bar of a `TrainingView`.
 #[derive(Clone)]
-pub(crate) struct Notes {
+pub(crate) struct NoteWriter {
     output: Output,
     bar: ProgressBar,
 }
 
-impl Notes {
+impl NoteWriter {
     /// Writes a message to standard error.
     pub(crate) fn note(&self, message: &str) {
         self.bar.suspend(|| self.output.note(message));
@@ -50,6 +50,7 @@ impl Notes {
 }
 
 impl TrainingView {
+    /// Creates a view of a training that is shown from its start.
     pub(crate) fn new(output: Output) -> Self {
         Self {
             output,
@@ -60,13 +61,14 @@ impl TrainingView {
         }
     }
 
-    /// Also draws the losses into a picture.
-    pub(crate) fn with_plot(mut self, path: Option<PathBuf>) -> Self {
-        self.plot = path.map(Plot::new);
+    /// Also plots the losses to a file, if there is one.
+    pub(crate) fn with_plot(mut self, file: Option<PlotFile>) -> Self {
+        self.plot = file.map(LossPlot::new);
         self
     }
 
-    /// For a training of `epochs` epochs whose beginning is not shown again.
+    /// Creates a view of a training of `epochs` epochs whose first events are
+    /// not shown.
     pub(crate) fn resumed(output: Output, epochs: u32) -> Self {
         Self {
             epochs,
@@ -74,7 +76,8 @@ impl TrainingView {
         }
     }
 
-    /// Shows one event.
+    /// Shows one event. Fails if standard output or the plot cannot be
+    /// written.
     pub(crate) fn show(&mut self, response: &WatchTrainingResponse) -> Result<(), Failure> {
         if let (Some(plot), Some(event)) = (&mut self.plot, &response.event)
             && plot.add(event)
@@ -92,7 +95,7 @@ impl TrainingView {
                 self.epochs = spec.map_or(0, |spec| spec.epochs());
                 self.bar
                     .set_length(accepted.steps_per_epoch * u64::from(self.epochs));
-                self.note(&accepted_line(&response.training_id, accepted));
+                self.note(&accepted_lines(&response.training_id, accepted));
                 Ok(())
             }
             Some(Event::Step(step)) => {
@@ -101,7 +104,7 @@ impl TrainingView {
             }
             Some(Event::Epoch(epoch)) => {
                 self.bar.set_position(epoch.step);
-                self.result(&coloured(&epoch_lines(epoch, self.epochs)))
+                self.result(&highlighted(&epoch_lines(epoch, self.epochs)))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
             Some(Event::RolledBack(back)) => {
@@ -122,8 +125,9 @@ impl TrainingView {
         }
     }
 
-    /// Prints the id of a training that goes on without this client.
-    pub(crate) fn detached(&self, training_id: &str) -> Result<(), Failure> {
+    /// Ends the view and prints the id of the training, which continues on the
+    /// server.
+    pub(crate) fn detach(&self, training_id: &str) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         if self.output.json {
             return Ok(());
@@ -136,9 +140,9 @@ impl TrainingView {
         self.notes().note(message);
     }
 
-    /// Something that writes messages beside the bar from another task.
-    pub(crate) fn notes(&self) -> Notes {
-        Notes {
+    /// Returns a writer of messages for another task.
+    pub(crate) fn notes(&self) -> NoteWriter {
+        NoteWriter {
             output: self.output,
             bar: self.bar.clone(),
         }
@@ -156,20 +160,20 @@ impl TrainingView {
             self.bar.set_message(line);
             return;
         }
-        let due = self
+        let is_due = self
             .last_line
             .is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
-        if due {
+        if is_due {
             self.last_line = Some(Instant::now());
             self.output.note(&line);
         }
     }
 }
 
-/// On a terminal the figures of an epoch stand out from its sample.
-fn coloured(epoch: &str) -> String {
-    let (figures, sample) = epoch.split_once('\n').unwrap_or((epoch, ""));
-    let mut lines = Style::new().bold().apply_to(figures).to_string();
+/// Highlights the losses of an epoch and colours its sample, on a terminal.
+fn highlighted(epoch: &str) -> String {
+    let (losses, sample) = epoch.split_once('\n').unwrap_or((epoch, ""));
+    let mut lines = Style::new().bold().apply_to(losses).to_string();
     for line in sample.lines() {
         lines.push('\n');
         lines.push_str(&Style::new().cyan().apply_to(line).to_string());
@@ -177,8 +181,9 @@ fn coloured(epoch: &str) -> String {
     lines
 }
 
-/// A bar for `bytes` to be sent.
-pub(crate) fn upload_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
+/// Creates a bar for the transfer of a file of `bytes` bytes, or of unknown
+/// size.
+pub(crate) fn transfer_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
     let template = match bytes {
         Some(_) => "{bar:24} {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}",
         None => "{spinner} {bytes}, {bytes_per_sec}",
@@ -186,13 +191,14 @@ pub(crate) fn upload_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
     bar(bytes, output, template)
 }
 
-/// A bar on a terminal, a hidden one elsewhere and with `--json`.
+/// Creates a bar, which is hidden with `--json` or if standard error is not a
+/// terminal.
 fn bar(length: Option<u64>, output: Output, template: &str) -> ProgressBar {
     if output.json || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template(template)
-        .expect("the templates are written in this file")
+        .expect("the templates are valid constants")
         .progress_chars("=> ");
     match length {
         Some(length) => ProgressBar::new(length),

@@ -1,4 +1,5 @@
-//! The built client against a scripted server: what a person or a pipe sees.
+//! Tests of the compiled client with a fake server: output, messages and exit
+//! codes.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -7,7 +8,7 @@ mod fake;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use fake::{Fake, alphabet, free_port};
+use fake::{FakeServer, alphabet, free_address};
 
 fn client(address: impl std::fmt::Display, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_charlstm-client"));
@@ -36,8 +37,8 @@ fn interrupt(child: &Child) {
 }
 
 #[test]
-fn generate_prints_the_prime_and_the_text_and_nothing_else() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn generate_prints_only_the_prompt_and_the_text() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let arguments = ["generate", "--prime", "é ", "--length", "30"];
     let output = run(server.address, &arguments);
     assert_eq!(text(&output.stdout), format!("é {}", alphabet(0, 30)));
@@ -46,13 +47,13 @@ fn generate_prints_the_prime_and_the_text_and_nothing_else() {
 }
 
 #[test]
-fn a_broken_connection_in_a_session_is_repeated_and_no_character_twice() {
-    let address = free_port().to_string();
-    let first = Fake {
+fn a_lost_connection_in_a_session_is_retried_without_repeating_a_character() {
+    let address = free_address().to_string();
+    let first = FakeServer {
         stall_after: Some(10),
         ..Default::default()
     };
-    let second = Fake::default();
+    let second = FakeServer::default();
     let running = first.serve(&address);
     let arguments = [
         "generate",
@@ -77,15 +78,15 @@ fn a_broken_connection_in_a_session_is_repeated_and_no_character_twice() {
     assert_eq!(text(&seen), format!("> {}", alphabet(0, 10)));
     assert_eq!(rest, alphabet(10, 30));
     assert!(text(&output.stderr).contains("repeating the call from position 0"));
-    let asked = second.asked.lock().unwrap();
-    let repeated = asked.generate.last().unwrap();
+    let received = second.received.lock().unwrap();
+    let repeated = received.generate.last().unwrap();
     assert_eq!(repeated.expected_position, Some(0));
     assert_eq!(repeated.prime, "> ");
 }
 
 #[test]
-fn a_broken_connection_without_a_session_is_an_error() {
-    let fake = Fake {
+fn a_lost_connection_without_a_session_is_an_error() {
+    let fake = FakeServer {
         stall_after: Some(3),
         ..Default::default()
     };
@@ -106,8 +107,8 @@ fn a_broken_connection_without_a_session_is_an_error() {
 }
 
 #[test]
-fn a_closed_pipe_ends_it_quietly() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn a_closed_pipe_ends_the_client_without_an_error() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let arguments = ["generate", "--prime", "x", "--length", "1000000"];
     let mut child = client(server.address, &arguments).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
@@ -120,8 +121,8 @@ fn a_closed_pipe_ends_it_quietly() {
 }
 
 #[test]
-fn ctrl_c_ends_a_generation_with_130() {
-    let fake = Fake {
+fn ctrl_c_ends_a_generation_with_exit_code_130() {
+    let fake = FakeServer {
         stall_after: Some(1),
         ..Default::default()
     };
@@ -141,9 +142,9 @@ fn ctrl_c_ends_a_generation_with_130() {
 }
 
 #[test]
-fn a_full_server_is_an_error_that_says_when_to_try_again() {
-    let fake = Fake {
-        full: true,
+fn a_saturated_server_is_an_error_that_says_when_to_retry() {
+    let fake = FakeServer {
+        saturated: true,
         ..Default::default()
     };
     let server = fake.serve("127.0.0.1:0");
@@ -157,19 +158,59 @@ fn a_full_server_is_an_error_that_says_when_to_try_again() {
 }
 
 #[test]
-fn no_server_is_an_error_that_says_how_to_start_one() {
-    let address = free_port();
+fn an_invalid_field_is_reported_by_its_flag_and_in_json_by_its_field() {
+    let fake = FakeServer {
+        invalid_field: Some("max_chars"),
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let output = run(server.address, &["--json", "generate", "--prime", "x"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "error: --length: must be smaller\n");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["message"], "max_chars: must be smaller");
+}
+
+#[test]
+fn an_invalid_field_does_not_end_the_repl_and_is_reported_by_its_setting() {
+    let fake = FakeServer {
+        invalid_field: Some("sampling.top_p"),
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = client(server.address, &["repl", "--session", "s"])
+        .env("XDG_STATE_HOME", folder.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"Hello\n/nope\n")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let messages = text(&output.stderr);
+    let expected = "error: /set top_p: must be smaller\nunknown command /nope";
+    assert!(messages.starts_with(expected), "{messages}");
+}
+
+#[test]
+fn a_missing_server_is_an_error_that_says_how_to_start_one() {
+    let address = free_address();
     let output = run(address, &["models", "list"]);
     assert_eq!(output.status.code(), Some(1));
     let message = text(&output.stderr);
-    let beginning = format!("error: no server answers at http://{address}: ");
+    let beginning = format!("error: cannot connect to http://{address}: ");
     assert!(message.starts_with(&beginning), "{message}");
     assert!(message.contains("`charlstm-server`"), "{message}");
 }
 
 #[test]
-fn with_json_each_event_is_an_object_on_a_line() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn with_json_each_event_is_an_object_on_its_own_line() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let arguments = ["--json", "generate", "--prime", "x", "--length", "2"];
     let output = run(server.address, &arguments);
     let events: Vec<serde_json::Value> = text(&output.stdout)
@@ -183,8 +224,8 @@ fn with_json_each_event_is_an_object_on_a_line() {
 }
 
 #[test]
-fn a_text_is_sent_in_chunks_and_each_epoch_is_shown() {
-    let fake = Fake::default();
+fn a_text_is_uploaded_in_chunks_and_each_epoch_is_printed() {
+    let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let corpus = "Größe ".repeat(200_000);
@@ -193,10 +234,10 @@ fn a_text_is_sent_in_chunks_and_each_epoch_is_shown() {
     let arguments = ["train", "--text", path, "--model", "m", "--epochs", "2"];
     let output = run(server.address, &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let asked = fake.asked.lock().unwrap();
-    assert_eq!(asked.spec.as_ref().unwrap().epochs, Some(2));
-    assert!(asked.chunks > 1);
-    assert!(asked.corpus == corpus.as_bytes());
+    let received = fake.received.lock().unwrap();
+    assert_eq!(received.spec.as_ref().unwrap().epochs, Some(2));
+    assert!(received.chunks > 1);
+    assert!(received.corpus == corpus.as_bytes());
     let shown = text(&output.stdout);
     assert!(shown.contains("epoch 1/2  loss 3.000"), "{shown}");
     assert!(shown.contains("  | sample 2"), "{shown}");
@@ -205,8 +246,8 @@ fn a_text_is_sent_in_chunks_and_each_epoch_is_shown() {
 }
 
 #[test]
-fn a_text_from_standard_input_is_trained_on_and_detach_prints_the_id() {
-    let fake = Fake::default();
+fn a_text_can_come_from_standard_input_and_detach_prints_the_id() {
+    let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");
     let arguments = ["train", "--text", "-", "--model", "m", "--detach"];
     let mut child = client(server.address, &arguments)
@@ -217,12 +258,12 @@ fn a_text_from_standard_input_is_trained_on_and_detach_prints_the_id() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "t1\n");
-    assert_eq!(fake.asked.lock().unwrap().corpus, b"some text");
+    assert_eq!(fake.received.lock().unwrap().corpus, b"some text");
 }
 
 #[test]
-fn a_training_whose_connection_broke_is_watched_to_its_end() {
-    let fake = Fake {
+fn a_training_is_watched_to_its_end_after_the_connection_was_lost() {
+    let fake = FakeServer {
         break_training: true,
         ..Default::default()
     };
@@ -232,15 +273,15 @@ fn a_training_whose_connection_broke_is_watched_to_its_end() {
     let path = file.path().to_str().unwrap();
     let output = run(server.address, &["train", "--text", path, "--model", "m"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(fake.asked.lock().unwrap().watched_from, [Some(2)]);
+    assert_eq!(fake.received.lock().unwrap().watched_from, [Some(2)]);
     let shown = text(&output.stdout);
     assert_eq!(shown.matches("epoch 1/2").count(), 1);
     assert_eq!(shown.matches("epoch 2/2").count(), 1);
 }
 
 #[test]
-fn the_first_ctrl_c_cancels_the_training_and_shows_its_end() {
-    let fake = Fake {
+fn the_first_ctrl_c_cancels_the_training_and_says_how_to_resume_it() {
+    let fake = FakeServer {
         wait_for_cancel: true,
         ..Default::default()
     };
@@ -258,15 +299,15 @@ fn the_first_ctrl_c_cancels_the_training_and_shows_its_end() {
     }
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    assert_eq!(fake.asked.lock().unwrap().cancelled, ["t1"]);
+    assert_eq!(fake.received.lock().unwrap().cancelled, ["t1"]);
     let notes = text(&output.stderr);
     assert!(notes.contains("cancelled: m"), "{notes}");
     assert!(notes.contains("trainings resume t1"), "{notes}");
 }
 
 #[test]
-fn a_conversation_is_text_in_and_text_out() {
-    let fake = Fake::default();
+fn the_repl_continues_each_line_in_one_session() {
+    let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");
     let folder = tempfile::tempdir().unwrap();
     let mut child = client(server.address, &["repl", "--session", "s"])
@@ -282,17 +323,20 @@ fn a_conversation_is_text_in_and_text_out() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "abc\nabc\n");
-    assert!(text(&output.stderr).contains("/nope is not a command"));
-    let asked = fake.asked.lock().unwrap();
-    assert_eq!(asked.generate[0].prime, "Hello");
-    assert_eq!(asked.generate[0].sampling.as_ref().unwrap().seed, Some(5));
-    assert_eq!(asked.generate[1].prime, "");
-    assert_eq!(asked.generate[1].sampling.as_ref().unwrap().seed, None);
+    assert!(text(&output.stderr).contains("unknown command /nope"));
+    let received = fake.received.lock().unwrap();
+    assert_eq!(received.generate[0].prime, "Hello");
+    assert_eq!(
+        received.generate[0].sampling.as_ref().unwrap().seed,
+        Some(5)
+    );
+    assert_eq!(received.generate[1].prime, "");
+    assert_eq!(received.generate[1].sampling.as_ref().unwrap().seed, None);
 }
 
 #[test]
 fn a_load_test_reports_each_number_of_streams() {
-    let server = Fake::default().serve("127.0.0.1:0");
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let arguments = [
         "--json",
         "bench",
@@ -305,35 +349,35 @@ fn a_load_test_reports_each_number_of_streams() {
     ];
     let output = run(server.address, &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let figures: Vec<serde_json::Value> = text(&output.stdout)
+    let results: Vec<serde_json::Value> = text(&output.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(figures.len(), 2);
-    assert_eq!(figures[1]["sessions"], 3);
-    assert!(figures[1]["chars"].as_u64().unwrap() > 0);
-    assert_eq!(figures[0]["chars_per_message"], 1.0);
+    assert_eq!(results.len(), 2);
+    assert_eq!(results[1]["sessions"], 3);
+    assert!(results[1]["chars"].as_u64().unwrap() > 0);
+    assert_eq!(results[0]["chars_per_message"], 1.0);
 }
 
 #[test]
-fn a_server_that_tells_nothing_of_itself_still_has_a_status() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn status_works_with_a_server_that_offers_no_status() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let output = run(server.address, &["status"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("models are not told"));
+    assert!(text(&output.stdout).contains("the server does not list its models"));
 }
 
 #[test]
-fn ctrl_c_is_heard_while_the_text_is_still_being_read() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn ctrl_c_works_while_the_text_is_being_read() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let arguments = ["train", "--text", "-", "--model", "m"];
     let mut child = client(server.address, &arguments)
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // More than a pipe holds: when it is written, the client reads. Less than
-    // a chunk, so that it waits for more.
+    // More than a pipe buffers, so that the client is reading once this is
+    // written; less than a chunk, so that the client waits for more.
     stdin.write_all(&[b'a'; 160 << 10]).unwrap();
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
@@ -342,7 +386,7 @@ fn ctrl_c_is_heard_while_the_text_is_still_being_read() {
 }
 
 #[test]
-fn ctrl_c_is_heard_while_a_server_says_nothing() {
+fn ctrl_c_works_while_the_server_does_not_answer() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     for arguments in [&["trainings", "resume", "t1"][..], &["status"], &["run"]] {
@@ -356,8 +400,8 @@ fn ctrl_c_is_heard_while_a_server_says_nothing() {
 }
 
 #[test]
-fn several_files_and_folders_are_one_text_and_windows_line_ends_are_told() {
-    let fake = Fake::default();
+fn files_and_folders_are_one_text_and_converted_line_endings_are_reported() {
+    let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -365,27 +409,54 @@ fn several_files_and_folders_are_one_text_and_windows_line_ends_are_told() {
     std::fs::write(path("novels/b.txt"), "b\r\nbb").unwrap();
     std::fs::write(path("novels/a.txt"), "a\n").unwrap();
     std::fs::write(path("letter.txt"), "c").unwrap();
-    let (novels, letter, plot) = (path("novels"), path("letter.txt"), path("loss.png"));
+    let (novels, letter) = (path("novels"), path("letter.txt"));
     let arguments = [
-        "train", "--text", &novels, "--text", &letter, "--model", "m", "--plot", &plot,
+        "train", "--text", &novels, "--text", &letter, "--model", "m",
     ];
     let output = run(server.address, &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(text(&fake.asked.lock().unwrap().corpus), "a\nb\nbb\nc");
-    assert!(text(&output.stderr).contains("1 line ends CR LF became LF"));
-    assert!(std::fs::read(plot).unwrap().starts_with(b"\x89PNG"));
+    assert_eq!(text(&fake.received.lock().unwrap().corpus), "a\nb\nbb\nc");
+    assert!(text(&output.stderr).contains("converted 1 line ending from CR LF to LF"));
+}
+
+/// Trains with `--plot FILE` and returns the output and the file.
+fn train_with_plot() -> (Output, Option<Vec<u8>>) {
+    let server = FakeServer::default().serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let (text, plot) = (folder.path().join("t.txt"), folder.path().join("loss.png"));
+    std::fs::write(&text, "some text").unwrap();
+    let (text, file) = (text.to_str().unwrap(), plot.to_str().unwrap());
+    let arguments = ["train", "--text", text, "--model", "m", "--plot", file];
+    (run(server.address, &arguments), std::fs::read(&plot).ok())
+}
+
+#[cfg(feature = "plot")]
+#[test]
+fn train_plots_the_losses_to_a_file() {
+    let (output, plot) = train_with_plot();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(plot.unwrap().starts_with(b"\x89PNG"));
+}
+
+#[cfg(not(feature = "plot"))]
+#[test]
+fn a_build_without_plots_rejects_the_flag_and_names_the_feature() {
+    let (output, plot) = train_with_plot();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("cargo feature `plot`"));
+    assert_eq!(plot, None);
 }
 
 #[test]
-fn a_text_that_is_not_utf8_is_refused_with_its_name_and_place() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn invalid_utf8_is_reported_with_its_file_and_offset() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let folder = tempfile::tempdir().unwrap();
     let bad = folder.path().join("bad.txt");
     std::fs::write(&bad, b"abc\xffdef").unwrap();
     let bad = bad.to_str().unwrap();
     let output = run(server.address, &["train", "--text", bad, "--model", "m"]);
     assert_eq!(output.status.code(), Some(2));
-    let expected = format!("error: cannot read {bad}: it is not UTF-8 text at byte 3\n");
+    let expected = format!("error: cannot read {bad}: invalid UTF-8 at byte 3\n");
     assert_eq!(text(&output.stderr), expected);
 }
 
@@ -401,14 +472,14 @@ fn each_command_has_a_manual_page() {
         "charlstm-client-models-import",
     ] {
         let page = folder.path().join(format!("{page}.1"));
-        let words = std::fs::read_to_string(&page).unwrap();
-        assert!(words.contains("SYNOPSIS"), "{}", page.display());
+        let content = std::fs::read_to_string(&page).unwrap();
+        assert!(content.contains("SYNOPSIS"), "{}", page.display());
     }
 }
 
 #[test]
-fn without_a_terminal_nothing_is_coloured() {
-    let server = Fake::default().serve("127.0.0.1:0");
+fn output_has_no_colours_without_a_terminal() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.txt");
     std::fs::write(&path, "some text").unwrap();
@@ -416,12 +487,12 @@ fn without_a_terminal_nothing_is_coloured() {
     let output = run(server.address, &["train", "--text", path, "--model", "m"]);
     assert!(!text(&output.stdout).contains('\u{1b}'));
     assert!(!text(&output.stderr).contains('\u{1b}'));
-    let refused = run(free_port(), &["status"]);
-    assert!(!text(&refused.stderr).contains('\u{1b}'));
+    let failed = run(free_address(), &["status"]);
+    assert!(!text(&failed.stderr).contains('\u{1b}'));
 }
 
 #[test]
-fn a_negative_number_is_answered_as_a_number_and_not_as_a_flag() {
+fn a_negative_number_is_an_invalid_value_and_not_an_unknown_flag() {
     let arguments = ["generate", "--prime", "x", "--top-k", "-1"];
     let output = run("127.0.0.1:1", &arguments);
     assert_eq!(output.status.code(), Some(2));

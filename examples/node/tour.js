@@ -1,15 +1,16 @@
-// npm install @grpc/grpc-js @grpc/proto-loader
-// node tour.js 127.0.0.1:50051 book.txt MODEL     (in the root of the checkout)
+// Usage, in the root of the repository:
+//   npm install @grpc/grpc-js @grpc/proto-loader
+//   node examples/node/tour.js 127.0.0.1:50051 book.txt MODEL
 const fs = require("node:fs");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 
 const files = ["training", "generation"].map((name) => `charlstm/v1/${name}.proto`);
-// With `oneofs` each event tells in `event` which kind it is.
+// `oneofs` adds a property `event` with the name of the field that is set.
 const options = { includeDirs: ["proto"], keepCase: true, longs: Number, enums: String, oneofs: true };
 const { v1 } = grpc.loadPackageDefinition(loader.loadSync(files, options)).charlstm;
 
-// What an error carries: a google.rpc.Status with a google.rpc.ErrorInfo in it.
+// Error details: a google.rpc.Status that contains a google.rpc.ErrorInfo.
 const { Status: RpcStatus, ErrorInfo } = loader.fromJSON({
   nested: {
     Any: { fields: { type_url: { type: "string", id: 1 }, value: { type: "bytes", id: 2 } } },
@@ -19,11 +20,15 @@ const { Status: RpcStatus, ErrorInfo } = loader.fromJSON({
 });
 
 const [address, path, model] = process.argv.slice(2);
+if (model === undefined) {
+  console.error("usage: tour.js ADDRESS CORPUS MODEL");
+  process.exit(2);
+}
 const credentials = grpc.credentials.createInsecure();
 const trainings = new v1.TrainingService(address, credentials);
 const generations = new v1.GenerationService(address, credentials);
 
-/** Streams the corpus up while the events come down. */
+/** Uploads the corpus, and prints the events of the training as they arrive. */
 async function train() {
   const call = trainings.Train();
   call.write({
@@ -42,16 +47,17 @@ async function train() {
   await events;
 }
 
-/** Generates, and returns the text. */
-async function write(request) {
-  let written = "";
-  for await (const { text } of generations.Generate(request)) written += text?.text ?? "";
-  return written;
+/** Returns the generated text. */
+async function generate(request) {
+  let generated = "";
+  for await (const { text } of generations.Generate(request)) generated += text?.text ?? "";
+  return generated;
 }
 
-async function meetAnError() {
+/** Makes a call that fails, and prints the details of the error. */
+async function showError() {
   try {
-    await write({ model: "nobody", prime: "a" });
+    await generate({ model: "unknown", prime: "a" });
   } catch (error) {
     const [bytes] = error.metadata.get("grpc-status-details-bin");
     const info = RpcStatus.deserialize(bytes).details.find((detail) =>
@@ -62,7 +68,8 @@ async function meetAnError() {
   }
 }
 
-async function leaveMidway(prime) {
+/** Cancels a long generation after 20 characters. */
+async function cancelEarly(prime) {
   const call = generations.Generate({ model, prime, max_chars: 1_000_000 });
   let chars = 0;
   try {
@@ -71,19 +78,19 @@ async function leaveMidway(prime) {
       if (chars >= 20) call.cancel();
     }
   } catch (error) {
-    console.log(`left midway, as ${grpc.status[error.code]}`);
+    console.log(`stopped early with ${grpc.status[error.code]}`);
   }
 }
 
 async function main() {
   const prime = [...fs.readFileSync(path, "utf8").slice(0, 20)].slice(0, 10).join("");
   await train();
-  const first = await write({ model, prime, max_chars: 40, session_id: "node" });
-  console.log(`wrote ${[...first].length} characters: ${JSON.stringify(first)}`);
-  const more = await write({ session_id: "node", max_chars: 10 }); // goes on where it stands
-  console.log(`wrote ${[...more].length} more`);
-  await meetAnError();
-  await leaveMidway(prime);
+  const first = await generate({ model, prime, max_chars: 40, session_id: "node" });
+  console.log(`generated ${[...first].length} characters: ${JSON.stringify(first)}`);
+  const more = await generate({ session_id: "node", max_chars: 10 }); // continues the session
+  console.log(`generated ${[...more].length} more`);
+  await showError();
+  await cancelEarly(prime);
 }
 
 main();

@@ -1,5 +1,6 @@
-# pip install grpcio grpcio-tools grpcio-status
-# python tour_async.py 127.0.0.1:50051 book.txt MODEL     (in the root of the checkout)
+# Usage, in the root of the repository:
+#   pip install grpcio grpcio-tools grpcio-status
+#   python examples/python/tour_async.py 127.0.0.1:50051 book.txt MODEL
 import asyncio
 import sys
 
@@ -7,13 +8,13 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-sys.path.append("proto")  # where the .proto files lie; no code needs to be generated first
+sys.path.append("proto")  # folder of the .proto files; grpcio loads them without generated code
 training, trainings = grpc.protos_and_services("charlstm/v1/training.proto")
 generation, generations = grpc.protos_and_services("charlstm/v1/generation.proto")
 
 
 async def train(channel, path, model):
-    """Streams the corpus up while the events come down."""
+    """Uploads the corpus, and prints the events of the training as they arrive."""
     spec = training.TrainingSpec(
         model=model, hidden_size=16, num_layers=1, batch_size=4, sequence_length=16, epochs=2
     )
@@ -31,17 +32,18 @@ async def train(channel, path, model):
             print(f"trained {event.finished.model}@{event.finished.version}")
 
 
-async def write(stub, **request):
-    """Generates, and returns the text."""
+async def generate(stub, **request):
+    """Returns the generated text."""
     text = ""
     async for event in stub.Generate(generation.GenerateRequest(**request)):
         text += event.text.text
     return text
 
 
-async def meet_an_error(stub):
+async def show_error(stub):
+    """Makes a call that fails, and prints the details of the error."""
     try:
-        await write(stub, model="nobody", prime="a")
+        await generate(stub, model="unknown", prime="a")
     except grpc.aio.AioRpcError as error:
         info = error_details_pb2.ErrorInfo()
         for detail in rpc_status.from_call(error).details:
@@ -49,7 +51,8 @@ async def meet_an_error(stub):
         print(f"error {error.code().name} {info.reason}: {error.details()}")
 
 
-async def leave_midway(stub, model, prime):
+async def cancel_early(stub, model, prime):
+    """Cancels a long generation after 20 characters."""
     call = stub.Generate(generation.GenerateRequest(model=model, prime=prime, max_chars=1_000_000))
     chars = 0
     async for event in call:
@@ -57,22 +60,24 @@ async def leave_midway(stub, model, prime):
         if chars >= 20:
             break
     call.cancel()
-    print(f"left midway, as {(await call.code()).name}")
+    print(f"stopped early with {(await call.code()).name}")
 
 
 async def main():
+    if len(sys.argv) != 4:
+        sys.exit("usage: tour_async.py ADDRESS CORPUS MODEL")
     address, path, model = sys.argv[1:]
     with open(path, encoding="utf-8") as corpus:
         prime = corpus.read(10)
     async with grpc.aio.insecure_channel(address) as channel:
         await train(channel, path, model)
         stub = generations.GenerationServiceStub(channel)
-        first = await write(stub, model=model, prime=prime, max_chars=40, session_id="async")
-        print(f"wrote {len(first)} characters: {first!r}")
-        more = await write(stub, session_id="async", max_chars=10)  # goes on where it stands
-        print(f"wrote {len(more)} more")
-        await meet_an_error(stub)
-        await leave_midway(stub, model, prime)
+        first = await generate(stub, model=model, prime=prime, max_chars=40, session_id="async")
+        print(f"generated {len(first)} characters: {first!r}")
+        more = await generate(stub, session_id="async", max_chars=10)  # continues the session
+        print(f"generated {len(more)} more")
+        await show_error(stub)
+        await cancel_early(stub, model, prime)
 
 
 asyncio.run(main())

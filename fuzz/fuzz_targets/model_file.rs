@@ -1,5 +1,5 @@
-//! Feeds bytes to the reader of model files, which come from anybody who may
-//! call ImportModel. They must be refused or read, never break the server.
+//! Parses arbitrary bytes as a model file, as ImportModel does. The parser must
+//! return a model or an error; it must not panic.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! Feeds bytes to the reader of exported sessions: as they are, and with the
-//! checksum made right, because no guess gets past it. What is read must be
-//! written as bytes that read as the same session.
+//! Parses arbitrary bytes as an exported session, as ImportSession does: as they
+//! are, and with a valid checksum appended, which fuzzing cannot guess. A session
+//! that was read must survive a round trip of writing and reading.
 
 #![no_main]
 
@@ -13,9 +13,9 @@ fuzz_target!(|content: &[u8]| {
     let mut bytes = content.to_vec();
     bytes.extend_from_slice(&Sha256::digest(content));
     if let Ok(snapshot) = Snapshot::from_bytes(&bytes) {
-        // Bytes are compared, not sessions: a state may hold NaN.
+        // Compare bytes, not sessions: a hidden state may contain NaN.
         let written = snapshot.to_bytes();
-        let again = Snapshot::from_bytes(&written).expect("what was written can be read");
+        let again = Snapshot::from_bytes(&written).expect("a written snapshot can be read");
         assert_eq!(again.to_bytes(), written);
     }
 });

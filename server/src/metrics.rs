@@ -1,118 +1,128 @@
-//! What the server counts about itself, in the text format of Prometheus.
-//! Which door it is asked at is in `serve/metrics.rs`; who counts, counts into
-//! a clone.
+//! The Prometheus metrics of the server. `serve/metrics.rs` serves them over
+//! HTTP; `docs/metrics.md` lists them.
 //!
-//! What is counted as it happens has counters and histograms. What can be
-//! looked up at any time (sessions, texts under way, trainings) are gauges,
-//! set when somebody asks.
+//! Names, labels and units are an interface that dashboards and alerts depend
+//! on: the `grpc_server_*` metrics follow the conventions of gRPC interceptors
+//! for Prometheus, with status codes by name.
+//!
+//! Events are counted in [`Metrics`] when they occur. Values that can be looked
+//! up at any time (sessions, queue, trainings) are passed as [`ServerStats`]
+//! when the metrics are read.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text;
-use prometheus_client::metrics::counter::Counter;
+use charlstm_proto::{METHODS, Method};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+use tonic::Code;
 
-/// A gauge of a number that is not whole.
-type Real = Gauge<f64, AtomicU64>;
+/// Label value for each part of a method that is not in the contract. Callers
+/// choose the path of a request, so unknown paths must not become labels: each
+/// one would occupy memory until the server stops.
+const UNKNOWN: &str = "unknown";
 
-/// A gRPC call that has ended.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CallLabels {
-    /// `/package.Service/Method`.
-    method: String,
-    /// Number of the status code.
-    code: u32,
+/// A method of the contract.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MethodLabels {
+    /// `unary`, `client_stream`, `server_stream` or `bidi_stream`.
+    grpc_type: &'static str,
+    /// `package.Service`.
+    grpc_service: &'static str,
+    grpc_method: &'static str,
 }
 
-/// A state of trainings.
+/// A method and the status that its call ended with.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HandledLabels {
+    #[prometheus(flatten)]
+    method: MethodLabels,
+    /// Name of the status code, such as `NOT_FOUND`.
+    grpc_code: &'static str,
+}
+
+/// State of a training.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
 }
 
-/// What is looked up when somebody asks.
-#[derive(Clone, Debug, Default)]
-pub struct Figures {
-    /// Sessions kept.
-    pub sessions: usize,
-    /// Bytes of all sessions.
-    pub session_bytes: usize,
-    /// Texts in the batch.
-    pub running: usize,
-    /// Texts that wait for a place in it.
-    pub queued: usize,
-    /// Steps of all batches since the start.
-    pub steps: u64,
-    /// Rows of all those steps.
-    pub rows: u64,
-    /// Model versions on disk.
-    pub models: usize,
-    /// Model versions in memory.
-    pub models_loaded: usize,
-    /// Trainings in each state.
-    pub trainings: Vec<(&'static str, usize)>,
-    /// The training that runs.
-    pub training: Option<TrainingFigures>,
+/// A call that was counted as started.
+#[derive(Clone, Copy, Debug)]
+pub struct StartedCall {
+    method: MethodLabels,
+    since: Instant,
 }
 
-/// How the training that runs gets on.
+/// Values that are looked up when the metrics are read.
+#[derive(Clone, Debug, Default)]
+pub struct ServerStats {
+    /// Number of sessions.
+    pub sessions: usize,
+    /// Memory of all sessions, in bytes.
+    pub session_bytes: usize,
+    /// Number of generations that have a slot in the batch.
+    pub generations_running: usize,
+    /// Number of generations waiting for a slot.
+    pub generations_queued: usize,
+    /// Decode steps since the server started.
+    pub decode_steps: u64,
+    /// Rows of all these steps.
+    pub batch_rows: u64,
+    /// Characters processed in prefill since the server started.
+    pub prefill_chars: u64,
+    /// Number of model versions on disk.
+    pub models: usize,
+    /// Number of model versions in memory.
+    pub models_loaded: usize,
+    /// Number of trainings in each state.
+    pub trainings: Vec<(&'static str, usize)>,
+    /// The running training.
+    pub training: Option<TrainingStats>,
+}
+
+/// Progress of the running training.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TrainingFigures {
-    /// Loss of its last step, nats per character.
+pub struct TrainingStats {
+    /// Loss of the last reported step, in nats per character.
     pub loss: f64,
-    /// Its speed.
+    /// Training speed, in characters per second.
     pub chars_per_second: f64,
-    /// Part of its steps that are taken, 0 to 1.
+    /// Completed fraction of the training, 0 to 1.
     pub progress: f64,
 }
 
-/// All metrics; clones share them.
+/// All metrics. Clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    calls: Family<CallLabels, Counter>,
-    chars: Counter,
-    first_char: Histogram,
-    between_texts: Histogram,
-    gauges: Gauges,
-}
-
-#[derive(Clone, Default)]
-struct Gauges {
-    sessions: Gauge,
-    session_bytes: Gauge,
-    running: Gauge,
-    queued: Gauge,
-    steps: Counter,
-    rows: Counter,
-    models: Gauge,
-    models_loaded: Gauge,
-    trainings: Family<StateLabels, Gauge>,
-    loss: Real,
-    chars_per_second: Real,
-    progress: Real,
+    methods: Arc<HashMap<&'static str, MethodLabels>>,
+    calls_started: Family<MethodLabels, Counter>,
+    calls_handled: Family<HandledLabels, Counter>,
+    call_duration: Family<MethodLabels, Histogram>,
+    generated_chars: Counter,
+    time_to_first_char: Histogram,
+    inter_char: Histogram,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        // From a tenth of a millisecond to some minutes: a character alone
-        // takes less than a millisecond, one who waits in the queue takes
-        // what he takes.
-        let times = || Histogram::new(exponential_buckets(0.0001, 2.0, 21));
         let mut metrics = Self {
             registry: Arc::default(),
-            calls: Family::default(),
-            chars: Counter::default(),
-            first_char: times(),
-            between_texts: times(),
-            gauges: Gauges::default(),
+            methods: Arc::new(METHODS.iter().map(labels_by_path).collect()),
+            calls_started: Family::default(),
+            calls_handled: Family::default(),
+            call_duration: Family::new_with_constructor(call_duration),
+            generated_chars: Counter::default(),
+            time_to_first_char: char_latency(),
+            inter_char: char_latency(),
         };
         metrics.registry = Arc::new(metrics.register());
         metrics
@@ -121,143 +131,255 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self) -> Registry {
-        let mut registry = Registry::with_prefix("charlstm");
-        registry.register(
-            "grpc_calls",
-            "gRPC calls that ended, by method and number of the status code",
-            self.calls.clone(),
+        let mut registry = Registry::default();
+        let grpc = registry.sub_registry_with_prefix("grpc_server");
+        grpc.register("started", "Started gRPC calls", self.calls_started.clone());
+        grpc.register(
+            "handled",
+            "Completed gRPC calls, by status code",
+            self.calls_handled.clone(),
         );
-        registry.register(
-            "generated_chars",
-            "Characters handed to their readers",
-            self.chars.clone(),
+        grpc.register_with_unit(
+            "handling",
+            "Duration of gRPC calls, from the request to the end of the response stream",
+            Unit::Seconds,
+            self.call_duration.clone(),
         );
-        registry.register(
-            "first_char_seconds",
-            "Time from a Generate call to its first text",
-            self.first_char.clone(),
+
+        let own = registry.sub_registry_with_prefix("charlstm");
+        own.register_with_unit(
+            "generated",
+            "Generated characters sent to clients",
+            Unit::Other("chars".to_owned()),
+            self.generated_chars.clone(),
         );
-        registry.register(
-            "between_texts_seconds",
-            "Time from one message with text to the next of a Generate call",
-            self.between_texts.clone(),
+        own.register_with_unit(
+            "time_to_first_char",
+            "Time from a Generate call to its first text, including queueing and prefill",
+            Unit::Seconds,
+            self.time_to_first_char.clone(),
         );
-        self.gauges.register(&mut registry);
+        own.register_with_unit(
+            "inter_char",
+            "Time between two consecutive text messages of a Generate call",
+            Unit::Seconds,
+            self.inter_char.clone(),
+        );
         registry
     }
 
-    /// Counts a call that has ended. `code` is the number of its status.
-    pub fn call_ended(&self, method: &str, code: u32) {
-        let method = method.to_owned();
-        self.calls.get_or_create(&CallLabels { method, code }).inc();
+    /// Counts a call to the method at `path`, `/package.Service/Method`, as
+    /// started. Every path that is not in the contract has the same labels.
+    pub fn call_started(&self, path: &str) -> StartedCall {
+        let method = self.methods.get(path).copied().unwrap_or(MethodLabels {
+            grpc_type: UNKNOWN,
+            grpc_service: UNKNOWN,
+            grpc_method: UNKNOWN,
+        });
+        self.calls_started.get_or_create(&method).inc();
+        StartedCall {
+            method,
+            since: Instant::now(),
+        }
     }
 
-    /// Counts text that was handed to its reader. `waited` is the time since
-    /// the call, for the `first` one, and since the last one for others.
-    pub fn text_sent(&self, chars: u64, first: bool, waited: Duration) {
-        self.chars.inc_by(chars);
-        let times = if first {
-            &self.first_char
-        } else {
-            &self.between_texts
+    /// Counts a call as completed with a status code, and records its duration.
+    pub fn call_handled(&self, call: StartedCall, code: Code) {
+        let labels = HandledLabels {
+            method: call.method,
+            grpc_code: code_name(code),
         };
-        times.observe(waited.as_secs_f64());
+        self.calls_handled.get_or_create(&labels).inc();
+        self.call_duration
+            .get_or_create(&call.method)
+            .observe(call.since.elapsed().as_secs_f64());
     }
 
-    /// All metrics as text, with `figures` as they are now.
+    /// Counts text that was handed to the transport. `waited` is the time since
+    /// the call if this is its `first` text, and since the previous text
+    /// otherwise.
+    pub fn text_sent(&self, chars: u64, first: bool, waited: Duration) {
+        self.generated_chars.inc_by(chars);
+        let latency = if first {
+            &self.time_to_first_char
+        } else {
+            &self.inter_char
+        };
+        latency.observe(waited.as_secs_f64());
+    }
+
+    /// Encodes all metrics in the OpenMetrics text format, with the current
+    /// `stats`.
     ///
     /// # Errors
-    /// None that a `String` gives.
-    pub fn encode(&self, figures: &Figures) -> Result<String, fmt::Error> {
-        self.gauges.set(figures);
+    /// None in practice: writing to a `String` does not fail.
+    pub fn encode(&self, stats: &ServerStats) -> Result<String, fmt::Error> {
         let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
+        text::encode_registry(&mut out, &self.registry)?;
+        text::encode_registry(&mut out, &stats.register())?;
+        text::encode_eof(&mut out)?;
         Ok(out)
     }
 }
 
-impl Gauges {
-    fn register(&self, to: &mut Registry) {
-        let gauges = [
-            ("sessions", "Sessions kept", &self.sessions),
-            (
-                "session_bytes",
-                "Bytes of all sessions",
-                &self.session_bytes,
-            ),
-            ("generations_running", "Texts in the batch", &self.running),
-            (
-                "generations_queued",
-                "Texts that wait for a place",
-                &self.queued,
-            ),
-            ("models", "Model versions on disk", &self.models),
-            (
-                "models_loaded",
-                "Model versions in memory",
-                &self.models_loaded,
-            ),
-        ];
-        for (name, help, gauge) in gauges {
-            to.register(name, help, gauge.clone());
-        }
-        to.register("steps", "Steps of all batches", self.steps.clone());
-        let help = "Rows of all steps; by steps, the mean size of a batch";
-        to.register("step_rows", help, self.rows.clone());
-        let help = "Trainings kept, by state";
-        to.register("trainings", help, self.trainings.clone());
-        let reals = [
-            (
-                "training_loss",
-                "Loss of the last step, nats per character",
-                &self.loss,
-            ),
-            (
-                "training_chars_per_second",
-                "Speed of the running training",
-                &self.chars_per_second,
-            ),
-            (
-                "training_progress",
-                "Part of the running training that is done, 0 to 1",
-                &self.progress,
-            ),
-        ];
-        for (name, help, gauge) in reals {
-            to.register(name, help, gauge.clone());
-        }
-    }
-
-    fn set(&self, figures: &Figures) {
-        let whole = |gauge: &Gauge, number: usize| {
-            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
-        };
-        whole(&self.sessions, figures.sessions);
-        whole(&self.session_bytes, figures.session_bytes);
-        whole(&self.running, figures.running);
-        whole(&self.queued, figures.queued);
-        whole(&self.models, figures.models);
-        whole(&self.models_loaded, figures.models_loaded);
-        // Counted elsewhere; two who ask at once must not move them back.
-        self.steps
-            .inner()
-            .fetch_max(figures.steps, std::sync::atomic::Ordering::Relaxed);
-        self.rows
-            .inner()
-            .fetch_max(figures.rows, std::sync::atomic::Ordering::Relaxed);
-        for &(state, count) in &figures.trainings {
-            whole(&self.trainings.get_or_create(&StateLabels { state }), count);
-        }
-        let training = figures.training.unwrap_or_default();
-        self.loss.set(training.loss);
-        self.chars_per_second.set(training.chars_per_second);
-        self.progress.set(training.progress);
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Metrics {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.debug_struct("Metrics").finish_non_exhaustive()
+impl ServerStats {
+    /// A registry with these values.
+    fn register(&self) -> Registry {
+        let mut registry = Registry::with_prefix("charlstm");
+        let mut gauge = |name: &str, help: &str, value: usize| {
+            registry.register(name, help, ConstGauge::new(value));
+        };
+        gauge("sessions", "Sessions", self.sessions);
+        gauge(
+            "generations_running",
+            "Generations with a slot in the batch",
+            self.generations_running,
+        );
+        gauge(
+            "generations_queued",
+            "Generations waiting for a slot in the batch",
+            self.generations_queued,
+        );
+        gauge("models", "Model versions on disk", self.models);
+        gauge(
+            "models_loaded",
+            "Model versions in memory",
+            self.models_loaded,
+        );
+
+        registry.register(
+            "decode_steps",
+            "Decode steps of all batches",
+            ConstCounter::new(self.decode_steps),
+        );
+        let batch_rows = BatchRows {
+            steps: self.decode_steps,
+            rows: self.batch_rows,
+        };
+        registry.register(
+            "batch_rows",
+            "Rows of the batch in each decode step",
+            batch_rows,
+        );
+
+        registry.register_with_unit(
+            "prefill",
+            "Prompt characters processed in prefill",
+            Unit::Other("chars".to_owned()),
+            ConstCounter::new(self.prefill_chars),
+        );
+
+        registry.register_with_unit(
+            "session",
+            "Memory of all sessions",
+            Unit::Bytes,
+            ConstGauge::new(self.session_bytes),
+        );
+
+        let trainings = Family::<StateLabels, Gauge>::default();
+        for &(state, count) in &self.trainings {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            trainings.get_or_create(&StateLabels { state }).set(count);
+        }
+        registry.register("trainings", "Trainings, by state", trainings);
+
+        let mut training_gauge = |name: &str, unit: &str, help: &str, value: f64| {
+            let unit = Unit::Other(unit.to_owned());
+            registry.register_with_unit(name, help, unit, ConstGauge::new(value));
+        };
+        let training = self.training.unwrap_or_default();
+        training_gauge(
+            "training_loss",
+            "nats_per_char",
+            "Loss of the last reported step of the running training",
+            training.loss,
+        );
+        training_gauge(
+            "training",
+            "chars_per_second",
+            "Speed of the running training",
+            training.chars_per_second,
+        );
+        training_gauge(
+            "training_progress",
+            "ratio",
+            "Completed fraction of the running training",
+            training.progress,
+        );
+        registry
+    }
+}
+
+/// The number of rows of each decode step, as a histogram. Its steps are
+/// counted by the workers of the engine, which keep the sum only: it has a
+/// single bucket, and its mean is `_sum` divided by `_count`.
+#[derive(Debug)]
+struct BatchRows {
+    steps: u64,
+    rows: u64,
+}
+
+impl EncodeMetric for BatchRows {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let buckets = [(f64::INFINITY, self.steps)];
+        encoder.encode_histogram::<NoLabelSet>(self.rows as f64, self.steps, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+fn labels_by_path(method: &Method) -> (&'static str, MethodLabels) {
+    let labels = MethodLabels {
+        grpc_type: match (method.client_streaming, method.server_streaming) {
+            (false, false) => "unary",
+            (true, false) => "client_stream",
+            (false, true) => "server_stream",
+            (true, true) => "bidi_stream",
+        },
+        grpc_service: method.service,
+        grpc_method: method.name,
+    };
+    (method.path, labels)
+}
+
+/// Buckets from 0.1 ms (a decode step of a small model) to 105 s (a full queue).
+fn char_latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 21))
+}
+
+/// Buckets from 1 ms (a unary call) to 4.7 h (the stream of a training).
+fn call_duration() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 4.0, 13))
+}
+
+/// Name of a status code in the gRPC specification.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -265,53 +387,112 @@ impl fmt::Debug for Metrics {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_counted_and_what_is_looked_up_stand_in_the_text() {
-        let metrics = Metrics::default();
-        metrics.clone().call_ended("/a.B/C", 5);
-        metrics.text_sent(1, true, Duration::from_millis(3));
-        metrics.text_sent(4, false, Duration::from_millis(1));
-        let figures = Figures {
-            sessions: 7,
-            steps: 9,
-            trainings: vec![("running", 1), ("failed", 0)],
-            training: Some(TrainingFigures {
-                loss: 1.5,
-                ..TrainingFigures::default()
-            }),
-            ..Figures::default()
-        };
-        let text = metrics.encode(&figures).expect("texts take everything");
-        for line in [
-            "charlstm_grpc_calls_total{method=\"/a.B/C\",code=\"5\"} 1",
-            "charlstm_generated_chars_total 5",
-            "charlstm_first_char_seconds_count 1",
-            "charlstm_between_texts_seconds_count 1",
-            "charlstm_sessions 7",
-            "charlstm_steps_total 9",
-            "charlstm_trainings{state=\"running\"} 1",
-            "charlstm_training_loss 1.5",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    fn encoded(metrics: &Metrics, stats: &ServerStats) -> String {
+        metrics.encode(stats).expect("a String accepts all text")
+    }
+
+    fn assert_lines(page: &str, expected: &[&str]) {
+        for line in expected {
+            assert!(page.lines().any(|l| l == *line), "{line} is not in\n{page}");
         }
     }
 
+    /// Number of label combinations of `grpc_server_started_total`.
+    fn started_series(metrics: &Metrics) -> usize {
+        let page = encoded(metrics, &ServerStats::default());
+        let is_started = |line: &&str| line.starts_with("grpc_server_started_total{");
+        page.lines().filter(is_started).count()
+    }
+
     #[test]
-    fn a_training_that_is_over_leaves_no_figures_behind() {
+    fn counted_events_and_looked_up_values_are_on_the_page() {
         let metrics = Metrics::default();
-        let training = Some(TrainingFigures {
-            loss: 1.5,
-            ..TrainingFigures::default()
-        });
-        let running = Figures {
-            training,
-            ..Figures::default()
+        let call = metrics.call_started("/charlstm.v1.GenerationService/Generate");
+        metrics.clone().call_handled(call, Code::NotFound);
+        metrics.text_sent(1, true, Duration::from_millis(3));
+        metrics.text_sent(4, false, Duration::from_millis(1));
+        let stats = ServerStats {
+            sessions: 7,
+            session_bytes: 4096,
+            decode_steps: 9,
+            batch_rows: 27,
+            prefill_chars: 5,
+            trainings: vec![("running", 1), ("failed", 0)],
+            training: Some(TrainingStats {
+                loss: 1.5,
+                progress: 0.25,
+                ..TrainingStats::default()
+            }),
+            ..ServerStats::default()
         };
-        metrics.encode(&running).expect("texts take everything");
-        let text = metrics.encode(&Figures::default());
-        assert!(
-            text.expect("as before")
-                .contains("charlstm_training_loss 0")
+        let page = encoded(&metrics, &stats);
+        let method = "grpc_type=\"server_stream\",\
+                      grpc_service=\"charlstm.v1.GenerationService\",grpc_method=\"Generate\"";
+        assert_lines(
+            &page,
+            &[
+                &format!("grpc_server_started_total{{{method}}} 1"),
+                &format!("grpc_server_handled_total{{{method},grpc_code=\"NOT_FOUND\"}} 1"),
+                &format!("grpc_server_handling_seconds_count{{{method}}} 1"),
+                "charlstm_generated_chars_total 5",
+                "charlstm_time_to_first_char_seconds_count 1",
+                "charlstm_inter_char_seconds_count 1",
+                "charlstm_sessions 7",
+                "charlstm_session_bytes 4096",
+                "charlstm_decode_steps_total 9",
+                "charlstm_batch_rows_sum 27.0",
+                "charlstm_prefill_chars_total 5",
+                "charlstm_batch_rows_count 9",
+                "charlstm_trainings{state=\"running\"} 1",
+                "charlstm_training_loss_nats_per_char 1.5",
+                "charlstm_training_progress_ratio 0.25",
+            ],
+        );
+        assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    #[test]
+    fn a_finished_training_leaves_no_values_behind() {
+        let metrics = Metrics::default();
+        let running = ServerStats {
+            training: Some(TrainingStats {
+                loss: 1.5,
+                ..TrainingStats::default()
+            }),
+            ..ServerStats::default()
+        };
+        encoded(&metrics, &running);
+        let page = encoded(&metrics, &ServerStats::default());
+        assert_lines(&page, &["charlstm_training_loss_nats_per_char 0.0"]);
+    }
+
+    #[test]
+    fn every_method_of_the_contract_has_its_own_labels() {
+        let metrics = Metrics::default();
+        for method in METHODS {
+            let labels = metrics.call_started(method.path).method;
+            assert_eq!(labels.grpc_service, method.service);
+            assert_eq!(labels.grpc_method, method.name);
+        }
+        assert_eq!(started_series(&metrics), METHODS.len());
+    }
+
+    #[test]
+    fn unknown_paths_share_one_label_however_many_there_are() {
+        let metrics = Metrics::default();
+        for number in 0..1000 {
+            let path = format!("/charlstm.v1.GenerationService/Unknown{number}");
+            let call = metrics.call_started(&path);
+            metrics.call_handled(call, Code::Unimplemented);
+        }
+        assert_eq!(started_series(&metrics), 1);
+        let unknown = "grpc_type=\"unknown\",grpc_service=\"unknown\",grpc_method=\"unknown\"";
+        assert_lines(
+            &encoded(&metrics, &ServerStats::default()),
+            &[
+                &format!("grpc_server_started_total{{{unknown}}} 1000"),
+                &format!("grpc_server_handled_total{{{unknown},grpc_code=\"UNIMPLEMENTED\"}} 1000"),
+            ],
         );
     }
 }

@@ -1,5 +1,5 @@
-"""Prints what TensorBoard's own reader finds in a folder of event files: a JSON
-object of the scalars, each a list of [step, value]."""
+"""Reads a folder of event files with TensorBoard's own reader. Prints the scalars
+as a JSON object: for each tag, a list of [step, value]."""
 
 import json
 import sys

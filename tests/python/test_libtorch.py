@@ -1,4 +1,4 @@
-"""Tests of scripts/libtorch.py with small stub wheels; no network.
+"""Tests of scripts/libtorch.py with small stub wheels, without network access.
 
     python3 -m unittest discover -s tests/python
 """
@@ -37,9 +37,9 @@ def wheel_bytes() -> bytes:
 
 class Case(unittest.TestCase):
     def setUp(self):
-        holder = tempfile.TemporaryDirectory()
-        self.addCleanup(holder.cleanup)
-        self.base = Path(holder.name)
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.base = Path(temporary.name)
         self.folder = self.base / "cpu"
         self.good = wheel_bytes()
         self.wheel = libtorch.Wheel(
@@ -54,27 +54,28 @@ class Case(unittest.TestCase):
         quiet.__enter__()
         self.addCleanup(quiet.__exit__, None, None, None)
 
-    def fetcher(self, *answers):
-        """Gives the answers one after the other: bytes, or an error to raise."""
-        queue = list(answers)
+    def fetcher(self, *downloads):
+        """A fetch function that returns the downloads in order; each is the
+        bytes of a file, or an error to raise."""
+        queue = list(downloads)
 
-        def fetch(wheel, into, again):
-            self.assertEqual(again, self.fetched > 0)
+        def fetch(wheel, into, retry):
+            self.assertEqual(retry, self.fetched > 0)
             self.fetched += 1
-            answer = queue.pop(0)
-            if isinstance(answer, BaseException):
-                raise answer
-            (into / wheel.filename).write_bytes(answer)
+            download = queue.pop(0)
+            if isinstance(download, BaseException):
+                raise download
+            (into / wheel.filename).write_bytes(download)
 
         return fetch
 
-    def ensure(self, *answers, required=("lib/libtorch.so",)):
-        return libtorch.ensure(self.folder, self.fetcher(*answers), (self.wheel,), required)
+    def ensure(self, *downloads, required=("lib/libtorch.so",)):
+        return libtorch.ensure(self.folder, self.fetcher(*downloads), (self.wheel,), required)
 
     def leftovers(self):
         return [path.name for path in self.base.iterdir() if path.name not in ("cpu", ".lock")]
 
-    def test_only_the_wanted_files_are_unpacked(self):
+    def test_only_the_required_files_are_extracted(self):
         self.assertTrue(self.ensure(self.good))
         self.assertEqual((self.folder / "lib/libtorch.so").read_bytes(), b"library")
         self.assertEqual((self.folder / "include/a/b.h").read_bytes(), b"header")
@@ -88,20 +89,20 @@ class Case(unittest.TestCase):
         self.assertFalse(self.ensure())
         self.assertEqual(self.fetched, 1)
 
-    def test_a_truncated_wheel_is_noticed_and_fetched_again(self):
+    def test_a_truncated_wheel_is_detected_and_fetched_again(self):
         self.assertTrue(self.ensure(self.good[:-20], self.good))
         self.assertEqual(self.fetched, 2)
 
-    def test_a_failed_download_is_tried_three_times(self):
-        with self.assertRaisesRegex(libtorch.Failure, "no network.*after 3 tries"):
+    def test_a_failed_download_is_attempted_three_times(self):
+        with self.assertRaisesRegex(libtorch.Failure, "no network.*after 3 attempts"):
             self.ensure(*[libtorch.Failure("no network")] * 3)
         self.assertFalse(self.folder.exists())
 
-    def test_an_altered_wheel_is_never_unpacked(self):
-        altered = bytearray(self.good)
-        altered[40] ^= 1
-        with self.assertRaisesRegex(libtorch.Failure, "is broken"):
-            self.ensure(*[bytes(altered)] * 3)
+    def test_a_modified_wheel_is_never_extracted(self):
+        modified = bytearray(self.good)
+        modified[40] ^= 1
+        with self.assertRaisesRegex(libtorch.Failure, "is corrupt"):
+            self.ensure(*[bytes(modified)] * 3)
         self.assertFalse(self.folder.exists())
         self.assertFalse((self.base / ".download" / "stub.whl").exists())
 
@@ -111,42 +112,42 @@ class Case(unittest.TestCase):
         (downloads / "stub.whl").write_bytes(self.good[:50])
         libtorch.ensure(
             self.folder,
-            lambda wheel, into, again: (into / wheel.filename).write_bytes(self.good),
+            lambda wheel, into, retry: (into / wheel.filename).write_bytes(self.good),
             (self.wheel,),
             (),
         )
         self.assertTrue(libtorch.is_complete(self.folder, (self.wheel,)))
 
-    def test_a_folder_without_its_marker_is_made_anew(self):
+    def test_a_folder_without_its_marker_is_replaced(self):
         (self.folder / "lib").mkdir(parents=True)
         (self.folder / "lib/half.so").write_bytes(b"half")
         (self.folder / "build-version").write_text(libtorch.VERSION)
         self.assertTrue(self.ensure(self.good))
         self.assertFalse((self.folder / "lib/half.so").exists())
 
-    def test_an_interrupted_unpacking_leaves_no_folder(self):
+    def test_an_interrupted_extraction_leaves_no_folder(self):
         for stop in (KeyboardInterrupt(), OSError("disk full")):
             self.fetched = 0
             with mock.patch.object(libtorch, "extract", side_effect=stop):
                 with self.assertRaises(type(stop)):
                     self.ensure(self.good)
             self.assertFalse(self.folder.exists())
-            self.assertEqual(list(self.base.glob(".cpu-unpacking-*")), [])
+            self.assertEqual(list(self.base.glob(".cpu-extracting-*")), [])
             (self.base / ".download" / "stub.whl").unlink()
 
     def test_leftovers_of_a_killed_run_are_removed(self):
-        leftover = self.base / ".cpu-unpacking-dead"
+        leftover = self.base / ".cpu-extracting-dead"
         leftover.mkdir()
         (leftover / libtorch.MARKER).write_text(libtorch.stamp((self.wheel,)))
         self.ensure(self.good)
         self.assertFalse(leftover.exists())
 
-    def test_a_wheel_that_lacks_a_library_is_an_error(self):
-        with self.assertRaisesRegex(libtorch.Failure, "lack lib/libmissing.so"):
+    def test_a_missing_library_is_an_error(self):
+        with self.assertRaisesRegex(libtorch.Failure, "missing in the wheels: lib/libmissing.so"):
             self.ensure(self.good, required=("lib/libmissing.so",))
         self.assertFalse(self.folder.exists())
 
-    def test_a_link_to_a_library_elsewhere_is_replaced_and_its_target_kept(self):
+    def test_a_symbolic_link_is_replaced_and_its_target_kept(self):
         elsewhere = self.base / "elsewhere"
         elsewhere.mkdir()
         (elsewhere / "precious").write_text("x")
@@ -155,14 +156,14 @@ class Case(unittest.TestCase):
         self.assertTrue((elsewhere / "precious").exists())
         self.assertFalse(self.folder.is_symlink())
 
-    def test_a_library_that_the_user_has_set_is_left_alone(self):
+    def test_nothing_is_fetched_if_the_user_has_set_a_library(self):
         for name in ("LIBTORCH", "LIBTORCH_USE_PYTORCH"):
             cleared = {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": "", name: "/opt/mine"}
             with mock.patch.dict(os.environ, cleared):
                 self.assertEqual(libtorch.main(["--into", str(self.base)]), 0)
             self.assertFalse(self.folder.exists())
 
-    def test_another_platform_is_told_what_to_do(self):
+    def test_on_another_platform_the_error_says_what_to_do(self):
         cleared = {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": ""}
         with mock.patch.dict(os.environ, cleared):
             with mock.patch("platform.system", return_value="Darwin"):

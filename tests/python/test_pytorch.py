@@ -1,11 +1,11 @@
-"""What real PyTorch makes of a model that the server exported.
+"""Loads an exported model in PyTorch and compares its logits.
 
     python3 -m unittest discover -s tests/python
 
-PyTorch is large and no part of the set-up: this is passed over unless
-CHARLSTM_TORCH_PYTHON names a Python that has torch, safetensors and numpy, and
-CHARLSTM_EXPORTED a file that `charlstm-client models export` wrote of the model
-that `models import tests/golden/checkpoints/tokens.pth --pth` made:
+PyTorch is large, and is not installed for the tests. This test is skipped unless
+CHARLSTM_TORCH_PYTHON is a Python that has torch, safetensors and numpy, and
+CHARLSTM_EXPORTED is a file written by `charlstm-client models export`, from the
+model imported with `models import tests/golden/checkpoints/tokens.pth --pth`:
 
     CHARLSTM_TORCH_PYTHON=.../bin/python CHARLSTM_EXPORTED=net.safetensors \\
         python3 -m unittest tests/python/test_pytorch.py
@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Runs under the other Python. The characters of the file are sorted, and so
-# are the rows of the expected logits.
+# Runs in the Python that has PyTorch. The vocabulary of the file is sorted, and
+# so are the columns of the expected logits.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -52,8 +52,8 @@ class PyTorch(unittest.TestCase):
         if not (python and exported):
             self.skipTest("CHARLSTM_TORCH_PYTHON and CHARLSTM_EXPORTED are not set")
         command = [python, "-c", PROGRAM, str(ROOT), exported]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

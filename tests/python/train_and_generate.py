@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A foreign client: grpcio and the .proto files, nothing of ours.
+"""A third-party client: uses only grpcio and the .proto files.
 
     train_and_generate.py ADDRESS CORPUS MODEL
 
-Trains a small model on the file CORPUS as MODEL, generates in a session,
-meets an error, and leaves a generation midway. Prints a line for each check;
-the first that fails ends it with exit code 1.
+Trains a small model MODEL on the file CORPUS, generates in a session, makes a
+call that fails, and cancels a generation. Prints a line for each check; exits
+with code 1 at the first failure.
 """
 
 import sys
@@ -17,10 +17,10 @@ import grpc
 from grpc_tools import protoc
 
 PROTO = Path(__file__).resolve().parents[2] / "proto"
-# An odd number: the bytes of one character end up in two messages.
+# An odd number, so that some characters are split between two messages.
 CHUNK_BYTES = 1021
 EPOCHS = 2
-# A server that hangs must fail the test, not stop it.
+# If the server hangs, the test must fail, not hang.
 DEADLINE_SECONDS = 120
 
 
@@ -33,9 +33,9 @@ def compile_protos(into: str) -> None:
     sys.path.insert(0, into)
 
 
-def check(holds: bool, what: str) -> None:
-    print(f"{'ok' if holds else 'FAILED'}: {what}", flush=True)
-    if not holds:
+def check(condition: bool, description: str) -> None:
+    print(f"{'ok' if condition else 'FAILED'}: {description}", flush=True)
+    if not condition:
         sys.exit(1)
 
 
@@ -53,24 +53,26 @@ def train(channel, corpus: bytes, model: str) -> None:
 
     events = list(stub.Train(requests(), timeout=DEADLINE_SECONDS))
     kinds = [event.WhichOneof("event") for event in events]
-    check(kinds[0] == "accepted", f"the training is accepted first ({kinds[0]})")
+    check(kinds[0] == "accepted", f"the first event is accepted ({kinds[0]})")
     accepted = events[0].accepted
     text = corpus.decode()
-    check(accepted.corpus_chars == len(text), f"it counts {len(text)} characters")
-    check(accepted.vocabulary_size == len(set(text)), f"{len(set(text))} of them distinct")
+    check(accepted.corpus_chars == len(text), f"the corpus has {len(text)} characters")
+    check(accepted.vocabulary_size == len(set(text)), f"{len(set(text))} of them are distinct")
     epochs = [event.epoch.epoch for event in events if event.HasField("epoch")]
-    check(epochs == list(range(1, EPOCHS + 1)), f"an event for each epoch, from 1 ({epochs})")
-    check(kinds[-1] == "finished" and kinds.count("finished") == 1, "it finishes, once, at the end")
+    check(epochs == list(range(1, EPOCHS + 1)), f"each epoch has an event, from 1 ({epochs})")
+    once_at_the_end = kinds[-1] == "finished" and kinds.count("finished") == 1
+    check(once_at_the_end, "the last event is the only finished event")
     finished = events[-1].finished
     check(
         finished.state == pb.STATE_SUCCEEDED and finished.version >= 1,
-        f"it succeeds with a version ({pb.State.Name(finished.state)}, {finished.version})",
+        "the training succeeds and publishes a version "
+        f"({pb.State.Name(finished.state)}, {finished.version})",
     )
-    check(0 < finished.train_loss < 10, f"the loss is a number ({finished.train_loss:.3f})")
+    check(0 < finished.train_loss < 10, f"the loss is plausible ({finished.train_loss:.3f})")
 
 
 def read(call):
-    """The events of a generation: how it started, its text, how it finished."""
+    """Reads a generation; returns its started event, its text and its finished event."""
     started, text, finished = None, "", None
     for response in call:
         if response.HasField("started"):
@@ -87,47 +89,49 @@ def generate(pb, stub, model: str, prime: str) -> None:
         model=model, prime=prime, max_chars=40, session_id="python", sampling={"seed": 5}
     )
     started, text, finished = read(stub.Generate(request, timeout=DEADLINE_SECONDS))
-    check(started.session_id == "python" and started.seed == 5, "a session and its seed are told")
-    check(len(text) == 40 == finished.chars, f"40 characters come ({text!r})")
-    check(finished.reason == pb.FINISH_REASON_LENGTH, "they end by their length")
+    check(started.session_id == "python" and started.seed == 5, "session and seed are reported")
+    check(len(text) == 40 == finished.chars, f"40 characters are generated ({text!r})")
+    check(finished.reason == pb.FINISH_REASON_LENGTH, "the reason is LENGTH")
     more = pb.GenerateRequest(session_id="python", max_chars=10)
     again, text, after = read(stub.Generate(more, timeout=DEADLINE_SECONDS))
-    check(len(text) == 10, "the session goes on for 10 more, without a prime")
-    check(again.position == finished.position, f"from where it stood ({again.position})")
-    check(after.position == finished.position + 10, "its position counts them")
+    check(len(text) == 10, "the session continues for 10 more characters, without a prompt")
+    check(again.position == finished.position, f"it starts at position {again.position}")
+    check(after.position == finished.position + 10, "its position advances by 10")
 
 
-def meet_an_error(pb, stub) -> None:
+def check_error(pb, stub) -> None:
     try:
-        read(stub.Generate(pb.GenerateRequest(model="nobody", prime="a"), timeout=DEADLINE_SECONDS))
+        request = pb.GenerateRequest(model="unknown", prime="a")
+        read(stub.Generate(request, timeout=DEADLINE_SECONDS))
     except grpc.RpcError as error:
         check(
-            error.code() == grpc.StatusCode.NOT_FOUND and "nobody" in error.details(),
-            f"an unknown model is {error.code().name}: {error.details()}",
+            error.code() == grpc.StatusCode.NOT_FOUND and "unknown" in error.details(),
+            f"an unknown model fails with {error.code().name}: {error.details()}",
         )
     else:
-        check(False, "an unknown model is an error")
+        check(False, "an unknown model fails")
 
 
-def leave_midway(pb, stub, model: str, prime: str) -> None:
-    endless = pb.GenerateRequest(model=model, prime=prime, max_chars=1_000_000)
-    call = stub.Generate(endless, timeout=DEADLINE_SECONDS)
+def cancel_generation(pb, stub, model: str, prime: str) -> None:
+    request = pb.GenerateRequest(model=model, prime=prime, max_chars=1_000_000)
+    call = stub.Generate(request, timeout=DEADLINE_SECONDS)
     chars = 0
     for response in call:
         chars += len(response.text.text)
         if chars >= 20:
             break
     call.cancel()
-    check(chars >= 20, f"a long generation is under way ({chars} characters)")
+    check(chars >= 20, f"a long generation is running ({chars} characters)")
     try:
-        # What had arrived already may still be read.
+        # Messages that have already arrived can still be read.
         read(call)
-        check(False, "a cancelled generation does not finish")
+        check(False, "a cancelled generation has no finished event")
     except grpc.RpcError as error:
-        check(error.code() == grpc.StatusCode.CANCELLED, f"it is cancelled ({error.code().name})")
+        code = error.code()
+        check(code == grpc.StatusCode.CANCELLED, f"it fails with CANCELLED ({code.name})")
     short = pb.GenerateRequest(model=model, prime=prime, max_chars=5)
     _, text, _ = read(stub.Generate(short, timeout=DEADLINE_SECONDS))
-    check(len(text) == 5, "the server goes on serving")
+    check(len(text) == 5, "the server still serves other calls")
 
 
 def main() -> None:
@@ -141,8 +145,8 @@ def main() -> None:
         stub = import_module("charlstm.v1.generation_pb2_grpc").GenerationServiceStub(channel)
         prime = corpus.decode()[:10]
         generate(pb, stub, model, prime)
-        meet_an_error(pb, stub)
-        leave_midway(pb, stub, model, prime)
+        check_error(pb, stub)
+        cancel_generation(pb, stub, model, prime)
 
 
 if __name__ == "__main__":

@@ -1,73 +1,77 @@
-//! The flags of a training, one for each field of `TrainingSpec`. A flag that
-//! is not given leaves its field unset: the recipe's default holds.
+//! Defines the training flags, one per field of `TrainingSpec`, and converts
+//! them. A flag that is not given leaves its field unset, so that the default
+//! of the recipe applies.
 
 use charlstm_proto::v1::TrainingSpec;
 use clap::Args;
 
-/// What to train and how.
+/// Flags that choose what to train and how.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Training (defaults are those of the recipe)")]
+#[command(next_help_heading = "Training (defaults depend on the recipe)")]
 pub(crate) struct SpecFlags {
-    /// Passes over the text [fast: 4, more for a short text and fewer for a
-    /// very long one; notebook: 20]
+    /// Number of passes over the text [fast: 4, more for a short text and
+    /// fewer for a very long one; notebook: 20]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) epochs: Option<u32>,
-    /// Width of each LSTM layer [both: 512]
+    /// Size of each LSTM layer [default: 512]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) hidden_size: Option<u32>,
-    /// Number of LSTM layers [both: 2]
+    /// Number of LSTM layers [default: 2]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) num_layers: Option<u32>,
-    /// Sequences in a batch [fast: 16, notebook: 128]
+    /// Number of sequences per batch [fast: 16, notebook: 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) batch_size: Option<u32>,
-    /// Characters of each sequence in a batch [fast: 32, notebook: 100]
+    /// Number of characters per sequence [fast: 32, notebook: 100]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sequence_length: Option<u32>,
-    /// Probability of dropping an activation [fast: 0.1, or 0.3 over 4 epochs;
+    /// Dropout probability [fast: 0.1, or 0.3 for more than 4 epochs;
     /// notebook: 0.5]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
-    /// Step size of the optimizer [fast: 0.003, notebook: 0.001]
+    /// Learning rate of the optimizer [fast: 0.003, notebook: 0.001]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) learning_rate: Option<f64>,
-    /// Largest norm of the gradient [both: 5]
+    /// Maximum norm of the gradient; a larger gradient is scaled down
+    /// [default: 5]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) clip_norm: Option<f64>,
-    /// Share of the text, at its end, held out for validation [fast: 0.1,
-    /// notebook: 0]
+    /// Fraction of the text, at its end, to hold out for validation [fast:
+    /// 0.1, notebook: 0]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) validation_fraction: Option<f64>,
-    /// Seed of weights, dropout and samples [default: the server draws one]
+    /// Seed of the initial weights, of dropout and of the samples [default:
+    /// random]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
-    /// Characters to leave out at the beginning of the text [default: 0]
+    /// Number of characters to skip at the beginning of the text [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) skip_chars: Option<u32>,
-    /// Named set of defaults: `fast` or `notebook` [default: the server's, fast]
+    /// Named set of defaults: `fast` or `notebook` [default: fast]
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
-    /// Model whose weights to begin with, as NAME or NAME@VERSION
+    /// Start from the weights of this model, as NAME or NAME@VERSION
     #[arg(long, value_name = "NAME")]
     pub(crate) init_from: Option<String>,
-    /// Add characters that the model of --init-from does not know to its
-    /// vocabulary
+    /// Extend the vocabulary of the model of --init-from by the characters of
+    /// the text that it does not know
     #[arg(long)]
     pub(crate) extend_vocabulary: bool,
-    /// Cancel the training when this connection breaks
+    /// Cancel the training if the connection is lost
     #[arg(long)]
     pub(crate) cancel_on_disconnect: bool,
-    /// Text that the sample of each epoch goes on from [default: the first
-    /// character of the text]
+    /// Prompt of the sample that is generated after each epoch [default: the
+    /// first character of the text]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) sample_prime: Option<String>,
-    /// Characters in the sample of each epoch; 0 means no sample [default: 200]
+    /// Number of characters in the sample of each epoch; 0 means no sample
+    /// [default: 200]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sample_chars: Option<u32>,
 }
 
 impl SpecFlags {
-    /// The flags as the contract has them, for a model of that name.
+    /// Converts the flags to the message of the contract.
     pub(crate) fn to_spec(&self, model: &str) -> TrainingSpec {
         TrainingSpec {
             model: model.to_owned(),
@@ -97,11 +101,11 @@ impl SpecFlags {
 mod tests {
     use clap::Parser;
 
-    use crate::args::{Args, Command};
+    use crate::args::{Command, CommandLine};
 
     fn spec(flags: &[&str]) -> charlstm_proto::v1::TrainingSpec {
         let line = ["charlstm-client", "train", "--text", "-", "--model", "m"];
-        let args = Args::try_parse_from(line.iter().chain(flags)).unwrap();
+        let args = CommandLine::try_parse_from(line.iter().chain(flags)).unwrap();
         match args.command {
             Command::Train(train) => train.spec.to_spec(&train.model),
             other => panic!("{other:?}"),
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_reaches_the_server_which_names_the_limit() {
+    fn an_invalid_value_reaches_the_server_which_reports_the_limit() {
         assert_eq!(spec(&["--dropout", "-1"]).dropout, Some(-1.0));
         assert_eq!(spec(&["--epochs", "0"]).epochs, Some(0));
     }

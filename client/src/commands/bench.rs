@@ -1,5 +1,7 @@
-//! `bench`: loads the server with a number of streams at a time and tells
-//! how fast text comes. What a stream measures is in `load`.
+//! `bench`: loads the server with concurrent streams and reports throughput
+//! and latency.
+
+mod stream;
 
 use std::time::{Duration, Instant};
 
@@ -7,54 +9,56 @@ use charlstm_proto::v1::{GenerateRequest, ListModelsRequest, Model, Sampling};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::load::{self, Load, Summary};
-use crate::args::{BenchArgs, Global};
-use crate::connect::Connection;
-use crate::exit::Failure;
-use crate::human;
+use crate::args::{BenchArgs, GlobalFlags};
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
 use crate::json;
+use crate::load_test::{LoadStats, LoadSummary, Quantiles};
 use crate::output::Output;
-use crate::plot::{
-    self,
-    load::{Figures, LoadChart},
-};
+use crate::plot::LoadPlot;
 
-/// Measures each number of streams and shows it as soon as it is known.
-pub(crate) async fn run(args: BenchArgs, global: &Global, output: Output) -> Result<(), Failure> {
+/// Measures with each number of streams and prints the result as soon as it is
+/// available.
+pub(crate) async fn run(
+    args: BenchArgs,
+    global: &GlobalFlags,
+    output: Output,
+) -> Result<(), Failure> {
     let connection = Connection::open(global).await?;
     let request = request(&args, &connection).await?;
-    // Loads the model, and finds a wrong request out before anything counts.
+    // Loads the model, and rejects an invalid request before measuring.
     let warm_up = GenerateRequest {
         max_chars: Some(1),
         ..request.clone()
     };
-    load::once(&connection, warm_up).await?;
+    stream::run_once(&connection, warm_up).await?;
     if !output.json {
         output.note(&format!(
-            "{} characters a call from {}, {} s each",
-            args.length,
-            human::quoted(&request.prime),
-            args.seconds
+            "{} per call after {}, {} each",
+            display::plural(args.length.into(), "character"),
+            display::quoted(&request.prime),
+            display::seconds(args.seconds.into())
         ));
         output.line(&heading())?;
     }
-    let mut drawn = Vec::new();
+    let mut plot = args.plot.clone().map(LoadPlot::new);
     for &streams in &args.sessions {
         let connections = connections(&args, global, streams).await?;
-        let measured = measure(&args, &connections, &request, streams).await?;
+        let summary = measure(&args, &connections, &request, streams).await?;
         output.result(
-            || object(streams, connections.len(), &measured),
-            || row(streams, &measured),
+            || object(streams, connections.len(), &summary),
+            || row(streams, &summary),
         )?;
-        if let Some(path) = &args.plot {
-            drawn.push(figures(streams, &measured));
-            plot::write(path, &LoadChart::new(drawn.clone()))?;
+        if let Some(plot) = &mut plot {
+            plot.add(streams, &summary);
+            plot.write()?;
         }
     }
     Ok(())
 }
 
-/// The call that every stream repeats.
+/// Creates the request that every stream repeats.
 async fn request(args: &BenchArgs, connection: &Connection) -> Result<GenerateRequest, Failure> {
     let prime = match &args.prime {
         Some(prime) => prime.clone(),
@@ -73,7 +77,8 @@ async fn request(args: &BenchArgs, connection: &Connection) -> Result<GenerateRe
     })
 }
 
-/// A character that the model knows, so that the load test runs on any model.
+/// Returns a character that the model knows, so that the load test works with
+/// any model.
 async fn known_character(name: &str, connection: &Connection) -> Result<String, Failure> {
     let models = match connection.models().list_models(ListModelsRequest {}).await {
         Ok(response) => response.into_inner().models,
@@ -87,7 +92,7 @@ async fn known_character(name: &str, connection: &Connection) -> Result<String, 
     Ok(model.map_or_else(|| "a".into(), common_character))
 }
 
-/// The first letter of the vocabulary, or its first character.
+/// Returns the first lowercase letter of the vocabulary, or its first character.
 fn common_character(model: &Model) -> String {
     let vocabulary = &model.vocabulary;
     vocabulary
@@ -97,10 +102,10 @@ fn common_character(model: &Model) -> String {
         .map_or_else(|| "a".into(), String::from)
 }
 
-/// As many connections as `streams` need.
+/// Opens as many connections as `streams` need.
 async fn connections(
     args: &BenchArgs,
-    global: &Global,
+    global: &GlobalFlags,
     streams: u32,
 ) -> Result<Vec<Connection>, Failure> {
     let mut connections = Vec::new();
@@ -110,46 +115,36 @@ async fn connections(
     Ok(connections)
 }
 
-/// Runs `streams` streams back to back for the time that is asked for.
+/// Runs `streams` concurrent streams for `--seconds` and summarizes them.
 async fn measure(
     args: &BenchArgs,
     connections: &[Connection],
     request: &GenerateRequest,
     streams: u32,
-) -> Result<Summary, Failure> {
-    let began = Instant::now();
-    let deadline = began + Duration::from_secs(u64::from(args.seconds));
+) -> Result<LoadSummary, Failure> {
+    let start = Instant::now();
+    let deadline = start + Duration::from_secs(u64::from(args.seconds));
     let tasks: Vec<_> = (0..streams)
-        .map(|stream| {
-            let connection = connections[stream as usize % connections.len()].clone();
+        .map(|index| {
+            let connection = connections[index as usize % connections.len()].clone();
             let mut request = request.clone();
             if let Some(sampling) = &mut request.sampling {
-                sampling.seed = Some(args.seed.wrapping_add(u64::from(stream)));
+                sampling.seed = Some(args.seed.wrapping_add(u64::from(index)));
             }
-            tokio::spawn(load::until(deadline, connection, request))
+            tokio::spawn(stream::run_until(deadline, connection, request))
         })
         .collect();
-    let mut total = Load::new();
+    let mut total = LoadStats::new();
     for task in tasks {
-        let load = task
+        let stats = task
             .await
             .map_err(|error| Failure::Internal(error.to_string()))??;
-        total.add(&load);
+        total.add(&stats);
     }
-    Ok(total.summary(began.elapsed().as_secs_f64()))
+    Ok(total.summary(start.elapsed().as_secs_f64()))
 }
 
-fn figures(sessions: u32, summary: &Summary) -> Figures {
-    Figures {
-        sessions,
-        chars_per_second: summary.chars_per_second,
-        first_p50: summary.first.p50 / 1e6,
-        first_p99: summary.first.p99 / 1e6,
-        between_p50: summary.between.p50 / 1e6,
-        between_p99: summary.between.p99 / 1e6,
-    }
-}
-
+/// Columns of the table: heading and width.
 const COLUMNS: [(&str, usize); 9] = [
     ("STREAMS", 7),
     ("CHARS/S", 10),
@@ -166,18 +161,18 @@ fn heading() -> String {
     columns(COLUMNS.map(|(name, _)| name.to_owned()))
 }
 
-fn row(streams: u32, summary: &Summary) -> String {
-    let milliseconds = |microseconds: f64| human::seconds(microseconds / 1e6);
+fn row(streams: u32, summary: &LoadSummary) -> String {
+    let duration = |microseconds: f64| display::seconds(microseconds / 1e6);
     columns([
         streams.to_string(),
-        human::rate(summary.chars_per_second),
-        milliseconds(summary.first.p50),
-        milliseconds(summary.first.p99),
-        milliseconds(summary.between.p50),
-        milliseconds(summary.between.p90),
-        milliseconds(summary.between.p99),
+        display::rate(summary.chars_per_second),
+        duration(summary.first_microseconds.p50),
+        duration(summary.first_microseconds.p99),
+        duration(summary.between_microseconds.p50),
+        duration(summary.between_microseconds.p90),
+        duration(summary.between_microseconds.p99),
         format!("{:.2}", summary.chars_per_message),
-        human::count(summary.refused),
+        display::count(summary.refused),
     ])
 }
 
@@ -190,8 +185,8 @@ fn columns(cells: [String; COLUMNS.len()]) -> String {
     cells.join("  ")
 }
 
-fn object(streams: u32, connections: usize, summary: &Summary) -> Value {
-    let quantiles = |quantiles: &load::Quantiles| {
+fn object(streams: u32, connections: usize, summary: &LoadSummary) -> Value {
+    let quantiles = |quantiles: &Quantiles| {
         json!({
             "count": quantiles.count,
             "mean": quantiles.mean,
@@ -213,8 +208,8 @@ fn object(streams: u32, connections: usize, summary: &Summary) -> Value {
             "refused": summary.refused,
             "chars_per_second": summary.chars_per_second,
             "chars_per_message": summary.chars_per_message,
-            "first_microseconds": quantiles(&summary.first),
-            "between_microseconds": quantiles(&summary.between),
+            "first_microseconds": quantiles(&summary.first_microseconds),
+            "between_microseconds": quantiles(&summary.between_microseconds),
         }),
     )
 }
@@ -224,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_prime_is_a_letter_that_the_model_knows() {
+    fn the_default_prompt_is_a_letter_that_the_model_knows() {
         let model = |vocabulary: &str| Model {
             vocabulary: vocabulary.into(),
             ..Default::default()
@@ -234,8 +229,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_stand_below_their_heading() {
-        let summary = Load::new().summary(1.0);
+    fn a_row_is_as_wide_as_the_heading() {
+        let summary = LoadStats::new().summary(1.0);
         assert_eq!(heading().len(), row(8, &summary).len());
     }
 }

@@ -1,5 +1,5 @@
-//! The text of a training: several files, whole folders or standard input,
-//! read one after the other as one UTF-8 text. Nothing is held but a chunk.
+//! Reads the text to train on: files, folders and standard input as one UTF-8
+//! text. Only one chunk is in memory at a time.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -8,49 +8,50 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::input::{InFile, Input, unreadable, words};
-use crate::args::LineEnds;
-use crate::exit::Failure;
+use super::input::{Input, file_error};
+use crate::args::LineEndings;
+use crate::failure::{Failure, io_reason};
 
-/// Bytes that are read at a time.
+/// Number of bytes that are read at a time.
 const READ_BYTES: usize = 64 << 10;
 
-/// The beginning of a file of a folder that tells text from other data.
-const LOOK_BYTES: u64 = 8 << 10;
+/// Number of bytes at the beginning of a file that decide whether it is text.
+const SNIFF_BYTES: u64 = 8 << 10;
 
-/// The files of a training, in their order.
+/// The files of a corpus in their order.
 pub(super) struct Corpus {
     files: VecDeque<PathBuf>,
-    passed_over: Vec<PathBuf>,
-    /// Bytes of all files; `None` with standard input or a pipe.
+    skipped: Vec<PathBuf>,
+    /// Size of all files in bytes; `None` if one is standard input or a pipe.
     bytes: Option<u64>,
-    line_ends: LineEnds,
+    line_endings: LineEndings,
     converted: Arc<AtomicU64>,
 }
 
 impl Corpus {
-    /// Finds the files. `Unreadable` for one that is not there, for an empty
-    /// one that is named, and for a folder without a text.
-    pub(super) fn open(named: &[PathBuf], line_ends: LineEnds) -> Result<Self, Failure> {
+    /// Finds the files that `paths` name. Fails with `Unreadable` if a file
+    /// does not exist or is empty, or if a folder contains no text file.
+    pub(super) fn open(paths: &[PathBuf], line_endings: LineEndings) -> Result<Self, Failure> {
         let mut corpus = Self {
             files: VecDeque::new(),
-            passed_over: Vec::new(),
+            skipped: Vec::new(),
             bytes: Some(0),
-            line_ends,
+            line_endings,
             converted: Arc::default(),
         };
-        for path in named {
+        for path in paths {
             if path.is_dir() {
                 let before = corpus.files.len();
                 corpus.add_folder(path)?;
                 if corpus.files.len() == before {
                     return Err(Failure::Unreadable {
                         path: path.clone(),
-                        reason: "there is no text file in it".into(),
+                        reason: "the folder contains no text file".into(),
                     });
                 }
             } else {
-                // Opened later, but refused now.
+                // The file is opened again when its turn comes; opening it now
+                // reports an error before anything is uploaded.
                 let bytes = Input::open(path)?.bytes;
                 corpus.add(path.clone(), bytes);
             }
@@ -58,23 +59,25 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// Files of folders that are no text.
-    pub(super) fn passed_over(&self) -> &[PathBuf] {
-        &self.passed_over
+    /// Returns the files in folders that were skipped because they are not
+    /// text.
+    pub(super) fn skipped(&self) -> &[PathBuf] {
+        &self.skipped
     }
 
-    /// Counts the line ends that were converted, while the text is read.
+    /// Returns the number of line endings that were converted; it grows while
+    /// the text is read.
     pub(super) fn converted(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.converted)
     }
 
-    /// The text.
+    /// Converts the corpus to its text.
     pub(super) fn into_input(self) -> Input {
-        let mut input = Input::from_reader(Text {
+        let mut input = Input::from_reader(CorpusReader {
             files: self.files,
             current: None,
             ready: VecDeque::new(),
-            line_ends: self.line_ends,
+            line_endings: self.line_endings,
             converted: self.converted,
             last: None,
         });
@@ -87,11 +90,11 @@ impl Corpus {
         self.bytes = self.bytes.zip(bytes).map(|(all, more)| all + more);
     }
 
-    /// Adds the text files of a folder and of the folders in it, sorted by
-    /// name. Hidden ones are left out, and links to folders, which could go
-    /// round in circles.
+    /// Adds the text files in a folder and its subfolders, sorted by name.
+    /// Hidden files are ignored, and so are links to folders, which could form
+    /// a cycle.
     fn add_folder(&mut self, folder: &Path) -> Result<(), Failure> {
-        let failed = |error| unreadable(error, folder);
+        let failed = |error| Failure::unreadable(folder, &error);
         let entries: io::Result<Vec<_>> = fs::read_dir(folder).and_then(Iterator::collect);
         let mut entries = entries.map_err(failed)?;
         entries.sort_by_key(fs::DirEntry::file_name);
@@ -104,68 +107,69 @@ impl Corpus {
                 self.add_folder(&path)?;
                 continue;
             }
-            let facts = fs::metadata(&path).map_err(|error| unreadable(error, &path))?;
-            if !facts.is_file() || facts.len() == 0 {
+            let metadata =
+                fs::metadata(&path).map_err(|error| Failure::unreadable(&path, &error))?;
+            if !metadata.is_file() || metadata.len() == 0 {
                 continue;
             }
-            if looks_like_text(&path).map_err(|error| unreadable(error, &path))? {
-                self.add(path, Some(facts.len()));
+            if is_text(&path).map_err(|error| Failure::unreadable(&path, &error))? {
+                self.add(path, Some(metadata.len()));
             } else {
-                self.passed_over.push(path);
+                self.skipped.push(path);
             }
         }
         Ok(())
     }
 }
 
-/// True where the beginning of a file is UTF-8 without zero bytes.
-fn looks_like_text(path: &Path) -> io::Result<bool> {
+/// Returns true if the beginning of a file is UTF-8 without NUL characters.
+fn is_text(path: &Path) -> io::Result<bool> {
     let mut beginning = Vec::new();
     File::open(path)?
-        .take(LOOK_BYTES)
+        .take(SNIFF_BYTES)
         .read_to_end(&mut beginning)?;
     let valid = match std::str::from_utf8(&beginning) {
         Ok(_) => true,
-        // The last character may be cut off by the look, not by the file.
-        Err(error) => error.error_len().is_none() && beginning.len() as u64 == LOOK_BYTES,
+        // A character may be cut off because only the beginning was read.
+        Err(error) => error.error_len().is_none() && beginning.len() as u64 == SNIFF_BYTES,
     };
     Ok(valid && !beginning.contains(&0))
 }
 
-/// One file that is being read.
-struct Current {
+/// The file that is being read.
+struct CurrentFile {
     reader: Box<dyn Read + Send>,
     path: PathBuf,
-    /// Bytes that were read and are whole characters.
+    /// Number of bytes that were read and are complete characters.
     checked: u64,
-    /// The beginning of a character whose end is still to be read, or a CR
-    /// whose LF may be.
-    rest: Vec<u8>,
+    /// The end of what was read, if it is an incomplete character, or a CR
+    /// that an LF may follow.
+    incomplete: Vec<u8>,
 }
 
-/// All files as one text.
-struct Text {
+/// Reads all files as one text.
+struct CorpusReader {
     files: VecDeque<PathBuf>,
-    current: Option<Current>,
+    current: Option<CurrentFile>,
     ready: VecDeque<u8>,
-    line_ends: LineEnds,
+    line_endings: LineEndings,
     converted: Arc<AtomicU64>,
-    /// The last byte that was given.
+    /// The last byte of the text so far.
     last: Option<u8>,
 }
 
-impl Text {
-    /// Reads on; false where there is nothing more.
+impl CorpusReader {
+    /// Reads the next part of the text. Returns false at its end.
     fn fill(&mut self) -> io::Result<bool> {
         if self.current.is_none() {
             let Some(path) = self.files.pop_front() else {
                 return Ok(false);
             };
-            // The first line of a file is no part of the last line of another.
+            // Each file starts on a new line.
             if self.last.is_some_and(|last| last != b'\n') {
-                self.give(b"\n");
+                self.append(b"\n");
             }
-            self.current = Some(Current::open(path)?);
+            self.current = Some(CurrentFile::open(path)?);
         }
         let current = self.current.as_mut().expect("it was just opened");
         match current.next()? {
@@ -175,72 +179,74 @@ impl Text {
         Ok(true)
     }
 
-    /// Gives bytes that do not end between CR and LF.
+    /// Appends bytes with their line endings converted. The bytes must not end
+    /// between CR and LF.
     fn convert(&mut self, bytes: &[u8]) {
-        if self.line_ends == LineEnds::Keep {
-            return self.give(bytes);
+        if self.line_endings == LineEndings::Keep {
+            return self.append(bytes);
         }
         let mut start = 0;
         for end in 1..bytes.len() {
             if bytes[end - 1] == b'\r' && bytes[end] == b'\n' {
-                self.give(&bytes[start..end - 1]);
+                self.append(&bytes[start..end - 1]);
                 start = end;
                 self.converted.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.give(&bytes[start..]);
+        self.append(&bytes[start..]);
     }
 
-    fn give(&mut self, bytes: &[u8]) {
+    fn append(&mut self, bytes: &[u8]) {
         self.ready.extend(bytes);
         self.last = bytes.last().copied().or(self.last);
     }
 }
 
-impl Current {
+impl CurrentFile {
     fn open(path: PathBuf) -> io::Result<Self> {
         let reader: Box<dyn Read + Send> = if path == Path::new("-") {
             Box::new(io::stdin())
         } else {
             let file = File::open(&path);
-            Box::new(file.map_err(|error| InFile::error(&path, words(&error)))?)
+            Box::new(file.map_err(|error| file_error(&path, io_reason(&error)))?)
         };
         Ok(Self {
             reader,
             path,
             checked: 0,
-            rest: Vec::new(),
+            incomplete: Vec::new(),
         })
     }
 
-    /// The next whole characters, never cut between CR and LF; `None` at the
-    /// end of the file. An error names the file and the byte.
+    /// Returns the next complete characters, not ending between CR and LF, or
+    /// `None` at the end of the file. An error names the file and, if it is
+    /// not UTF-8, the offset of the first invalid byte.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = std::mem::take(&mut self.rest);
+        let mut bytes = std::mem::take(&mut self.incomplete);
         let before = bytes.len();
         let limit = READ_BYTES as u64;
         let read = self.reader.by_ref().take(limit).read_to_end(&mut bytes);
-        read.map_err(|error| InFile::error(&self.path, words(&error)))?;
-        let at_the_end = bytes.len() == before;
-        let mut whole = match std::str::from_utf8(&bytes) {
+        read.map_err(|error| file_error(&self.path, io_reason(&error)))?;
+        let at_end = bytes.len() == before;
+        let mut complete = match std::str::from_utf8(&bytes) {
             Ok(_) => bytes.len(),
-            Err(error) if error.error_len().is_none() && !at_the_end => error.valid_up_to(),
+            Err(error) if error.error_len().is_none() && !at_end => error.valid_up_to(),
             Err(error) => {
-                let at = self.checked + error.valid_up_to() as u64;
-                let reason = format!("it is not UTF-8 text at byte {at}");
-                return Err(InFile::error(&self.path, reason));
+                let offset = self.checked + error.valid_up_to() as u64;
+                let reason = format!("invalid UTF-8 at byte {offset}");
+                return Err(file_error(&self.path, reason));
             }
         };
-        if !at_the_end && whole > 0 && bytes[whole - 1] == b'\r' {
-            whole -= 1;
+        if !at_end && complete > 0 && bytes[complete - 1] == b'\r' {
+            complete -= 1;
         }
-        self.rest = bytes.split_off(whole);
-        self.checked += whole as u64;
-        Ok((!at_the_end || !bytes.is_empty()).then_some(bytes))
+        self.incomplete = bytes.split_off(complete);
+        self.checked += complete as u64;
+        Ok((!at_end || !bytes.is_empty()).then_some(bytes))
     }
 }
 
-impl Read for Text {
+impl Read for CorpusReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.ready.is_empty() {
             if !self.fill()? {
@@ -254,14 +260,15 @@ impl Read for Text {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::input::unreadable;
     use super::*;
 
-    fn read(named: &[PathBuf], line_ends: LineEnds) -> Result<String, Failure> {
-        let mut input = Corpus::open(named, line_ends)?.into_input();
+    fn read(paths: &[PathBuf], line_endings: LineEndings) -> Result<String, Failure> {
+        let mut input = Corpus::open(paths, line_endings)?.into_input();
         let mut text = Vec::new();
         while let Some(chunk) = input
             .chunk()
-            .map_err(|error| unreadable(error, &named[0]))?
+            .map_err(|error| unreadable(error, &paths[0]))?
         {
             text.extend_from_slice(&chunk);
         }
@@ -269,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_its_text_files_in_order_each_on_lines_of_its_own() {
+    fn a_folder_is_read_as_its_text_files_by_name_each_starting_on_a_new_line() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, content: &[u8]| {
             let path = folder.path().join(name);
@@ -282,35 +289,35 @@ mod tests {
         write("picture.png", b"\x89PNG\0");
         write(".hidden", b"no");
         write("empty.txt", b"");
-        let named = [folder.path().to_owned()];
-        assert_eq!(read(&named, LineEnds::Lf).unwrap(), "one\ntwo\ndrei é");
-        let corpus = Corpus::open(&named, LineEnds::Lf).unwrap();
-        assert_eq!(corpus.passed_over(), [folder.path().join("picture.png")]);
+        let paths = [folder.path().to_owned()];
+        assert_eq!(read(&paths, LineEndings::Lf).unwrap(), "one\ntwo\ndrei é");
+        let corpus = Corpus::open(&paths, LineEndings::Lf).unwrap();
+        assert_eq!(corpus.skipped(), [folder.path().join("picture.png")]);
         assert_eq!(corpus.bytes, Some(4 + 3 + 7));
     }
 
     #[test]
-    fn a_folder_without_a_text_is_refused() {
+    fn a_folder_without_a_text_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let failure = read(&[folder.path().to_owned()], LineEnds::Lf).unwrap_err();
+        let failure = read(&[folder.path().to_owned()], LineEndings::Lf).unwrap_err();
         assert!(failure.to_string().contains("no text file"), "{failure}");
     }
 
     #[test]
-    fn line_ends_become_lf_wherever_the_reading_cuts_or_stay() {
+    fn line_endings_are_converted_or_kept_even_between_two_reads() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("windows.txt");
-        // Both the CR LF and the é lie across a border of the reading.
+        // Both the CR LF and the é are split between two reads.
         let text = format!(
             "{}\r\n{}é\r\r\nend\r",
             "a".repeat(READ_BYTES - 1),
             "b".repeat(READ_BYTES - 2)
         );
         fs::write(&path, &text).unwrap();
-        let named = [path];
-        assert!(read(&named, LineEnds::Keep).unwrap() == text);
-        assert!(read(&named, LineEnds::Lf).unwrap() == text.replace("\r\n", "\n"));
-        let corpus = Corpus::open(&named, LineEnds::Lf).unwrap();
+        let paths = [path];
+        assert!(read(&paths, LineEndings::Keep).unwrap() == text);
+        assert!(read(&paths, LineEndings::Lf).unwrap() == text.replace("\r\n", "\n"));
+        let corpus = Corpus::open(&paths, LineEndings::Lf).unwrap();
         let converted = corpus.converted();
         let mut input = corpus.into_input();
         while input.chunk().unwrap().is_some() {}
@@ -318,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_told_by_file_and_place() {
+    fn invalid_utf_8_is_reported_with_its_file_and_offset() {
         let folder = tempfile::tempdir().unwrap();
         let good = folder.path().join("good.txt");
         let bad = folder.path().join("bad.txt");
@@ -328,10 +335,10 @@ mod tests {
         bytes.extend(b"x\xff");
         fs::write(&bad, bytes).unwrap();
         fs::write(&cut, b"abc\xc3").unwrap();
-        for (path, at) in [(bad, 2 * READ_BYTES + 1), (cut, 3)] {
-            let failure = read(&[good.clone(), path.clone()], LineEnds::Lf).unwrap_err();
+        for (path, offset) in [(bad, 2 * READ_BYTES + 1), (cut, 3)] {
+            let failure = read(&[good.clone(), path.clone()], LineEndings::Lf).unwrap_err();
             let expected = format!(
-                "cannot read {}: it is not UTF-8 text at byte {at}",
+                "cannot read {}: invalid UTF-8 at byte {offset}",
                 path.display()
             );
             assert_eq!(failure.to_string(), expected);

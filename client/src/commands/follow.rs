@@ -1,6 +1,7 @@
-//! Follows the events of a training until it ends: shows them, comes back
-//! after a broken connection, and turns Ctrl-C into a cancellation.
+//! Follows the events of a training: prints them, reconnects after the
+//! connection was lost, and turns Ctrl-C into a cancellation.
 
+use backon::ExponentialBackoff;
 use charlstm_proto::v1::train_response::Event as TrainEvent;
 use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{
@@ -9,39 +10,46 @@ use charlstm_proto::v1::{
 };
 use tonic::{Status, Streaming};
 
-use super::replay::Backoff;
-use crate::connect::Connection;
-use crate::exit::{Failure, Interrupts, lost_connection};
-use crate::progress::TrainingView;
+use super::retry;
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::{Failure, connection_lost};
+use crate::interrupt::Interrupts;
+use crate::progress::{TrainingView, state_name};
 
-/// Where the events come from.
-pub(crate) enum Source {
-    /// The answer of `Train`.
+/// A stream of the events of one training.
+pub(super) enum EventStream {
+    /// The response of `Train`.
     Train(Streaming<TrainResponse>),
-    /// The answer of `WatchTraining`, for a training and from an event on.
-    Watch(Streaming<WatchTrainingResponse>, String, u64),
+    /// The response of `WatchTraining`.
+    Watch {
+        stream: Streaming<WatchTrainingResponse>,
+        training_id: String,
+        from_sequence: u64,
+    },
 }
 
-/// Until when to follow.
+/// When to stop following a training that has not failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Ending {
-    /// Until the training is accepted.
+pub(super) enum FollowUntil {
+    /// When the training is accepted.
     Accepted,
-    /// Until it has ended.
+    /// When it has ended.
     Finished,
 }
 
-/// What was seen of the training so far.
+/// How far a training was followed.
 #[derive(Default)]
-struct Seen {
+struct Followed {
+    /// Empty until the first event.
     training_id: String,
     next_sequence: u64,
     cancelled_here: bool,
 }
 
-impl Source {
-    /// The events of `training_id` from `from_sequence` on.
-    pub(crate) async fn watch(
+impl EventStream {
+    /// Watches a training from an event on; `None` means from its first event.
+    pub(super) async fn watch(
         connection: &Connection,
         training_id: &str,
         from_sequence: Option<u64>,
@@ -51,71 +59,79 @@ impl Source {
             from_sequence,
         };
         let response = connection.training().watch_training(request).await?;
-        Ok(Self::Watch(
-            response.into_inner(),
-            training_id.to_owned(),
-            from_sequence.unwrap_or(0),
-        ))
+        Ok(Self::Watch {
+            stream: response.into_inner(),
+            training_id: training_id.to_owned(),
+            from_sequence: from_sequence.unwrap_or(0),
+        })
     }
 
-    /// The next event; `None` at the end of the stream. Dropping the future
-    /// loses nothing.
-    pub(crate) async fn next_if_any(&mut self) -> Result<Option<WatchTrainingResponse>, Status> {
+    /// Returns the next event, or `None` at the end of the stream. Cancel
+    /// safe.
+    pub(super) async fn next(&mut self) -> Result<Option<WatchTrainingResponse>, Status> {
         match self {
             Self::Train(stream) => Ok(stream.message().await?.map(from_train)),
-            Self::Watch(stream, ..) => stream.message().await,
+            Self::Watch { stream, .. } => stream.message().await,
         }
     }
 
-    /// The next event of a training that has not ended.
-    async fn next(&mut self) -> Result<WatchTrainingResponse, Status> {
-        let event = self.next_if_any().await?;
-        event.ok_or_else(|| Status::unavailable("the events ended before the training did"))
+    /// Returns the next event of a training that has not ended: the end of the
+    /// stream is UNAVAILABLE. Cancel safe.
+    async fn expect_next(&mut self) -> Result<WatchTrainingResponse, Status> {
+        let event = self.next().await?;
+        event.ok_or_else(|| Status::unavailable("the stream ended before the training did"))
     }
 }
 
-/// Shows the events of `source`. With `interrupts`, the first Ctrl-C cancels
-/// the training and the second one leaves. A training that does not succeed
-/// is `Refused`, one that was cancelled here is `Interrupted`.
-pub(crate) async fn follow(
+/// Prints the events of a training.
+///
+/// With `interrupts`, the first Ctrl-C cancels the training and the second one
+/// returns. Fails with `Refused` if the training does not succeed, and with
+/// `Interrupted` if it was cancelled by Ctrl-C.
+pub(super) async fn follow(
     connection: &Connection,
-    mut source: Source,
+    mut events: EventStream,
     mut view: TrainingView,
-    ending: Ending,
+    until: FollowUntil,
     mut interrupts: Option<Interrupts>,
 ) -> Result<(), Failure> {
-    let mut seen = Seen::default();
-    if let Source::Watch(_, training_id, from_sequence) = &source {
-        seen.training_id.clone_from(training_id);
-        seen.next_sequence = *from_sequence;
+    let mut followed = Followed::default();
+    if let EventStream::Watch {
+        training_id,
+        from_sequence,
+        ..
+    } = &events
+    {
+        followed.training_id.clone_from(training_id);
+        followed.next_sequence = *from_sequence;
     }
-    let mut backoff = Backoff::default();
+    let mut delays = retry::delays();
     loop {
         let event = tokio::select! {
-            event = source.next() => event,
+            event = events.expect_next() => event,
             () = next_interrupt(&mut interrupts) => {
-                if seen.cancelled_here || seen.training_id.is_empty() {
+                if followed.cancelled_here || followed.training_id.is_empty() {
                     return Err(Failure::Interrupted);
                 }
-                seen.cancelled_here = true;
-                cancel(connection, &seen.training_id, &view);
+                followed.cancelled_here = true;
+                cancel(connection, &followed.training_id, &view);
                 continue;
             }
         };
         match event {
             Ok(event) => {
-                backoff.reset();
-                if show(event, &mut seen, &mut view, ending)? {
-                    return if seen.cancelled_here {
-                        Err(Failure::Interrupted)
-                    } else {
-                        Ok(())
-                    };
+                delays = retry::delays();
+                let is_last = show(event, &mut followed, &mut view, until)?;
+                if is_last && followed.cancelled_here {
+                    return Err(Failure::Interrupted);
+                }
+                if is_last {
+                    return Ok(());
                 }
             }
-            Err(status) if lost_connection(&status) && !seen.training_id.is_empty() => {
-                source = tokio::select! {
-                    source = attach_again(connection, &seen, &mut backoff, status, &view) => source?,
+            Err(status) if connection_lost(&status) && !followed.training_id.is_empty() => {
+                events = tokio::select! {
+                    events = reconnect(connection, &followed, &mut delays, status, &view) => events?,
                     () = next_interrupt(&mut interrupts) => return Err(Failure::Interrupted),
                 };
             }
@@ -124,91 +140,101 @@ pub(crate) async fn follow(
     }
 }
 
-/// Shows one event; true where it was the last one to show.
+/// Prints one event. Returns true if it is the last one to print.
 fn show(
     event: WatchTrainingResponse,
-    seen: &mut Seen,
+    followed: &mut Followed,
     view: &mut TrainingView,
-    ending: Ending,
+    until: FollowUntil,
 ) -> Result<bool, Failure> {
-    seen.next_sequence = event.sequence + 1;
-    if seen.training_id.is_empty() {
-        seen.training_id.clone_from(&event.training_id);
+    followed.next_sequence = event.sequence + 1;
+    if followed.training_id.is_empty() {
+        followed.training_id.clone_from(&event.training_id);
     }
     view.show(&event)?;
     match event.event {
-        Some(Event::Finished(finished)) => match failed(&finished) {
-            Some(failure) if !seen.cancelled_here => Err(failure),
+        Some(Event::Finished(finished)) => match failure_of(&finished) {
+            Some(failure) if !followed.cancelled_here => Err(failure),
             Some(_) if finished.state() == State::Cancelled => {
                 view.note(&format!(
-                    "`charlstm-client trainings resume {}` goes on from the checkpoint",
-                    seen.training_id
+                    "run `charlstm-client trainings resume {}` to resume from the checkpoint",
+                    followed.training_id
                 ));
                 Ok(true)
             }
             _ => Ok(true),
         },
-        Some(Event::Accepted(_)) if ending == Ending::Accepted => {
-            view.detached(&seen.training_id)?;
+        Some(Event::Accepted(_)) if until == FollowUntil::Accepted => {
+            view.detach(&followed.training_id)?;
             Ok(true)
         }
         _ => Ok(false),
     }
 }
 
-/// Why a training that ended counts as a failure.
-fn failed(finished: &TrainingFinished) -> Option<Failure> {
-    let state = finished.state();
-    if state == State::Succeeded {
-        return None;
-    }
-    let state = crate::progress::state_name(state);
+/// Returns the failure of a training that has ended without success.
+fn failure_of(finished: &TrainingFinished) -> Option<Failure> {
+    let state = match finished.state() {
+        State::Succeeded => return None,
+        State::Unspecified => "ended in an unknown state",
+        State::Failed => "failed",
+        state => &format!("was {}", state_name(state)),
+    };
     Some(Failure::Refused(if finished.message.is_empty() {
-        format!("the training ended as {state}")
+        format!("the training {state}")
     } else {
-        format!("the training ended as {state}: {}", finished.message)
+        format!("the training {state}: {}", finished.message)
     }))
 }
 
-/// Asks the server to cancel, beside the events, which go on meanwhile.
+/// Asks the server to cancel the training, in a task of its own: the events
+/// until its end are still to be printed.
 fn cancel(connection: &Connection, training_id: &str, view: &TrainingView) {
-    view.note("cancelling; a checkpoint is saved first (Ctrl-C again leaves at once)");
+    view.note(
+        "cancelling the training after saving a checkpoint (press Ctrl-C again to exit immediately)",
+    );
     let mut client = connection.training();
     let request = CancelTrainingRequest {
         training_id: training_id.to_owned(),
     };
-    let view = view.notes();
+    let notes = view.notes();
     tokio::spawn(async move {
         if let Err(status) = client.cancel_training(request).await {
-            view.note(&format!("cannot cancel: {}", Failure::from(status)));
+            notes.note(&format!(
+                "cannot cancel the training: {}",
+                Failure::from(status)
+            ));
         }
     });
 }
 
-/// Watches the training from the first event that was not seen.
-async fn attach_again(
+/// Watches the training from the first event that was not printed, after the
+/// connection was lost. Fails with the last error after about 16 seconds.
+async fn reconnect(
     connection: &Connection,
-    seen: &Seen,
-    backoff: &mut Backoff,
-    lost: Status,
+    followed: &Followed,
+    delays: &mut ExponentialBackoff,
+    mut lost: Status,
     view: &TrainingView,
-) -> Result<Source, Failure> {
-    let mut lost = lost;
-    while let Some(wait) = backoff.next() {
+) -> Result<EventStream, Failure> {
+    for delay in delays {
         view.note(&format!(
-            "{}; the training goes on, coming back to it",
-            Failure::from(lost)
+            "{}; reconnecting in {}",
+            Failure::from(lost),
+            display::seconds(delay.as_secs_f64())
         ));
-        tokio::time::sleep(wait).await;
-        match Source::watch(connection, &seen.training_id, Some(seen.next_sequence)).await {
-            Ok(source) => return Ok(source),
-            Err(status) if lost_connection(&status) => lost = status,
+        tokio::time::sleep(delay).await;
+        let next = Some(followed.next_sequence);
+        match EventStream::watch(connection, &followed.training_id, next).await {
+            Ok(events) => return Ok(events),
+            Err(status) if connection_lost(&status) => lost = status,
             Err(status) => return Err(status.into()),
         }
     }
     view.note(&format!(
-        "`charlstm-client trainings watch {}` shows it when the server is back",
-        seen.training_id
+        "giving up; when the server is reachable again, run \
+         `charlstm-client trainings watch {}` to see what became of the training",
+        followed.training_id
     ));
     Err(lost.into())
 }
@@ -220,7 +246,7 @@ async fn next_interrupt(interrupts: &mut Option<Interrupts>) {
     }
 }
 
-/// Both streams tell the same events.
+/// Converts a response of `Train`: both calls send the same events.
 fn from_train(response: TrainResponse) -> WatchTrainingResponse {
     WatchTrainingResponse {
         training_id: response.training_id,

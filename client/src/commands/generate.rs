@@ -1,19 +1,21 @@
-//! `generate`: prints the prime and the text as it comes, and repeats a call
-//! in a session safely where the connection broke.
+//! `generate`: prints the prompt and the text as it is generated. In a session,
+//! a call whose connection was lost is repeated without printing a character
+//! twice.
 
 use charlstm_proto::v1::generate_response::Event;
 use charlstm_proto::v1::{FinishReason, GenerateRequest, GenerateResponse, GenerationFinished};
 use tonic::{Code, Status};
 
-use super::replay::{Backoff, Replay};
+use super::replay::Replay;
+use super::retry;
 use crate::args::GenerateArgs;
-use crate::connect::Connection;
-use crate::exit::{Failure, lost_connection};
-use crate::human;
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::{Failure, connection_lost};
 use crate::json;
 use crate::output::Output;
 
-/// Generates and prints.
+/// Generates a text and prints it.
 pub(crate) async fn run(
     args: GenerateArgs,
     connection: &Connection,
@@ -33,10 +35,9 @@ pub(crate) async fn run(
         .map(drop)
 }
 
-/// Prints the text of `request`, after its prime where `echo` is set, and
-/// nothing else. Returns when the generation has ended; `Refused` where it
-/// ended early.
-pub(crate) async fn print(
+/// Generates a text and prints it, after the prompt if `echo` is set, and
+/// nothing else. Fails with `Refused` if the generation ended early.
+pub(super) async fn print(
     connection: &Connection,
     request: GenerateRequest,
     echo: bool,
@@ -45,59 +46,61 @@ pub(crate) async fn print(
     let mut printer = Printer {
         echo: echo.then(|| request.prime.clone()),
         replay: Replay::default(),
-        line_open: false,
+        has_printed: false,
         output,
     };
     let outcome = generate(connection, request, &mut printer).await;
-    if printer.line_open && output.on_terminal() {
-        // The prompt of the shell belongs on a line of its own.
+    if printer.has_printed && output.is_terminal() {
+        // The prompt of the shell goes on a new line.
         output.text("\n")?;
     }
     outcome
 }
 
-/// Makes the call, and makes it again where that is safe.
+/// Makes the call, and repeats it if the connection is lost and the call is in
+/// a session.
 async fn generate(
     connection: &Connection,
     mut request: GenerateRequest,
     printer: &mut Printer,
 ) -> Result<GenerationFinished, Failure> {
     let session = request.session_id.clone().filter(|id| !id.is_empty());
-    let mut backoff = Backoff::default();
+    let mut delays = retry::delays();
     loop {
-        let shown_before = printer.replay.shown();
+        let printed_before = printer.replay.printed();
         let status = match attempt(connection, request.clone(), printer).await {
-            Ok(finished) => return ended_well(finished, session.as_deref()),
+            Ok(finished) => return check_reason(finished, session.as_deref()),
             Err(Failure::Server(status)) => status,
             Err(failure) => return Err(failure),
         };
-        if printer.replay.shown() > shown_before {
-            backoff.reset();
+        if printer.replay.printed() > printed_before {
+            delays = retry::delays();
         }
-        let repeated = request.expected_position.is_some();
-        if session.is_none() || !worth_repeating(&status, repeated) {
+        let is_repeated = request.expected_position.is_some();
+        if session.is_none() || !is_retryable(&status, is_repeated) {
             return Err(Failure::Server(status));
         }
-        let (Some(position), Some(wait)) = (printer.replay.again(), backoff.next()) else {
+        let (Some(position), Some(delay)) = (printer.replay.restart(), delays.next()) else {
             return Err(Failure::Server(status));
         };
         printer.output.note(&format!(
             "{}; repeating the call from position {position} in {}",
             Failure::Server(status),
-            human::seconds(wait.as_secs_f64()),
+            display::seconds(delay.as_secs_f64()),
         ));
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(delay).await;
         request.expected_position = Some(position);
     }
 }
 
-/// True where the same call may succeed a little later.
-fn worth_repeating(status: &Status, repeated: bool) -> bool {
-    // The server may not have noticed yet that the broken call has left.
-    lost_connection(status) || (repeated && status.code() == Code::Aborted)
+/// Returns true if the same call may succeed a moment later.
+fn is_retryable(status: &Status, is_repeated: bool) -> bool {
+    // ABORTED: the server may not have noticed yet that the previous attempt
+    // is gone, and still reserves the session for it.
+    connection_lost(status) || (is_repeated && status.code() == Code::Aborted)
 }
 
-/// One call from its beginning to its end.
+/// Makes the call once, and prints its text.
 async fn attempt(
     connection: &Connection,
     request: GenerateRequest,
@@ -113,64 +116,65 @@ async fn attempt(
             return Ok(finished);
         }
     }
-    Err(Status::unavailable("the text ended before the generation did").into())
+    Err(Status::unavailable("the stream ended before the generation did").into())
 }
 
-/// Tells an end that was asked for from one that was not.
-fn ended_well(
+/// Fails with `Refused` if the generation ended for another reason than the
+/// length or a stop text.
+fn check_reason(
     finished: GenerationFinished,
     session: Option<&str>,
 ) -> Result<GenerationFinished, Failure> {
-    let chars = human::count(finished.chars);
+    let chars = display::plural(finished.chars, "character");
     match finished.reason() {
         FinishReason::Length | FinishReason::Stop | FinishReason::Unspecified => Ok(finished),
         FinishReason::Cancelled => Err(Failure::Refused(format!(
-            "the session was deleted or its model removed after {chars} characters"
+            "the session or its model was deleted after {chars}"
         ))),
         FinishReason::Shutdown => Err(Failure::Refused(match session {
             Some(id) => format!(
-                "the server stopped after {chars} characters; \
-                 `generate --session {id}` goes on when it is back"
+                "the server shut down after {chars}; when it is back, \
+                 `generate --session {id}` continues the text"
             ),
-            None => format!("the server stopped after {chars} characters"),
+            None => format!("the server shut down after {chars}"),
         })),
     }
 }
 
-/// Writes the events of all tries as those of one generation.
+/// Prints the events of all attempts as those of one generation.
 struct Printer {
-    /// The prime, until it has been printed.
+    /// The prompt, until it has been printed.
     echo: Option<String>,
     replay: Replay,
-    /// Something was printed, and no line end after it.
-    line_open: bool,
+    /// True once some text was printed.
+    has_printed: bool,
     output: Output,
 }
 
 impl Printer {
-    /// Prints what is new in `response`; the last event comes back.
+    /// Prints what is new in `response`. Returns the last event.
     fn print(
         &mut self,
         mut response: GenerateResponse,
     ) -> Result<Option<GenerationFinished>, Failure> {
         let finished = match &mut response.event {
             Some(Event::Started(started)) => {
-                if !self.replay.started(started.position) {
+                if !self.replay.record_start(started.position) {
                     return Ok(None);
                 }
                 None
             }
             Some(Event::Text(text)) => {
-                let unseen = self.replay.unseen(&text.text);
-                if unseen.is_empty() {
+                let new_part = self.replay.new_part(&text.text);
+                if new_part.is_empty() {
                     return Ok(None);
                 }
-                let left_out = text.text.len() - unseen.len();
-                text.text.drain(..left_out);
+                let dropped_bytes = text.text.len() - new_part.len();
+                text.text.drain(..dropped_bytes);
                 None
             }
-            Some(Event::Finished(finished)) => Some(*finished),
-            // An event of a later contract.
+            Some(Event::Finished(finished)) => Some(finished.clone()),
+            // An event of a newer version of the contract.
             None => return Ok(None),
         };
         if self.output.json {
@@ -184,12 +188,12 @@ impl Printer {
 
     fn print_text(&mut self, response: &GenerateResponse) -> Result<(), Failure> {
         let text = match &response.event {
-            // The prime is printed once the server has accepted it.
+            // The prompt is printed only after the server has accepted it.
             Some(Event::Started(_)) => self.echo.take().unwrap_or_default(),
             Some(Event::Text(text)) => text.text.clone(),
             _ => return Ok(()),
         };
-        self.line_open |= !text.is_empty();
+        self.has_printed |= !text.is_empty();
         self.output.text(&text)
     }
 }

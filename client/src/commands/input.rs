@@ -1,53 +1,54 @@
-//! Files that the command line names: opened with a clear word where that
-//! cannot work, read in chunks.
+//! Opens the files that the command line names and reads them in chunks.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::exit::Failure;
+use crate::failure::{Failure, io_reason};
 
-/// Size of a chunk: large enough that the messages cost nothing, far under
-/// the 4 MiB that gRPC allows one message.
+/// Size of a chunk in bytes: large enough to make the cost per message
+/// negligible, far below the 4 MiB that gRPC allows per message by default.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// A file or standard input, read from the start to the end in chunks.
-pub(crate) struct Input {
+/// A file or standard input that is read from start to end.
+pub(super) struct Input {
     reader: Box<dyn Read + Send>,
-    /// A chunk that was read to see whether there is one.
+    /// The chunk that `check_not_empty` has read.
     first: Option<Bytes>,
-    /// Bytes of the file; `None` for a pipe.
-    pub(crate) bytes: Option<u64>,
+    /// Size of the file in bytes; `None` for a pipe.
+    pub(super) bytes: Option<u64>,
 }
 
 impl Input {
-    /// Opens `path`, or standard input for `-`. A file that is not there, a
-    /// folder and an empty file are `Unreadable`.
-    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+    /// Opens `path`, or standard input for `-`. Fails with `Unreadable` if the
+    /// file does not exist, is a folder or is empty.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         if path == Path::new("-") {
             return Ok(Self::from_reader(io::stdin()));
         }
-        let unreadable = |reason: String| Failure::Unreadable {
+        let unreadable = |reason: &str| Failure::Unreadable {
             path: path.to_owned(),
-            reason,
+            reason: reason.to_owned(),
         };
-        let file = File::open(path).map_err(|error| unreadable(words(&error)))?;
-        let facts = file.metadata().map_err(|error| unreadable(words(&error)))?;
-        if facts.is_dir() {
-            return Err(unreadable("it is a folder; name a file".into()));
+        let file = File::open(path).map_err(|error| Failure::unreadable(path, &error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Failure::unreadable(path, &error))?;
+        if metadata.is_dir() {
+            return Err(unreadable("is a folder, not a file"));
         }
-        if facts.is_file() && facts.len() == 0 {
-            return Err(unreadable("it is empty".into()));
+        if metadata.is_file() && metadata.len() == 0 {
+            return Err(unreadable("the file is empty"));
         }
         Ok(Self {
-            bytes: facts.is_file().then_some(facts.len()),
+            bytes: metadata.is_file().then_some(metadata.len()),
             ..Self::from_reader(file)
         })
     }
 
-    /// Reads what `reader` gives.
+    /// Creates an input of unknown size.
     pub(super) fn from_reader(reader: impl Read + Send + 'static) -> Self {
         Self {
             reader: Box::new(reader),
@@ -56,21 +57,21 @@ impl Input {
         }
     }
 
-    /// Looks whether there is anything to read; an empty pipe is `Unreadable`.
-    /// Blocks.
-    pub(crate) fn check_not_empty(&mut self, path: &Path) -> Result<(), Failure> {
+    /// Fails with `Unreadable` if there is nothing to read. Blocks until the
+    /// first chunk is complete.
+    pub(super) fn check_not_empty(&mut self, path: &Path) -> Result<(), Failure> {
         self.first = self.chunk().map_err(|error| unreadable(error, path))?;
         match self.first {
             Some(_) => Ok(()),
             None => Err(Failure::Unreadable {
                 path: path.to_owned(),
-                reason: "it is empty".into(),
+                reason: "the input is empty".into(),
             }),
         }
     }
 
-    /// The next bytes; `None` at the end. Blocks.
-    pub(crate) fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+    /// Returns the next bytes, or `None` at the end. Blocks.
+    pub(super) fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
@@ -80,57 +81,42 @@ impl Input {
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
 
-    /// All of it as text. Blocks.
-    pub(crate) fn text(mut self, path: &Path) -> Result<String, Failure> {
+    /// Reads everything as text. Blocks. Fails with `Unreadable` if it is not
+    /// valid UTF-8.
+    pub(super) fn text(mut self, path: &Path) -> Result<String, Failure> {
         let mut text = String::new();
         self.reader
             .read_to_string(&mut text)
-            .map_err(|error| Failure::Unreadable {
-                path: path.to_owned(),
-                reason: words(&error),
-            })?;
+            .map_err(|error| Failure::unreadable(path, &error))?;
         Ok(text)
     }
 }
 
-/// A reading error that knows its file, where several are read as one.
+/// An error of one of several files that are read as one input.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
-pub(super) struct InFile {
-    pub(super) path: PathBuf,
-    pub(super) reason: String,
+struct FileError {
+    path: PathBuf,
+    reason: String,
 }
 
-impl InFile {
-    /// As an error of a reader.
-    pub(super) fn error(path: &Path, reason: impl Into<String>) -> io::Error {
-        io::Error::other(Self {
-            path: path.to_owned(),
-            reason: reason.into(),
-        })
-    }
+/// Creates a `FileError` that a reader can return.
+pub(super) fn file_error(path: &Path, reason: impl Into<String>) -> io::Error {
+    io::Error::other(FileError {
+        path: path.to_owned(),
+        reason: reason.into(),
+    })
 }
 
-/// The failure of a reading error; `path` names the file where the error does
-/// not know it.
+/// Converts an error of a reader. `path` names the file if the error is not a
+/// `FileError`.
 pub(super) fn unreadable(error: io::Error, path: &Path) -> Failure {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let (path, reason) = match inner {
-        Some(InFile { path, reason }) => (path.clone(), reason.clone()),
-        None => (path.to_owned(), words(&error)),
+        Some(FileError { path, reason }) => (path.clone(), reason.clone()),
+        None => (path.to_owned(), io_reason(&error)),
     };
     Failure::Unreadable { path, reason }
-}
-
-/// What went wrong with a file, without the number of the error.
-pub(crate) fn words(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => "there is no such file".into(),
-        ErrorKind::PermissionDenied => "permission denied".into(),
-        ErrorKind::IsADirectory => "it is a folder; name a file".into(),
-        ErrorKind::InvalidData => "it is not UTF-8 text".into(),
-        _ => error.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -139,23 +125,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_file_a_folder_and_an_empty_file_are_refused_in_words() {
+    fn a_missing_file_a_folder_and_an_empty_file_are_unreadable() {
         let folder = tempfile::tempdir().unwrap();
         let empty = folder.path().join("empty.txt");
         std::fs::write(&empty, "").unwrap();
-        for (path, word) in [
+        for (path, reason) in [
             (folder.path().join("none.txt"), "no such file"),
-            (folder.path().to_owned(), "folder"),
-            (empty, "empty"),
+            (folder.path().to_owned(), "is a folder"),
+            (empty, "the file is empty"),
         ] {
             let failure = Input::open(&path).err().unwrap();
-            assert!(failure.to_string().contains(word), "{failure}");
+            assert!(failure.to_string().contains(reason), "{failure}");
             assert_eq!(failure.exit_code(), 2);
         }
     }
 
     #[test]
-    fn chunks_put_together_are_the_file() {
+    fn the_chunks_of_a_file_add_up_to_its_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text");
         let content: Vec<u8> = (0..CHUNK_BYTES * 2 + 17).map(|n| n as u8).collect();

@@ -1,9 +1,9 @@
-//! `models`: lists, describes, deletes, exports and imports models.
+//! `models`: lists, shows, deletes, exports and imports models.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use charlstm_proto::v1::import_model_request::Payload as ImportPayload;
 use charlstm_proto::v1::{
@@ -12,20 +12,21 @@ use charlstm_proto::v1::{
 };
 use indicatif::ProgressBar;
 
-use super::input::{Input, words};
+use super::input::Input;
 use super::upload;
-use crate::args::{Global, ImportModelArgs, ModelsCommand};
-use crate::connect::Connection;
-use crate::exit::Failure;
-use crate::human;
+use crate::args::{GlobalFlags, ImportModelArgs, ModelsCommand};
+use crate::atomic_file::AtomicFile;
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
 use crate::progress;
 
-/// Does what `command` says.
+/// Runs a command of `models`.
 pub(crate) async fn run(
     command: ModelsCommand,
-    global: &Global,
+    global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
     match command {
@@ -53,7 +54,8 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
             .try_for_each(|model| output.object(&json::object("Model", model)));
     }
     if models.is_empty() {
-        output.note("no models yet; `charlstm-client train --text FILE --model NAME` makes one");
+        output
+            .note("no models yet; train one with `charlstm-client train --text FILE --model NAME`");
         return Ok(());
     }
     output.line(&table(&models))
@@ -85,12 +87,18 @@ async fn delete(
         .into_inner();
     output.result(
         || json::named("deleted", json::object("DeleteModelResponse", &response)),
-        || format!("deleted {name}: versions {}", versions(&response.versions)),
+        || {
+            let noun = match response.versions.len() {
+                1 => "version",
+                _ => "versions",
+            };
+            format!("deleted {name}: {noun} {}", versions(&response.versions))
+        },
     )
 }
 
-/// Writes the file under another name first, so that a broken export leaves
-/// no half file behind.
+/// Writes a model to a file. If the export fails, the file is not created, and
+/// an older one is unchanged.
 async fn export(
     connection: &Connection,
     name: String,
@@ -104,20 +112,20 @@ async fn export(
         .await?
         .into_inner();
     let unwritable = |error: std::io::Error| Failure::Io {
-        what: format!("write {}", path.display()),
+        action: format!("write {}", path.display()),
         source: error,
     };
-    let mut partial = PartialFile::create(path).map_err(unwritable)?;
-    let (mut announced, mut written) = (None, 0);
+    let mut file = AtomicFile::create(path).map_err(unwritable)?;
+    let (mut header, mut written) = (None, 0);
     let mut bar = ProgressBar::hidden();
     while let Some(response) = stream.message().await? {
         match response.payload {
-            Some(export_model_response::Payload::Header(header)) => {
-                bar = progress::upload_bar(Some(header.bytes), output);
-                announced = Some(header);
+            Some(export_model_response::Payload::Header(received)) => {
+                bar = progress::transfer_bar(Some(received.bytes), output);
+                header = Some(received);
             }
             Some(export_model_response::Payload::Chunk(chunk)) => {
-                partial.file.write_all(&chunk).map_err(unwritable)?;
+                file.write_all(&chunk).map_err(unwritable)?;
                 written += chunk.len() as u64;
                 bar.inc(chunk.len() as u64);
             }
@@ -125,55 +133,29 @@ async fn export(
         }
     }
     bar.finish_and_clear();
-    let header = announced
+    let header = header
         .filter(|header| header.bytes == written)
-        .ok_or_else(|| Failure::Refused("the server sent only a part of the model".into()))?;
-    partial.keep(path).map_err(unwritable)?;
+        .ok_or_else(|| Failure::Refused("the server sent an incomplete model file".into()))?;
+    file.commit().map_err(unwritable)?;
     output.result(
         || json::named("exported", json::object("ExportModelHeader", &header)),
         || {
             format!(
-                "wrote {}@{} to {} ({})",
+                "exported {}@{} to {} ({})",
                 header.name,
                 header.version,
                 path.display(),
-                human::bytes(written)
+                display::bytes(written)
             )
         },
     )
 }
 
-/// A file that is removed again unless it is kept.
-struct PartialFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl PartialFile {
-    fn create(target: &Path) -> std::io::Result<Self> {
-        let mut name = target.as_os_str().to_owned();
-        name.push(".partial");
-        let path = PathBuf::from(name);
-        Ok(Self {
-            file: File::create(&path)?,
-            path,
-        })
-    }
-
-    fn keep(self, target: &Path) -> std::io::Result<()> {
-        self.file.sync_all()?;
-        std::fs::rename(&self.path, target)
-    }
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        // After `keep` there is nothing left under this name.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-async fn import(args: ImportModelArgs, global: &Global, output: Output) -> Result<(), Failure> {
+async fn import(
+    args: ImportModelArgs,
+    global: &GlobalFlags,
+    output: Output,
+) -> Result<(), Failure> {
     let input = Input::open(&args.file)?;
     let header = ImportModelHeader {
         name: args.model.clone(),
@@ -185,7 +167,7 @@ async fn import(args: ImportModelArgs, global: &Global, output: Output) -> Resul
         vocabulary: vocabulary(&args)?,
     };
     let connection = Connection::open(global).await?;
-    let bar = progress::upload_bar(input.bytes, output);
+    let bar = progress::transfer_bar(input.bytes, output);
     let message = |payload| ImportModelRequest {
         payload: Some(payload),
     };
@@ -198,10 +180,7 @@ async fn import(args: ImportModelArgs, global: &Global, output: Output) -> Resul
     let mut client = connection.models();
     let response = tokio::select! {
         response = client.import_model(requests) => response?.into_inner(),
-        Ok(error) = read_error => return Err(Failure::Unreadable {
-            path: args.file.clone(),
-            reason: words(&error),
-        }),
+        Ok(error) = read_error => return Err(Failure::unreadable(&args.file, &error)),
     };
     bar.finish_and_clear();
     let model = response.model.unwrap_or_default();
@@ -218,7 +197,7 @@ async fn import(args: ImportModelArgs, global: &Global, output: Output) -> Resul
     )
 }
 
-/// The vocabulary that goes with the file, where a flag names one.
+/// Returns the vocabulary that a flag names, or an empty one.
 fn vocabulary(args: &ImportModelArgs) -> Result<String, Failure> {
     if let Some(path) = &args.vocabulary {
         return Input::open(path)?.text(path);
@@ -226,16 +205,14 @@ fn vocabulary(args: &ImportModelArgs) -> Result<String, Failure> {
     let Some(path) = &args.text else {
         return Ok(String::new());
     };
-    let unreadable = |error: std::io::Error| Failure::Unreadable {
-        path: path.clone(),
-        reason: words(&error),
-    };
-    distinct(BufReader::new(File::open(path).map_err(unreadable)?)).map_err(unreadable)
+    let unreadable = |error| Failure::unreadable(path, &error);
+    let file = File::open(path).map_err(unreadable)?;
+    distinct_chars(BufReader::new(file)).map_err(unreadable)
 }
 
-/// The distinct characters of a text, sorted, as a training orders them. The
-/// text is read line by line and never held whole.
-fn distinct(mut text: impl BufRead) -> std::io::Result<String> {
+/// Returns the distinct characters of a text, sorted, as in the vocabulary of a
+/// training. Holds one line of the text in memory at a time.
+fn distinct_chars(mut text: impl BufRead) -> std::io::Result<String> {
     let mut characters = BTreeSet::new();
     let mut line = String::new();
     while text.read_line(&mut line)? > 0 {
@@ -245,17 +222,17 @@ fn distinct(mut text: impl BufRead) -> std::io::Result<String> {
     Ok(characters.into_iter().collect())
 }
 
-/// Models as a table, one a line.
-pub(crate) fn table(models: &[Model]) -> String {
+/// Formats models as a table with one line per model.
+pub(super) fn table(models: &[Model]) -> String {
     let heading = [
         "MODEL",
         "LAYERS",
-        "CHARACTERS",
+        "VOCABULARY",
         "PARAMETERS",
         "SIZE",
         "LOSS",
         "VALIDATION",
-        "MADE",
+        "CREATED",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(models.iter().map(|model| {
@@ -263,63 +240,59 @@ pub(crate) fn table(models: &[Model]) -> String {
             format!("{}@{}", model.name, model.version),
             format!("{} x {}", model.num_layers, model.hidden_size),
             model.vocabulary.chars().count().to_string(),
-            human::count(model.parameters),
-            human::bytes(model.bytes),
-            loss(model.train_loss),
-            loss(model.validation_loss),
-            human::ago(model.created_unix_ms),
+            display::count(model.parameters),
+            display::bytes(model.bytes),
+            display::loss(model.train_loss),
+            display::loss(model.validation_loss),
+            display::ago(model.created_unix_ms),
         ]
     }));
-    human::table(&rows)
-}
-
-/// A loss, or a dash where there is none.
-pub(crate) fn loss(loss: Option<f64>) -> String {
-    loss.map_or_else(|| "-".into(), |loss| format!("{loss:.3}"))
+    display::table(&rows)
 }
 
 fn description(response: &GetModelResponse) -> String {
     let model = response.model.clone().unwrap_or_default();
-    let mut facts = vec![
+    let mut pairs = vec![
         ("model", format!("{}@{}", model.name, model.version)),
         ("versions", versions(&response.versions)),
         (
             "layers",
             format!("{} x {}", model.num_layers, model.hidden_size),
         ),
-        ("parameters", human::count(model.parameters)),
-        ("size", human::bytes(model.bytes)),
-        ("made", human::ago(model.created_unix_ms)),
-        ("loss", loss(model.train_loss)),
-        ("validation", loss(model.validation_loss)),
+        ("parameters", display::count(model.parameters)),
+        ("size", display::bytes(model.bytes)),
+        ("created", display::ago(model.created_unix_ms)),
+        ("loss", display::loss(model.train_loss)),
+        ("validation", display::loss(model.validation_loss)),
         (
             "vocabulary",
             format!(
-                "{} characters: {}",
-                model.vocabulary.chars().count(),
-                human::quoted(&model.vocabulary)
+                "{}: {}",
+                display::plural(model.vocabulary.chars().count() as u64, "character"),
+                display::quoted(&model.vocabulary)
             ),
         ),
     ];
     if !model.training_id.is_empty() {
-        facts.push(("training", model.training_id));
+        pairs.push(("training", model.training_id));
     }
     if let Some(training) = model.training {
-        facts.push((
+        pairs.push((
             "trained",
             format!(
-                "{} epochs, {} steps, recipe {}, on {} characters (sha256 {})",
-                training.epochs,
-                human::count(training.steps),
+                "{}, {}, recipe {}, on {} (sha256 {})",
+                display::plural(training.epochs.into(), "epoch"),
+                display::plural(training.steps, "step"),
                 training.recipe,
-                human::count(training.corpus_chars),
+                display::plural(training.corpus_chars, "character"),
                 training.corpus_sha256
             ),
         ));
     }
-    human::facts(&facts)
+    display::key_values(&pairs)
 }
 
+/// Lists version numbers.
 fn versions(versions: &[u64]) -> String {
     let versions: Vec<String> = versions.iter().map(u64::to_string).collect();
     versions.join(", ")
@@ -332,17 +305,6 @@ mod tests {
 
     #[test]
     fn the_vocabulary_of_a_text_is_its_distinct_characters_sorted() {
-        assert_eq!(distinct("béa\nab\r\n".as_bytes()).unwrap(), "\n\rabé");
-    }
-
-    #[test]
-    fn an_export_that_breaks_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("model.safetensors");
-        drop(PartialFile::create(&target).unwrap());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        PartialFile::create(&target).unwrap().keep(&target).unwrap();
-        assert!(target.exists());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(distinct_chars("béa\nab\r\n".as_bytes()).unwrap(), "\n\rabé");
     }
 }

@@ -1,8 +1,8 @@
-//! `repl`: a conversation with a session. What is typed is understood in
-//! `words`; lines are read in `lines`.
+//! `repl`: continues each line that is typed, in one session. `command` parses
+//! the lines, `line_reader` reads them.
 
-mod lines;
-mod words;
+mod command;
+mod line_reader;
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,107 +10,110 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use charlstm_proto::v1::{DeleteSessionRequest, GenerateRequest};
 use tonic::Code;
 
-use self::lines::{Line, Lines};
-use self::words::{HELP, Said};
-use super::replay::Backoff;
-use super::{generate, sessions};
+use self::command::{HELP, ReplCommand};
+use self::line_reader::{Line, LineReader};
+use super::{generate, retry, sessions};
 use crate::args::{ReplArgs, SamplingFlags};
-use crate::connect::Connection;
-use crate::exit::{Failure, Interrupts};
-use crate::human;
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
+use crate::field_names::FieldNames;
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 
-/// Reads, generates and prints until Ctrl-D or `/quit`.
+/// Reads lines and continues them until Ctrl-D or `/quit`. Errors of the server
+/// are printed and do not end the REPL.
 pub(crate) async fn run(
     args: ReplArgs,
     connection: &Connection,
     output: Output,
 ) -> Result<(), Failure> {
-    let mut conversation = Conversation {
+    let mut repl = Repl {
         connection,
         output,
         model: args.model,
-        own_session: args.session.is_none(),
+        owns_session: args.session.is_none(),
         session: args.session.unwrap_or_else(new_session_id),
-        begun: false,
+        has_generated: false,
         length: args.length,
         sampling: args.sampling,
     };
-    if output.on_terminal() {
-        output.note("type text to go on from it; /help tells more, Ctrl-D leaves");
+    if output.is_terminal() {
+        output.note("type a text to continue it; /help lists the commands, Ctrl-D exits");
     }
-    let mut lines = Lines::open()?;
+    let mut lines = LineReader::start()?;
     let outcome = loop {
         match lines.next().await {
-            Line::Said(line) => match conversation.turn(words::understand(&line)).await {
+            Line::Text(line) => match repl.execute(command::parse(&line)).await {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
-                // The conversation outlives what the server refuses.
                 Err(failure @ (Failure::Server(_) | Failure::Refused(_) | Failure::Io { .. })) => {
-                    output.note(&format!("error: {failure}"));
+                    output.error(&failure.describe(FieldNames::REPL));
                 }
                 Err(failure) => break Err(failure),
             },
-            Line::Interrupted => output.note("Ctrl-D leaves"),
+            Line::Interrupted => output.note("press Ctrl-D to exit"),
             Line::Killed => break Err(Failure::Interrupted),
             Line::End => break Ok(()),
         }
     };
-    // From here on Ctrl-C leaves at once.
+    // From here on, Ctrl-C ends the program.
     drop(lines);
-    conversation.leave().await;
+    repl.delete_own_session().await;
     outcome
 }
 
-/// A session and how text is generated in it.
-struct Conversation<'c> {
+/// A session and the settings for generating in it.
+struct Repl<'c> {
     connection: &'c Connection,
     output: Output,
     model: String,
     session: String,
-    /// The session was made here, and is let go at the end.
-    own_session: bool,
-    begun: bool,
+    /// True if the REPL chose the id of the session; then it deletes the
+    /// session at the end.
+    owns_session: bool,
+    /// True once text was generated in the session.
+    has_generated: bool,
     length: u32,
     sampling: SamplingFlags,
 }
 
-impl Conversation<'_> {
-    /// Does what was said; false where it was the last word.
-    async fn turn(&mut self, said: Said) -> Result<bool, Failure> {
-        match said {
-            Said::Text(text) => self.generate(text).await?,
-            Said::Show => self.output.note(&self.settings()),
-            Said::Set { name, value } => {
-                match words::set(&mut self.sampling, &mut self.length, &name, &value) {
+impl Repl<'_> {
+    /// Executes one line. Returns false if the REPL ends.
+    async fn execute(&mut self, command: ReplCommand) -> Result<bool, Failure> {
+        match command {
+            ReplCommand::Continue(text) => self.generate(text).await?,
+            ReplCommand::ShowSettings => self.output.note(&self.settings()),
+            ReplCommand::Set { name, value } => {
+                match command::set(&mut self.sampling, &mut self.length, &name, &value) {
                     Ok(()) => self.output.note(&self.settings()),
                     Err(message) => self.output.note(&message),
                 }
             }
-            Said::Fork(new) => stoppable(self.fork(new)).await?,
-            Said::Reset => {
-                stoppable(async {
-                    self.leave().await;
+            ReplCommand::Fork(new) => interruptible(self.fork(new)).await?,
+            ReplCommand::Reset => {
+                interruptible(async {
+                    self.delete_own_session().await;
                     Ok(())
                 })
                 .await?;
                 self.session = new_session_id();
-                (self.own_session, self.begun) = (true, false);
-                self.output.note("a new session; the old text is forgotten");
+                (self.owns_session, self.has_generated) = (true, false);
+                self.output.note("started a new session");
             }
-            Said::Save(path) => stoppable(self.save(path)).await?,
-            Said::Help => self.output.note(HELP),
-            Said::Quit => return Ok(false),
-            Said::Unclear(message) => self.output.note(&message),
+            ReplCommand::Save(path) => interruptible(self.save(path)).await?,
+            ReplCommand::Help => self.output.note(HELP),
+            ReplCommand::Quit => return Ok(false),
+            ReplCommand::Invalid(message) => self.output.note(&message),
         }
         Ok(true)
     }
 
-    /// Generates from `text`; Ctrl-C stops the text only.
+    /// Continues `text`. Ctrl-C stops the generation, not the REPL.
     async fn generate(&mut self, text: String) -> Result<(), Failure> {
-        if text.is_empty() && !self.begun && self.own_session {
+        if text.is_empty() && !self.has_generated && self.owns_session {
             self.output
-                .note("there is nothing to go on from yet; type some text");
+                .note("there is nothing to continue yet; type some text");
             return Ok(());
         }
         let request = GenerateRequest {
@@ -122,35 +125,36 @@ impl Conversation<'_> {
             ..Default::default()
         };
         let mut interrupts = Interrupts::listen();
-        // On a terminal a text that was not stopped ends its own line.
-        let line_open = tokio::select! {
+        // `generate::print` ends the line only on a terminal, and only if it
+        // is not interrupted.
+        let needs_line_end = tokio::select! {
             outcome = self.print(request) => {
                 outcome?;
-                !self.output.on_terminal()
+                !self.output.is_terminal()
             }
             () = interrupts.next() => true,
         };
-        // Even a call that was stopped has moved the session.
-        self.begun = true;
-        // The seed began the random numbers; the session goes on with them.
+        // An interrupted call advances the session too.
+        self.has_generated = true;
+        // The seed applies to one call; the session keeps its random state.
         self.sampling.seed = None;
-        if line_open && !self.output.json {
+        if needs_line_end && !self.output.json {
             self.output.text("\n")?;
         }
         Ok(())
     }
 
-    /// Prints one text. A call that was stopped a moment ago may still hold
-    /// the session: then it is tried again.
+    /// Generates and prints one text. Retries while the previous call, if it
+    /// was interrupted a moment ago, still holds the session.
     async fn print(&self, request: GenerateRequest) -> Result<(), Failure> {
-        let mut backoff = Backoff::default();
+        let mut delays = retry::delays();
         loop {
             let outcome =
                 generate::print(self.connection, request.clone(), false, self.output).await;
             match outcome {
                 Err(Failure::Server(status)) if status.code() == Code::Aborted => {
-                    match backoff.next() {
-                        Some(wait) => tokio::time::sleep(wait).await,
+                    match delays.next() {
+                        Some(delay) => tokio::time::sleep(delay).await,
                         None => return Err(Failure::Server(status)),
                     }
                 }
@@ -159,66 +163,61 @@ impl Conversation<'_> {
         }
     }
 
-    /// Goes on in a copy; the session as it is now stays under its name.
+    /// Copies the session and switches to the copy, which is kept at the end.
     async fn fork(&mut self, new: String) -> Result<(), Failure> {
-        let session = sessions::fork(self.connection, &self.session, &new).await?;
+        let copy = sessions::fork(self.connection, &self.session, &new).await?;
         self.output.note(&format!(
-            "going on as {new} at position {}; {} stays as it is",
-            human::count(session.position),
+            "continuing in session {new} at position {}; session {} is unchanged",
+            display::count(copy.position),
             self.session
         ));
-        (self.session, self.own_session) = (new, false);
+        (self.session, self.owns_session) = (new, false);
         Ok(())
     }
 
+    /// Writes the session to a file.
     async fn save(&self, path: Option<PathBuf>) -> Result<(), Failure> {
         let path = path.unwrap_or_else(|| PathBuf::from(format!("{}.session", self.session)));
         let bytes = sessions::export(self.connection, &self.session, &path).await?;
         self.output.note(&format!(
-            "wrote {} ({}); `charlstm-client sessions import` reads it",
+            "wrote {} ({}); import it with `charlstm-client sessions import`",
             path.display(),
-            human::bytes(bytes)
+            display::bytes(bytes)
         ));
         Ok(())
     }
 
-    /// Lets the session go where nobody else knows its name.
-    async fn leave(&self) {
-        if self.own_session && self.begun {
+    /// Deletes the session if the REPL chose its id.
+    async fn delete_own_session(&self) {
+        if self.owns_session && self.has_generated {
             let request = DeleteSessionRequest {
                 session_id: self.session.clone(),
             };
-            // The server lets it go by itself after a while.
+            // If this fails, the server evicts the idle session after a while.
             let _ = self.connection.sessions().delete_session(request).await;
         }
     }
 
     fn settings(&self) -> String {
+        fn or_default<T: ToString>(value: Option<T>, default: &str) -> String {
+            value.map_or_else(|| format!("{default} (default)"), |value| value.to_string())
+        }
         let sampling = self.sampling.to_sampling();
-        let number = |value: Option<f64>| value.map_or("default".into(), |value| value.to_string());
-        human::facts(&[
+        display::key_values(&[
             ("session", self.session.clone()),
             ("length", self.length.to_string()),
-            ("temperature", number(sampling.temperature)),
-            (
-                "top_k",
-                sampling.top_k.map_or("all".into(), |k| k.to_string()),
-            ),
-            ("top_p", number(sampling.top_p)),
-            ("min_p", number(sampling.min_p)),
-            (
-                "seed",
-                sampling
-                    .seed
-                    .map_or("default".into(), |seed| seed.to_string()),
-            ),
+            ("temperature", or_default(sampling.temperature, "1")),
+            ("top_k", or_default(sampling.top_k, "all")),
+            ("top_p", or_default(sampling.top_p, "1")),
+            ("min_p", or_default(sampling.min_p, "0")),
+            ("seed", or_default(sampling.seed, "random")),
             ("greedy", sampling.greedy().to_string()),
         ])
     }
 }
 
-/// Does `work`, unless Ctrl-C comes before it is done.
-async fn stoppable(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+/// Runs `work` until it ends or Ctrl-C cancels it.
+async fn interruptible(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen();
     tokio::select! {
         outcome = work => outcome,
@@ -226,7 +225,7 @@ async fn stoppable(work: impl Future<Output = Result<(), Failure>>) -> Result<()
     }
 }
 
-/// A name that no other client uses.
+/// Creates a session id that no other client uses.
 fn new_session_id() -> String {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)

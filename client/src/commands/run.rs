@@ -1,111 +1,121 @@
-//! `run`: the shortest way in. Finds a server or starts one, trains where
-//! there is no model yet, opens the conversation, and stops the server that it
-//! started. How a server is started and stopped is in `own_server`.
+//! `run`: the quick start. Uses a running server or starts one, trains if the
+//! model does not exist, opens the REPL, and stops the server that it started
+//! (see `local_server`).
 
-mod own_server;
+mod local_server;
 
 use std::path::{Path, PathBuf};
 
 use charlstm_proto::v1::{ListModelsRequest, ListTrainingsRequest, Model, State, Training};
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::own_server::OwnServer;
+use self::local_server::LocalServer;
 use super::{repl, train, trainings};
-use crate::args::{CorpusFlags, Global, LineEnds, ReplArgs, RunArgs, SamplingFlags, TrainArgs};
-use crate::connect::{self, Connection};
-use crate::exit::{Failure, Interrupts};
-use crate::human;
+use crate::args::{
+    CorpusFlags, GlobalFlags, LineEndings, ReplArgs, RunArgs, SamplingFlags, TrainArgs,
+};
+use crate::connection::{self, Connection};
+use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 use crate::output::Output;
+use crate::suggestion::nearest;
 
-/// Longest name of a model that the server takes.
+/// Maximum length of a model name that the server accepts.
 const MAX_NAME_CHARS: usize = 64;
 
-/// What has to happen before the conversation can begin.
+/// How to get the model. Each variant has the name of the model.
 #[derive(Debug, PartialEq)]
 enum Plan {
-    /// The model is there.
-    Talk(String),
-    /// The model has to be made from the text.
-    Train(String),
-    /// A training of the model was broken off: its id and the model.
-    Resume(String, String),
-    /// A training of the model is under way: its id and the model.
-    Watch(String, String),
+    /// The model exists.
+    Use { model: String },
+    /// Train the model on the text.
+    Train { model: String },
+    /// Resume an unfinished training of the model.
+    Resume { training_id: String, model: String },
+    /// Wait for a training of the model.
+    Watch { training_id: String, model: String },
 }
 
-/// Does all of it. The server that was started is stopped whatever happens.
-pub(crate) async fn run(args: RunArgs, global: &Global, output: Output) -> Result<(), Failure> {
-    let mut own_server = None;
+/// Runs all steps. A server that was started is stopped in any case, also on
+/// SIGTERM and SIGHUP.
+pub(crate) async fn run(
+    args: RunArgs,
+    global: &GlobalFlags,
+    output: Output,
+) -> Result<(), Failure> {
+    let mut local_server = None;
     let outcome = tokio::select! {
-        outcome = work(args, global, output, &mut own_server) => outcome,
-        () = told_to_end() => Err(Failure::Interrupted),
+        outcome = run_steps(args, global, output, &mut local_server) => outcome,
+        () = termination() => Err(Failure::Interrupted),
     };
-    if let Some(server) = own_server {
+    if let Some(server) = local_server {
         server.stop(output).await;
     }
     outcome
 }
 
-async fn work(
+async fn run_steps(
     args: RunArgs,
-    global: &Global,
+    global: &GlobalFlags,
     output: Output,
-    own_server: &mut Option<OwnServer>,
+    local_server: &mut Option<LocalServer>,
 ) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen();
-    let begin = async {
-        let (global, connection) = reach(&args, global, output, own_server).await?;
+    let prepare = async {
+        let (global, connection) = connect_or_start(&args, global, output, local_server).await?;
         let plan = plan(&args, &connection).await?;
         Ok::<_, Failure>((global, connection, plan))
     };
     let (global, connection, plan) = tokio::select! {
-        begun = begin => begun?,
+        prepared = prepare => prepared?,
         () = interrupts.next() => return Err(Failure::Interrupted),
     };
-    // From here on each step has its own meaning for Ctrl-C.
+    // The training and the REPL handle Ctrl-C in their own way.
     drop(interrupts);
-    let model = make(&args, plan, &global, &connection, output).await?;
+    let model = get_model(&args, plan, &global, &connection, output).await?;
     if !output.json {
-        output.note(&format!("model {model}"));
+        output.note(&format!("using model {model}"));
     }
-    let conversation = ReplArgs {
+    let repl_args = ReplArgs {
         model,
         session: None,
         length: args.length,
-        // The conversation has `/set` for these.
+        // The REPL changes these with `/set`.
         sampling: SamplingFlags::default(),
     };
-    repl::run(conversation, &connection, output).await
+    repl::run(repl_args, &connection, output).await
 }
 
-/// A connection to the server at the address, or to one that is started here.
-async fn reach(
+/// Connects to the server at `--addr`. If no server answers and the address is
+/// local, starts one there.
+async fn connect_or_start(
     args: &RunArgs,
-    global: &Global,
+    global: &GlobalFlags,
     output: Output,
-    own_server: &mut Option<OwnServer>,
-) -> Result<(Global, Connection), Failure> {
+    local_server: &mut Option<LocalServer>,
+) -> Result<(GlobalFlags, Connection), Failure> {
     let failure = match Connection::open(global).await {
         Ok(connection) => return Ok((global.clone(), connection)),
         Err(failure) => failure,
     };
-    // Only the person who named another machine can start a server there.
-    let (Failure::NoServer { .. }, Some(listen)) = (&failure, connect::local(&global.addr)) else {
+    let address = connection::local_address(&global.addr);
+    let (Failure::NoServer { .. }, Some(listen)) = (&failure, address) else {
         return Err(failure);
     };
     let data_dir = match &args.data_dir {
         Some(folder) => folder.clone(),
         None => default_data_dir()?,
     };
-    // Kept before it is waited for, so that Ctrl-C stops it as well.
-    let server = own_server.insert(OwnServer::start(&listen, &data_dir)?);
-    let global = Global {
-        addr: server.ready().await?,
+    // The caller owns the server before it is ready, so that it is stopped
+    // even if Ctrl-C arrives during the start.
+    let server = local_server.insert(LocalServer::start(&listen, &data_dir)?);
+    let global = GlobalFlags {
+        addr: server.wait_until_ready().await?,
         ..global.clone()
     };
     if !output.json {
         output.note(&format!(
-            "started a server at {}, which keeps what it learns in {}",
+            "started a server at {} with its data in {}",
             global.addr,
             data_dir.display()
         ));
@@ -114,7 +124,7 @@ async fn reach(
     Ok((global, connection))
 }
 
-/// Looks at what the server has.
+/// Chooses a plan by the models and trainings of the server.
 async fn plan(args: &RunArgs, connection: &Connection) -> Result<Plan, Failure> {
     let request = ListModelsRequest {};
     let models = connection.models().list_models(request).await?;
@@ -122,7 +132,7 @@ async fn plan(args: &RunArgs, connection: &Connection) -> Result<Plan, Failure> 
     let trainings = connection.training().list_trainings(request).await?;
     let models = models.into_inner().models;
     let trainings = trainings.into_inner().trainings;
-    choose(
+    choose_plan(
         args.model.as_deref(),
         args.text.first().map(PathBuf::as_path),
         &models,
@@ -130,7 +140,7 @@ async fn plan(args: &RunArgs, connection: &Connection) -> Result<Plan, Failure> 
     )
 }
 
-fn choose(
+fn choose_plan(
     model: Option<&str>,
     text: Option<&Path>,
     models: &[Model],
@@ -138,73 +148,73 @@ fn choose(
 ) -> Result<Plan, Failure> {
     let name = match (model, text) {
         (Some(name), _) => name.to_owned(),
-        (None, Some(text)) => name_of(text),
+        (None, Some(text)) => model_name(text),
         (None, None) => {
             let newest = models.iter().max_by_key(|model| model.created_unix_ms);
-            let of_training = |training: &Training| Some(training.spec.as_ref()?.model.clone());
+            let name_of = |training: &Training| Some(training.spec.as_ref()?.model.clone());
             newest
                 .map(|model| model.name.clone())
-                .or_else(|| unfinished(trainings, None).and_then(of_training))
+                .or_else(|| unfinished(trainings, None).and_then(name_of))
                 .ok_or_else(|| {
                     Failure::Usage(
-                        "there is no model yet; name a text to learn from with --text FILE".into(),
+                        "there is no model yet; specify a text to train on with --text FILE".into(),
                     )
                 })?
         }
     };
-    let known = name.split('@').next().unwrap_or_default();
-    if models.iter().any(|model| model.name == known) {
-        return Ok(Plan::Talk(name));
+    let without_version = name.split('@').next().unwrap_or_default();
+    if models.iter().any(|model| model.name == without_version) {
+        return Ok(Plan::Use { model: name });
     }
     if let Some(training) = unfinished(trainings, Some(&name)) {
-        let id = training.training_id.clone();
+        let (training_id, model) = (training.training_id.clone(), name);
         return Ok(match training.state() {
-            State::Running | State::Queued => Plan::Watch(id, name),
-            _ => Plan::Resume(id, name),
+            State::Running | State::Queued => Plan::Watch { training_id, model },
+            _ => Plan::Resume { training_id, model },
         });
     }
     if text.is_none() {
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-        let nearest = human::nearest(known, names).map_or_else(String::new, |nearest| {
-            format!(" (did you mean {nearest:?}?)")
-        });
+        let suggestion = nearest(without_version, names)
+            .map_or_else(String::new, |name| format!(" (did you mean {name:?}?)"));
         return Err(Failure::Refused(format!(
-            "there is no model {known:?}{nearest}; --text FILE trains one of that name"
+            "there is no model {without_version:?}{suggestion}; \
+             use --text FILE to train a model of that name"
         )));
     }
-    Ok(Plan::Train(name))
+    Ok(Plan::Train { model: name })
 }
 
-/// The newest training, of that model where one is named, that may still come
-/// to a model.
+/// Returns the newest training, of `model` if it is given, that has not ended or
+/// can be resumed.
 fn unfinished<'t>(trainings: &'t [Training], model: Option<&str>) -> Option<&'t Training> {
     trainings.iter().find(|training| {
-        let of_model = training.spec.as_ref().map(|spec| spec.model.as_str());
-        let may_go_on = match training.state() {
+        let trained = training.spec.as_ref().map(|spec| spec.model.as_str());
+        let can_continue = match training.state() {
             State::Running | State::Queued | State::Interrupted => true,
-            // Before the first step there is nothing to go on from.
+            // Before the first step there is no checkpoint.
             State::Cancelled => training.step > 0,
             _ => false,
         };
-        may_go_on && model.is_none_or(|model| of_model == Some(model))
+        can_continue && model.is_none_or(|model| trained == Some(model))
     })
 }
 
-/// Makes the model, where it is not there; its name.
-async fn make(
+/// Executes the plan and returns the name of the model.
+async fn get_model(
     args: &RunArgs,
     plan: Plan,
-    global: &Global,
+    global: &GlobalFlags,
     connection: &Connection,
     output: Output,
 ) -> Result<String, Failure> {
     match plan {
-        Plan::Talk(model) => Ok(model),
-        Plan::Train(model) => {
+        Plan::Use { model } => Ok(model),
+        Plan::Train { model } => {
             let training = TrainArgs {
                 corpus: CorpusFlags {
                     text: args.text.clone(),
-                    crlf: LineEnds::default(),
+                    crlf: LineEndings::default(),
                 },
                 model: model.clone(),
                 spec: args.spec.clone(),
@@ -214,24 +224,26 @@ async fn make(
             train::run(training, global, output).await?;
             Ok(model)
         }
-        Plan::Resume(id, model) => {
+        Plan::Resume { training_id, model } => {
             output.note(&format!(
-                "the training {id} of {model} was broken off; going on with it"
+                "model {model} has an unfinished training, {training_id}; resuming it"
             ));
-            trainings::resume(connection, id, output).await?;
+            trainings::resume(connection, training_id, output).await?;
             Ok(model)
         }
-        Plan::Watch(id, model) => {
-            output.note(&format!("the training {id} of {model} is under way"));
-            trainings::watch(connection, &id, output).await?;
+        Plan::Watch { training_id, model } => {
+            output.note(&format!(
+                "model {model} is being trained by {training_id}; waiting for it"
+            ));
+            trainings::watch(connection, &training_id, output).await?;
             Ok(model)
         }
     }
 }
 
-/// The name of a model for a text: that of the file, in the letters that a
-/// model may have.
-fn name_of(text: &Path) -> String {
+/// Returns a valid model name for a text: the name of the file without its
+/// extension, with other characters replaced by `-`.
+fn model_name(text: &Path) -> String {
     let stem = text
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned());
@@ -246,7 +258,7 @@ fn name_of(text: &Path) -> String {
     if name.is_empty() { "text".into() } else { name }
 }
 
-/// `$XDG_DATA_HOME/charlstm`.
+/// Returns `$XDG_DATA_HOME/charlstm`, by default `~/.local/share/charlstm`.
 fn default_data_dir() -> Result<PathBuf, Failure> {
     let folder = |name: &str| {
         std::env::var_os(name)
@@ -256,12 +268,15 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
     folder("XDG_DATA_HOME")
         .or_else(|| Some(folder("HOME")?.join(".local/share")))
         .map(|data| data.join("charlstm"))
-        .ok_or_else(|| Failure::Usage("there is no home folder; name one with --data-dir".into()))
+        .ok_or_else(|| {
+            Failure::Usage(
+                "cannot find your home folder; specify a data folder with --data-dir".into(),
+            )
+        })
 }
 
-/// Resolves when the terminal is closed or the process is told to end: then
-/// the server must not stay behind.
-async fn told_to_end() {
+/// Waits for SIGTERM, or for SIGHUP when the terminal is closed.
+async fn termination() {
     let (Ok(mut terminate), Ok(mut hang_up)) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::hangup()),
@@ -303,36 +318,42 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_there_is_not_trained_again() {
+    fn an_existing_model_is_used_and_a_new_one_is_trained() {
         let models = [model("book", 1), model("tale", 2)];
         let text = Some(Path::new("dir/book.txt"));
-        let plan = |model, text| choose(model, text, &models, &[]).unwrap();
-        assert_eq!(plan(None, text), Plan::Talk("book".into()));
-        assert_eq!(plan(Some("book@1"), None), Plan::Talk("book@1".into()));
-        // Without a word, the newest one.
-        assert_eq!(plan(None, None), Plan::Talk("tale".into()));
-        assert_eq!(plan(Some("new"), text), Plan::Train("new".into()));
+        let plan = |model, text| choose_plan(model, text, &models, &[]).unwrap();
+        let use_model = |model: &str| Plan::Use {
+            model: model.into(),
+        };
+        assert_eq!(plan(None, text), use_model("book"));
+        assert_eq!(plan(Some("book@1"), None), use_model("book@1"));
+        // Without a name or a text, the newest model is used.
+        assert_eq!(plan(None, None), use_model("tale"));
+        let model = "new".into();
+        assert_eq!(plan(Some("new"), text), Plan::Train { model });
     }
 
     #[test]
-    fn a_training_that_was_broken_off_goes_on() {
+    fn an_unfinished_training_is_resumed_and_a_running_one_is_watched() {
         let trainings = [
             training("t3", "book", State::Failed, 9),
             training("t2", "book", State::Cancelled, 0),
             training("t1", "book", State::Cancelled, 9),
             training("t0", "tale", State::Running, 9),
         ];
-        let plan = |model| choose(Some(model), None, &[], &trainings).unwrap();
-        assert_eq!(plan("book"), Plan::Resume("t1".into(), "book".into()));
-        assert_eq!(plan("tale"), Plan::Watch("t0".into(), "tale".into()));
+        let plan = |model| choose_plan(Some(model), None, &[], &trainings).unwrap();
+        let (training_id, model) = ("t1".into(), "book".into());
+        assert_eq!(plan("book"), Plan::Resume { training_id, model });
+        let (training_id, model) = ("t0".into(), "tale".into());
+        assert_eq!(plan("tale"), Plan::Watch { training_id, model });
     }
 
     #[test]
-    fn without_text_and_model_it_says_what_is_missing() {
-        let nothing = choose(None, None, &[], &[]).unwrap_err();
+    fn without_a_model_and_a_text_the_error_says_what_to_specify() {
+        let nothing = choose_plan(None, None, &[], &[]).unwrap_err();
         assert_eq!(nothing.exit_code(), 2);
         assert!(nothing.to_string().contains("--text FILE"), "{nothing}");
-        let mistyped = choose(Some("bock"), None, &[model("book", 1)], &[]).unwrap_err();
+        let mistyped = choose_plan(Some("bock"), None, &[model("book", 1)], &[]).unwrap_err();
         assert!(
             mistyped.to_string().contains("did you mean \"book\"?"),
             "{mistyped}"
@@ -340,9 +361,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_lends_its_name_in_the_letters_that_a_model_may_have() {
-        assert_eq!(name_of(Path::new("a/Beyond Good.v2.txt")), "Beyond-Good.v2");
-        assert_eq!(name_of(Path::new("_é.txt")), "text");
-        assert_eq!(name_of(Path::new("-")), "text");
+    fn a_model_is_named_after_its_text_in_valid_characters() {
+        assert_eq!(
+            model_name(Path::new("a/Beyond Good.v2.txt")),
+            "Beyond-Good.v2"
+        );
+        assert_eq!(model_name(Path::new("_é.txt")), "text");
+        assert_eq!(model_name(Path::new("-")), "text");
     }
 }

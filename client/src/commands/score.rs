@@ -1,17 +1,21 @@
-//! `score`: tells how well a model predicts a text.
+//! `score`: reports how well a model predicts a text.
 
 use charlstm_proto::v1::ScoreRequest;
 
 use super::input::Input;
-use crate::args::{Global, ScoreArgs};
-use crate::connect::Connection;
-use crate::exit::Failure;
-use crate::human;
+use crate::args::{GlobalFlags, ScoreArgs};
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
 
-/// Sends the text and shows the score.
-pub(crate) async fn run(args: ScoreArgs, global: &Global, output: Output) -> Result<(), Failure> {
+/// Sends the text and prints the score.
+pub(crate) async fn run(
+    args: ScoreArgs,
+    global: &GlobalFlags,
+    output: Output,
+) -> Result<(), Failure> {
     let text = Input::open(&args.text)?.text(&args.text)?;
     let connection = Connection::open(global).await?;
     let request = ScoreRequest {
@@ -23,9 +27,9 @@ pub(crate) async fn run(args: ScoreArgs, global: &Global, output: Output) -> Res
         || json::named("score", json::object("ScoreResponse", &score)),
         || {
             format!(
-                "{:.4} bits per character over {} characters (loss {:.4} nats, perplexity {:.3})",
+                "{:.4} bits per character over {} (loss {:.4} nats, perplexity {:.3})",
                 score.bits_per_char,
-                human::count(score.chars),
+                display::plural(score.chars, "character"),
                 score.loss,
                 score.perplexity
             )

@@ -1,5 +1,4 @@
-//! `sessions`: lists, describes, forks, deletes, exports and imports
-//! sessions.
+//! `sessions`: lists, shows, forks, deletes, exports and imports sessions.
 
 use std::path::Path;
 
@@ -8,56 +7,53 @@ use charlstm_proto::v1::{
     ImportSessionRequest, ListSessionsRequest, Session,
 };
 
-use super::input::words;
-use crate::args::{Global, SessionsCommand};
-use crate::connect::Connection;
-use crate::exit::Failure;
-use crate::human;
+use crate::args::{GlobalFlags, SessionsCommand};
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
 
-/// Sessions that are asked for at a time: the most that the contract allows.
+/// Number of sessions per page: the maximum of the contract.
 const PAGE_SIZE: u32 = 1000;
 
-/// Does what `command` says.
+/// Runs a command of `sessions`.
 pub(crate) async fn run(
     command: SessionsCommand,
-    global: &Global,
+    global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    // A file that is not there is noticed before a server is looked for.
-    if let SessionsCommand::Import { file, session } = command {
-        let data = std::fs::read(&file).map_err(|error| Failure::Unreadable {
-            path: file.clone(),
-            reason: words(&error),
-        })?;
-        let connection = Connection::open(global).await?;
-        return import(&connection, data, session, output).await;
-    }
-    let connection = &Connection::open(global).await?;
+    let connect = || Connection::open(global);
     match command {
-        SessionsCommand::List => list(connection, output).await,
-        SessionsCommand::Show { id } => show(connection, id, output).await,
+        SessionsCommand::List => list(&connect().await?, output).await,
+        SessionsCommand::Show { id } => show(&connect().await?, id, output).await,
         SessionsCommand::Fork { id, new } => {
-            let session = fork(connection, &id, &new).await?;
-            made("forked", &session, output)
+            let session = fork(&connect().await?, &id, &new).await?;
+            print_session("forked", "created", &session, output)
         }
-        SessionsCommand::Delete { id } => delete(connection, id, output).await,
+        SessionsCommand::Delete { id } => delete(&connect().await?, id, output).await,
         SessionsCommand::Export { id, output: path } => {
-            let bytes = export(connection, &id, &path).await?;
+            let bytes = export(&connect().await?, &id, &path).await?;
             output.result(
                 || {
-                    let facts = serde_json::json!({"session_id": id, "bytes": bytes});
-                    json::named("exported", facts)
+                    let fields = serde_json::json!({"session_id": id, "bytes": bytes});
+                    json::named("exported", fields)
                 },
-                || format!("wrote {id} to {} ({})", path.display(), human::bytes(bytes)),
+                || {
+                    let (path, size) = (path.display(), display::bytes(bytes));
+                    format!("exported session {id} to {path} ({size})")
+                },
             )
         }
-        SessionsCommand::Import { .. } => unreachable!("done above"),
+        SessionsCommand::Import { file, session } => {
+            // Reading the file first reports its errors without a server.
+            let data = std::fs::read(&file).map_err(|error| Failure::unreadable(&file, &error))?;
+            import(&connect().await?, data, session, output).await
+        }
     }
 }
 
-/// Shows each page as it comes.
+/// Prints all sessions; with `--json`, each page as soon as it is received.
 async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
     let mut sessions = Vec::new();
     let mut page_token = String::new();
@@ -84,7 +80,7 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     if sessions.is_empty() {
-        output.note("no sessions; `charlstm-client generate --session ID` makes one");
+        output.note("no sessions yet; create one with `charlstm-client generate --session ID`");
         return Ok(());
     }
     output.line(&table(&sessions))
@@ -100,8 +96,8 @@ async fn show(connection: &Connection, id: String, output: Output) -> Result<(),
     )
 }
 
-/// Makes a second session that stands where `id` stands.
-pub(crate) async fn fork(connection: &Connection, id: &str, new: &str) -> Result<Session, Failure> {
+/// Copies session `id` to session `new` and returns the copy.
+pub(super) async fn fork(connection: &Connection, id: &str, new: &str) -> Result<Session, Failure> {
     let request = ForkSessionRequest {
         session_id: id.to_owned(),
         new_session_id: new.to_owned(),
@@ -117,19 +113,19 @@ async fn delete(connection: &Connection, id: String, output: Output) -> Result<(
     connection.sessions().delete_session(request).await?;
     output.result(
         || json::named("deleted", serde_json::json!({"session_id": id})),
-        || format!("deleted {id}"),
+        || format!("deleted session {id}"),
     )
 }
 
-/// Writes a session to a file; returns the file's size in bytes.
-pub(crate) async fn export(connection: &Connection, id: &str, path: &Path) -> Result<u64, Failure> {
+/// Writes a session to a file and returns the size of the file in bytes.
+pub(super) async fn export(connection: &Connection, id: &str, path: &Path) -> Result<u64, Failure> {
     let request = ExportSessionRequest {
         session_id: id.to_owned(),
     };
     let response = connection.sessions().export_session(request).await?;
     let data = response.into_inner().data;
     std::fs::write(path, &data).map_err(|error| Failure::Io {
-        what: format!("write {}", path.display()),
+        action: format!("write {}", path.display()),
         source: error,
     })?;
     Ok(data.len() as u64)
@@ -147,16 +143,25 @@ async fn import(
     };
     let response = connection.sessions().import_session(request).await?;
     let session = response.into_inner().session.unwrap_or_default();
-    made("imported", &session, output)
+    print_session("imported", "imported", &session, output)
 }
 
-fn made(event: &str, session: &Session, output: Output) -> Result<(), Failure> {
+/// Prints a new session, with the name of the JSON event or with a verb.
+fn print_session(
+    event: &str,
+    verb: &str,
+    session: &Session,
+    output: Output,
+) -> Result<(), Failure> {
     output.result(
         || json::named(event, json::object("Session", session)),
         || {
             format!(
-                "{event} {} at position {} of {}@{}",
-                session.session_id, session.position, session.model, session.version
+                "{verb} session {} at position {} of model {}@{}",
+                session.session_id,
+                display::count(session.position),
+                session.model,
+                session.version
             )
         },
     )
@@ -169,27 +174,27 @@ fn table(sessions: &[Session]) -> String {
         vec![
             session.session_id.clone(),
             format!("{}@{}", session.model, session.version),
-            human::count(session.position),
+            display::count(session.position),
             yes_or_no(session.busy),
-            human::seconds(session.idle_ms as f64 / 1e3),
-            human::bytes(session.bytes),
+            display::seconds(session.idle_ms as f64 / 1e3),
+            display::bytes(session.bytes),
         ]
     }));
-    human::table(&rows)
+    display::table(&rows)
 }
 
 fn description(session: &Session) -> String {
-    human::facts(&[
+    display::key_values(&[
         ("session", session.session_id.clone()),
         ("model", format!("{}@{}", session.model, session.version)),
-        ("position", human::count(session.position)),
+        ("position", display::count(session.position)),
         (
-            "last call began at",
-            human::count(session.last_call_position),
+            "last call started at",
+            display::count(session.last_call_position),
         ),
         ("busy", yes_or_no(session.busy)),
-        ("idle", human::seconds(session.idle_ms as f64 / 1e3)),
-        ("size", human::bytes(session.bytes)),
+        ("idle", display::seconds(session.idle_ms as f64 / 1e3)),
+        ("size", display::bytes(session.bytes)),
     ])
 }
 

@@ -1,5 +1,5 @@
-//! `status`: health, device, load and models of the server. What an older
-//! server cannot tell is left out.
+//! `status`: shows health, device, load and models of the server. A service
+//! that the server does not offer is shown as unknown.
 
 use charlstm_proto::v1::{
     GetServerStatusRequest, GetServerStatusResponse, ListModelsRequest, Model,
@@ -10,16 +10,16 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::models;
-use crate::args::Global;
-use crate::connect::Connection;
-use crate::exit::Failure;
-use crate::human;
+use crate::args::GlobalFlags;
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
 
-/// Asks all three services and shows what they say.
+/// Queries the three services and prints their answers.
 pub(crate) async fn run(
-    global: &Global,
+    global: &GlobalFlags,
     connection: &Connection,
     output: Output,
 ) -> Result<(), Failure> {
@@ -28,24 +28,24 @@ pub(crate) async fn run(
         connection.server(),
         connection.models(),
     );
-    // An empty name asks for the server as a whole.
+    // Without a service name, the health is that of the whole server.
     let (health, server, models) = tokio::join!(
         health.check(HealthCheckRequest::default()),
         server.get_server_status(GetServerStatusRequest {}),
         models.list_models(ListModelsRequest {}),
     );
-    let health = offered(health)?.map(|response| health_name(response.status()));
-    let server = offered(server)?;
-    let models = offered(models)?.map(|response| response.models);
+    let health = if_offered(health)?.map(|response| health_name(response.status()));
+    let server = if_offered(server)?;
+    let models = if_offered(models)?.map(|response| response.models);
     output.result(
         || status_object(&global.addr, health, server.as_ref(), models.as_deref()),
-        || status_words(&global.addr, health, server.as_ref(), models.as_deref()),
+        || status_text(&global.addr, health, server.as_ref(), models.as_deref()),
     )
 }
 
-/// `None` for a call that the server does not offer.
-fn offered<T>(answer: Result<Response<T>, Status>) -> Result<Option<T>, Failure> {
-    match answer {
+/// Converts UNIMPLEMENTED to `None`.
+fn if_offered<T>(result: Result<Response<T>, Status>) -> Result<Option<T>, Failure> {
+    match result {
         Ok(response) => Ok(Some(response.into_inner())),
         Err(status) if status.code() == Code::Unimplemented => Ok(None),
         Err(status) => Err(status.into()),
@@ -83,36 +83,40 @@ fn status_object(
     )
 }
 
-fn status_words(
+fn status_text(
     address: &str,
     health: Option<&str>,
     server: Option<&GetServerStatusResponse>,
     models: Option<&[Model]>,
 ) -> String {
-    let mut facts = vec![
+    let mut pairs = vec![
         ("server", address.to_owned()),
-        ("health", health.unwrap_or("not told").to_owned()),
+        ("health", health.unwrap_or("unknown").to_owned()),
     ];
     match server {
-        Some(server) => facts.extend(server_facts(server)),
-        None => facts.push(("load", "not told".into())),
+        Some(server) => pairs.extend(server_details(server)),
+        None => pairs.push(("load", "unknown".into())),
     }
     let models = match models {
-        None => "models are not told".into(),
-        Some([]) => "no models yet; `charlstm-client train` makes one".into(),
+        None => "the server does not list its models".into(),
+        Some([]) => "no models yet; train one with `charlstm-client train`".into(),
         Some(models) => models::table(models),
     };
-    format!("{}\n\n{models}", human::facts(&facts))
+    format!("{}\n\n{models}", display::key_values(&pairs))
 }
 
-fn server_facts(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {
-    let mut facts = vec![
+fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![
         ("version", server.server_version.clone()),
         (
             "device",
-            format!("{}, {} threads", server.device, server.threads),
+            format!(
+                "{}, {}",
+                server.device,
+                display::plural(server.threads.into(), "thread")
+            ),
         ),
-        ("up", human::seconds(server.uptime_seconds as f64)),
+        ("uptime", display::seconds(server.uptime_seconds as f64)),
         (
             "generations",
             format!(
@@ -127,8 +131,8 @@ fn server_facts(server: &GetServerStatusResponse) -> Vec<(&'static str, String)>
             "sessions",
             format!(
                 "{} of {}",
-                human::count(server.sessions),
-                human::count(server.max_sessions)
+                display::count(server.sessions),
+                display::count(server.max_sessions)
             ),
         ),
         (
@@ -140,20 +144,20 @@ fn server_facts(server: &GetServerStatusResponse) -> Vec<(&'static str, String)>
         ),
     ];
     for check in &server.step_checks {
-        let depends = if check.row_invariant {
+        let warning = if check.row_invariant {
             ""
         } else {
-            "; TEXTS DEPEND ON EACH OTHER on this machine"
+            "; WARNING: on this machine a text depends on the others in its batch"
         };
-        facts.push((
-            "step",
+        pairs.push((
+            "decode step",
             format!(
-                "{}: {} alone, {} each in a batch of 13{depends}",
+                "{}: {} for one session, {} per session in a batch of 13{warning}",
                 check.model,
-                human::seconds(check.microseconds_one_row / 1e6),
-                human::seconds(check.microseconds_row_in_batch / 1e6),
+                display::seconds(check.microseconds_one_row / 1e6),
+                display::seconds(check.microseconds_row_in_batch / 1e6),
             ),
         ));
     }
-    facts
+    pairs
 }

@@ -1,5 +1,5 @@
-//! `train`: uploads a text and shows the training. How its events look is in
-//! `progress`; how they are followed is in `follow`.
+//! `train`: uploads a text and shows the progress of the training. `follow`
+//! follows its events and `progress` prints them.
 
 use std::sync::atomic::Ordering;
 
@@ -7,24 +7,27 @@ use charlstm_proto::v1::TrainRequest;
 use charlstm_proto::v1::train_request::Payload;
 
 use super::corpus::Corpus;
-use super::follow::{self, Ending, Source};
+use super::follow::{self, EventStream, FollowUntil};
 use super::input::unreadable;
 use super::upload;
-use crate::args::{Global, TrainArgs};
-use crate::connect::Connection;
-use crate::exit::{Failure, Interrupts};
-use crate::human;
+use crate::args::{GlobalFlags, TrainArgs};
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 use crate::progress::{self, TrainingView};
 
-/// Uploads the text, then shows the training until it ends.
-pub(crate) async fn run(args: TrainArgs, global: &Global, output: Output) -> Result<(), Failure> {
+/// Uploads the text, then shows the progress until the training ends or, with
+/// `--detach`, is accepted. Ctrl-C during the upload drops the call.
+pub(crate) async fn run(
+    args: TrainArgs,
+    global: &GlobalFlags,
+    output: Output,
+) -> Result<(), Failure> {
     let corpus = Corpus::open(&args.corpus.text, args.corpus.crlf)?;
-    for path in corpus.passed_over() {
-        output.note(&format!(
-            "passed over: {} is not UTF-8 text",
-            path.display()
-        ));
+    for path in corpus.skipped() {
+        output.note(&format!("skipped {}: not UTF-8 text", path.display()));
     }
     let converted = corpus.converted();
     let mut input = corpus.into_input();
@@ -32,7 +35,7 @@ pub(crate) async fn run(args: TrainArgs, global: &Global, output: Output) -> Res
     let connection = Connection::open(global).await?;
     let mut interrupts = Interrupts::listen();
 
-    let upload_bar = progress::upload_bar(input.bytes, output);
+    let upload_bar = progress::transfer_bar(input.bytes, output);
     let message = |payload| TrainRequest {
         payload: Some(payload),
     };
@@ -49,19 +52,19 @@ pub(crate) async fn run(args: TrainArgs, global: &Global, output: Output) -> Res
         () = interrupts.next() => return Err(Failure::Interrupted),
     };
     upload_bar.finish_and_clear();
-    let line_ends = converted.load(Ordering::Relaxed);
-    if line_ends > 0 {
+    let converted = converted.load(Ordering::Relaxed);
+    if converted > 0 {
         output.note(&format!(
-            "{} line ends CR LF became LF; --crlf keep leaves them",
-            human::count(line_ends)
+            "converted {} from CR LF to LF (use --crlf keep to keep them)",
+            display::plural(converted, "line ending")
         ));
     }
-    let source = Source::Train(response?.into_inner());
+    let events = EventStream::Train(response?.into_inner());
     let view = TrainingView::new(output).with_plot(args.plot);
-    let ending = if args.detach {
-        Ending::Accepted
+    let until = if args.detach {
+        FollowUntil::Accepted
     } else {
-        Ending::Finished
+        FollowUntil::Finished
     };
-    follow::follow(&connection, source, view, ending, Some(interrupts)).await
+    follow::follow(&connection, events, view, until, Some(interrupts)).await
 }

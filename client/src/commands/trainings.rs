@@ -1,6 +1,4 @@
-//! `trainings`: lists, describes, watches, cancels and resumes trainings.
-
-use std::path::PathBuf;
+//! `trainings`: lists, shows, watches, cancels and resumes trainings.
 
 use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{
@@ -8,17 +6,18 @@ use charlstm_proto::v1::{
     Training,
 };
 
-use super::follow::{self, Ending, Source};
-use super::models;
+use super::follow::{self, EventStream, FollowUntil};
 use crate::args::TrainingsCommand;
-use crate::connect::Connection;
-use crate::exit::{Failure, Interrupts};
-use crate::human;
+use crate::connection::Connection;
+use crate::display;
+use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 use crate::json;
 use crate::output::Output;
-use crate::progress::{Plot, TrainingView, state_name};
+use crate::plot::{LossPlot, PlotFile};
+use crate::progress::{TrainingView, state_name};
 
-/// Does what `command` says.
+/// Runs a command of `trainings`.
 pub(crate) async fn run(
     command: TrainingsCommand,
     connection: &Connection,
@@ -43,7 +42,7 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
             .try_for_each(|training| output.object(&json::object("Training", training)));
     }
     if trainings.is_empty() {
-        output.note("no trainings yet; `charlstm-client train` starts one");
+        output.note("no trainings yet; start one with `charlstm-client train`");
         return Ok(());
     }
     output.line(&table(&trainings))
@@ -52,14 +51,14 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
 async fn show(
     connection: &Connection,
     id: String,
-    plot: Option<PathBuf>,
+    plot: Option<PlotFile>,
     output: Output,
 ) -> Result<(), Failure> {
     let request = GetTrainingRequest { training_id: id };
     let response = connection.training().get_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
-    if let Some(path) = plot {
-        draw(connection, &training, path).await?;
+    if let Some(file) = plot {
+        plot_losses(connection, &training, file).await?;
     }
     output.result(
         || json::object("Training", &training),
@@ -67,25 +66,29 @@ async fn show(
     )
 }
 
-/// Draws the losses up to where the training stands now.
-async fn draw(connection: &Connection, training: &Training, path: PathBuf) -> Result<(), Failure> {
-    let mut plot = Plot::new(path);
-    let mut source = Source::watch(connection, &training.training_id, None).await?;
-    // Without a step there is nothing to wait for but the description.
-    let waiting = training.state() == State::Queued;
-    while let Some(response) = source.next_if_any().await? {
+/// Plots the losses up to the current step of the training.
+async fn plot_losses(
+    connection: &Connection,
+    training: &Training,
+    file: PlotFile,
+) -> Result<(), Failure> {
+    let mut plot = LossPlot::new(file);
+    let mut events = EventStream::watch(connection, &training.training_id, None).await?;
+    let is_queued = training.state() == State::Queued;
+    while let Some(response) = events.next().await? {
         let Some(event) = response.event else {
             continue;
         };
         plot.add(&event);
         let step = match event {
-            Event::Accepted(_) if waiting => break,
+            // A queued training has no other event yet.
+            Event::Accepted(_) if is_queued => break,
             Event::Step(step) => step.step,
             Event::Epoch(epoch) => epoch.step,
             _ => continue,
         };
-        // The events of a training that runs do not end; its next one comes
-        // soon.
+        // The events of a running training do not end: stop at the step that
+        // it had reached before, or at its first one.
         if training.state() == State::Running && step >= training.step.max(1) {
             break;
         }
@@ -93,15 +96,16 @@ async fn draw(connection: &Connection, training: &Training, path: PathBuf) -> Re
     plot.write()
 }
 
-/// Ctrl-C only leaves: the training is not this client's.
-pub(crate) async fn watch(
+/// Shows the progress of a training until it ends. Ctrl-C does not cancel it,
+/// because another client may have started it.
+pub(super) async fn watch(
     connection: &Connection,
     id: &str,
     output: Output,
 ) -> Result<(), Failure> {
-    let source = Source::watch(connection, id, None).await?;
+    let events = EventStream::watch(connection, id, None).await?;
     let view = TrainingView::new(output);
-    follow::follow(connection, source, view, Ending::Finished, None).await
+    follow::follow(connection, events, view, FollowUntil::Finished, None).await
 }
 
 async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
@@ -110,47 +114,53 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
     let training = response.into_inner().training.unwrap_or_default();
     output.result(
         || json::named("cancelling", json::object("Training", &training)),
-        || {
-            format!(
-                "cancelling {}; it was {} at step {}",
+        || match training.state() {
+            State::Running | State::Queued => format!(
+                "cancelling {} ({} at step {})",
                 training.training_id,
                 state_name(training.state()),
                 training.step
-            )
+            ),
+            ended => format!(
+                "nothing to cancel: {} has already ended ({} at step {})",
+                training.training_id,
+                state_name(ended),
+                training.step
+            ),
         },
     )
 }
 
-/// Goes on with a training and shows what comes from now on.
-pub(crate) async fn resume(
+/// Resumes a training and shows its progress from there on. From then on, the
+/// first Ctrl-C cancels the training.
+pub(super) async fn resume(
     connection: &Connection,
     id: String,
     output: Output,
 ) -> Result<(), Failure> {
-    let (next_sequence, epochs) = past(connection, &id).await?;
+    let (next_sequence, epochs) = next_event(connection, &id).await?;
     let request = ResumeTrainingRequest {
         training_id: id.clone(),
     };
     let response = connection.training().resume_training(request).await?;
-    // Until here Ctrl-C only leaves; from here it cancels.
     let interrupts = Interrupts::listen();
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
         output.note(&format!(
-            "resuming {id}: {} of {epochs} epochs completed, step {} of {}",
+            "resuming {id}: {} of {epochs} epochs done, step {} of {}",
             training.epochs_completed, training.step, training.total_steps
         ));
     }
-    let source = Source::watch(connection, &id, Some(next_sequence)).await?;
+    let events = EventStream::watch(connection, &id, Some(next_sequence)).await?;
     let view = TrainingView::resumed(output, epochs);
-    let ending = Ending::Finished;
-    follow::follow(connection, source, view, ending, Some(interrupts)).await
+    let until = FollowUntil::Finished;
+    follow::follow(connection, events, view, until, Some(interrupts)).await
 }
 
-/// The number of the first event that is still to come, and the epochs of the
-/// training. The events of the past are not shown again, least of all the one
-/// that says that the training ended.
-async fn past(connection: &Connection, id: &str) -> Result<(u64, u32), Failure> {
+/// Returns the sequence number of the next event of a training, and its number
+/// of epochs. Skipping the past events hides the one that ended the training
+/// before.
+async fn next_event(connection: &Connection, id: &str) -> Result<(u64, u32), Failure> {
     let request = GetTrainingRequest {
         training_id: id.to_owned(),
     };
@@ -162,12 +172,12 @@ async fn past(connection: &Connection, id: &str) -> Result<(u64, u32), Failure> 
         State::Cancelled | State::Failed | State::Interrupted
     );
     if !ended {
-        // The server will refuse to resume it, and says why.
+        // The server will refuse to resume it and report the reason.
         return Ok((0, epochs));
     }
-    let mut source = Source::watch(connection, id, None).await?;
+    let mut events = EventStream::watch(connection, id, None).await?;
     let mut next_sequence = 0;
-    while let Some(event) = source.next_if_any().await? {
+    while let Some(event) = events.next().await? {
         next_sequence = event.sequence + 1;
     }
     Ok((next_sequence, epochs))
@@ -182,7 +192,7 @@ fn table(trainings: &[Training]) -> String {
         "STEP",
         "LOSS",
         "VALIDATION",
-        "BEGAN",
+        "STARTED",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(trainings.iter().map(|training| {
@@ -192,30 +202,30 @@ fn table(trainings: &[Training]) -> String {
             model(training),
             epochs(training),
             format!("{}/{}", training.step, training.total_steps),
-            models::loss(training.train_loss),
-            models::loss(training.validation_loss),
-            human::ago(training.created_unix_ms),
+            display::loss(training.train_loss),
+            display::loss(training.validation_loss),
+            display::ago(training.created_unix_ms),
         ]
     }));
-    human::table(&rows)
+    display::table(&rows)
 }
 
 fn description(training: &Training) -> String {
-    let mut facts = vec![
+    let mut pairs = vec![
         ("training", training.training_id.clone()),
         ("state", state_name(training.state()).to_owned()),
         ("model", model(training)),
-        ("began", human::ago(training.created_unix_ms)),
+        ("started", display::ago(training.created_unix_ms)),
         ("epochs", epochs(training)),
         (
             "step",
             format!("{} of {}", training.step, training.total_steps),
         ),
-        ("loss", models::loss(training.train_loss)),
-        ("validation", models::loss(training.validation_loss)),
+        ("loss", display::loss(training.train_loss)),
+        ("validation", display::loss(training.validation_loss)),
     ];
     if let Some(spec) = &training.spec {
-        facts.push((
+        pairs.push((
             "spec",
             format!(
                 "recipe {}, {} x {} hidden, batches of {} x {}, dropout {}, learning rate {}, \
@@ -233,9 +243,9 @@ fn description(training: &Training) -> String {
         ));
     }
     if !training.message.is_empty() {
-        facts.push(("message", training.message.clone()));
+        pairs.push(("message", training.message.clone()));
     }
-    human::facts(&facts)
+    display::key_values(&pairs)
 }
 
 fn model(training: &Training) -> String {

@@ -1,5 +1,5 @@
-//! Streams a file to the server: a first message, then chunks, read on a
-//! thread of their own. What the messages are is the caller's.
+//! Streams a file to the server: a first message, then the chunks of the file,
+//! which a blocking task reads. The caller defines the messages.
 
 use std::io;
 
@@ -11,12 +11,15 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::input::Input;
 
-/// Chunks that are read ahead of the network.
+/// Number of chunks that are read ahead of the network.
 const READ_AHEAD: usize = 2;
 
-/// The messages of an upload, and where a reading error comes out. After an
-/// error the stream does not end, because its end would say that the file is
-/// complete: the caller drops the call.
+/// Returns the messages of an upload, and a channel that delivers the error if
+/// the file cannot be read.
+///
+/// After such an error the stream stays open, because its end would tell the
+/// server that the file is complete. The caller must drop the call, which also
+/// ends the task that reads.
 pub(crate) fn stream<Message: Send + 'static>(
     first: Message,
     mut input: Input,
@@ -28,7 +31,7 @@ pub(crate) fn stream<Message: Send + 'static>(
     tokio::task::spawn_blocking(move || {
         let mut next = first;
         loop {
-            // The server may have answered already; its answer says why.
+            // The call has ended: its status says why.
             if sender.blocking_send(next).is_err() {
                 return;
             }
@@ -39,7 +42,7 @@ pub(crate) fn stream<Message: Send + 'static>(
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    // Nobody listens any more: then nobody needs it.
+                    // If the call was dropped, nobody needs the error.
                     let _ = error_sender.send(error);
                     Handle::current().block_on(sender.closed());
                     return;
@@ -61,13 +64,15 @@ mod tests {
 
     use super::*;
 
-    /// Gives one chunk, then fails.
-    struct Broken(bool);
+    /// Returns one byte, then fails.
+    struct FailingReader {
+        has_read: bool,
+    }
 
-    impl Read for Broken {
+    impl Read for FailingReader {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            if std::mem::replace(&mut self.0, true) {
-                return Err(io::Error::other("the disk is gone"));
+            if std::mem::replace(&mut self.has_read, true) {
+                return Err(io::Error::other("disk failure"));
             }
             buffer[0] = b'a';
             Ok(1)
@@ -75,13 +80,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_breaks_midway_is_never_taken_for_a_complete_one() {
-        let input = Input::from_reader(Broken(false));
+    async fn an_upload_whose_file_cannot_be_read_does_not_end_as_complete() {
+        let input = Input::from_reader(FailingReader { has_read: false });
         let (mut messages, error) =
             stream(vec![], input, ProgressBar::hidden(), |chunk| chunk.to_vec());
         assert_eq!(messages.next().await.unwrap(), b"");
-        assert_eq!(error.await.unwrap().to_string(), "the disk is gone");
-        // Still open: the end has not been told.
+        assert_eq!(error.await.unwrap().to_string(), "disk failure");
+        // The stream is still open.
         let mut context = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut messages).poll_next(&mut context).is_pending());
     }

@@ -1,41 +1,41 @@
-//! Points of a curve, thinned to what a picture can show.
+//! Collects the points of a curve and thins them to what a chart can show.
 
-/// Most points of a curve: more than there are pixels would only make the
-/// file large.
-const MOST_POINTS: usize = 2000;
+/// Maximum number of points: more points than pixels only enlarge the file.
+const MAX_POINTS: usize = 2000;
 
 /// A line through points of (step, loss).
 #[derive(Clone, Debug)]
-pub(crate) struct Curve {
+pub(super) struct Curve {
     points: Vec<(f64, f64)>,
-    /// One of so many points is kept.
+    /// Every `stride`-th point is kept.
     stride: u64,
-    offered: u64,
+    /// Number of points that were pushed.
+    pushed: u64,
 }
 
 impl Curve {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             points: Vec::new(),
             stride: 1,
-            offered: 0,
+            pushed: 0,
         }
     }
 
-    /// Adds a point. When there are too many, every second one goes. A step
-    /// that was there already takes back what came after it: a training that
-    /// was resumed goes on from an earlier checkpoint.
-    pub(crate) fn push(&mut self, step: u64, loss: f64) {
+    /// Adds a point. Above the maximum, every second point is removed. A step
+    /// at or before the last one first removes the points from there on: a
+    /// resumed or rolled back training repeats the steps after its checkpoint.
+    pub(super) fn push(&mut self, step: u64, loss: f64) {
         let step = step as f64;
         while self.points.last().is_some_and(|last| last.0 >= step) {
             self.points.pop();
         }
-        self.offered += 1;
-        if !loss.is_finite() || !self.offered.is_multiple_of(self.stride) {
+        self.pushed += 1;
+        if !loss.is_finite() || !self.pushed.is_multiple_of(self.stride) {
             return;
         }
         self.points.push((step, loss));
-        if self.points.len() > MOST_POINTS {
+        if self.points.len() > MAX_POINTS {
             let mut keep = false;
             self.points.retain(|_| {
                 keep = !keep;
@@ -45,8 +45,8 @@ impl Curve {
         }
     }
 
-    /// The points that are kept, in the order of their steps.
-    pub(crate) fn points(&self) -> &[(f64, f64)] {
+    /// Returns the remaining points in the order of their steps.
+    pub(super) fn points(&self) -> &[(f64, f64)] {
         &self.points
     }
 }
@@ -56,18 +56,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_curve_is_thinned_from_end_to_end() {
+    fn a_long_curve_is_thinned_over_its_whole_length() {
         let mut curve = Curve::new();
         for step in 0..100_000 {
             curve.push(step, 1.0);
         }
-        assert!(curve.points.len() <= MOST_POINTS);
+        assert!(curve.points.len() <= MAX_POINTS);
         assert!(curve.points.first().is_some_and(|point| point.0 < 100.0));
         assert!(curve.points.last().is_some_and(|point| point.0 > 99_000.0));
     }
 
     #[test]
-    fn a_training_that_goes_back_to_a_checkpoint_takes_its_points_back() {
+    fn repeated_steps_replace_the_points_after_the_checkpoint() {
         let mut curve = Curve::new();
         for (step, loss) in [(10, 3.0), (20, 2.0), (30, 1.0), (20, 2.5)] {
             curve.push(step, loss);

@@ -1,5 +1,5 @@
-//! A server that answers as the contract says, from a script instead of a
-//! model: text is the alphabet over and over, a training is a list of events.
+//! A server that follows the contract without a model: text is the alphabet
+//! repeated, and a training is a fixed list of events.
 
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
@@ -26,26 +26,28 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// How the server behaves, and what it was asked.
+/// How the server behaves, and which requests it has received.
 #[derive(Clone, Default)]
-pub(crate) struct Fake {
-    /// Send so many characters, then nothing, with the stream open.
+pub(crate) struct FakeServer {
+    /// Send this number of characters, then keep the stream open and silent.
     pub(crate) stall_after: Option<usize>,
-    /// Answer `Generate` with RESOURCE_EXHAUSTED.
-    pub(crate) full: bool,
-    /// End the stream of `Train` after the first epoch, as if it broke.
+    /// Reject `Generate` with RESOURCE_EXHAUSTED.
+    pub(crate) saturated: bool,
+    /// Reject `Generate` with a violation of this field.
+    pub(crate) invalid_field: Option<&'static str>,
+    /// End the stream of `Train` after the first epoch with UNAVAILABLE.
     pub(crate) break_training: bool,
-    /// Let the training go on until it is cancelled.
+    /// Pause the training after the first epoch until it is cancelled.
     pub(crate) wait_for_cancel: bool,
-    /// What was asked.
-    pub(crate) asked: Arc<Mutex<Asked>>,
-    /// Told when a training is cancelled.
-    pub cancelled: Arc<Notify>,
+    /// The requests so far.
+    pub(crate) received: Arc<Mutex<Received>>,
+    /// Notified when a training is cancelled.
+    pub(crate) cancelled: Arc<Notify>,
 }
 
-/// What the server was asked.
+/// The requests that the server has received.
 #[derive(Default)]
-pub(crate) struct Asked {
+pub(crate) struct Received {
     pub(crate) generate: Vec<GenerateRequest>,
     pub(crate) spec: Option<TrainingSpec>,
     pub(crate) corpus: Vec<u8>,
@@ -54,19 +56,18 @@ pub(crate) struct Asked {
     pub(crate) cancelled: Vec<String>,
 }
 
-/// A running server; it stops, and every connection breaks, when it is
-/// dropped.
-pub(crate) struct Running {
+/// A running server. Dropping it stops the server and closes all connections.
+pub(crate) struct RunningServer {
     runtime: Option<Runtime>,
     pub(crate) address: SocketAddr,
 }
 
-impl Fake {
-    /// Serves on `address`.
-    pub(crate) fn serve(&self, address: &str) -> Running {
+impl FakeServer {
+    /// Starts the server at `address`.
+    pub(crate) fn serve(&self, address: &str) -> RunningServer {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(async {
-            // This one sets SO_REUSEADDR: a test comes back to its port.
+            // tokio sets SO_REUSEADDR, so that a test can reuse its port.
             tokio::net::TcpListener::bind(address).await.unwrap()
         });
         let address = listener.local_addr().unwrap();
@@ -75,29 +76,29 @@ impl Fake {
             .add_service(TrainingServiceServer::new(self.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         runtime.spawn(server);
-        Running {
+        RunningServer {
             runtime: Some(runtime),
             address,
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Ends the tasks of all connections, not only the listener.
+            // Ends the tasks of the connections too, not only the listener.
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
     }
 }
 
-/// A port where nobody listens.
-pub(crate) fn free_port() -> SocketAddr {
+/// Returns an address where no server listens.
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
-/// The characters from `position` on.
+/// Returns the `count` characters from `position` on.
 pub(crate) fn alphabet(position: u64, count: usize) -> String {
     let letter = |index: u64| char::from(b'a' + (index % 26) as u8);
     (position..).take(count).map(letter).collect()
@@ -110,7 +111,7 @@ fn generated(event: generate_response::Event) -> Result<GenerateResponse, Status
 }
 
 #[tonic::async_trait]
-impl GenerationService for Fake {
+impl GenerationService for FakeServer {
     type GenerateStream = Events<GenerateResponse>;
 
     async fn generate(
@@ -118,8 +119,17 @@ impl GenerationService for Fake {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let request = request.into_inner();
-        self.asked.lock().unwrap().generate.push(request.clone());
-        if self.full {
+        self.received.lock().unwrap().generate.push(request.clone());
+        if let Some(field) = self.invalid_field {
+            let details = ErrorDetails::with_bad_request_violation(field, "must be smaller");
+            let message = format!("{field}: must be smaller");
+            return Err(Status::with_error_details(
+                Code::InvalidArgument,
+                message,
+                details,
+            ));
+        }
+        if self.saturated {
             let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(3)));
             let message = "the queue is full";
             return Err(Status::with_error_details(
@@ -140,6 +150,7 @@ impl GenerationService for Fake {
                 version: 1,
                 seed: 1,
                 position: start,
+                precision: "float32".into(),
             }))
             .await;
             for index in 0..chars {
@@ -161,6 +172,7 @@ impl GenerationService for Fake {
                 chars: chars as u64,
                 position: start + chars as u64,
                 seconds: 0.1,
+                ..Default::default()
             }))
             .await;
         });
@@ -181,7 +193,7 @@ impl GenerationService for Fake {
     }
 }
 
-/// The events of every training, by their numbers.
+/// Returns the event with a sequence number, the same for every training.
 fn event(sequence: u64, cancelled: bool) -> train_response::Event {
     match sequence {
         0 => train_response::Event::Accepted(TrainingAccepted {
@@ -218,7 +230,7 @@ fn event(sequence: u64, cancelled: bool) -> train_response::Event {
 }
 
 #[tonic::async_trait]
-impl TrainingService for Fake {
+impl TrainingService for FakeServer {
     type TrainStream = Events<TrainResponse>;
     type WatchTrainingStream = Events<WatchTrainingResponse>;
 
@@ -228,12 +240,12 @@ impl TrainingService for Fake {
     ) -> Result<Response<Self::TrainStream>, Status> {
         let mut upload = request.into_inner();
         while let Some(message) = upload.message().await? {
-            let mut asked = self.asked.lock().unwrap();
+            let mut received = self.received.lock().unwrap();
             match message.payload {
-                Some(Payload::Spec(spec)) => asked.spec = Some(spec),
+                Some(Payload::Spec(spec)) => received.spec = Some(spec),
                 Some(Payload::CorpusChunk(chunk)) => {
-                    asked.corpus.extend_from_slice(&chunk);
-                    asked.chunks += 1;
+                    received.corpus.extend_from_slice(&chunk);
+                    received.chunks += 1;
                 }
                 None => {}
             }
@@ -243,7 +255,9 @@ impl TrainingService for Fake {
         tokio::spawn(async move {
             for sequence in 0..4 {
                 if sequence == 2 && fake.break_training {
-                    let _ = sender.send(Err(Status::unavailable("broken"))).await;
+                    let _ = sender
+                        .send(Err(Status::unavailable("connection lost")))
+                        .await;
                     return;
                 }
                 if sequence == 2 && fake.wait_for_cancel {
@@ -265,7 +279,7 @@ impl TrainingService for Fake {
         request: Request<WatchTrainingRequest>,
     ) -> Result<Response<Self::WatchTrainingStream>, Status> {
         let from = request.into_inner().from_sequence;
-        self.asked.lock().unwrap().watched_from.push(from);
+        self.received.lock().unwrap().watched_from.push(from);
         let events = (from.unwrap_or(0)..4).map(|sequence| {
             use train_response::Event as Train;
             use watch_training_response::Event as Watch;
@@ -273,7 +287,7 @@ impl TrainingService for Fake {
                 Train::Accepted(event) => Watch::Accepted(event),
                 Train::Epoch(event) => Watch::Epoch(event),
                 Train::Finished(event) => Watch::Finished(event),
-                other => panic!("not in the script: {other:?}"),
+                other => panic!("unexpected event {other:?}"),
             };
             Ok(WatchTrainingResponse {
                 training_id: "t1".into(),
@@ -290,7 +304,7 @@ impl TrainingService for Fake {
         request: Request<CancelTrainingRequest>,
     ) -> Result<Response<CancelTrainingResponse>, Status> {
         let id = request.into_inner().training_id;
-        self.asked.lock().unwrap().cancelled.push(id);
+        self.received.lock().unwrap().cancelled.push(id);
         self.cancelled.notify_one();
         Ok(Response::new(CancelTrainingResponse::default()))
     }
@@ -299,27 +313,27 @@ impl TrainingService for Fake {
         &self,
         _: Request<StartTrainingRequest>,
     ) -> Result<Response<StartTrainingResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        Err(Status::unimplemented("the fake server"))
     }
 
     async fn resume_training(
         &self,
         _: Request<ResumeTrainingRequest>,
     ) -> Result<Response<ResumeTrainingResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        Err(Status::unimplemented("the fake server"))
     }
 
     async fn get_training(
         &self,
         _: Request<GetTrainingRequest>,
     ) -> Result<Response<GetTrainingResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        Err(Status::unimplemented("the fake server"))
     }
 
     async fn list_trainings(
         &self,
         _: Request<ListTrainingsRequest>,
     ) -> Result<Response<ListTrainingsResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        Err(Status::unimplemented("the fake server"))
     }
 }

@@ -18,7 +18,7 @@ use tonic::codegen::{Bytes, Service, http};
 use tonic::server::NamedService;
 
 use super::status;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StartedCall};
 
 /// The tokens of which a caller must show one, as digests: the time that a
 /// look-up takes tells nothing about them.
@@ -95,7 +95,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let mut visit = Visit {
-            method: request.uri().path().to_owned(),
+            call: self.door.metrics.call_started(request.uri().path()),
             counted: false,
             metrics: self.door.metrics.clone(),
         };
@@ -158,7 +158,7 @@ impl http_body::Body for Inside {
 /// A call under way. It is counted before its end is told, or when it is
 /// dropped without.
 struct Visit {
-    method: String,
+    call: StartedCall,
     counted: bool,
     metrics: Metrics,
 }
@@ -173,7 +173,7 @@ impl Visit {
     fn ended(&mut self, code: Code) {
         if !self.counted {
             self.counted = true;
-            self.metrics.call_ended(&self.method, code as u32);
+            self.metrics.call_handled(self.call, code);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use charlstm_model::decode_step::Precision;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
 use futures_util::Stream;
@@ -232,6 +233,7 @@ fn generation_started(started: Started) -> pb::GenerationStarted {
         version: started.model.version,
         seed: started.seed,
         position: started.position,
+        precision: Precision::Float32.to_string(),
     }
 }
 
@@ -247,6 +249,7 @@ fn generation_finished(finished: Finished) -> pb::GenerationFinished {
         chars: finished.chars,
         position: finished.position,
         seconds: finished.seconds,
+        session_snapshot: Default::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use charlstm_model::decode_step::Precision;
 use charlstm_proto::v1 as proto;
 use charlstm_proto::v1::server_service_server::ServerService;
 use tonic::{Request, Response, Status};
@@ -90,6 +91,8 @@ impl<L: Fn() -> Load + Send + Sync + 'static> ServerService for ServerRpc<L> {
             trainings_running: to_u32(load.trainings_running),
             trainings_queued: to_u32(load.trainings_queued),
             step_checks: step_checks.collect(),
+            precision: Precision::Float32.to_string(),
+            kernels: String::new(),
         }))
     }
 }

@@ -11,6 +11,7 @@ use super::status;
 use charlstm_engine::generation::Engine;
 use charlstm_engine::sessions::SessionId;
 use charlstm_engine::sessions::store::{SessionError, SessionSummary};
+use charlstm_model::decode_step::Precision;
 
 #[cfg(test)]
 mod tests;
@@ -147,5 +148,6 @@ fn session(facts: SessionSummary) -> pb::Session {
         busy: facts.busy,
         idle_ms: u64::try_from(facts.idle.as_millis()).unwrap_or(u64::MAX),
         bytes: facts.bytes as u64,
+        precision: Precision::Float32.to_string(),
     }
 }

@@ -1,6 +1,6 @@
-//! The door for those who collect metrics: HTTP on an address of its own,
-//! `GET /metrics`. It has no token and no TLS, as collectors expect; what is
-//! told there names no session and no text.
+//! Serves the metrics over HTTP, at `GET /metrics` on a separate address. There
+//! is no authentication and no TLS, as Prometheus expects by default; the
+//! metrics contain no session id and no text.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 use super::{ServeError, listen};
-use crate::metrics::{Figures, Metrics, TrainingFigures};
+use crate::metrics::{Metrics, ServerStats, TrainingStats};
 use charlstm_engine::generation::Engine;
 use charlstm_repository::Repository;
 use charlstm_training::events::State;
 use charlstm_training::jobs::Jobs;
 
-/// What the encoder writes.
+/// The format that [`Metrics::encode`] writes.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where the figures come from.
+/// Where the values come from.
 pub(super) struct Sources {
     pub(super) metrics: Metrics,
     pub(super) engine: Engine,
@@ -29,10 +29,11 @@ pub(super) struct Sources {
     pub(super) repository: Repository,
 }
 
-/// Serves metrics in the background until `shutdown`.
+/// Binds the address and serves the metrics in a background task until
+/// `shutdown`.
 ///
 /// # Errors
-/// [`ServeError::Listen`].
+/// [`ServeError::Listen`] if the address cannot be bound.
 pub(super) async fn start(
     address: SocketAddr,
     sources: Sources,
@@ -45,40 +46,41 @@ pub(super) async fn start(
         "/metrics",
         get(move || {
             let sources = Arc::clone(&sources);
-            async move { answer(&sources) }
+            async move { respond(&sources) }
         }),
     );
     tokio::spawn(async move {
-        // Collectors that keep a connection open do not hold up the end.
-        let outcome = tokio::select! {
+        // Open keep-alive connections must not delay shutdown.
+        let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            outcome = axum::serve(listener, routes) => outcome,
+            result = axum::serve(listener, routes) => result,
         };
-        if let Err(error) = outcome {
-            tracing::error!(%error, "metrics are no longer served");
+        if let Err(error) = result {
+            tracing::error!(%error, "serving metrics failed");
         }
     });
-    tracing::info!(%address, "metrics are served at /metrics");
+    tracing::info!(%address, "serving metrics at /metrics");
     Ok(())
 }
 
-fn answer(sources: &Sources) -> Response {
-    match sources.metrics.encode(&sources.figures()) {
+fn respond(sources: &Sources) -> Response {
+    match sources.metrics.encode(&sources.stats()) {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 impl Sources {
-    fn figures(&self) -> Figures {
-        let texts = self.engine.load_stats();
-        let mut figures = Figures {
-            sessions: texts.sessions,
-            session_bytes: texts.session_bytes,
-            running: texts.running,
-            queued: texts.queued,
-            steps: texts.steps,
-            rows: texts.rows,
+    fn stats(&self) -> ServerStats {
+        let load = self.engine.load_stats();
+        let mut stats = ServerStats {
+            sessions: load.sessions,
+            session_bytes: load.session_bytes,
+            generations_running: load.running,
+            generations_queued: load.queued,
+            decode_steps: load.steps,
+            batch_rows: load.rows,
+            prefill_chars: load.prefill_chars,
             models: self.repository.count(),
             models_loaded: self.repository.loaded().len(),
             trainings: STATES.map(|(_, name)| (name, 0)).to_vec(),
@@ -86,25 +88,25 @@ impl Sources {
         };
         for job in self.jobs.list() {
             let summary = job.summary();
-            let place = STATES.iter().position(|(state, _)| *state == summary.state);
-            if let Some(place) = place {
-                figures.trainings[place].1 += 1;
+            let state = STATES.iter().position(|(state, _)| *state == summary.state);
+            if let Some(index) = state {
+                stats.trainings[index].1 += 1;
             }
             if summary.state == State::Running
                 && let Some(step) = summary.last_step
             {
-                figures.training = Some(TrainingFigures {
+                stats.training = Some(TrainingStats {
                     loss: step.loss,
                     chars_per_second: step.chars_per_second,
                     progress: step.step as f64 / step.total_steps.max(1) as f64,
                 });
             }
         }
-        figures
+        stats
     }
 }
 
-/// All states, under the names that the label has.
+/// All states, with the values of the label `state`.
 const STATES: [(State, &str); 6] = [
     (State::Queued, "queued"),
     (State::Running, "running"),

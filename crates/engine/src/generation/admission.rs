@@ -93,6 +93,8 @@ pub(super) struct Load {
     /// Steps of its batches since the start, and the rows of all of them.
     pub(super) steps: AtomicU64,
     pub(super) rows: AtomicU64,
+    /// Characters processed in prefill since the start.
+    pub(super) prefill_chars: AtomicU64,
 }
 
 /// Characters of priming that weigh as much as one more text in the batch.

@@ -294,6 +294,9 @@ impl Worker {
             None => 0,
         };
         job.advance_prefill(chars);
+        self.load
+            .prefill_chars
+            .fetch_add(chars as u64, Ordering::Relaxed);
         self.pace.primed(chars, begin.elapsed());
         Ok(chars)
     }

@@ -26,6 +26,8 @@ pub struct EngineLoad {
     pub steps: u64,
     /// Rows of all those steps.
     pub rows: u64,
+    /// Characters processed in prefill since the start.
+    pub prefill_chars: u64,
 }
 
 impl Engine {
@@ -48,6 +50,7 @@ impl Engine {
             session_bytes: store.bytes(),
             steps: count(|load| &load.steps),
             rows: count(|load| &load.rows),
+            prefill_chars: count(|load| &load.prefill_chars),
         }
     }
 

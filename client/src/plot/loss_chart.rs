@@ -1,4 +1,4 @@
-//! The picture of a training: its losses over its steps.
+//! Draws the losses of a training over its steps.
 
 use plotters::backend::DrawingBackend;
 use plotters::chart::{ChartBuilder, SeriesLabelPosition};
@@ -9,29 +9,30 @@ use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, IntoFont, RGBColor, TextStyle, WHITE};
 
-use super::{Curve, DARK_BLUE, FONT, ORANGE, PALE_BLUE, Picture, span};
-use crate::human;
+use super::curve::Curve;
+use super::{Chart, DARK_BLUE, FONT, ORANGE, PALE_BLUE, padded_range};
+use crate::display;
 
-/// Losses of a training in nats per character, as they come in.
-pub(crate) struct Losses {
+/// The losses of a training so far, in nats per character.
+pub(super) struct LossChart {
     title: String,
     steps: Curve,
     epochs: Curve,
     validation: Curve,
-    best: Option<Best>,
+    best: Option<BestEpoch>,
 }
 
 /// The epoch with the lowest validation loss so far.
 #[derive(Clone, Copy)]
-struct Best {
+struct BestEpoch {
     epoch: u32,
     step: u64,
     loss: f64,
 }
 
-impl Losses {
-    /// Without a point yet.
-    pub(crate) fn new(title: impl Into<String>) -> Self {
+impl LossChart {
+    /// Creates a chart without points.
+    pub(super) fn new(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
             steps: Curve::new(),
@@ -41,38 +42,38 @@ impl Losses {
         }
     }
 
-    /// Names the picture.
-    pub(crate) fn title(&mut self, title: impl Into<String>) {
+    /// Changes the title.
+    pub(super) fn set_title(&mut self, title: impl Into<String>) {
         self.title = title.into();
     }
 
     /// Adds the training loss of a step.
-    pub(crate) fn step(&mut self, step: u64, loss: f64) {
+    pub(super) fn add_step(&mut self, step: u64, loss: f64) {
         self.steps.push(step, loss);
     }
 
     /// Adds the losses of an epoch that ended at `step`.
-    pub(crate) fn epoch(&mut self, epoch: u32, step: u64, train: f64, validation: Option<f64>) {
+    pub(super) fn add_epoch(&mut self, epoch: u32, step: u64, train: f64, validation: Option<f64>) {
         self.epochs.push(step, train);
         let Some(loss) = validation else { return };
         self.validation.push(step, loss);
-        // An epoch that is told again, after a resumption, replaces itself.
-        let better = |best: Best| loss < best.loss || best.epoch == epoch;
+        // A resumed training reports its last epoch again.
+        let better = |best: BestEpoch| loss < best.loss || best.epoch == epoch;
         if loss.is_finite() && self.best.is_none_or(better) {
-            self.best = Some(Best { epoch, step, loss });
+            self.best = Some(BestEpoch { epoch, step, loss });
         }
     }
 
     fn curves(&self) -> [(&Curve, &'static str, RGBColor, u32); 3] {
         [
-            (&self.steps, "training, each step", PALE_BLUE, 1),
-            (&self.epochs, "training, mean of an epoch", DARK_BLUE, 2),
+            (&self.steps, "training (steps)", PALE_BLUE, 1),
+            (&self.epochs, "training (epoch mean)", DARK_BLUE, 2),
             (&self.validation, "validation", ORANGE, 2),
         ]
     }
 }
 
-impl Picture for Losses {
+impl Chart for LossChart {
     fn draw<DB: DrawingBackend>(
         &self,
         area: &DrawingArea<DB, Shift>,
@@ -83,17 +84,17 @@ impl Picture for Losses {
             let curves = self.curves();
             curves.into_iter().flat_map(|curve| curve.0.points())
         };
-        let across = span(points().map(|point| point.0));
-        let up = span(points().map(|point| point.1));
-        let bits = human::bits(up.start)..human::bits(up.end);
+        let x_range = padded_range(points().map(|point| point.0));
+        let y_range = padded_range(points().map(|point| point.1));
+        let bits = display::bits(y_range.start)..display::bits(y_range.end);
         let mut chart = ChartBuilder::on(area)
             .margin(12 * scale)
             .caption(&self.title, font(17))
             .x_label_area_size(42 * scale)
             .y_label_area_size(56 * scale)
             .right_y_label_area_size(56 * scale)
-            .build_cartesian_2d(across.clone(), up)?
-            .set_secondary_coord(across.clone(), bits);
+            .build_cartesian_2d(x_range.clone(), y_range)?
+            .set_secondary_coord(x_range.clone(), bits);
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -102,15 +103,15 @@ impl Picture for Losses {
             .axis_desc_style(font(13))
             .x_desc("step")
             .y_desc("loss, nats per character")
-            .x_label_formatter(&whole)
-            .y_label_formatter(&short)
+            .x_label_formatter(&step_label)
+            .y_label_formatter(&loss_label)
             .draw()?;
         chart
             .configure_secondary_axes()
             .label_style(font(12))
             .axis_desc_style(font(13))
             .y_desc("bits per character")
-            .y_label_formatter(&short)
+            .y_label_formatter(&loss_label)
             .draw()?;
         for (curve, name, colour, width) in self.curves() {
             if curve.points().is_empty() {
@@ -124,7 +125,7 @@ impl Picture for Losses {
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
         }
         if let Some(best) = self.best {
-            let middle = (across.start + across.end) / 2.0;
+            let middle = (x_range.start + x_range.end) / 2.0;
             let mark = best.mark(best.step as f64 > middle, scale);
             let at = EmptyElement::at((best.step as f64, best.loss));
             chart.draw_series([at + mark.0 + mark.1])?;
@@ -143,14 +144,17 @@ impl Picture for Losses {
     }
 }
 
-/// A shape and a text beside a point.
+/// A dot, relative to a point of the chart.
 type Dot = Circle<(i32, i32), u32>;
-type Words = Text<'static, (i32, i32), String>;
 
-impl Best {
-    /// A dot, and words above it, on the side where there is room.
-    fn mark(self, on_the_right: bool, scale: u32) -> (Dot, Words) {
-        let (side, offset) = if on_the_right {
+/// A label, relative to a point of the chart.
+type Label = Text<'static, (i32, i32), String>;
+
+impl BestEpoch {
+    /// Returns a dot and a label above it, which extends to the left if the
+    /// dot is in the right half of the chart.
+    fn mark(self, is_right: bool, scale: u32) -> (Dot, Label) {
+        let (side, offset) = if is_right {
             (HPos::Right, -4)
         } else {
             (HPos::Left, 4)
@@ -158,33 +162,34 @@ impl Best {
         let style = TextStyle::from((FONT, 12 * scale).into_font())
             .pos(Pos::new(side, VPos::Bottom))
             .color(&ORANGE);
-        let place = (offset * scale as i32, -7 * scale as i32);
+        let position = (offset * scale as i32, -7 * scale as i32);
         (
             Circle::new((0, 0), 4 * scale, ORANGE.filled()),
-            Text::new(self.words(), place, style),
+            Text::new(self.label(), position, style),
         )
     }
 
-    fn words(self) -> String {
+    fn label(self) -> String {
         format!(
             "best: epoch {}, {:.3} ({:.2} bits)",
             self.epoch,
             self.loss,
-            human::bits(self.loss)
+            display::bits(self.loss)
         )
     }
 }
 
-/// A tick of steps. The room around the curves reaches below the first step.
-fn whole(value: &f64) -> String {
+/// Formats a tick of the step axis. The margin of the axis may extend below
+/// zero, where no step is.
+fn step_label(value: &f64) -> String {
     if *value < 0.0 {
         String::new()
     } else {
-        human::count(value.round() as u64)
+        display::count(value.round() as u64)
     }
 }
 
-/// A tick of losses; three digits tell any two of them apart.
-fn short(value: &f64) -> String {
+/// Formats a tick of the loss axis; three decimals distinguish any two ticks.
+fn loss_label(value: &f64) -> String {
     ((value * 1e3).round() / 1e3).to_string()
 }

@@ -1,7 +1,6 @@
-//! A server that this client starts and stops.
+//! Starts and stops a server on this machine.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,32 +10,34 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::exit::{Failure, Interrupts};
+use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 
-/// Ample for a slow machine that loads a GPU's libraries; reached only by a
-/// server that hangs.
-const START_LIMIT: Duration = Duration::from_secs(120);
+/// Time limit for the start. A slow machine that loads the libraries of a GPU
+/// needs far less; only a server that hangs reaches it.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A clean stop saves the training and the sessions; the server itself waits
-/// at most ten seconds for calls. Later it is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for a clean stop, after which the server is killed. The server
+/// waits for its calls for ten seconds, then saves trainings and sessions.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running server. Dropping it kills it; `stop` is the clean way.
-pub(super) struct OwnServer {
+/// A running server. Dropping it kills the process; `stop` ends it cleanly.
+pub(super) struct LocalServer {
     child: Child,
-    /// Open, so that the server never writes into a closed pipe.
+    /// Kept open, so that the server never writes to a closed pipe.
     stdout: Lines<BufReader<ChildStdout>>,
     log: PathBuf,
 }
 
-impl OwnServer {
-    /// Starts a server that listens at `listen`, with its log beside its data.
+impl LocalServer {
+    /// Starts a server that listens at `listen` and logs to `server.log` in
+    /// its data folder, which is created if it does not exist.
     pub(super) fn start(listen: &str, data_dir: &Path) -> Result<Self, Failure> {
         let program = program()?;
-        let io_failure = |what: String| move |source| Failure::Io { what, source };
+        let io_failure = |action: String| move |source| Failure::Io { action, source };
         fs::create_dir_all(data_dir).map_err(io_failure(format!(
-            "make the folder {}",
+            "create the folder {}",
             data_dir.display()
         )))?;
         let log = data_dir.join("server.log");
@@ -48,8 +49,8 @@ impl OwnServer {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_file)
-            // Ctrl-C at the terminal is for the client: in its repl it stops
-            // the text, not the server.
+            // In a process group of its own, the server does not receive
+            // Ctrl-C, which may only stop a generation of the REPL.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -62,23 +63,24 @@ impl OwnServer {
         })
     }
 
-    /// Waits until it listens; its address as a URL.
-    pub(super) async fn ready(&mut self) -> Result<String, Failure> {
-        let line = tokio::time::timeout(START_LIMIT, self.stdout.next_line()).await;
+    /// Waits until the server listens and returns its address as a URL. Fails
+    /// with the end of its log if it ends or takes too long.
+    pub(super) async fn wait_until_ready(&mut self) -> Result<String, Failure> {
+        let line = tokio::time::timeout(START_TIMEOUT, self.stdout.next_line()).await;
         if let Ok(Ok(Some(line))) = &line
             && let Some(address) = line.strip_prefix("listening on ")
         {
             return Ok(address.to_owned());
         }
         Err(Failure::Refused(format!(
-            "the server did not start; the end of its log {}:\n{}",
+            "the server did not start; its log {} ends with:\n{}",
             self.log.display(),
             last_lines(&self.log)
         )))
     }
 
-    /// Tells it to stop and waits until it has saved everything. Ctrl-C kills
-    /// it.
+    /// Asks the server to stop and waits until it has saved its state. Ctrl-C
+    /// or `STOP_TIMEOUT` kills it.
     pub(super) async fn stop(mut self, output: Output) {
         let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) else {
             return;
@@ -90,33 +92,34 @@ impl OwnServer {
         tokio::select! {
             _ = self.child.wait() => return,
             () = interrupts.next() => {}
-            () = tokio::time::sleep(STOP_LIMIT) => {}
+            () = tokio::time::sleep(STOP_TIMEOUT) => {}
         }
-        output.note("the server did not stop in time and is killed");
-        // Fails only where it has just ended.
+        output.note("the server did not stop in time; killing it");
+        // This fails only if the server has just ended.
         let _ = self.child.kill().await;
     }
 }
 
-/// The server's program: beside this one, or where the shell would find it.
+/// Finds the program of the server: next to this program or in `PATH`.
 fn program() -> Result<PathBuf, Failure> {
     const NAME: &str = "charlstm-server";
-    let beside = std::env::current_exe()
+    let sibling = std::env::current_exe()
         .ok()
         .map(|own| own.with_file_name(NAME));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join(NAME));
-    beside
+    sibling
         .into_iter()
         .chain(in_path)
         .find(|program| program.is_file())
-        .ok_or_else(|| Failure::Io {
-            what: format!("start a server: no {NAME} beside this program or in PATH"),
-            source: io::ErrorKind::NotFound.into(),
+        .ok_or_else(|| {
+            Failure::Refused(format!(
+                "cannot start a server: {NAME} is neither next to this program nor in PATH"
+            ))
         })
 }
 
-/// What a log says at its end.
+/// Returns the last lines of a log.
 fn last_lines(log: &Path) -> String {
     const LINES: usize = 5;
     let text = fs::read(log).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! Feeds bytes to the reader of what `torch.save` writes, which come from
-//! anybody who may call ImportModel. No code in them may be run, and they must
-//! be refused or read, never break the server.
+//! Parses arbitrary bytes as a file written by `torch.save`, as ImportModel does.
+//! The parser must return a model or an error; it must not panic, and must not
+//! execute code in the file.
 
 #![no_main]
 

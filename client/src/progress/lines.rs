@@ -1,12 +1,12 @@
-//! The events of a training in words. No input or output.
+//! Formats the events of a training for people. Performs no I/O.
 
 use charlstm_proto::v1::{
     EpochProgress, State, StepProgress, TrainingAccepted, TrainingFinished, TrainingRolledBack,
 };
 
-use crate::human;
+use crate::display;
 
-/// A state in small letters, as people say it.
+/// Returns the name of a state for people.
 pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Unspecified => "unknown",
@@ -19,21 +19,22 @@ pub(crate) fn state_name(state: State) -> &'static str {
     }
 }
 
-pub(super) fn accepted_line(training_id: &str, accepted: &TrainingAccepted) -> String {
+/// Describes the corpus, the model and the spec of a training.
+pub(super) fn accepted_lines(training_id: &str, accepted: &TrainingAccepted) -> String {
     let mut line = format!(
         "training {training_id}: {} characters, {} distinct; {} parameters; \
-         {} steps an epoch on {}",
-        human::count(accepted.corpus_chars),
+         {} steps per epoch on {}",
+        display::count(accepted.corpus_chars),
         accepted.vocabulary_size,
-        human::count(accepted.parameters),
-        human::count(accepted.steps_per_epoch),
+        display::count(accepted.parameters),
+        display::count(accepted.steps_per_epoch),
         accepted.device,
     );
     if let Some(spec) = &accepted.resolved_spec {
         line.push_str(&format!(
-            "\n{} epochs, recipe {}, {} x {} hidden, batches of {} x {}, dropout {}, \
+            "\n{}, recipe {}, {} x {} hidden, batches of {} x {}, dropout {}, \
              learning rate {}, seed {}",
-            spec.epochs(),
+            display::plural(spec.epochs().into(), "epoch"),
             spec.recipe(),
             spec.num_layers(),
             spec.hidden_size(),
@@ -47,24 +48,24 @@ pub(super) fn accepted_line(training_id: &str, accepted: &TrainingAccepted) -> S
     line
 }
 
-/// Where the training is. What matters most stands first: a narrow terminal
-/// cuts the end off.
+/// Describes the progress of a training, most important values first, because
+/// a narrow terminal truncates the line.
 pub(super) fn step_line(step: &StepProgress, epochs: u32) -> String {
     format!(
-        "epoch {}{}  loss {:.3}  {:.2} bits/char  {} left  {} chars/s  rate {}  step {}/{}",
+        "epoch {}{}  loss {:.3}  {:.2} bits/char  {} left  {} chars/s  lr {}  step {}/{}",
         step.epoch,
-        of(epochs),
+        of_total(epochs),
         step.loss,
-        human::bits(step.loss),
-        human::seconds(step.eta_seconds),
-        human::rate(step.chars_per_second),
-        human::small(step.learning_rate),
+        display::bits(step.loss),
+        display::seconds(step.eta_seconds),
+        display::rate(step.chars_per_second),
+        display::significant(step.learning_rate),
         step.step,
         step.total_steps,
     )
 }
 
-/// The losses of an epoch, and below them its sample.
+/// Describes an epoch: its losses, and on the next lines its sample.
 pub(super) fn epoch_lines(epoch: &EpochProgress, epochs: u32) -> String {
     let validation = epoch
         .validation_loss
@@ -78,11 +79,11 @@ pub(super) fn epoch_lines(epoch: &EpochProgress, epochs: u32) -> String {
     let mut lines = format!(
         "epoch {}{}  loss {:.3}{validation}  {:.2} bits/char  {} chars/s  {}",
         epoch.epoch,
-        of(epochs),
+        of_total(epochs),
         epoch.train_loss,
         epoch.bits_per_char,
-        human::rate(epoch.chars_per_second),
-        human::seconds(epoch.seconds),
+        display::rate(epoch.chars_per_second),
+        display::seconds(epoch.seconds),
     );
     if !epoch.sample.is_empty() {
         for line in epoch.sample.lines() {
@@ -93,7 +94,8 @@ pub(super) fn epoch_lines(epoch: &EpochProgress, epochs: u32) -> String {
     lines
 }
 
-fn of(epochs: u32) -> String {
+/// Formats the total number of epochs, or nothing if it is unknown.
+fn of_total(epochs: u32) -> String {
     if epochs == 0 {
         String::new()
     } else {
@@ -101,14 +103,16 @@ fn of(epochs: u32) -> String {
     }
 }
 
-/// What went wrong, and from where and how the training goes on.
+/// Describes why a training was rolled back, and to which checkpoint.
 pub(super) fn rolled_back_line(back: &TrainingRolledBack) -> String {
     format!(
-        "step {}: {}; back to step {} with learning rate {} (attempt {})",
+        "step {}: {}; rolled back to step {} with learning rate {} (attempt {})",
         back.step, back.message, back.checkpoint_step, back.learning_rate, back.attempt,
     )
 }
 
+/// Describes how a training ended: its state, the published version and its
+/// losses.
 pub(super) fn finished_line(finished: &TrainingFinished) -> String {
     let state = state_name(finished.state());
     let mut line = if finished.version == 0 {
@@ -122,7 +126,7 @@ pub(super) fn finished_line(finished: &TrainingFinished) -> String {
     if let Some(loss) = finished.validation_loss {
         line.push_str(&format!(", validation {loss:.3}"));
         if let Some(epoch) = finished.best_epoch {
-            line.push_str(&format!(" (epoch {epoch}, the best)"));
+            line.push_str(&format!(" (best epoch: {epoch})"));
         }
     }
     line
@@ -133,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_says_where_it_is_and_how_long_it_takes() {
+    fn a_step_shows_its_position_its_speed_and_the_time_left() {
         let step = StepProgress {
             epoch: 2,
             step: 30,
@@ -146,13 +150,13 @@ mod tests {
         };
         assert_eq!(
             step_line(&step, 20),
-            "epoch 2/20  loss 0.693  1.00 bits/char  1 min 05 s left  9,290 chars/s  rate 0.00299  \
+            "epoch 2/20  loss 0.693  1.00 bits/char  1 min 05 s left  9,290 chars/s  lr 0.00299  \
              step 30/580"
         );
     }
 
     #[test]
-    fn an_epoch_shows_its_losses_and_its_sample_line_by_line() {
+    fn an_epoch_shows_its_losses_and_its_sample_on_lines_of_its_own() {
         let epoch = EpochProgress {
             epoch: 1,
             train_loss: 3.398,
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_names_the_version_that_was_published() {
+    fn the_end_of_a_training_names_the_published_version() {
         let finished = TrainingFinished {
             state: State::Succeeded.into(),
             model: "nietzsche".into(),
@@ -184,12 +188,12 @@ mod tests {
         };
         assert_eq!(
             finished_line(&finished),
-            "succeeded: nietzsche@3, loss 1.872, validation 1.900 (epoch 4, the best)"
+            "succeeded: nietzsche@3, loss 1.872, validation 1.900 (best epoch: 4)"
         );
     }
 
     #[test]
-    fn a_return_to_a_checkpoint_says_why_and_how_it_goes_on() {
+    fn a_rollback_shows_its_reason_and_its_checkpoint() {
         let back = TrainingRolledBack {
             step: 90,
             loss: f64::NAN,
@@ -200,7 +204,7 @@ mod tests {
         };
         assert_eq!(
             rolled_back_line(&back),
-            "step 90: the loss is not a number; back to step 60 with learning rate 0.0005 \
+            "step 90: the loss is not a number; rolled back to step 60 with learning rate 0.0005 \
              (attempt 1)"
         );
     }

@@ -1,0 +1,55 @@
+//! Replaces the module `plot` in a build without the cargo feature `plot`. The
+//! flag `--plot` is rejected while the command line is parsed: a `PlotFile`
+//! never exists, so the other functions are never called.
+
+use std::str::FromStr;
+
+use charlstm_proto::v1::watch_training_response::Event;
+
+use crate::failure::Failure;
+use crate::load_test::LoadSummary;
+
+/// The file that `--plot` names.
+#[derive(Clone, Debug)]
+pub(crate) enum PlotFile {}
+
+impl FromStr for PlotFile {
+    type Err = String;
+
+    /// Fails always.
+    fn from_str(_: &str) -> Result<Self, String> {
+        Err("this client was built without the cargo feature `plot`".into())
+    }
+}
+
+/// A plot of the losses of one training.
+pub(crate) struct LossPlot;
+
+impl LossPlot {
+    pub(crate) fn new(_: PlotFile) -> Self {
+        Self
+    }
+
+    pub(crate) fn add(&mut self, _: &Event) -> bool {
+        false
+    }
+
+    pub(crate) fn write(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// A plot of a load test.
+pub(crate) struct LoadPlot;
+
+impl LoadPlot {
+    pub(crate) fn new(_: PlotFile) -> Self {
+        Self
+    }
+
+    pub(crate) fn add(&mut self, _: u32, _: &LoadSummary) {}
+
+    pub(crate) fn write(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}

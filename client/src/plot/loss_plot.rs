@@ -1,0 +1,67 @@
+//! Collects the losses of a training from its events and plots them.
+
+use charlstm_proto::v1::TrainingSpec;
+use charlstm_proto::v1::watch_training_response::Event;
+
+use super::PlotFile;
+use super::loss_chart::LossChart;
+use crate::failure::Failure;
+
+/// A plot of the losses of one training that grows with each epoch.
+pub(crate) struct LossPlot {
+    file: PlotFile,
+    chart: LossChart,
+}
+
+impl LossPlot {
+    /// Creates a plot without losses. Nothing is written yet.
+    pub(crate) fn new(file: PlotFile) -> Self {
+        Self {
+            file,
+            chart: LossChart::new("Training loss"),
+        }
+    }
+
+    /// Adds the losses of an event. Returns true if an epoch or the training
+    /// is complete, so that the plot should be written.
+    pub(crate) fn add(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Accepted(accepted) => {
+                if let Some(spec) = &accepted.resolved_spec {
+                    self.chart.set_title(title(spec));
+                }
+                false
+            }
+            Event::Step(step) => {
+                self.chart.add_step(step.step, step.loss);
+                false
+            }
+            Event::Epoch(epoch) => {
+                self.chart.add_epoch(
+                    epoch.epoch,
+                    epoch.step,
+                    epoch.train_loss,
+                    epoch.validation_loss,
+                );
+                true
+            }
+            Event::Finished(_) => true,
+            Event::Checkpoint(_) | Event::RolledBack(_) => false,
+        }
+    }
+
+    /// Writes the losses so far to the file. Blocks until it is on disk.
+    pub(crate) fn write(&self) -> Result<(), Failure> {
+        self.file.write(&self.chart)
+    }
+}
+
+fn title(spec: &TrainingSpec) -> String {
+    format!(
+        "Training of {}: recipe {}, {} x {} hidden",
+        spec.model,
+        spec.recipe(),
+        spec.num_layers(),
+        spec.hidden_size()
+    )
+}
