@@ -108,7 +108,7 @@ pub enum CudaError {
         /// The largest accepted value.
         max: usize,
     },
-    /// The slot was removed, or belongs to another batch.
+    /// The slot was removed from the batch.
     #[error("slot {index} is not in use by this handle")]
     StaleSlot {
         /// Index of the slot.

@@ -478,7 +478,8 @@ fn compare_with_reference(
         }
     }
     let mut methods = vec![Prefill::Waves(tiles)];
-    if rows <= 24 {
+    // A large network has more blocks at once than are worth emulating.
+    if rows <= 24 && batch.addresses.hidden <= 512 {
         let network = &batch.addresses;
         methods.extend(PrefillDivision::all(network.hidden, network.layers).map(Prefill::Whole));
     }

@@ -45,3 +45,26 @@ pub use compiler::{CompiledKernels, compile_kernels};
 pub use device::{CudaDevice, DeviceInfo, devices};
 pub use error::CudaError;
 pub use network::CudaNetwork;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_can_move_between_threads_and_a_network_can_be_shared() {
+        fn sent<T: Send>() {}
+        fn shared<T: Send + Sync>() {}
+        sent::<CudaBatch>();
+        shared::<CudaNetwork>();
+        shared::<CudaDevice>();
+        shared::<CudaError>();
+    }
+
+    #[test]
+    fn without_a_driver_there_is_an_error_and_not_a_panic() {
+        match devices() {
+            Ok(_) => {}
+            Err(error) => assert!(matches!(error, CudaError::LibraryMissing { .. }), "{error}"),
+        }
+    }
+}
