@@ -126,14 +126,15 @@ impl Wire {
         self.sessions.import_session(request).await.map(drop)
     }
 
-    /// The session, once no call is under way in it: when a reader leaves,
-    /// nobody tells him when the server has noticed.
+    /// The session, once no call generates in it. A session exists from the
+    /// commit of its first call on.
     pub(crate) async fn idle(&mut self, id: &str) -> Session {
         let idle = async {
             loop {
-                let session = self.session(id).await.unwrap();
-                if !session.busy {
-                    break session;
+                match self.session(id).await {
+                    Ok(session) if !session.busy => break session,
+                    Ok(_) => {}
+                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
                 }
             }
         };
