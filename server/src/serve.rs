@@ -193,6 +193,9 @@ pub async fn serve(
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
     );
+    if !address.ip().is_loopback() {
+        warn_about_open_address(&config, address);
+    }
     let announced = announce(&config, address, device);
 
     let failure = match announced {
@@ -435,9 +438,6 @@ fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), 
         .and_then(|()| stdout.flush())
         .map_err(network)?;
     tracing::info!(%address, tls, %device, "the server is ready");
-    if !address.ip().is_loopback() {
-        warn_about_open_address(config, address);
-    }
     Ok(())
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use charlstm_model::decode_step::Precision;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::server_service_server::{ServerService, ServerServiceServer};
 use tonic::{Request, Response, Status};
 
 use super::convert::to_u32;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::Device;
 use charlstm_repository::Repository;
 

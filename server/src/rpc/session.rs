@@ -118,7 +118,7 @@ impl SessionService for SessionRpc {
         let exported = self.engine.export_session(&key).await;
         let data = exported.map_err(about(&key.id))?;
         Ok(Response::new(pb::ExportSessionResponse {
-            data: data.into(),
+            data,
         }))
     }
 
@@ -132,7 +132,7 @@ impl SessionService for SessionRpc {
             "" => None,
             id => Some(session_id("session_id", id)?),
         };
-        let data = request.data.into();
+        let data = request.data;
         let imported = self.engine.import_session(&owner, &data, id).await;
         let info = imported.map_err(|error| status::import_error(&error))?;
         let session = Some(session(info));

@@ -13,7 +13,8 @@ use tower::Layer;
 
 use crate::metrics::{Metrics, StartedCall};
 
-/// Counts each call when it ends, also those that an inner layer rejects.
+/// Counts each call when it starts and when it ends, also those that an inner
+/// layer rejects.
 #[derive(Clone, Debug)]
 pub struct CallMetricsLayer {
     metrics: Metrics,

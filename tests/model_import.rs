@@ -1,13 +1,5 @@
-//! Models that are in use, and models that come from elsewhere: removed under
-//! their sessions, imported from PyTorch, moved while large.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
-// Some of it is for the tests of sessions alone.
-#[allow(dead_code)]
-#[path = "support/wire.rs"]
-mod wire;
+//! Models from elsewhere: checkpoints of PyTorch, and large models, which are
+//! moved with little memory.
 
 use std::fs;
 use std::io::Read;
@@ -16,49 +8,13 @@ use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_proto::v1::DeleteModelRequest;
-use charlstm_proto::v1::model_service_client::ModelServiceClient;
 use charlstm_repository::Repository;
 use serde::Deserialize;
-use support::Server;
 use tempfile::TempDir;
-use tonic::Code;
-use wire::{Wire, anew, endless, further, is, read, rest};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_model_with_sessions_is_removed_only_by_force_and_they_are_told() {
-    let mut wire = Wire::start(&[]).await;
-    let mut models = ModelServiceClient::new(wire.server.connect().await);
-    let mut delete = async |force: Option<bool>| {
-        let model = "verse".to_owned();
-        models
-            .delete_model(DeleteModelRequest { model, force })
-            .await
-    };
-    wire.text(anew("one", 20)).await;
-    wire.text(anew("two", 20)).await;
+use crate::support::{Server, ask, ask_ok, root};
 
-    let refused = delete(None).await.unwrap_err();
-    is(&refused, Code::FailedPrecondition, "MODEL_IN_USE");
-    assert!(refused.message().contains("2 sessions"), "{refused}");
-    let refused = delete(Some(false)).await.unwrap_err();
-    is(&refused, Code::FailedPrecondition, "MODEL_IN_USE");
-    wire.text(further("one", 20)).await;
-
-    let mut stream = wire.open(endless(further("two", 0))).await;
-    read(&mut stream, 5).await;
-    let deleted = delete(Some(true)).await.unwrap().into_inner();
-    assert_eq!(deleted.versions, [1]);
-    // The text under way ends, whichever way: it does not go on for ever.
-    let _ = rest(&mut stream).await;
-    let refused = wire.refusal(further("one", 20)).await;
-    is(&refused, Code::FailedPrecondition, "SESSION_MODEL_GONE");
-    // It can still be looked at, and deleted.
-    assert_eq!(wire.session("two").await.unwrap().version, 1);
-    wire.delete("two").await;
-}
-
-/// tests/golden/checkpoints/expected.json.
+/// The file tests/golden/checkpoints/expected.json.
 #[derive(Deserialize)]
 struct Expected {
     tokens: String,
@@ -67,15 +23,15 @@ struct Expected {
 }
 
 #[test]
-fn checkpoints_that_pytorch_saved_write_its_greedy_text() {
-    let folder = support::root().join("tests/golden/checkpoints");
+fn checkpoints_of_pytorch_generate_the_greedy_text_of_pytorch() {
+    let folder = root().join("tests/golden/checkpoints");
     let expected = fs::read_to_string(folder.join("expected.json")).unwrap();
     let expected: Expected = serde_json::from_str(&expected).unwrap();
     let server = Server::start(&[]);
     let vocabulary = server.folder().join("vocabulary.txt");
     fs::write(&vocabulary, &expected.tokens).unwrap();
     let vocabulary = vocabulary.to_str().unwrap();
-    // As a corpus: the characters again and again, in another order.
+    // The same characters as a corpus, repeated and in another order.
     let corpus = server.folder().join("corpus.txt");
     let text: String = expected.tokens.chars().rev().collect();
     fs::write(&corpus, text.repeat(3)).unwrap();
@@ -93,8 +49,8 @@ fn checkpoints_that_pytorch_saved_write_its_greedy_text() {
         let path = folder.join(file);
         let mut arguments = vec!["models", "import", path.to_str().unwrap(), "--model", "net"];
         arguments.extend_from_slice(flags);
-        support::ask_ok(&server, &arguments);
-        let text = support::ask_ok(
+        ask_ok(&server, &arguments);
+        let text = ask_ok(
             &server,
             &[
                 "generate",
@@ -117,31 +73,31 @@ fn checkpoints_that_pytorch_saved_write_its_greedy_text() {
 
     let path = folder.join("code.pth");
     let path = path.to_str().unwrap();
-    let said = support::ask(
+    let output = ask(
         &server,
         &[
             "models",
             "import",
             path,
             "--model",
-            "evil",
+            "hostile",
             "--pth",
             "--vocabulary",
             vocabulary,
         ],
     );
-    assert_eq!(said.code, Some(1));
+    assert_eq!(output.code, Some(1));
     assert!(
-        said.stderr.contains("__main__.Elsewhere"),
+        output.stderr.contains("__main__.Elsewhere"),
         "{}",
-        said.stderr
+        output.stderr
     );
-    assert!(!server.data_dir().join("models/evil").exists());
+    assert!(!server.data_dir().join("models/hostile").exists());
     let staging = server.data_dir().join("models/.staging");
     assert_eq!(fs::read_dir(staging).unwrap().count(), 0);
 }
 
-/// Bytes that `/proc/ID/status` tells under a key.
+/// Returns the number of bytes that `/proc/ID/status` reports for a key.
 fn memory(server: &Server, key: &str) -> u64 {
     let mut status = String::new();
     fs::File::open(format!("/proc/{}/status", server.id()))
@@ -154,7 +110,7 @@ fn memory(server: &Server, key: &str) -> u64 {
 }
 
 #[test]
-fn a_large_model_is_moved_in_little_memory() {
+fn a_large_model_is_exported_and_imported_with_little_memory() {
     let vocabulary = Vocabulary::of("abcdefghij".chars());
     let parameters = Parameters::zeros(Architecture {
         vocabulary_size: vocabulary.len(),
@@ -177,12 +133,12 @@ fn a_large_model_is_moved_in_little_memory() {
     let before = memory(&server, "VmRSS:");
     let file = server.folder().join("large.safetensors");
     let file = file.to_str().unwrap();
-    support::ask_ok(&server, &["models", "export", "large", "--output", file]);
-    support::ask_ok(&server, &["models", "import", file, "--model", "copy"]);
+    ask_ok(&server, &["models", "export", "large", "--output", file]);
+    ask_ok(&server, &["models", "import", file, "--model", "copy"]);
     let peak = memory(&server, "VmHWM:");
     assert!(
         peak.saturating_sub(before) < bytes / 3,
-        "{bytes} bytes of model: from {before} to {peak}"
+        "a model of {bytes} bytes: from {before} to {peak}"
     );
     let copied = server.data_dir().join("models/copy/1/model.safetensors");
     let original = server.data_dir().join("models/large/1/model.safetensors");

@@ -1,13 +1,9 @@
-//! The main job as a person does it: start a server, train on a text, stream
-//! text out of the model, go on in a session, restart.
+//! The main use of the programs: start a server, train on a text, generate
+//! text, continue in a session, restart.
 
-#![allow(clippy::unwrap_used)]
+use crate::support::{Server, ask, ask_ok, train_small, verse};
 
-mod support;
-
-use support::{Server, ask, ask_ok, train_small};
-
-/// Arguments of `generate` for the model of these tests.
+/// Returns the arguments of `generate` for the model of these tests.
 fn generate(further: &[&'static str]) -> Vec<&'static str> {
     let mut arguments = vec!["generate", "--model", "verse"];
     arguments.extend_from_slice(further);
@@ -16,19 +12,27 @@ fn generate(further: &[&'static str]) -> Vec<&'static str> {
 
 fn trained() -> Server {
     let server = Server::start(&[]);
-    let said = train_small(&server, "verse", &[]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = train_small(&server, "verse", &[]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     server
 }
 
 #[test]
-fn a_text_is_trained_on_and_exactly_as_much_text_comes_out_as_was_asked_for() {
+fn a_model_is_trained_and_generates_exactly_the_requested_number_of_characters() {
     let server = Server::start(&[]);
-    let said = train_small(&server, "verse", &["--sample-prime", "arma "]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stderr.contains("6,00"), "characters: {}", said.stderr);
-    assert!(said.stdout.contains("epoch 1"), "{}", said.stdout);
-    assert!(said.stdout.contains("arma "), "the sample: {}", said.stdout);
+    let output = train_small(&server, "verse", &["--sample-prime", "arma "]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("6,00"),
+        "characters: {}",
+        output.stderr
+    );
+    assert!(output.stdout.contains("epoch 1"), "{}", output.stdout);
+    assert!(
+        output.stdout.contains("arma "),
+        "the sample: {}",
+        output.stdout
+    );
 
     let text = ask_ok(&server, &generate(&["--prime", "arma", "--length", "300"]));
     assert_eq!(text.chars().count(), 4 + 300);
@@ -73,7 +77,7 @@ fn the_same_seed_gives_the_same_text_and_another_seed_another() {
 }
 
 #[test]
-fn a_session_goes_on_where_it_stands_also_after_a_restart() {
+fn a_session_continues_at_its_position_also_after_a_restart() {
     let server = trained();
     let whole = ["--prime", "arma ", "--length", "90", "--seed", "3"];
     let whole = ask_ok(&server, &generate(&whole));
@@ -95,7 +99,7 @@ fn a_session_goes_on_where_it_stands_also_after_a_restart() {
     pieces += &ask_ok(&server, &next);
     assert_eq!(pieces, whole);
 
-    // The model and its text are what they were.
+    // The model generates the same text as before.
     let again = ["--prime", "arma ", "--length", "90", "--seed", "3"];
     assert_eq!(ask_ok(&server, &generate(&again)), whole);
 }
@@ -118,8 +122,8 @@ fn a_session_stays_with_its_version_when_a_newer_one_is_trained() {
     assert_eq!(fork.code, Some(0), "{}", fork.stderr);
     let expected = ask_ok(&server, &generate(&["--length", "40", "--session", "twin"]));
 
-    let said = train_small(&server, "verse", &["--seed", "99"]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = train_small(&server, "verse", &["--seed", "99"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     let shown = ask_ok(&server, &["--json", "models", "list"]);
     assert!(shown.contains("\"version\":2"), "{shown}");
     let pinned = ask_ok(&server, &generate(&["--length", "40", "--session", "s"]));
@@ -127,11 +131,11 @@ fn a_session_stays_with_its_version_when_a_newer_one_is_trained() {
 }
 
 #[test]
-fn a_training_goes_on_without_its_client_and_can_be_watched_from_the_start() {
+fn a_training_continues_without_its_client_and_can_be_watched_from_the_start() {
     let server = Server::start(&[]);
-    let said = train_small(&server, "verse", &["--detach"]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let id = said.stdout.trim();
+    let output = train_small(&server, "verse", &["--detach"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let id = output.stdout.trim();
     let watched = ask_ok(&server, &["--json", "trainings", "watch", id]);
     for event in ["\"accepted\"", "\"epoch\":1", "\"epoch\":2", "\"finished\""] {
         assert!(watched.contains(event), "{event} in {watched}");
@@ -147,11 +151,11 @@ fn a_text_is_scored_better_when_the_model_knows_it() {
         let file = server.folder().join("page.txt");
         std::fs::write(&file, text).unwrap();
         let arguments = ["--json", "score", "--text", file.to_str().unwrap()];
-        let said = ask_ok(&server, &arguments);
-        let (_, rest) = said.split_once("\"bits_per_char\":").unwrap();
+        let output = ask_ok(&server, &arguments);
+        let (_, rest) = output.split_once("\"bits_per_char\":").unwrap();
         rest.split([',', '}']).next().unwrap().parse().unwrap()
     };
-    let known = bits(&support::verse(1000));
+    let known = bits(&verse(1000));
     let strange = bits(&"oooo rrrr uuuu mmmm ".repeat(50));
     assert!(known < strange, "{known} {strange}");
 }
