@@ -36,8 +36,8 @@ use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
-    SessionStorage,
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionError,
+    SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -48,6 +48,10 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Maximum time that a shutdown waits for the last commits of sessions: long
 /// for a slow disk, and shorter than service managers wait (systemd: 90 s).
 const SAVE_GRACE: Duration = Duration::from_secs(60);
+
+/// The file of the data folder with the key that session snapshots are sealed
+/// with.
+const SNAPSHOT_KEY: &str = "snapshot.key";
 
 /// The server could not start, or failed.
 #[derive(Debug, Error)]
@@ -83,6 +87,9 @@ pub enum ServeError {
     /// The sessions cannot be opened.
     #[error(transparent)]
     OpenSessions(#[from] OpenError),
+    /// The key file of snapshots cannot be used.
+    #[error(transparent)]
+    SnapshotKeys(#[from] KeyFileError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -154,6 +161,8 @@ pub async fn serve(
     };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
+    let keys = SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?;
+    let keys = Arc::new(keys);
     let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
     let engine = start_engine(&config, device, &repository, sessions)?;
@@ -166,8 +175,12 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
-    services.add(SessionRpc::server(engine.clone()));
+    services.add(GenerationRpc::server(
+        engine.clone(),
+        Arc::clone(&keys),
+        metrics.clone(),
+    ));
+    services.add(SessionRpc::server(engine.clone(), keys));
     let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
@@ -268,15 +281,21 @@ async fn stop_jobs(jobs: Jobs) {
 /// Opens the session storage of the data folder, and imports the sessions of
 /// version 0.1. Blocks on the disk.
 fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let folder = config.data_dir.join("sessions");
+    let max_bytes = default_max_bytes(&folder).map_err(|error| ServeError::File {
+        path: folder.clone(),
+        reason: error.to_string(),
+    })?;
     let settings = EmbeddedSettings {
         limits: SessionLimits {
             max_sessions: config.max_sessions as u64,
+            max_bytes,
             max_idle: config.session_ttl,
             ..SessionLimits::default()
         },
         ..EmbeddedSettings::default()
     };
-    let storage = EmbeddedSessions::open(&config.data_dir.join("sessions"), settings)?;
+    let storage = EmbeddedSessions::open(&folder, settings)?;
     let imported = storage.imported();
     if imported != ImportedLegacy::default() {
         tracing::info!(
