@@ -199,6 +199,17 @@ pub struct Config {
     )]
     pub session_store_bytes: Option<ByteSize>,
 
+    /// File of the keys that seal session snapshots, one per line; the first
+    /// one signs, all verify. Servers with the same file accept each other's
+    /// snapshots [default: a random key in the data folder]
+    #[arg(
+        long,
+        env = "CHARLSTM_SNAPSHOT_KEY_FILE",
+        value_name = "FILE",
+        value_parser = Checked(path)
+    )]
+    pub snapshot_key_file: Option<PathBuf>,
+
     // A conversation can be continued after a holiday.
     /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d;
     /// only time during which the server runs counts
