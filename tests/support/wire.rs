@@ -124,8 +124,8 @@ impl Wire {
         self.sessions.import_session(request).await.map(drop)
     }
 
-    /// Returns the session when no call is in flight in it: a client that
-    /// leaves is not told when the server has noticed.
+    /// Returns the session as soon as no call is in flight in it: the server
+    /// notices a client that has left at some later moment.
     pub(crate) async fn idle(&mut self, id: &str) -> Session {
         let idle = async {
             loop {
