@@ -95,8 +95,8 @@ pub struct Config {
     #[command(subcommand)]
     pub task: Option<Task>,
 
-    // Only local clients by default: whoever opens the server to a network
-    // should decide about TLS and tokens.
+    // Only local clients by default: to open the server to a network is a
+    // decision that includes TLS and tokens.
     /// Address to listen on; port 0 selects a free port
     #[arg(
         long,
