@@ -142,7 +142,7 @@ impl LocalSessions {
             };
             let applied = match &result {
                 Ok(()) => index.apply(plan),
-                Err(_) => index.take_back(plan),
+                Err(_) => index.roll_back(plan),
             };
             drop(index);
             self.finish(applied);
@@ -153,7 +153,7 @@ impl LocalSessions {
         let done: Done = Box::new(move |result| {
             let applied = match &result {
                 Ok(()) => sessions.index().apply(plan),
-                Err(_) => sessions.index().take_back(plan),
+                Err(_) => sessions.index().roll_back(plan),
             };
             sessions.finish(applied);
             // Nobody waits if the caller's future was dropped.

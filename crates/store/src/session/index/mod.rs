@@ -3,8 +3,8 @@
 //!
 //! All rules that need no disk are here: leases, positions, limits, the order
 //! of use, tombstones. A change is planned here ([`Plan`]), made durable by a
-//! backend, and then applied ([`Index::apply`]) or taken back
-//! ([`Index::take_back`]). Between plan and outcome every session that the
+//! backend, and then applied ([`Index::apply`]) or rolled back
+//! ([`Index::roll_back`]). Between plan and outcome every session that the
 //! change touches is leased, by the call or by the store itself, so that two
 //! changes never meet.
 
