@@ -213,6 +213,8 @@ pub async fn serve(
 
     let failure = match announced {
         Ok(()) => tokio::select! {
+            // In this order: a shutdown ends the listener as well.
+            biased;
             () = shutdown.cancelled() => None,
             () = engine.failed() => Some(ServeError::Engine),
             ended = &mut serving => Some(serving_ended(ended)),
