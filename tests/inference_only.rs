@@ -53,7 +53,7 @@ fn model() -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata::default(),
+        metadata: ModelMetadata::default(),
     }
 }
 

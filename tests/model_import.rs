@@ -124,7 +124,7 @@ fn a_large_model_is_exported_and_imported_with_little_memory() {
     let model = ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata::default(),
+        metadata: ModelMetadata::default(),
     };
     repository.publish("large", &model).unwrap();
     drop(repository);

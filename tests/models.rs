@@ -35,7 +35,7 @@ fn model() -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata {
+        metadata: ModelMetadata {
             recipe: "notebook".to_owned(),
             epochs: 2,
             training_id: "t".to_owned(),

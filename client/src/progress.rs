@@ -13,7 +13,9 @@ use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::lines::state_name;
-use self::lines::{accepted_lines, epoch_lines, finished_line, rolled_back_line, step_line};
+use self::lines::{
+    accepted_lines, epoch_lines, finished_line, resumed_line, rolled_back_line, step_line,
+};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
@@ -107,6 +109,15 @@ impl TrainingView {
                 self.result(&highlighted(&epoch_lines(epoch, self.epochs)))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
+            Some(Event::CheckpointFailed(failed)) => {
+                self.note(&failed.message);
+                Ok(())
+            }
+            Some(Event::Resumed(resumed)) => {
+                self.bar.set_position(resumed.step);
+                self.note(&resumed_line(resumed));
+                Ok(())
+            }
             Some(Event::RolledBack(back)) => {
                 self.bar.set_position(back.checkpoint_step);
                 self.note(&rolled_back_line(back));

@@ -36,7 +36,7 @@ pub(crate) fn decode_device(device: Device, max_rows: usize) -> Arc<dyn DecodeDe
 /// Returns the factory of the learners, which train networks.
 #[cfg(feature = "torch")]
 pub(crate) fn learners(device: Device, threads: usize) -> Arc<dyn LearnerFactory> {
-    Arc::new(charlstm_torch::learner::TorchLearners { device, threads })
+    Arc::new(charlstm_torch::learner::TorchLearnerFactory { device, threads })
 }
 
 /// Returns a factory that rejects every training: this build has no training
@@ -63,6 +63,10 @@ mod inference_only {
     impl LearnerFactory for NoLearners {
         fn device(&self) -> String {
             self.device.to_string()
+        }
+
+        fn threads(&self) -> usize {
+            0
         }
 
         fn check_supported(&self) -> Result<(), TrainingUnsupported> {

@@ -23,7 +23,8 @@ pub trait ModelSource: Send + Sync + 'static {
     /// engine calls it on a thread that may block.
     ///
     /// # Errors
-    /// `Gone` if it was deleted, `Failed` if it cannot be read.
+    /// `Gone` if it was removed, `Damaged` if its bytes are wrong, `Failed` if
+    /// it cannot be read.
     fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError>;
 }
 
@@ -40,7 +41,11 @@ pub enum ModelSourceError {
     /// The version was deleted.
     #[error("version {} of model {:?} was deleted", .0.version, .0.name)]
     Gone(ModelId),
-    /// The version exists and cannot be read. The text is for the log.
+    /// Its bytes on disk are not those that were stored; the text says what is
+    /// wrong.
+    #[error("{0}")]
+    Damaged(String),
+    /// It is there and cannot be read. The text is for the log.
     #[error("a model could not be loaded: {0}")]
     Failed(String),
 }
@@ -70,9 +75,10 @@ impl From<RepositoryError> for ModelSourceError {
             RepositoryError::BadName(_)
             | RepositoryError::BadReference(_)
             | RepositoryError::Ambiguous { .. } => Self::BadReference(text),
-            RepositoryError::Damaged { .. }
-            | RepositoryError::Device { .. }
+            RepositoryError::Damaged { .. } => Self::Damaged(text),
+            RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
+            | RepositoryError::VersionsUnknown { .. }
             | RepositoryError::Io { .. } => Self::Failed(text),
         }
     }

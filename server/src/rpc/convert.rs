@@ -11,15 +11,15 @@ pub(super) fn to_u32(size: usize) -> u32 {
 
 /// Converts the description of a model.
 pub(super) fn model(description: &ModelDescription) -> pb::Model {
-    let facts = &description.facts;
+    let metadata = &description.metadata;
     let architecture = &description.architecture;
     // An imported state dict has no information about its training.
-    let training = (facts.epochs > 0 || facts.steps > 0).then(|| pb::TrainingSpecSummary {
-        recipe: facts.recipe.clone(),
-        epochs: facts.epochs,
-        steps: facts.steps,
-        corpus_chars: facts.corpus_chars,
-        corpus_sha256: facts.corpus_sha256.clone(),
+    let training = (metadata.epochs > 0 || metadata.steps > 0).then(|| pb::TrainingSpecSummary {
+        recipe: metadata.recipe.clone(),
+        epochs: metadata.epochs,
+        steps: metadata.steps,
+        corpus_chars: metadata.corpus_chars,
+        corpus_sha256: metadata.corpus_sha256.clone(),
     });
     pb::Model {
         name: description.id.name.clone(),
@@ -29,10 +29,10 @@ pub(super) fn model(description: &ModelDescription) -> pb::Model {
         num_layers: to_u32(architecture.num_layers),
         parameters: architecture.parameter_count() as u64,
         bytes: description.bytes,
-        created_unix_ms: facts.created_unix_ms,
-        training_id: facts.training_id.clone(),
-        train_loss: facts.train_loss,
-        validation_loss: facts.validation_loss,
+        created_unix_ms: metadata.created_unix_ms,
+        training_id: metadata.training_id.clone(),
+        train_loss: metadata.train_loss,
+        validation_loss: metadata.validation_loss,
         training,
     }
 }

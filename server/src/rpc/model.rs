@@ -38,7 +38,7 @@ pub trait ModelUsage: Send + Sync + 'static {
     fn release(&self, id: &ModelId);
 }
 
-/// The service.
+/// The model service.
 pub struct ModelRpc {
     repository: Repository,
     usage: Arc<dyn ModelUsage>,

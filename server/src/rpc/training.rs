@@ -24,7 +24,7 @@ use charlstm_training::jobs::{Jobs, JobsError, Upload};
 #[cfg(test)]
 mod tests;
 
-/// The service, over the trainings of the server.
+/// The training service.
 #[derive(Clone)]
 pub struct TrainingRpc {
     jobs: Jobs,
@@ -69,8 +69,13 @@ impl TrainingRpc {
         self.run_blocking(move |jobs| {
             let job = jobs.start(upload)?;
             tracing::info!(id = job.id(), owner = %principal.owner(), "training accepted");
-            let bound = job.facts().spec.cancel_on_disconnect;
-            let guard = CancelOnDrop(bound.then(|| (jobs.clone(), job.id().to_owned())));
+            let is_bound = job.metadata().spec.cancel_on_disconnect;
+            let run = job.summary().run;
+            let guard = CancelOnDrop(is_bound.then(|| BoundRun {
+                jobs: jobs.clone(),
+                id: job.id().to_owned(),
+                run,
+            }));
             Ok((job, guard))
         })
         .await
@@ -171,10 +176,9 @@ impl TrainingService for TrainingRpc {
         request: Request<pb::CancelTrainingRequest>,
     ) -> Result<Response<pb::CancelTrainingResponse>, Status> {
         let id = request.into_inner().training_id;
-        let training = convert::training(&*self.get(&id)?);
-        self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
+        let job = self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
         Ok(Response::new(pb::CancelTrainingResponse {
-            training: Some(training),
+            training: Some(convert::training(&job)),
         }))
     }
 }
@@ -207,11 +211,20 @@ fn events<T>(
     )
 }
 
-/// Cancels a training if the stream that started it is dropped before its end.
-struct CancelOnDrop(Option<(Jobs, String)>);
+/// Cancels a training when the stream that started it is dropped before its
+/// end.
+struct CancelOnDrop(Option<BoundRun>);
+
+/// The run of a training that a stream has started. Once the training has been
+/// resumed, its later runs are not bound to that stream.
+struct BoundRun {
+    jobs: Jobs,
+    id: String,
+    run: u32,
+}
 
 impl CancelOnDrop {
-    /// Keeps the training from being cancelled: it has ended.
+    /// Does nothing on drop: the training has ended.
     fn disarm(mut self) {
         self.0 = None;
     }
@@ -219,13 +232,13 @@ impl CancelOnDrop {
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        let Some((jobs, id)) = self.0.take() else {
+        let Some(BoundRun { jobs, id, run }) = self.0.take() else {
             return;
         };
-        // To cancel a waiting training writes its last event to the disk.
+        // Cancelling a waiting training blocks on the disk.
         let cancel = move || {
-            if let Err(error) = jobs.cancel(&id) {
-                tracing::warn!(%error, id, "cannot cancel a training");
+            if let Err(error) = jobs.cancel_run(&id, run) {
+                tracing::warn!(%error, id, "a training could not be cancelled");
             }
         };
         match tokio::runtime::Handle::try_current() {

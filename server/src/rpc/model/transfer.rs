@@ -15,10 +15,9 @@ use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 
 use super::{run_blocking, status};
+use charlstm_model::model_id::check_name;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::{
-    ModelDescription, ModelId, Repository, RepositoryError, Upload, check_name,
-};
+use charlstm_repository::{ModelDescription, ModelId, Repository, RepositoryError, Upload};
 
 /// Size of an exported chunk in bytes: far below the 4 MiB that clients accept
 /// by default.
@@ -159,7 +158,8 @@ struct ImportHeader {
 }
 
 fn check_header(header: pb::ImportModelHeader) -> Result<ImportHeader, Status> {
-    check_name(&header.name).map_err(|error| status::repository("header.name", &error))?;
+    check_name(&header.name)
+        .map_err(|error| status::repository("header.name", &RepositoryError::from(error)))?;
     let format = pb::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
@@ -195,11 +195,11 @@ fn publish(
     let is_torch_checkpoint = match header.format {
         pb::ModelFormat::Pth => true,
         pb::ModelFormat::Safetensors => false,
-        pb::ModelFormat::Unspecified => upload.looks_like_notebook(),
+        pb::ModelFormat::Unspecified => upload.is_torch_checkpoint(),
     };
     let vocabulary = header.vocabulary.as_ref();
     if is_torch_checkpoint {
-        repository.import_notebook(&header.name, upload, vocabulary)
+        repository.import_torch_checkpoint(&header.name, upload, vocabulary)
     } else {
         repository.import(&header.name, upload, vocabulary)
     }

@@ -79,6 +79,7 @@ fn model_source_error(error: &ModelSourceError) -> Status {
         ModelSourceError::BadReference(_) => invalid("model", text),
         ModelSourceError::NotFound(_) => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
         ModelSourceError::Gone(_) => refused(Code::NotFound, "MODEL_GONE", text),
+        ModelSourceError::Damaged(_) => refused(Code::DataLoss, "MODEL_DAMAGED", text),
         ModelSourceError::Failed(error) => internal(error),
     }
 }

@@ -2,6 +2,7 @@
 //! builders are in this file, and the errors of each crate are mapped in a
 //! file of their own, with an exhaustive `match`.
 
+mod disk;
 mod excerpt;
 mod generation;
 mod repository;

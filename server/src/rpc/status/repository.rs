@@ -1,9 +1,10 @@
 //! How the errors of the model repository become statuses.
 
+use charlstm_repository::RepositoryError;
 use tonic::{Code, Status};
 
+use super::disk::disk;
 use super::{internal, invalid, refused};
-use charlstm_repository::RepositoryError;
 
 /// Returns the status of an error about the model that the request names in
 /// `field`.
@@ -16,8 +17,15 @@ pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status
         RepositoryError::NotAModel(_) => invalid("chunk", text),
         RepositoryError::NotFound { .. } => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
         RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", text),
-        RepositoryError::Damaged { .. } => refused(Code::DataLoss, "MODEL_DAMAGED", text),
-        RepositoryError::Device { .. } | RepositoryError::Io { .. } => internal(error),
+        RepositoryError::Damaged { .. } | RepositoryError::VersionsUnknown { .. } => {
+            refused(Code::DataLoss, "MODEL_DAMAGED", text)
+        }
+        RepositoryError::Io { source, .. } => {
+            // The client gets the kind of the error, the log also the path.
+            tracing::error!(%error, "a model could not be read or stored");
+            disk(source)
+        }
+        RepositoryError::Device { .. } => internal(error),
     }
 }
 
@@ -35,9 +43,18 @@ pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
+
     use tonic_types::StatusExt;
 
     use super::*;
+
+    fn io_error(kind: io::ErrorKind) -> RepositoryError {
+        RepositoryError::Io {
+            path: "/secret".into(),
+            source: kind.into(),
+        }
+    }
 
     #[test]
     fn an_unknown_model_is_not_found_and_the_message_lists_the_available_ones() {
@@ -53,13 +70,15 @@ mod tests {
     }
 
     #[test]
-    fn details_of_an_io_error_are_not_sent_to_the_client() {
-        let error = RepositoryError::Io {
-            path: "/secret".into(),
-            source: std::io::Error::other("broken"),
-        };
-        let status = repository("model", &error);
-        assert_eq!(status.code(), Code::Internal);
-        assert!(!status.message().contains("secret"));
+    fn a_full_disk_is_named_and_no_path_is_shown() {
+        let status = repository("model", &io_error(io::ErrorKind::StorageFull));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "DISK_FULL");
+        let other = repository("model", &io_error(io::ErrorKind::Other));
+        assert_eq!(other.code(), Code::Internal);
+        for status in [status, other] {
+            assert!(!status.message().contains("secret"), "{status}");
+        }
     }
 }

@@ -1,13 +1,12 @@
-//! How the errors of trainings become statuses.
+//! The statuses of errors of the trainings.
 
-use std::io;
 use std::time::Duration;
 
+use charlstm_training::jobs::JobsError;
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, refused};
-use charlstm_training::jobs::JobsError;
-use charlstm_training::models::ModelsError;
+use super::disk::disk;
+use super::{full, invalid, refused, repository};
 
 /// Retry delay of a full queue: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -18,14 +17,8 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     match error {
         JobsError::Unsupported(_) => refused(Code::Unimplemented, "TRAINING_UNSUPPORTED", text),
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
-        JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
-        JobsError::UnknownCharacters { .. } => invalid("corpus", text),
-        JobsError::Models(ModelsError::BadReference(text)) => invalid("init_from", text),
-        JobsError::Models(ModelsError::NotFound(_)) => {
-            refused(Code::NotFound, "MODEL_NOT_FOUND", text)
-        }
-        JobsError::Models(ModelsError::Broken(_)) => internal(error),
-        JobsError::Models(ModelsError::DiskFull) => of_disk(&io::ErrorKind::StorageFull.into()),
+        JobsError::Corpus(_) | JobsError::UnknownCharacters { .. } => invalid("corpus", text),
+        JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
         JobsError::TooManyUploads { .. } => full("TOO_MANY_UPLOADS", text, RETRY_AFTER),
@@ -34,30 +27,10 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
             refused(Code::FailedPrecondition, "TRAINING_NOT_RESUMABLE", text)
         }
         JobsError::NoCheckpoint { .. } => refused(Code::FailedPrecondition, "NO_CHECKPOINT", text),
+        JobsError::NoCorpus { .. } => refused(Code::FailedPrecondition, "NO_CORPUS", text),
         JobsError::Stopping => refused(Code::Unavailable, "STOPPING", text),
-        JobsError::Io(io) => of_disk(io),
+        JobsError::Io(error) => disk(error),
     }
-}
-
-/// Returns the status of an I/O error. A full or read-only disk is reported,
-/// so that the client can wait or call the operator; other errors are only
-/// logged.
-fn of_disk(error: &io::Error) -> Status {
-    let (code, reason, message) = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
-            Code::ResourceExhausted,
-            "DISK_FULL",
-            "no space left in the data folder of the server",
-        ),
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => (
-            Code::FailedPrecondition,
-            "DATA_FOLDER_NOT_WRITABLE",
-            "the server cannot write to its data folder",
-        ),
-        _ => return internal(error),
-    };
-    tracing::error!(%error, "cannot write to the folder of the trainings");
-    refused(code, reason, message)
 }
 
 /// Returns the status of a stream whose first message has no spec.
@@ -74,18 +47,24 @@ pub(in crate::rpc) fn chunk_missing() -> Status {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use charlstm_repository::{ModelId, RepositoryError};
+    use tonic_types::StatusExt;
+
     use super::*;
 
     #[test]
-    fn a_full_or_read_only_disk_is_reported_and_other_errors_are_only_logged() {
-        let of = |kind: io::ErrorKind| of_jobs(&JobsError::Io(kind.into()));
-        let full = of(io::ErrorKind::StorageFull);
-        assert_eq!(full.code(), Code::ResourceExhausted);
-        assert!(full.message().contains("no space left"), "{full}");
-        let read_only = of(io::ErrorKind::ReadOnlyFilesystem);
-        assert_eq!(read_only.code(), Code::FailedPrecondition);
-        assert!(read_only.message().contains("cannot write"), "{read_only}");
-        assert_eq!(of(io::ErrorKind::Other).code(), Code::Internal);
+    fn a_damaged_model_of_init_from_is_data_loss() {
+        let id = ModelId {
+            name: "m".to_owned(),
+            version: 1,
+        };
+        let reason = "a test says so".to_owned();
+        let error = JobsError::Model(RepositoryError::Damaged { id, reason });
+        let status = of_jobs(&error);
+        assert_eq!(status.code(), Code::DataLoss);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "MODEL_DAMAGED");
     }
 }

@@ -75,7 +75,9 @@ pub(super) fn watch_response(job: &Job, event: &Event) -> pb::WatchTrainingRespo
             From::Step(step) => To::Step(step),
             From::Epoch(epoch) => To::Epoch(epoch),
             From::Checkpoint(checkpoint) => To::Checkpoint(checkpoint),
+            From::CheckpointFailed(failed) => To::CheckpointFailed(failed),
             From::RolledBack(back) => To::RolledBack(back),
+            From::Resumed(resumed) => To::Resumed(resumed),
             From::Finished(finished) => To::Finished(finished),
         }),
     }
@@ -90,7 +92,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             steps_per_epoch: accepted.steps_per_epoch,
             parameters: accepted.parameters,
             device: accepted.device.clone(),
-            resolved_spec: Some(spec_to(&job.facts().spec)),
+            resolved_spec: Some(spec_to(&job.metadata().spec)),
         }),
         EventKind::Step(step) => To::Step(pb::StepProgress {
             epoch: step.epoch,
@@ -114,6 +116,18 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             best: epoch.best,
         }),
         EventKind::Checkpoint(saved) => To::Checkpoint(pb::CheckpointSaved { step: saved.step }),
+        EventKind::CheckpointFailed(failed) => To::CheckpointFailed(pb::CheckpointFailed {
+            step: failed.step,
+            message: failed.message.clone(),
+        }),
+        EventKind::Resumed(resumed) => To::Resumed(pb::TrainingResumed {
+            run: resumed.run,
+            step: resumed.step,
+            replica: resumed.replica.clone(),
+            device: resumed.device.clone(),
+            threads: resumed.threads,
+            precision: resumed.precision.clone(),
+        }),
         EventKind::RolledBack(back) => To::RolledBack(pb::TrainingRolledBack {
             step: back.step,
             loss: back.loss,
@@ -124,7 +138,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
         }),
         EventKind::Finished(finished) => To::Finished(pb::TrainingFinished {
             state: state_to(finished.state).into(),
-            model: job.facts().spec.model.clone(),
+            model: job.metadata().spec.model.clone(),
             version: finished.version,
             train_loss: finished.train_loss.unwrap_or(0.0),
             validation_loss: finished.validation_loss,
@@ -136,12 +150,12 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
 
 /// Converts the current state of a training.
 pub(super) fn training(job: &Job) -> pb::Training {
-    let (facts, summary) = (job.facts(), job.summary());
+    let (metadata, summary) = (job.metadata(), job.summary());
     pb::Training {
         training_id: job.id().to_owned(),
         state: state_to(summary.state).into(),
-        spec: Some(spec_to(&facts.spec)),
-        created_unix_ms: facts.created_unix_ms,
+        spec: Some(spec_to(&metadata.spec)),
+        created_unix_ms: metadata.created_unix_ms,
         epochs_completed: summary.epochs_completed,
         step: summary.step,
         total_steps: summary.total_steps,
