@@ -7,12 +7,15 @@ pub(crate) mod spec;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
 
-use crate::plot::PlotFile;
+use crate::failure::Failure;
+use crate::output_file::Existing;
+use crate::plot::{LoadPlot, LossPlot, PlotFile};
+use crate::text_decoder::LineEndings;
 
 /// Train character-level LSTMs on a charlstm server and generate text from them.
 #[derive(Debug, Parser)]
@@ -124,27 +127,84 @@ pub(crate) enum Command {
     },
 }
 
+/// Flags for a plot of the results.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PlotFlags {
+    /// Plot the results to a file, which is updated while the command runs
+    #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
+    pub(crate) plot: Option<PlotFile>,
+    /// Replace the file of --plot if it exists
+    #[arg(long, requires = "plot", hide = cfg!(not(feature = "plot")))]
+    pub(crate) force: bool,
+}
+
+impl PlotFlags {
+    /// Creates the plot of a training, if there is to be one. Fails if its file
+    /// cannot be written.
+    pub(crate) fn loss_plot(self) -> Result<Option<LossPlot>, Failure> {
+        let existing = Existing::from_force(self.force);
+        self.plot
+            .map(|file| LossPlot::new(file, existing))
+            .transpose()
+    }
+
+    /// Creates the plot of a load test, if there is to be one. Fails if its file
+    /// cannot be written.
+    pub(crate) fn load_plot(self) -> Result<Option<LoadPlot>, Failure> {
+        let existing = Existing::from_force(self.force);
+        self.plot
+            .map(|file| LoadPlot::new(file, existing))
+            .transpose()
+    }
+}
+
+/// Flags that choose how texts are read.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TextFlags {
+    /// How to treat line endings other than LF
+    #[arg(long, value_name = "MODE", default_value = "lf")]
+    pub(crate) crlf: LineEndings,
+    /// Extensions of the files to read from a folder; `*` means all files
+    #[arg(
+        long,
+        value_name = "EXT,EXT,…",
+        value_delimiter = ',',
+        default_value = "txt,md"
+    )]
+    pub(crate) extensions: Vec<String>,
+}
+
+impl TextFlags {
+    /// Returns the flags for a single file.
+    pub(crate) fn with_line_endings(crlf: LineEndings) -> Self {
+        Self {
+            crlf,
+            extensions: Vec::new(),
+        }
+    }
+}
+
 /// Flags that choose the text to train on.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CorpusFlags {
-    /// Text to train on, in UTF-8: a file, a folder (all text files in it and
-    /// in its subfolders, sorted by name), or `-` for standard input; can be
-    /// repeated
+    /// Text to train on, in UTF-8: a file, a folder (the .txt and .md files in
+    /// it and in its subfolders, sorted by name), or `-` for standard input; can
+    /// be repeated
     #[arg(long, value_name = "FILE|FOLDER|-", required = true)]
     pub(crate) text: Vec<PathBuf>,
-    /// How to treat Windows line endings (CR LF)
-    #[arg(long, value_name = "MODE", default_value = "lf")]
-    pub(crate) crlf: LineEndings,
+    #[command(flatten)]
+    pub(crate) reading: TextFlags,
 }
 
-/// How to treat CR LF.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub(crate) enum LineEndings {
-    /// Convert them to LF, so that the model does not have to learn both
-    #[default]
-    Lf,
-    /// Keep them
-    Keep,
+/// Flags for the file that a command writes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExportFlags {
+    /// File to write; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Replace the file if it exists
+    #[arg(short, long)]
+    pub(crate) force: bool,
 }
 
 /// Flags of `run`.
@@ -154,9 +214,11 @@ pub(crate) struct RunArgs {
     /// folder; can be repeated
     #[arg(long, value_name = "FILE|FOLDER")]
     pub(crate) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: TextFlags,
     /// Model to generate from, trained first if it does not exist [default:
     /// named after the text; without --text, the newest model]
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// Data folder of a server started by this command [default:
     /// $XDG_DATA_HOME/charlstm or ~/.local/share/charlstm]
@@ -180,14 +242,13 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) corpus: CorpusFlags,
     /// Name of the model; if it exists, the training adds a new version
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     pub(crate) model: String,
     /// Exit once the training is accepted, and print its id
     #[arg(long, conflicts_with_all = ["cancel_on_disconnect", "plot"])]
     pub(crate) detach: bool,
-    /// Plot the losses to a file, updated after each epoch
-    #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
-    pub(crate) plot: Option<PlotFile>,
+    #[command(flatten)]
+    pub(crate) plot: PlotFlags,
     // Last, because its help heading applies to all flags after it.
     #[command(flatten)]
     pub(crate) spec: SpecFlags,
@@ -199,6 +260,7 @@ pub(crate) struct GenerateArgs {
     /// Model, as NAME (its latest version) or NAME@VERSION [default: the only
     /// model]
     #[arg(
+        short,
         long,
         value_name = "NAME",
         default_value = "",
@@ -207,12 +269,31 @@ pub(crate) struct GenerateArgs {
     pub(crate) model: String,
     /// Prompt: the text to continue; optional in an existing session
     #[arg(
+        short,
         long,
         value_name = "TEXT",
         allow_hyphen_values = true,
-        required_unless_present = "session"
+        required_unless_present_any = ["session", "prime_file"]
     )]
     pub(crate) prime: Option<String>,
+    /// Read the prompt from a file, or from standard input with `-`; one line
+    /// break at its end is dropped
+    #[arg(long, value_name = "FILE|-", conflicts_with = "prime")]
+    pub(crate) prime_file: Option<PathBuf>,
+    /// How to treat line endings other than LF in the prompt
+    #[arg(long, value_name = "MODE", default_value = "lf")]
+    pub(crate) crlf: LineEndings,
+    /// Number of texts to generate, with the seeds S, S+1, …
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1,
+        conflicts_with = "session",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    pub(crate) samples: u32,
     /// Number of characters to generate
     #[arg(
         long,
@@ -240,6 +321,7 @@ pub(crate) struct GenerateArgs {
 pub(crate) struct ReplArgs {
     /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
+        short,
         long,
         value_name = "NAME",
         default_value = "",
@@ -265,11 +347,14 @@ pub(crate) struct ReplArgs {
 /// Flags of `score`.
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Text to score, in UTF-8: a file, or `-` for standard input
-    #[arg(long, value_name = "FILE|-")]
+    /// Text to score, in UTF-8: a file, a folder, or `-` for standard input
+    #[arg(long, value_name = "FILE|FOLDER|-")]
     pub(crate) text: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: TextFlags,
     /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
+        short,
         long,
         value_name = "NAME",
         default_value = "",
@@ -291,6 +376,7 @@ pub(crate) struct BenchArgs {
     pub(crate) seconds: u32,
     /// Model, as NAME or NAME@VERSION [default: the only model]
     #[arg(
+        short,
         long,
         value_name = "NAME",
         default_value = "",
@@ -316,9 +402,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) streams_per_connection: u32,
-    /// Plot throughput and latency over the numbers of streams to a file
-    #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
-    pub(crate) plot: Option<PlotFile>,
+    #[command(flatten)]
+    pub(crate) plot: PlotFlags,
 }
 
 /// A command of `trainings`.
@@ -330,14 +415,15 @@ pub(crate) enum TrainingsCommand {
     Show {
         /// Id of the training
         id: String,
-        /// Plot its losses to a file
-        #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
-        plot: Option<PlotFile>,
+        #[command(flatten)]
+        plot: PlotFlags,
     },
     /// Show the progress of a training, from its start until it ends
     Watch {
         /// Id of the training
         id: String,
+        #[command(flatten)]
+        plot: PlotFlags,
     },
     /// Cancel a training after saving a checkpoint
     Cancel {
@@ -348,6 +434,11 @@ pub(crate) enum TrainingsCommand {
     Resume {
         /// Id of the training
         id: String,
+        /// Exit once the training has been resumed
+        #[arg(long, conflicts_with = "plot")]
+        detach: bool,
+        #[command(flatten)]
+        plot: PlotFlags,
     },
 }
 
@@ -373,9 +464,8 @@ pub(crate) enum ModelsCommand {
     Export {
         /// The model, as NAME or NAME@VERSION
         name: String,
-        /// File to write
-        #[arg(long, value_name = "FILE")]
-        output: PathBuf,
+        #[command(flatten)]
+        file: ExportFlags,
     },
     /// Import a model file as a new version of a model
     #[command(after_help = "Examples:\n  \
@@ -390,7 +480,7 @@ pub(crate) struct ImportModelArgs {
     /// Model file to import
     pub(crate) file: PathBuf,
     /// Name of the model; if it exists, the import adds a new version
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     pub(crate) model: String,
     /// The file is a checkpoint that the notebook saved with torch.save
     #[arg(long)]
@@ -399,6 +489,8 @@ pub(crate) struct ImportModelArgs {
     /// checkpoint that contains `tokens` has one)
     #[arg(long, value_name = "CORPUS", conflicts_with = "vocabulary")]
     pub(crate) text: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: TextFlags,
     /// File with the characters of the vocabulary in the order of their
     /// indices and nothing else, for a model file without a vocabulary
     #[arg(long, value_name = "FILE")]
@@ -431,9 +523,8 @@ pub(crate) enum SessionsCommand {
     Export {
         /// Id of the session
         id: String,
-        /// File to write
-        #[arg(long, value_name = "FILE")]
-        output: PathBuf,
+        #[command(flatten)]
+        file: ExportFlags,
     },
     /// Import a session that was exported to a file
     Import {

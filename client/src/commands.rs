@@ -6,11 +6,12 @@ mod completions;
 mod corpus;
 mod follow;
 mod generate;
+mod generation;
 mod input;
 mod man;
 mod models;
+mod queue_monitor;
 mod repl;
-mod replay;
 mod retry;
 mod run;
 mod score;
@@ -52,11 +53,9 @@ async fn dispatch(command_line: CommandLine, output: Output) -> Result<(), Failu
         Command::Score(score) => score::run(score, global, output).await,
         Command::Models { command } => models::run(command, global, output).await,
         Command::Sessions { command } => sessions::run(command, global, output).await,
+        Command::Generate(generate) => generate::run(generate, global, output).await,
         // These only need a connection.
         Command::Bench(bench) => bench::run(bench, global, output).await,
-        Command::Generate(generate) => {
-            generate::run(generate, &Connection::open(global).await?, output).await
-        }
         Command::Repl(repl) => repl::run(repl, &Connection::open(global).await?, output).await,
         Command::Trainings { command } => {
             trainings::run(command, &Connection::open(global).await?, output).await

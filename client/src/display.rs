@@ -1,10 +1,13 @@
 //! Formats numbers, sizes, durations and tables for people. Performs no I/O.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{DecimalBytes, HumanCount};
 use tabwriter::TabWriter;
+
+use crate::terminal_text;
 
 /// Formats a count with thousands separators: `1,234,567`.
 pub(crate) fn count(value: u64) -> String {
@@ -15,6 +18,30 @@ pub(crate) fn count(value: u64) -> String {
 pub(crate) fn plural(value: u64, noun: &str) -> String {
     let ending = if value == 1 { "" } else { "s" };
     format!("{} {noun}{ending}", count(value))
+}
+
+/// Formats how often something happens: `once`, `2,000 times`.
+pub(crate) fn times(value: u64) -> String {
+    match value {
+        1 => "once".into(),
+        2 => "twice".into(),
+        _ => format!("{} times", count(value)),
+    }
+}
+
+/// Formats a list, of which at most `max` items are shown: `a, b and 3 more`.
+pub(crate) fn list(items: impl IntoIterator<Item = String>, max: usize) -> String {
+    let items: Vec<String> = items.into_iter().collect();
+    let shown = items[..items.len().min(max)].join(", ");
+    match items.len().saturating_sub(max) {
+        0 => shown,
+        more => format!("{shown} and {} more", count(more as u64)),
+    }
+}
+
+/// Formats the name of a file for a message, with control characters escaped.
+pub(crate) fn path(path: &Path) -> String {
+    terminal_text::escaped(&path.display().to_string()).into_owned()
 }
 
 /// Formats a rate without insignificant digits: `9,290`, `12.3`. Returns `?`
@@ -84,6 +111,11 @@ pub(crate) fn bytes(value: u64) -> String {
     DecimalBytes(value).to_string()
 }
 
+/// Formats bytes in hexadecimal.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Formats the age of a time given in milliseconds since 1970-01-01 UTC:
 /// `3 min 20 s ago`. Returns `just now` if the time is in the future, because
 /// the clock of the server may be ahead of ours.
@@ -142,6 +174,19 @@ mod tests {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(plural(1, "epoch"), "1 epoch");
         assert_eq!(plural(2000, "epoch"), "2,000 epochs");
+        assert_eq!(times(2000), "2,000 times");
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_says_so() {
+        let items = || ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(list(items(), 3), "a, b, c");
+        assert_eq!(list(items(), 1), "a and 2 more");
+    }
+
+    #[test]
+    fn the_name_of_a_file_cannot_control_the_terminal() {
+        assert_eq!(path(Path::new("a\u{1b}[2Jb")), "a\\u{1b}[2Jb");
     }
 
     #[test]

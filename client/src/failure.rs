@@ -10,6 +10,10 @@ use tonic_types::StatusExt;
 use crate::display;
 use crate::field_names::FieldNames;
 
+/// Delay before a call is repeated whose storage was not available, if the
+/// server does not specify one.
+const DEFAULT_STORAGE_DELAY: Duration = Duration::from_secs(1);
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -43,7 +47,7 @@ pub(crate) enum Failure {
         reason: String,
     },
     /// Any other I/O error.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", io_reason(source))]
     Io {
         /// What failed; completes the sentence "cannot …".
         action: String,
@@ -56,6 +60,14 @@ pub(crate) enum Failure {
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// A failure with a way out of it.
+    #[error("{failure}; {remedy}")]
+    WithRemedy {
+        /// The failure.
+        failure: Box<Failure>,
+        /// What to do, usually a command.
+        remedy: String,
+    },
     /// A bug in the client.
     #[error("internal error of the client: {0}")]
     Internal(String),
@@ -74,6 +86,15 @@ impl Failure {
             | Self::Internal(_) => 1,
             Self::Usage(_) | Self::Unreadable { .. } => 2,
             Self::Interrupted => 130,
+            Self::WithRemedy { failure, .. } => failure.exit_code(),
+        }
+    }
+
+    /// Adds what the user can do about the failure.
+    pub(crate) fn with_remedy(self, remedy: impl Into<String>) -> Self {
+        Self::WithRemedy {
+            failure: Box::new(self),
+            remedy: remedy.into(),
         }
     }
 
@@ -83,6 +104,9 @@ impl Failure {
         match self {
             Self::Server(status) => status_text(status, names),
             Self::Refused(message) => names.translate(message),
+            Self::WithRemedy { failure, remedy } => {
+                format!("{}; {remedy}", failure.describe(names))
+            }
             other => other.to_string(),
         }
     }
@@ -107,7 +131,16 @@ impl From<Status> for Failure {
 pub(crate) fn connection_lost(status: &Status) -> bool {
     // Only a status created by this process has a source: it is not sent over
     // the network.
-    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+    let is_local = std::error::Error::source(status).is_some();
+    is_local || (status.code() == Code::Unavailable && storage_delay(status).is_none())
+}
+
+/// Returns the delay after which to repeat a call that was rejected because the
+/// storage of the server accepts no writes; `None` for any other error.
+pub(crate) fn storage_delay(status: &Status) -> Option<Duration> {
+    let is_storage = status.code() == Code::Unavailable
+        && reason(status).is_some_and(|reason| reason == "STORAGE_UNAVAILABLE");
+    is_storage.then(|| retry_delay(status).unwrap_or(DEFAULT_STORAGE_DELAY))
 }
 
 /// Returns the delay after which the server asks the client to retry.
@@ -281,6 +314,11 @@ mod tests {
         ))));
         assert!(!connection_lost(&Status::internal("a fault")));
         assert!(!connection_lost(&Status::not_found("no model")));
+        let details = ErrorDetails::with_error_info("STORAGE_UNAVAILABLE", "charlstm.v1", []);
+        let storage = Status::with_error_details(Code::Unavailable, "disk full", details);
+        assert!(!connection_lost(&storage));
+        assert_eq!(storage_delay(&storage), Some(DEFAULT_STORAGE_DELAY));
+        assert_eq!(storage_delay(&Status::unavailable("stopping")), None);
     }
 
     #[test]

@@ -231,7 +231,14 @@ mod tests {
 
     /// Fields that no flag sets: a message is set by its own fields, and the
     /// client chooses the rest by itself.
-    const NOT_SET: [&str; 3] = ["sampling", "logprobs", "expected_position"];
+    const NOT_SET: [&str; 6] = [
+        "sampling",
+        "logprobs",
+        "expected_position",
+        "precision",
+        "session_snapshot",
+        "return_session",
+    ];
 
     fn names(typed: &str) -> FieldNames {
         let line = ["charlstm-client"].into_iter();

@@ -3,20 +3,23 @@
 //! `commands/`.
 
 mod args;
-mod atomic_file;
 mod commands;
 mod connection;
 mod display;
 mod failure;
 mod field_names;
+mod file_content;
 mod interrupt;
 mod json;
 mod load_test;
 mod output;
+mod output_file;
 #[cfg_attr(not(feature = "plot"), path = "plot/disabled.rs")]
 mod plot;
 mod progress;
 mod suggestion;
+mod terminal_text;
+mod text_decoder;
 
 use std::process::ExitCode;
 

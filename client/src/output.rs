@@ -4,11 +4,12 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-use console::Style;
+use console::{Style, Term};
 use serde_json::{Value, json};
 
 use crate::failure::{self, Failure};
 use crate::field_names::FieldNames;
+use crate::terminal_text::{self, LineWrapper};
 
 /// Where results and messages go.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +69,13 @@ impl Output {
         }
     }
 
-    /// Writes a message for people to standard error.
+    /// Writes a message for people to standard error. On a terminal, its lines
+    /// are broken between words.
     pub(crate) fn note(self, message: &str) {
+        let message = match stderr_columns() {
+            Some(columns) => &terminal_text::wrapped(message, columns),
+            None => message,
+        };
         // If standard error is closed, nobody can be told about it.
         let _ = writeln!(io::stderr().lock(), "{message}");
     }
@@ -77,6 +83,15 @@ impl Output {
     /// Returns true if standard output is a terminal.
     pub(crate) fn is_terminal(self) -> bool {
         io::stdout().is_terminal()
+    }
+
+    /// Starts to write a generated text.
+    pub(crate) fn generated(self) -> GeneratedOutput {
+        GeneratedOutput {
+            output: self,
+            is_terminal: self.is_terminal(),
+            wrapper: LineWrapper::default(),
+        }
     }
 
     /// Reports why the command failed: as text on standard error, with the
@@ -100,6 +115,58 @@ impl Output {
         let label = Style::new().red().bold().for_stderr().apply_to("error:");
         self.note(&format!("{label} {message}"));
     }
+}
+
+/// Writes a generated text to standard output while it arrives: exactly as it
+/// is, or on a terminal with its control characters escaped and its lines broken
+/// between words.
+pub(crate) struct GeneratedOutput {
+    output: Output,
+    is_terminal: bool,
+    wrapper: LineWrapper,
+}
+
+impl GeneratedOutput {
+    /// Writes the next part. Fails like [`Output::text`].
+    pub(crate) fn write(&mut self, text: &str) -> Result<(), Failure> {
+        if !self.is_terminal {
+            return self.output.text(text);
+        }
+        let text = terminal_text::escaped(text);
+        let shown = self
+            .wrapper
+            .push(&text, stdout_columns().unwrap_or(usize::MAX));
+        self.output.text(&shown)
+    }
+
+    /// Ends the current line on a terminal, so that what follows does not start
+    /// within it.
+    pub(crate) fn end_line(&mut self) -> Result<(), Failure> {
+        if self.is_terminal && self.wrapper.is_within_line() {
+            self.wrapper = LineWrapper::default();
+            return self.output.text("\n");
+        }
+        Ok(())
+    }
+}
+
+/// Returns the width of the terminal that standard output is, or `None` if it
+/// is not a terminal or cannot erase characters.
+pub(crate) fn stdout_columns() -> Option<usize> {
+    columns(&Term::stdout())
+}
+
+/// Returns the width of the terminal that standard error is.
+pub(crate) fn stderr_columns() -> Option<usize> {
+    columns(&Term::stderr())
+}
+
+fn columns(terminal: &Term) -> Option<usize> {
+    if !terminal.is_term() || std::env::var_os("TERM").is_some_and(|name| name == "dumb") {
+        return None;
+    }
+    let (_, columns) = terminal.size_checked()?;
+    (columns > 0).then_some(columns.into())
 }
 
 /// Returns the last object that a failed command writes with `--json`.

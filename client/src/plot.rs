@@ -7,7 +7,7 @@ mod load_chart;
 mod loss_chart;
 mod loss_plot;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Once;
 
@@ -18,8 +18,8 @@ use plotters::style::{FontStyle, RGBColor, WHITE, register_font};
 
 pub(crate) use self::load_chart::LoadPlot;
 pub(crate) use self::loss_plot::LossPlot;
-use crate::atomic_file::AtomicFile;
 use crate::failure::Failure;
+use crate::output_file::{self, Existing};
 
 /// Font family. The viewer of an SVG file replaces it by a font of its own;
 /// the bundled font determines text widths and draws the text of a PNG.
@@ -85,39 +85,85 @@ impl FromStr for PlotFile {
     }
 }
 
-impl PlotFile {
-    /// Draws `chart` to the file, replacing an older chart atomically. Blocks
-    /// until the file is on disk.
-    fn write(&self, chart: &impl Chart) -> Result<(), Failure> {
-        let written = AtomicFile::create(&self.path).and_then(|file| {
-            draw(self.format, file.temporary_path(), chart)?;
-            file.commit()
-        });
-        written.map_err(|error| Failure::Io {
-            action: format!("write {}", self.path.display()),
-            source: error,
+/// A file that is written again whenever its chart has changed.
+struct PlotWriter {
+    file: PlotFile,
+    /// What happens to an older file of that name when the first chart is
+    /// written; later charts replace the earlier ones.
+    existing: Existing,
+    /// False for a pipe, which takes only the last chart.
+    is_replaceable: bool,
+}
+
+impl PlotWriter {
+    /// Checks that the file can be written. Nothing is written yet.
+    fn new(file: PlotFile, existing: Existing) -> Result<Self, Failure> {
+        let is_replaceable = output_file::check(&file.path, existing)?;
+        Ok(Self {
+            file,
+            existing,
+            is_replaceable,
         })
+    }
+
+    /// Draws `chart` to the file, replacing its predecessor atomically. Blocks
+    /// until the file is on disk. `is_last` is true for the final chart.
+    fn write(&mut self, chart: &impl Chart, is_last: bool) -> Result<(), Failure> {
+        if !is_last && !self.is_replaceable {
+            return Ok(());
+        }
+        let PlotFile { path, format } = &self.file;
+        let image = render(*format, chart).map_err(|reason| Failure::Io {
+            action: format!("draw {}", path.display()),
+            source: std::io::Error::other(reason),
+        })?;
+        output_file::write(path, &image, self.existing)?;
+        self.existing = Existing::Replace;
+        Ok(())
     }
 }
 
-fn draw(format: Format, path: &Path, chart: &impl Chart) -> std::io::Result<()> {
+/// Draws a chart and returns the content of its file.
+fn render(format: Format, chart: &impl Chart) -> Result<Vec<u8>, String> {
     register_bundled_font();
     match format {
-        Format::Svg => draw_on(SVGBackend::new(path, (WIDTH, HEIGHT)), chart, 1),
+        Format::Svg => {
+            let mut image = String::new();
+            draw_on(
+                SVGBackend::with_string(&mut image, (WIDTH, HEIGHT)),
+                chart,
+                1,
+            )?;
+            Ok(image.into_bytes())
+        }
         Format::Png => {
-            let size = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
-            draw_on(BitMapBackend::new(path, size), chart, PNG_SCALE)
+            let (width, height) = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
+            let mut pixels = vec![0; (width * height * 3) as usize];
+            let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
+            draw_on(backend, chart, PNG_SCALE)?;
+            encode_png(&pixels, width, height).map_err(|error| error.to_string())
         }
     }
 }
 
-fn draw_on<DB: DrawingBackend>(backend: DB, chart: &impl Chart, scale: u32) -> std::io::Result<()> {
+/// Encodes rows of RGB pixels, three bytes each.
+fn encode_png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::EncodingError> {
+    let mut image = Vec::new();
+    let mut encoder = png::Encoder::new(&mut image, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
+    Ok(image)
+}
+
+fn draw_on<DB: DrawingBackend>(backend: DB, chart: &impl Chart, scale: u32) -> Result<(), String> {
     let area = backend.into_drawing_area();
     let drawn = area
         .fill(&WHITE)
         .and_then(|()| chart.draw(&area, scale))
         .and_then(|()| area.present());
-    drawn.map_err(|error| std::io::Error::other(error.to_string()))
+    drawn.map_err(|error| error.to_string())
 }
 
 /// Registers the font that is part of this program, because the machine may
@@ -145,6 +191,8 @@ fn padded_range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::load_chart::LoadChart;
     use super::loss_chart::LossChart;
     use super::*;
@@ -163,7 +211,7 @@ mod tests {
 
     fn write(path: &Path, chart: &impl Chart) -> Result<(), Failure> {
         let file: PlotFile = path.to_str().unwrap().parse().unwrap();
-        file.write(chart)
+        PlotWriter::new(file, Existing::Replace)?.write(chart, true)
     }
 
     #[test]

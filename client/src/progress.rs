@@ -8,16 +8,17 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
-use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
+use charlstm_proto::v1::{State, StepProgress, TrainingAccepted, WatchTrainingResponse};
 use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::lines::state_name;
 use self::lines::{accepted_lines, epoch_lines, finished_line, rolled_back_line, step_line};
+use crate::args::PlotFlags;
 use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
-use crate::plot::{LossPlot, PlotFile};
+use crate::plot::LossPlot;
 
 /// Minimum interval between two lines of progress when there is no bar: short
 /// enough to see that the training is alive, long enough for a log file.
@@ -61,18 +62,22 @@ impl TrainingView {
         }
     }
 
-    /// Also plots the losses to a file, if there is one.
-    pub(crate) fn with_plot(mut self, file: Option<PlotFile>) -> Self {
-        self.plot = file.map(LossPlot::new);
-        self
+    /// Also plots the losses, if the flags name a file. Fails if it cannot be
+    /// written.
+    pub(crate) fn with_plot(mut self, flags: PlotFlags) -> Result<Self, Failure> {
+        self.plot = flags.loss_plot()?;
+        Ok(self)
     }
 
-    /// Creates a view of a training of `epochs` epochs whose first events are
-    /// not shown.
-    pub(crate) fn resumed(output: Output, epochs: u32) -> Self {
-        Self {
-            epochs,
-            ..Self::new(output)
+    /// Takes note of an event that is not to be shown.
+    pub(crate) fn skip(&mut self, response: &WatchTrainingResponse) {
+        if let Some(event) = &response.event {
+            if let Some(plot) = &mut self.plot {
+                plot.add(event);
+            }
+            if let Event::Accepted(accepted) = event {
+                self.accept(accepted);
+            }
         }
     }
 
@@ -82,7 +87,7 @@ impl TrainingView {
         if let (Some(plot), Some(event)) = (&mut self.plot, &response.event)
             && plot.add(event)
         {
-            plot.write()?;
+            plot.write(matches!(event, Event::Finished(_)))?;
         }
         if self.output.json {
             return self
@@ -91,10 +96,7 @@ impl TrainingView {
         }
         match &response.event {
             Some(Event::Accepted(accepted)) => {
-                let spec = accepted.resolved_spec.as_ref();
-                self.epochs = spec.map_or(0, |spec| spec.epochs());
-                self.bar
-                    .set_length(accepted.steps_per_epoch * u64::from(self.epochs));
+                self.accept(accepted);
                 self.note(&accepted_lines(&response.training_id, accepted));
                 Ok(())
             }
@@ -125,10 +127,32 @@ impl TrainingView {
         }
     }
 
+    /// Shows what the training waits for before it starts.
+    pub(crate) fn waiting(&mut self, waits_for: &str) {
+        let message = format!("waiting for {waits_for}");
+        if self.bar.is_hidden() {
+            self.output.note(&message);
+        } else {
+            self.bar.set_message(message);
+        }
+    }
+
+    /// Removes the bar.
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn accept(&mut self, accepted: &TrainingAccepted) {
+        let spec = accepted.resolved_spec.as_ref();
+        self.epochs = spec.map_or(0, |spec| spec.epochs());
+        let steps = accepted.steps_per_epoch.saturating_mul(self.epochs.into());
+        self.bar.set_length(steps);
+    }
+
     /// Ends the view and prints the id of the training, which continues on the
     /// server.
     pub(crate) fn detach(&self, training_id: &str) -> Result<(), Failure> {
-        self.bar.finish_and_clear();
+        self.end();
         if self.output.json {
             return Ok(());
         }
@@ -167,6 +191,13 @@ impl TrainingView {
             self.last_line = Some(Instant::now());
             self.output.note(&line);
         }
+    }
+}
+
+impl Drop for TrainingView {
+    fn drop(&mut self) {
+        // A bar must not stay on the screen after an error.
+        self.bar.finish_and_clear();
     }
 }
 

@@ -16,7 +16,6 @@ use crate::failure::Failure;
 use crate::json;
 use crate::load_test::{LoadStats, LoadSummary, Quantiles};
 use crate::output::Output;
-use crate::plot::LoadPlot;
 
 /// Measures with each number of streams and prints the result as soon as it is
 /// available.
@@ -25,6 +24,7 @@ pub(crate) async fn run(
     global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let mut plot = args.plot.clone().load_plot()?;
     let connection = Connection::open(global).await?;
     let request = request(&args, &connection).await?;
     // Loads the model, and rejects an invalid request before measuring.
@@ -42,8 +42,7 @@ pub(crate) async fn run(
         ));
         output.line(&heading())?;
     }
-    let mut plot = args.plot.clone().map(LoadPlot::new);
-    for &streams in &args.sessions {
+    for (index, &streams) in args.sessions.iter().enumerate() {
         let connections = connections(&args, global, streams).await?;
         let summary = measure(&args, &connections, &request, streams).await?;
         output.result(
@@ -52,7 +51,7 @@ pub(crate) async fn run(
         )?;
         if let Some(plot) = &mut plot {
             plot.add(streams, &summary);
-            plot.write()?;
+            plot.write(index + 1 == args.sessions.len())?;
         }
     }
     Ok(())

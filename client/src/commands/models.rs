@@ -1,27 +1,26 @@
 //! `models`: lists, shows, deletes, exports and imports models.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-
 use charlstm_proto::v1::import_model_request::Payload as ImportPayload;
 use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, GetModelRequest, GetModelResponse, ImportModelHeader,
     ImportModelRequest, ListModelsRequest, Model, ModelFormat, export_model_response,
 };
 use indicatif::ProgressBar;
+use sha2::{Digest, Sha256};
+use tonic::Code;
 
+use super::corpus::Corpus;
 use super::input::Input;
 use super::upload;
-use crate::args::{GlobalFlags, ImportModelArgs, ModelsCommand};
-use crate::atomic_file::AtomicFile;
+use crate::args::{ExportFlags, GlobalFlags, ImportModelArgs, ModelsCommand, TextFlags};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
+use crate::output_file::{Existing, OutputFile};
 use crate::progress;
+use crate::text_decoder::LineEndings;
 
 /// Runs a command of `models`.
 pub(crate) async fn run(
@@ -35,10 +34,52 @@ pub(crate) async fn run(
         ModelsCommand::Delete { name, force } => {
             delete(&Connection::open(global).await?, name, force, output).await
         }
-        ModelsCommand::Export { name, output: path } => {
-            export(&Connection::open(global).await?, name, &path, output).await
+        ModelsCommand::Export { name, file } => {
+            export(&Connection::open(global).await?, name, &file, output).await
         }
         ModelsCommand::Import(args) => import(args, global, output).await,
+    }
+}
+
+/// Returns the names of all models; none if the server does not list them.
+pub(super) async fn names(connection: &Connection) -> Result<Vec<String>, Failure> {
+    match connection.models().list_models(ListModelsRequest {}).await {
+        Ok(response) => {
+            let models = response.into_inner().models;
+            Ok(models.into_iter().map(|model| model.name).collect())
+        }
+        Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// Returns NAME@VERSION of the model that `reference` names: NAME means its
+/// latest version, and nothing means the only model. Fails if there is none.
+pub(super) async fn resolve(connection: &Connection, reference: &str) -> Result<String, Failure> {
+    let name = if reference.is_empty() {
+        match <[String; 1]>::try_from(names(connection).await?) {
+            Ok([name]) => name,
+            Err(names) if names.is_empty() => return Ok(String::new()),
+            Err(names) => {
+                return Err(Failure::Usage(format!(
+                    "there are several models; choose one with --model: {}",
+                    names.join(", ")
+                )));
+            }
+        }
+    } else {
+        reference.to_owned()
+    };
+    let request = GetModelRequest {
+        model: name.clone(),
+    };
+    match connection.models().get_model(request).await {
+        Ok(response) => {
+            let model = response.into_inner().model.unwrap_or_default();
+            Ok(format!("{}@{}", model.name, model.version))
+        }
+        Err(status) if status.code() == Code::Unimplemented => Ok(name),
+        Err(status) => Err(status.into()),
     }
 }
 
@@ -102,21 +143,18 @@ async fn delete(
 async fn export(
     connection: &Connection,
     name: String,
-    path: &Path,
+    flags: &ExportFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let mut file = OutputFile::create(&flags.output, Existing::from_force(flags.force))?;
     let request = ExportModelRequest { model: name };
     let mut stream = connection
         .models()
         .export_model(request)
         .await?
         .into_inner();
-    let unwritable = |error: std::io::Error| Failure::Io {
-        action: format!("write {}", path.display()),
-        source: error,
-    };
-    let mut file = AtomicFile::create(path).map_err(unwritable)?;
     let (mut header, mut written) = (None, 0);
+    let mut sha256 = Sha256::new();
     let mut bar = ProgressBar::hidden();
     while let Some(response) = stream.message().await? {
         match response.payload {
@@ -125,7 +163,8 @@ async fn export(
                 header = Some(received);
             }
             Some(export_model_response::Payload::Chunk(chunk)) => {
-                file.write_all(&chunk).map_err(unwritable)?;
+                file.write(&chunk)?;
+                sha256.update(&chunk);
                 written += chunk.len() as u64;
                 bar.inc(chunk.len() as u64);
             }
@@ -136,19 +175,28 @@ async fn export(
     let header = header
         .filter(|header| header.bytes == written)
         .ok_or_else(|| Failure::Refused("the server sent an incomplete model file".into()))?;
-    file.commit().map_err(unwritable)?;
-    output.result(
-        || json::named("exported", json::object("ExportModelHeader", &header)),
-        || {
-            format!(
-                "exported {}@{} to {} ({})",
-                header.name,
-                header.version,
-                path.display(),
-                display::bytes(written)
-            )
-        },
-    )
+    let is_stdout = file.is_stdout();
+    file.commit()?;
+    let sha256 = display::hexadecimal(&sha256.finalize());
+    let object = || {
+        let mut fields = json::object("ExportModelHeader", &header);
+        fields["sha256"] = sha256.clone().into();
+        json::named("exported", fields)
+    };
+    let text = || {
+        format!(
+            "exported {}@{} to {} ({}, sha256 {sha256})",
+            header.name,
+            header.version,
+            display::path(&flags.output),
+            display::bytes(written)
+        )
+    };
+    if is_stdout {
+        output.note(&text());
+        return Ok(());
+    }
+    output.result(object, text)
 }
 
 async fn import(
@@ -164,7 +212,7 @@ async fn import(
         } else {
             ModelFormat::Unspecified.into()
         },
-        vocabulary: vocabulary(&args)?,
+        vocabulary: vocabulary(&args, output)?,
     };
     let connection = Connection::open(global).await?;
     let bar = progress::transfer_bar(input.bytes, output);
@@ -198,28 +246,25 @@ async fn import(
 }
 
 /// Returns the vocabulary that a flag names, or an empty one.
-fn vocabulary(args: &ImportModelArgs) -> Result<String, Failure> {
+fn vocabulary(args: &ImportModelArgs, output: Output) -> Result<String, Failure> {
     if let Some(path) = &args.vocabulary {
-        return Input::open(path)?.text(path);
+        let flags = TextFlags {
+            // Every character of the file is one of the vocabulary.
+            crlf: LineEndings::Keep,
+            ..args.reading.clone()
+        };
+        return Corpus::open(std::slice::from_ref(path), &flags)?.into_text();
     }
     let Some(path) = &args.text else {
         return Ok(String::new());
     };
-    let unreadable = |error| Failure::unreadable(path, &error);
-    let file = File::open(path).map_err(unreadable)?;
-    distinct_chars(BufReader::new(file)).map_err(unreadable)
-}
-
-/// Returns the distinct characters of a text, sorted, as in the vocabulary of a
-/// training. Holds one line of the text in memory at a time.
-fn distinct_chars(mut text: impl BufRead) -> std::io::Result<String> {
-    let mut characters = BTreeSet::new();
-    let mut line = String::new();
-    while text.read_line(&mut line)? > 0 {
-        characters.extend(line.chars());
-        line.clear();
+    let corpus = Corpus::open(std::slice::from_ref(path), &args.reading)?;
+    let changes = corpus.changes();
+    let characters = corpus.vocabulary()?;
+    for message in changes.messages() {
+        output.note(&message);
     }
-    Ok(characters.into_iter().collect())
+    Ok(characters)
 }
 
 /// Formats models as a table with one line per model.
@@ -296,15 +341,4 @@ fn description(response: &GetModelResponse) -> String {
 fn versions(versions: &[u64]) -> String {
     let versions: Vec<String> = versions.iter().map(u64::to_string).collect();
     versions.join(", ")
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_vocabulary_of_a_text_is_its_distinct_characters_sorted() {
-        assert_eq!(distinct_chars("béa\nab\r\n".as_bytes()).unwrap(), "\n\rabé");
-    }
 }

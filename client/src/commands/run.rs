@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::local_server::LocalServer;
 use super::{repl, train, trainings};
 use crate::args::{
-    CorpusFlags, GlobalFlags, LineEndings, ReplArgs, RunArgs, SamplingFlags, TrainArgs,
+    CorpusFlags, GlobalFlags, PlotFlags, ReplArgs, RunArgs, SamplingFlags, TrainArgs,
 };
 use crate::connection::{self, Connection};
 use crate::failure::Failure;
@@ -214,12 +214,12 @@ async fn get_model(
             let training = TrainArgs {
                 corpus: CorpusFlags {
                     text: args.text.clone(),
-                    crlf: LineEndings::default(),
+                    reading: args.reading.clone(),
                 },
                 model: model.clone(),
                 spec: args.spec.clone(),
                 detach: false,
-                plot: None,
+                plot: PlotFlags::default(),
             };
             train::run(training, global, output).await?;
             Ok(model)
@@ -228,14 +228,14 @@ async fn get_model(
             output.note(&format!(
                 "model {model} has an unfinished training, {training_id}; resuming it"
             ));
-            trainings::resume(connection, training_id, output).await?;
+            trainings::resume(connection, training_id, false, PlotFlags::default(), output).await?;
             Ok(model)
         }
         Plan::Watch { training_id, model } => {
             output.note(&format!(
                 "model {model} is being trained by {training_id}; waiting for it"
             ));
-            trainings::watch(connection, &training_id, output).await?;
+            trainings::watch(connection, &training_id, PlotFlags::default(), output).await?;
             Ok(model)
         }
     }

@@ -2,7 +2,7 @@
 
 use charlstm_proto::v1::ScoreRequest;
 
-use super::input::Input;
+use super::corpus::Corpus;
 use crate::args::{GlobalFlags, ScoreArgs};
 use crate::connection::Connection;
 use crate::display;
@@ -16,7 +16,15 @@ pub(crate) async fn run(
     global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    let text = Input::open(&args.text)?.text(&args.text)?;
+    let corpus = Corpus::open(std::slice::from_ref(&args.text), &args.reading)?;
+    for message in corpus.messages() {
+        output.note(&message);
+    }
+    let changes = corpus.changes();
+    let text = corpus.into_text()?;
+    for message in changes.messages() {
+        output.note(&message);
+    }
     let connection = Connection::open(global).await?;
     let request = ScoreRequest {
         model: args.model,

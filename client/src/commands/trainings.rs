@@ -7,14 +7,14 @@ use charlstm_proto::v1::{
 };
 
 use super::follow::{self, EventStream, FollowUntil};
-use crate::args::TrainingsCommand;
+use crate::args::{PlotFlags, TrainingsCommand};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
 use crate::output::Output;
-use crate::plot::{LossPlot, PlotFile};
+use crate::plot::LossPlot;
 use crate::progress::{TrainingView, state_name};
 
 /// Runs a command of `trainings`.
@@ -26,9 +26,11 @@ pub(crate) async fn run(
     match command {
         TrainingsCommand::List => list(connection, output).await,
         TrainingsCommand::Show { id, plot } => show(connection, id, plot, output).await,
-        TrainingsCommand::Watch { id } => watch(connection, &id, output).await,
+        TrainingsCommand::Watch { id, plot } => watch(connection, &id, plot, output).await,
         TrainingsCommand::Cancel { id } => cancel(connection, id, output).await,
-        TrainingsCommand::Resume { id } => resume(connection, id, output).await,
+        TrainingsCommand::Resume { id, detach, plot } => {
+            resume(connection, id, detach, plot, output).await
+        }
     }
 }
 
@@ -51,14 +53,15 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
 async fn show(
     connection: &Connection,
     id: String,
-    plot: Option<PlotFile>,
+    plot: PlotFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let plot = plot.loss_plot()?;
     let request = GetTrainingRequest { training_id: id };
     let response = connection.training().get_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
-    if let Some(file) = plot {
-        plot_losses(connection, &training, file).await?;
+    if let Some(plot) = plot {
+        plot_losses(connection, &training, plot).await?;
     }
     output.result(
         || json::object("Training", &training),
@@ -70,9 +73,8 @@ async fn show(
 async fn plot_losses(
     connection: &Connection,
     training: &Training,
-    file: PlotFile,
+    mut plot: LossPlot,
 ) -> Result<(), Failure> {
-    let mut plot = LossPlot::new(file);
     let mut events = EventStream::watch(connection, &training.training_id, None).await?;
     let is_queued = training.state() == State::Queued;
     while let Some(response) = events.next().await? {
@@ -93,7 +95,7 @@ async fn plot_losses(
             break;
         }
     }
-    plot.write()
+    plot.write(true)
 }
 
 /// Shows the progress of a training until it ends. Ctrl-C does not cancel it,
@@ -101,10 +103,11 @@ async fn plot_losses(
 pub(super) async fn watch(
     connection: &Connection,
     id: &str,
+    plot: PlotFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let view = TrainingView::new(output).with_plot(plot)?;
     let events = EventStream::watch(connection, id, None).await?;
-    let view = TrainingView::new(output);
     follow::follow(connection, events, view, FollowUntil::Finished, None).await
 }
 
@@ -136,9 +139,12 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
 pub(super) async fn resume(
     connection: &Connection,
     id: String,
+    detach: bool,
+    plot: PlotFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    let (next_sequence, epochs) = next_event(connection, &id).await?;
+    let mut view = TrainingView::new(output).with_plot(plot)?;
+    let next_sequence = next_event(connection, &id, &mut view).await?;
     let request = ResumeTrainingRequest {
         training_id: id.clone(),
     };
@@ -147,40 +153,48 @@ pub(super) async fn resume(
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
         output.note(&format!(
-            "resuming {id}: {} of {epochs} epochs done, step {} of {}",
-            training.epochs_completed, training.step, training.total_steps
+            "resuming {id}: {} epochs done, step {} of {}",
+            epochs(&training),
+            training.step,
+            training.total_steps
         ));
     }
+    if detach {
+        return view.detach(&id);
+    }
     let events = EventStream::watch(connection, &id, Some(next_sequence)).await?;
-    let view = TrainingView::resumed(output, epochs);
     let until = FollowUntil::Finished;
     follow::follow(connection, events, view, until, Some(interrupts)).await
 }
 
-/// Returns the sequence number of the next event of a training, and its number
-/// of epochs. Skipping the past events hides the one that ended the training
-/// before.
-async fn next_event(connection: &Connection, id: &str) -> Result<(u64, u32), Failure> {
+/// Passes the past events of a training to a view without showing them, and
+/// returns the sequence number of the next one. The last of the past events is
+/// that the training ended.
+async fn next_event(
+    connection: &Connection,
+    id: &str,
+    view: &mut TrainingView,
+) -> Result<u64, Failure> {
     let request = GetTrainingRequest {
         training_id: id.to_owned(),
     };
     let response = connection.training().get_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
-    let epochs = training.spec.as_ref().map_or(0, |spec| spec.epochs());
     let ended = matches!(
         training.state(),
         State::Cancelled | State::Failed | State::Interrupted
     );
     if !ended {
         // The server will refuse to resume it and report the reason.
-        return Ok((0, epochs));
+        return Ok(0);
     }
     let mut events = EventStream::watch(connection, id, None).await?;
     let mut next_sequence = 0;
     while let Some(event) = events.next().await? {
         next_sequence = event.sequence + 1;
+        view.skip(&event);
     }
-    Ok((next_sequence, epochs))
+    Ok(next_sequence)
 }
 
 fn table(trainings: &[Training]) -> String {

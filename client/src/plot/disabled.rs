@@ -8,6 +8,7 @@ use charlstm_proto::v1::watch_training_response::Event;
 
 use crate::failure::Failure;
 use crate::load_test::LoadSummary;
+use crate::output_file::Existing;
 
 /// The file that `--plot` names.
 #[derive(Clone, Debug)]
@@ -26,15 +27,15 @@ impl FromStr for PlotFile {
 pub(crate) struct LossPlot;
 
 impl LossPlot {
-    pub(crate) fn new(_: PlotFile) -> Self {
-        Self
+    pub(crate) fn new(_: PlotFile, _: Existing) -> Result<Self, Failure> {
+        Ok(Self)
     }
 
     pub(crate) fn add(&mut self, _: &Event) -> bool {
         false
     }
 
-    pub(crate) fn write(&self) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, _: bool) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -43,13 +44,13 @@ impl LossPlot {
 pub(crate) struct LoadPlot;
 
 impl LoadPlot {
-    pub(crate) fn new(_: PlotFile) -> Self {
-        Self
+    pub(crate) fn new(_: PlotFile, _: Existing) -> Result<Self, Failure> {
+        Ok(Self)
     }
 
     pub(crate) fn add(&mut self, _: u32, _: &LoadSummary) {}
 
-    pub(crate) fn write(&self) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, _: bool) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -12,14 +12,15 @@ use plotters::element::{Circle, PathElement};
 use plotters::series::LineSeries;
 use plotters::style::{BLACK, Color, IntoFont, RGBColor, WHITE};
 
-use super::{Chart, DARK_BLUE, FONT, ORANGE, PALE_BLUE, PALE_ORANGE, PlotFile};
+use super::{Chart, DARK_BLUE, FONT, ORANGE, PALE_BLUE, PALE_ORANGE, PlotFile, PlotWriter};
 use crate::display;
 use crate::failure::Failure;
 use crate::load_test::LoadSummary;
+use crate::output_file::Existing;
 
 /// A plot of a load test that grows with each measurement.
 pub(crate) struct LoadPlot {
-    file: PlotFile,
+    writer: PlotWriter,
     chart: LoadChart,
 }
 
@@ -65,12 +66,13 @@ const LATENCY: [Series; 4] = [
 const MIN_SECONDS: f64 = 1e-6;
 
 impl LoadPlot {
-    /// Creates a plot without measurements. Nothing is written yet.
-    pub(crate) fn new(file: PlotFile) -> Self {
-        Self {
-            file,
+    /// Creates a plot without measurements, and checks that its file can be
+    /// written. Nothing is written yet.
+    pub(crate) fn new(file: PlotFile, existing: Existing) -> Result<Self, Failure> {
+        Ok(Self {
+            writer: PlotWriter::new(file, existing)?,
             chart: LoadChart::default(),
-        }
+        })
     }
 
     /// Adds the measurement with one number of streams.
@@ -85,9 +87,10 @@ impl LoadPlot {
         });
     }
 
-    /// Writes the measurements so far to the file. Blocks until it is on disk.
-    pub(crate) fn write(&self) -> Result<(), Failure> {
-        self.file.write(&self.chart)
+    /// Writes the measurements so far to the file; a pipe receives only the
+    /// last plot (`is_last`). Blocks until the file is on disk.
+    pub(crate) fn write(&mut self, is_last: bool) -> Result<(), Failure> {
+        self.writer.write(&self.chart, is_last)
     }
 }
 
@@ -234,7 +237,8 @@ mod tests {
         let path = folder.path().join("bench.svg");
         let points = vec![point(1, 0.0), point(8, 0.002), point(1024, 0.05)];
         let file: PlotFile = path.to_str().unwrap().parse().unwrap();
-        file.write(&LoadChart { points }).unwrap();
+        let mut writer = PlotWriter::new(file, Existing::Keep).unwrap();
+        writer.write(&LoadChart { points }, true).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
         for label in [
             "\n1,024\n",

@@ -3,23 +3,25 @@
 use charlstm_proto::v1::TrainingSpec;
 use charlstm_proto::v1::watch_training_response::Event;
 
-use super::PlotFile;
 use super::loss_chart::LossChart;
+use super::{PlotFile, PlotWriter};
 use crate::failure::Failure;
+use crate::output_file::Existing;
 
 /// A plot of the losses of one training that grows with each epoch.
 pub(crate) struct LossPlot {
-    file: PlotFile,
+    writer: PlotWriter,
     chart: LossChart,
 }
 
 impl LossPlot {
-    /// Creates a plot without losses. Nothing is written yet.
-    pub(crate) fn new(file: PlotFile) -> Self {
-        Self {
-            file,
+    /// Creates a plot without losses, and checks that its file can be written.
+    /// Nothing is written yet.
+    pub(crate) fn new(file: PlotFile, existing: Existing) -> Result<Self, Failure> {
+        Ok(Self {
+            writer: PlotWriter::new(file, existing)?,
             chart: LossChart::new("Training loss"),
-        }
+        })
     }
 
     /// Adds the losses of an event. Returns true if an epoch or the training
@@ -50,9 +52,10 @@ impl LossPlot {
         }
     }
 
-    /// Writes the losses so far to the file. Blocks until it is on disk.
-    pub(crate) fn write(&self) -> Result<(), Failure> {
-        self.file.write(&self.chart)
+    /// Writes the losses so far to the file; a pipe receives only the last
+    /// plot (`is_last`). Blocks until the file is on disk.
+    pub(crate) fn write(&mut self, is_last: bool) -> Result<(), Failure> {
+        self.writer.write(&self.chart, is_last)
     }
 }
 

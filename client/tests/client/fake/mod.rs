@@ -1,22 +1,30 @@
 //! A server that follows the contract without a model: text is the alphabet
 //! repeated, and a training is a fixed list of events.
 
+mod models;
+mod proxy;
+mod sessions;
+
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
+use charlstm_proto::v1::model_service_server::ModelServiceServer;
+use charlstm_proto::v1::session_service_server::SessionServiceServer;
 use charlstm_proto::v1::train_request::Payload;
 use charlstm_proto::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use charlstm_proto::v1::{
     CancelTrainingRequest, CancelTrainingResponse, EpochProgress, FinishReason, GenerateRequest,
     GenerateResponse, GeneratedText, GenerationFinished, GenerationStarted, GetTrainingRequest,
-    GetTrainingResponse, ListTrainingsRequest, ListTrainingsResponse, ResumeTrainingRequest,
-    ResumeTrainingResponse, ScoreRequest, ScoreResponse, StartTrainingRequest,
-    StartTrainingResponse, State, TrainRequest, TrainResponse, TrainingAccepted, TrainingFinished,
-    TrainingSpec, WatchTrainingRequest, WatchTrainingResponse, generate_response, train_response,
-    watch_training_response,
+    GetTrainingResponse, ImportModelRequest, ListTrainingsRequest, ListTrainingsResponse,
+    ResumeTrainingRequest, ResumeTrainingResponse, ScoreRequest, ScoreResponse,
+    StartTrainingRequest, StartTrainingResponse, State, TrainRequest, TrainResponse,
+    TrainingAccepted, TrainingFinished, TrainingSpec, WatchTrainingRequest, WatchTrainingResponse,
+    generate_response, train_response, watch_training_response,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
@@ -26,11 +34,38 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
+pub(crate) use self::proxy::CuttingProxy;
+use self::sessions::FakeSession;
+
 /// How the server behaves, and which requests it has received.
 #[derive(Clone, Default)]
 pub(crate) struct FakeServer {
     /// Send this number of characters, then keep the stream open and silent.
     pub(crate) stall_after: Option<usize>,
+    /// End the first call that gets this far as SHUTDOWN after this number of
+    /// characters.
+    pub(crate) shutdown_after: Arc<Mutex<Option<usize>>>,
+    /// Reject this number of calls of `Generate` as UNAVAILABLE.
+    pub(crate) unavailable: Arc<AtomicUsize>,
+    /// Reject this number of calls that change a session because the storage
+    /// accepts no writes.
+    pub(crate) storage_failures: Arc<AtomicUsize>,
+    /// How long a client should wait for the storage.
+    pub(crate) storage_delay: Duration,
+    /// Fail this number of calls of `Generate` at their end, because the
+    /// storage accepts no writes.
+    pub(crate) failed_commits: Arc<AtomicUsize>,
+    /// The sessions.
+    pub(crate) sessions: Arc<Mutex<HashMap<String, FakeSession>>>,
+    /// Sessions that were evicted.
+    pub(crate) evicted: Arc<Mutex<HashSet<String>>>,
+    /// Versions of the model `m` that were published since the first one.
+    pub(crate) newer_versions: Arc<AtomicU64>,
+    /// SHA-256 of the text that each version was trained on; a version without
+    /// one was imported.
+    pub(crate) trained_on: Arc<Mutex<Vec<String>>>,
+    /// Text that `Generate` generates instead of the alphabet.
+    pub(crate) text: Option<&'static str>,
     /// Reject `Generate` with RESOURCE_EXHAUSTED.
     pub(crate) saturated: bool,
     /// Reject `Generate` with a violation of this field.
@@ -52,6 +87,8 @@ pub(crate) struct Received {
     pub(crate) spec: Option<TrainingSpec>,
     pub(crate) corpus: Vec<u8>,
     pub(crate) chunks: usize,
+    pub(crate) imported: Vec<ImportModelRequest>,
+    pub(crate) deleted_models: Vec<String>,
     pub(crate) watched_from: Vec<Option<u64>>,
     pub(crate) cancelled: Vec<String>,
 }
@@ -73,6 +110,8 @@ impl FakeServer {
         let address = listener.local_addr().unwrap();
         let server = Server::builder()
             .add_service(GenerationServiceServer::new(self.clone()))
+            .add_service(SessionServiceServer::new(self.clone()))
+            .add_service(ModelServiceServer::new(self.clone()))
             .add_service(TrainingServiceServer::new(self.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         runtime.spawn(server);
@@ -102,6 +141,117 @@ pub(crate) fn free_address() -> SocketAddr {
 pub(crate) fn alphabet(position: u64, count: usize) -> String {
     let letter = |index: u64| char::from(b'a' + (index % 26) as u8);
     (position..).take(count).map(letter).collect()
+}
+
+/// Takes one from a counter. Returns false if it is zero.
+pub(crate) fn take_one(counter: &AtomicUsize) -> bool {
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+            count.checked_sub(1)
+        })
+        .is_ok()
+}
+
+/// Where a call begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    /// Characters that the session has seen.
+    position: u64,
+    /// Characters that were generated in the session.
+    generated: u64,
+}
+
+/// How a call has ended.
+struct Outcome {
+    /// Characters that the reader has received.
+    sent: usize,
+    /// The last message, if the reader is still there.
+    last: Option<Result<GenerateResponse, Status>>,
+}
+
+impl FakeServer {
+    pub(crate) fn version(&self) -> u64 {
+        1 + self.newer_versions.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn storage_unavailable(&self) -> Status {
+        let mut details = ErrorDetails::with_retry_info(Some(self.storage_delay));
+        details.set_error_info("STORAGE_UNAVAILABLE", "charlstm.v1", []);
+        Status::with_error_details(Code::Unavailable, "the disk is full", details)
+    }
+
+    /// Sends the events of a call.
+    async fn send_text(
+        &self,
+        request: &GenerateRequest,
+        start: Start,
+        sender: &mpsc::Sender<Result<GenerateResponse, Status>>,
+    ) -> Outcome {
+        let chars = request.max_chars() as usize;
+        let send = async |event| sender.send(generated(event)).await.is_ok();
+        let version = match request.model.split_once('@') {
+            Some((_, version)) => version.parse().unwrap(),
+            None => self.version(),
+        };
+        send(generate_response::Event::Started(GenerationStarted {
+            session_id: request.session_id().into(),
+            model: "m".into(),
+            version,
+            seed: request
+                .sampling
+                .as_ref()
+                .map_or(1, |sampling| sampling.seed()),
+            position: start.position,
+            precision: "float32".into(),
+        }))
+        .await;
+        let primed = start.position + request.prime.chars().count() as u64;
+        let text: Option<Vec<char>> = self.text.map(|text| text.chars().collect());
+        let finished = |reason: FinishReason, sent: usize| {
+            let finished = generate_response::Event::Finished(GenerationFinished {
+                reason: reason.into(),
+                chars: sent as u64,
+                position: primed + sent as u64,
+                seconds: 0.1,
+                ..Default::default()
+            });
+            Outcome {
+                sent,
+                last: Some(generated(finished)),
+            }
+        };
+        for index in 0..chars {
+            if self.stall_after == Some(index) {
+                sender.closed().await;
+            }
+            let ends = |after: &mut Option<usize>| after.take_if(|after| *after == index).is_some();
+            if ends(&mut self.shutdown_after.lock().unwrap()) {
+                return finished(FinishReason::Shutdown, index);
+            }
+            let character = match &text {
+                Some(text) => text[index % text.len()].to_string(),
+                None => alphabet(start.generated + index as u64, 1),
+            };
+            let text = GeneratedText {
+                text: character,
+                logprobs: vec![],
+                position: primed + index as u64 + 1,
+            };
+            if !send(generate_response::Event::Text(text)).await {
+                return Outcome {
+                    sent: index,
+                    last: None,
+                };
+            }
+        }
+        if take_one(&self.failed_commits) {
+            return Outcome {
+                sent: 0,
+                last: Some(Err(self.storage_unavailable())),
+            };
+        }
+        finished(FinishReason::Length, chars)
+    }
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -138,43 +288,24 @@ impl GenerationService for FakeServer {
                 details,
             ));
         }
+        if take_one(&self.unavailable) {
+            return Err(Status::unavailable("the server is shutting down"));
+        }
+        let is_session = !request.session_id().is_empty();
+        if is_session && take_one(&self.storage_failures) {
+            return Err(self.storage_unavailable());
+        }
+        let start = self.begin(&request)?;
         let (sender, receiver) = mpsc::channel(4);
-        let stall_after = self.stall_after;
+        let fake = self.clone();
         tokio::spawn(async move {
-            let start = request.expected_position.unwrap_or(0);
-            let chars = request.max_chars() as usize;
-            let send = async |event| sender.send(generated(event)).await.is_ok();
-            send(generate_response::Event::Started(GenerationStarted {
-                session_id: request.session_id().into(),
-                model: "m".into(),
-                version: 1,
-                seed: 1,
-                position: start,
-                precision: "float32".into(),
-            }))
-            .await;
-            for index in 0..chars {
-                if stall_after == Some(index) {
-                    sender.closed().await;
-                }
-                let position = start + index as u64;
-                let text = GeneratedText {
-                    text: alphabet(position, 1),
-                    logprobs: vec![],
-                    position: position + 1,
-                };
-                if !send(generate_response::Event::Text(text)).await {
-                    return;
-                }
+            let outcome = fake.send_text(&request, start, &sender).await;
+            if is_session {
+                fake.commit(&request, start, outcome.sent);
             }
-            send(generate_response::Event::Finished(GenerationFinished {
-                reason: FinishReason::Length.into(),
-                chars: chars as u64,
-                position: start + chars as u64,
-                seconds: 0.1,
-                ..Default::default()
-            }))
-            .await;
+            if let Some(last) = outcome.last {
+                let _ = sender.send(last).await;
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
