@@ -6,6 +6,7 @@ pub(crate) mod sampling;
 pub(crate) mod spec;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -41,7 +42,8 @@ pub(crate) struct CommandLine {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection and output")]
 pub(crate) struct GlobalFlags {
-    /// Address of the server; use https:// for TLS
+    /// Address of the server: HOST, HOST:PORT (default port: 50051) or a URL; use
+    /// https:// for TLS
     #[arg(
         long,
         global = true,
@@ -51,14 +53,53 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) addr: String,
     /// File with the access token, if the server requires one
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "CHARLSTM_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Certificate authority (PEM file) to trust instead of the system's
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "CHARLSTM_TLS_CA")]
     pub(crate) tls_ca: Option<PathBuf>,
+    /// Certificate (PEM file) to show to a server that requires one
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CHARLSTM_TLS_CERT",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key (PEM file) of --tls-cert
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CHARLSTM_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Time limit of the whole command, such as 30s or 5m [default: none; a
+    /// server must accept the connection and answer within 10 s each]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        env = "CHARLSTM_TIMEOUT",
+        value_parser = duration
+    )]
+    pub(crate) timeout: Option<Duration>,
     /// Print results as JSON, one object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+/// Parses a duration: `30s`, `1m 30s`; a number without a unit means seconds.
+fn duration(value: &str) -> Result<Duration, String> {
+    let parsed = match value.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(value).ok(),
+    };
+    parsed
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "use a duration such as 30s or 5m".into())
 }
 
 /// A command with its flags.
@@ -69,7 +110,8 @@ pub(crate) enum Command {
         charlstm-client run --text book.txt\n  \
         charlstm-client run\n\n\
         Uses the server at --addr. If none is running there, starts one and stops it on exit.\n\
-        Trains only if no model of that name exists; an unfinished training is resumed.")]
+        Trains only if no version of the model was trained on this text; an unfinished training\n\
+        is resumed.")]
     Run(Box<RunArgs>),
     /// Train a model on a text and show the progress
     #[command(after_help = "Examples:\n  \
@@ -118,13 +160,23 @@ pub(crate) enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+        /// File to write instead of standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Replace the file if it exists
+        #[arg(short, long, requires = "output")]
+        force: bool,
     },
-    /// Write the manual pages, one per command
-    #[command(hide = true)]
-    Man {
-        /// Folder to write the pages to
-        folder: PathBuf,
-    },
+    /// List the models; the same as `models list`
+    Ls,
+    /// List the trainings; the same as `trainings list`
+    Ps,
+    /// Delete a model; the same as `models delete`
+    Rm(DeleteModelArgs),
+    /// Copy a model; the same as `models copy`
+    Cp(CopyModelArgs),
+    /// Rename a model; the same as `models rename`
+    Rename(RenameModelArgs),
 }
 
 /// Flags for a plot of the results.
@@ -410,6 +462,7 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainingsCommand {
     /// List all trainings, newest first
+    #[command(visible_aliases = ["ls", "ps"])]
     List,
     /// Show the details of a training
     Show {
@@ -426,6 +479,7 @@ pub(crate) enum TrainingsCommand {
         plot: PlotFlags,
     },
     /// Cancel a training after saving a checkpoint
+    #[command(visible_alias = "stop")]
     Cancel {
         /// Id of the training
         id: String,
@@ -446,6 +500,7 @@ pub(crate) enum TrainingsCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// List the latest version of each model
+    #[command(visible_alias = "ls")]
     List,
     /// Show the details of a model
     Show {
@@ -453,13 +508,14 @@ pub(crate) enum ModelsCommand {
         name: String,
     },
     /// Delete a model with all its versions, or one version
-    Delete {
-        /// The model, as NAME (all its versions) or NAME@VERSION
-        name: String,
-        /// Delete it even if sessions use it; they can no longer generate
-        #[arg(long)]
-        force: bool,
-    },
+    #[command(visible_alias = "rm")]
+    Delete(DeleteModelArgs),
+    /// Copy a version of a model to another name
+    #[command(visible_alias = "cp")]
+    Copy(CopyModelArgs),
+    /// Rename a model: copy all its versions to another name, then delete it
+    #[command(visible_alias = "mv")]
+    Rename(RenameModelArgs),
     /// Write a model to a safetensors file
     Export {
         /// The model, as NAME or NAME@VERSION
@@ -472,6 +528,34 @@ pub(crate) enum ModelsCommand {
         charlstm-client models import book.safetensors --model book\n  \
         charlstm-client models import rnn.net --pth --text book.txt --model book")]
     Import(ImportModelArgs),
+}
+
+/// Flags of `models delete`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DeleteModelArgs {
+    /// The model, as NAME (all its versions) or NAME@VERSION
+    pub(crate) name: String,
+    /// Delete it even if sessions use it; they can no longer generate
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Arguments of `models copy`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CopyModelArgs {
+    /// The model, as NAME (its latest version) or NAME@VERSION
+    pub(crate) name: String,
+    /// Name of the copy; if it exists, the copy is a new version of it
+    pub(crate) new: String,
+}
+
+/// Arguments of `models rename`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RenameModelArgs {
+    /// Name of the model
+    pub(crate) name: String,
+    /// New name, which no model has yet
+    pub(crate) new: String,
 }
 
 /// Flags of `models import`.
@@ -501,6 +585,7 @@ pub(crate) struct ImportModelArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionsCommand {
     /// List all sessions, most recently used first
+    #[command(visible_alias = "ls")]
     List,
     /// Show the details of a session
     Show {
@@ -508,13 +593,23 @@ pub(crate) enum SessionsCommand {
         id: String,
     },
     /// Copy a session: the copy continues from the same state
+    #[command(visible_alias = "cp")]
     Fork {
         /// Id of the session
         id: String,
         /// Id of the copy
         new: String,
     },
+    /// Rename a session: copy it, then delete it
+    #[command(visible_alias = "mv")]
+    Rename {
+        /// Id of the session
+        id: String,
+        /// New id
+        new: String,
+    },
     /// Delete a session
+    #[command(visible_alias = "rm")]
     Delete {
         /// Id of the session
         id: String,
@@ -545,5 +640,14 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_or_means_seconds() {
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m 3s"), Ok(Duration::from_secs(123)));
+        for invalid in ["", "soon", "-1", "0", "nan"] {
+            assert!(duration(invalid).is_err(), "{invalid}");
+        }
     }
 }

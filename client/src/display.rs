@@ -4,10 +4,14 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use console::measure_text_width;
 use indicatif::{DecimalBytes, HumanCount};
 use tabwriter::TabWriter;
 
 use crate::terminal_text;
+
+/// Width that a value has at least, however narrow the terminal is.
+const MIN_VALUE_COLUMNS: usize = 20;
 
 /// Formats a count with thousands separators: `1,234,567`.
 pub(crate) fn count(value: u64) -> String {
@@ -144,7 +148,30 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// Aligns rows of cells in columns. The first row is the heading.
-pub(crate) fn table<Cell: AsRef<str>>(rows: &[Vec<Cell>]) -> String {
+///
+/// If the table is wider than `columns`, the columns with the headings in
+/// `drop_first` are left out, in that order, until it fits.
+pub(crate) fn table(rows: &[Vec<String>], columns: Option<usize>, drop_first: &[&str]) -> String {
+    let mut rows = rows.to_vec();
+    let mut drop_first = drop_first.iter();
+    loop {
+        let table = aligned(&rows);
+        let width = table.lines().map(measure_text_width).max().unwrap_or(0);
+        let fits = columns.is_none_or(|columns| width <= columns);
+        let Some(heading) = drop_first.next().filter(|_| !fits) else {
+            return table;
+        };
+        let dropped = rows[0].iter().position(|found| found == heading);
+        for row in &mut rows {
+            if let Some(index) = dropped {
+                row.remove(index);
+            }
+        }
+    }
+}
+
+/// Aligns cells in columns.
+fn aligned<Cell: AsRef<str>>(rows: &[Vec<Cell>]) -> String {
     let mut writer = TabWriter::new(Vec::new()).padding(2);
     for row in rows {
         let cells: Vec<&str> = row.iter().map(AsRef::as_ref).collect();
@@ -155,13 +182,21 @@ pub(crate) fn table<Cell: AsRef<str>>(rows: &[Vec<Cell>]) -> String {
     text.trim_end().to_owned()
 }
 
-/// Puts each key and its value on a line, with the values aligned.
-pub(crate) fn key_values(pairs: &[(&str, String)]) -> String {
-    let rows: Vec<Vec<&str>> = pairs
-        .iter()
-        .map(|(key, value)| vec![*key, value.as_str()])
-        .collect();
-    table(&rows)
+/// Puts each key and its value on a line, with the values aligned. If a line is
+/// wider than `columns`, its value is broken between words.
+pub(crate) fn key_values(pairs: &[(&str, String)], columns: Option<usize>) -> String {
+    let keys = pairs.iter().map(|(key, _)| measure_text_width(key));
+    let indent = keys.max().unwrap_or(0) + 2;
+    let room = columns.map(|columns| columns.saturating_sub(indent).max(MIN_VALUE_COLUMNS));
+    let lines = pairs.iter().map(|(key, value)| {
+        let value = match room {
+            Some(room) => terminal_text::with_gutter(value, "", Some(room)),
+            None => value.clone(),
+        };
+        let value = value.replace('\n', &format!("\n{:indent$}", ""));
+        format!("{key:indent$}{value}")
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -217,13 +252,35 @@ mod tests {
     }
 
     #[test]
-    fn a_table_aligns_its_columns_by_the_width_on_a_terminal() {
+    fn a_table_aligns_its_columns_and_drops_those_that_do_not_fit() {
         let rows = [
             vec!["NAME", "SIZE"],
             vec!["nietzsche", "1"],
             vec!["漢字", "2"],
+        ]
+        .map(|row| row.into_iter().map(str::to_owned).collect());
+        let table = |columns| table(&rows, columns, &["ABSENT", "SIZE"]);
+        let whole = "NAME       SIZE\nnietzsche  1\n漢字       2";
+        assert_eq!(table(None), whole);
+        assert_eq!(table(Some(15)), whole);
+        assert_eq!(table(Some(14)), "NAME\nnietzsche\n漢字");
+        assert_eq!(table(Some(1)), "NAME\nnietzsche\n漢字");
+    }
+
+    #[test]
+    fn a_long_value_is_broken_below_its_beginning() {
+        let pairs = [
+            ("model", "m".into()),
+            ("spec", "a few words that do not fit".into()),
         ];
-        assert_eq!(table(&rows), "NAME       SIZE\nnietzsche  1\n漢字       2");
+        assert_eq!(
+            key_values(&pairs, None),
+            "model  m\nspec   a few words that do not fit"
+        );
+        assert_eq!(
+            key_values(&pairs, Some(27)),
+            "model  m\nspec   a few words that do\n       not fit"
+        );
     }
 
     #[test]

@@ -18,15 +18,14 @@ const DEFAULT_STORAGE_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// No connection to the server could be established.
-    #[error(
-        "cannot connect to {address}: {reason}; start a server with `charlstm-server`, \
-         or specify another address with --addr URL or CHARLSTM_ADDR"
-    )]
+    #[error("cannot connect to {address}: {reason}; {remedy}")]
     NoServer {
         /// The address, as a URL.
         address: String,
         /// The error of the operating system or of TLS.
         reason: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The server answered with an error status.
     #[error("{}", status_text(.0, FieldNames::CONTRACT))]
@@ -57,6 +56,9 @@ pub(crate) enum Failure {
     /// The reader of standard output closed the pipe (`| head`).
     #[error("standard output is closed")]
     ClosedPipe,
+    /// The time limit of `--timeout` is over.
+    #[error("timed out after {} (--timeout)", display::seconds(.0.as_secs_f64()))]
+    TimedOut(Duration),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -82,6 +84,7 @@ impl Failure {
             Self::NoServer { .. }
             | Self::Server(_)
             | Self::Refused(_)
+            | Self::TimedOut(_)
             | Self::Io { .. }
             | Self::Internal(_) => 1,
             Self::Usage(_) | Self::Unreadable { .. } => 2,
@@ -175,7 +178,7 @@ fn file_name(path: &Path) -> String {
     if path == Path::new("-") {
         "standard input".into()
     } else {
-        path.display().to_string()
+        display::path(path)
     }
 }
 

@@ -85,15 +85,14 @@ fn utf_16_without_mark(beginning: &[u8]) -> Option<Encoding> {
         bytes.filter(|byte| is_control(**byte)).count()
     };
     let (even, odd) = (count(0), count(1));
-    // Of a text in UTF-8 that contains some NUL characters, far fewer than a
-    // third of the bytes are control characters.
-    let many = (beginning.len() / 6).max(2);
-    if odd > many && odd > 4 * even {
-        Some(Encoding::Utf16Le)
-    } else if even > many && even > 4 * odd {
-        Some(Encoding::Utf16Be)
-    } else {
-        None
+    let units = beginning.len() / 2;
+    // Three quarters leave room for punctuation of other scripts, and are far
+    // more than in a text in UTF-8 that contains control characters.
+    let is_most = |count: usize| units > 0 && 4 * count >= 3 * units;
+    match (is_most(even), is_most(odd)) {
+        (false, true) => Some(Encoding::Utf16Le),
+        (true, false) => Some(Encoding::Utf16Be),
+        _ => None,
     }
 }
 
@@ -228,6 +227,7 @@ mod tests {
     fn utf_8_text_is_not_mistaken_for_something_else() {
         let with_nul = format!("{}\0\0\0", "a line\r\n".repeat(20));
         for text in [
+            "\u{1b}[31mred\u{1b}[0m\0\n",
             "",
             "a",
             "Größe",

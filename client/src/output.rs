@@ -45,14 +45,18 @@ impl Output {
             })
     }
 
-    /// Writes a line to standard output.
+    /// Writes lines for people to standard output. On a terminal, they are
+    /// broken between words.
     pub(crate) fn line(self, line: &str) -> Result<(), Failure> {
-        self.text(&format!("{line}\n"))
+        match stdout_columns() {
+            Some(columns) => self.text(&format!("{}\n", terminal_text::wrapped(line, columns))),
+            None => self.text(&format!("{line}\n")),
+        }
     }
 
     /// Writes one JSON object as a line to standard output.
     pub(crate) fn object(self, value: &Value) -> Result<(), Failure> {
-        self.line(&value.to_string())
+        self.text(&format!("{value}\n"))
     }
 
     /// Writes a result to standard output: as an object with `--json`,
@@ -104,10 +108,15 @@ impl Output {
             return;
         }
         if self.json {
-            // If this write fails, the message below still reports the failure.
-            let _ = self.object(&failure_object(failure));
+            self.failure_object(failure);
         }
-        self.error(&failure.describe(names));
+        self.error(&terminal_text::escaped(&failure.describe(names)));
+    }
+
+    /// Writes the last object of a command that has failed.
+    pub(crate) fn failure_object(self, failure: &Failure) {
+        // If this write fails, the message on standard error reports the failure.
+        let _ = self.object(&failure_object(failure));
     }
 
     /// Writes an error message to standard error.
@@ -176,6 +185,14 @@ fn failure_object(failure: &Failure) -> Value {
         "message": failure.to_string(),
         "exit_code": failure.exit_code(),
     });
+    let failure = match failure {
+        Failure::WithRemedy { failure, remedy } => {
+            object["message"] = json!(failure.to_string());
+            object["remedy"] = json!(remedy);
+            failure
+        }
+        failure => failure,
+    };
     if let Failure::Server(status) = failure {
         object["code"] = json!(code_name(status.code()));
         object["message"] = json!(status.message());
@@ -221,5 +238,9 @@ mod tests {
             failure_object(&failure),
             json!({"event": "error", "code": "NOT_FOUND", "message": "no model \"x\"", "exit_code": 1})
         );
+        let object = failure_object(&failure.with_remedy("train one"));
+        assert_eq!(object["code"], "NOT_FOUND");
+        assert_eq!(object["message"], "no model \"x\"");
+        assert_eq!(object["remedy"], "train one");
     }
 }

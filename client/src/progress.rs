@@ -8,21 +8,32 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
-use charlstm_proto::v1::{State, StepProgress, TrainingAccepted, WatchTrainingResponse};
+use charlstm_proto::v1::{
+    EpochProgress, State, StepProgress, TrainingAccepted, WatchTrainingResponse,
+};
 use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::lines::state_name;
-use self::lines::{accepted_lines, epoch_lines, finished_line, rolled_back_line, step_line};
+use self::lines::{
+    STEP_IMPORTANCE, accepted_lines, epoch_segments, finished_line, rolled_back_line, step_segments,
+};
 use crate::args::PlotFlags;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::plot::LossPlot;
+use crate::terminal_text;
 
 /// Minimum interval between two lines of progress when there is no bar: short
 /// enough to see that the training is alive, long enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Width of a terminal below which the bar is short.
+const WIDE_COLUMNS: usize = 80;
+
+/// Between a sample and the edge of the terminal.
+const GUTTER: &str = "  | ";
 
 /// Shows the events of one training.
 pub(crate) struct TrainingView {
@@ -55,7 +66,7 @@ impl TrainingView {
     pub(crate) fn new(output: Output) -> Self {
         Self {
             output,
-            bar: bar(None, output, "{bar:16} {percent:>3}%  {wide_msg}"),
+            bar: bar(None, output, training_template()),
             last_line: None,
             epochs: 0,
             plot: None,
@@ -106,7 +117,7 @@ impl TrainingView {
             }
             Some(Event::Epoch(epoch)) => {
                 self.bar.set_position(epoch.step);
-                self.result(&highlighted(&epoch_lines(epoch, self.epochs)))
+                self.result(&self.epoch_text(epoch))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
             Some(Event::RolledBack(back)) => {
@@ -176,12 +187,34 @@ impl TrainingView {
         self.bar.suspend(|| self.output.line(text))
     }
 
+    /// Formats the losses and the sample of an epoch. On a terminal they are
+    /// highlighted, and broken to fit.
+    fn epoch_text(&self, epoch: &EpochProgress) -> String {
+        let columns = output::stdout_columns();
+        let losses = epoch_segments(epoch, self.epochs);
+        let losses = terminal_text::joined_segments(&losses, columns);
+        let mut text = styled_lines(&losses, &Style::new().bold());
+        if !epoch.sample.is_empty() {
+            let sample = match columns {
+                Some(_) => terminal_text::escaped(&epoch.sample),
+                None => epoch.sample.as_str().into(),
+            };
+            let sample = terminal_text::with_gutter(&sample, GUTTER, columns);
+            text.push('\n');
+            text.push_str(&styled_lines(&sample, &Style::new().cyan()));
+        }
+        text
+    }
+
     fn step(&mut self, step: &StepProgress) {
-        let line = step_line(step, self.epochs);
+        let segments = step_segments(step, self.epochs);
         if !self.bar.is_hidden() {
+            let columns = output::stderr_columns().unwrap_or(WIDE_COLUMNS);
+            let room = columns.saturating_sub(bar_columns(columns));
+            let message = terminal_text::fitting_segments(&segments, &STEP_IMPORTANCE, room);
             self.bar.set_length(step.total_steps);
             self.bar.set_position(step.step);
-            self.bar.set_message(line);
+            self.bar.set_message(message);
             return;
         }
         let is_due = self
@@ -189,7 +222,7 @@ impl TrainingView {
             .is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if is_due {
             self.last_line = Some(Instant::now());
-            self.output.note(&line);
+            self.output.note(&segments.join("  "));
         }
     }
 }
@@ -201,25 +234,47 @@ impl Drop for TrainingView {
     }
 }
 
-/// Highlights the losses of an epoch and colours its sample, on a terminal.
-fn highlighted(epoch: &str) -> String {
-    let (losses, sample) = epoch.split_once('\n').unwrap_or((epoch, ""));
-    let mut lines = Style::new().bold().apply_to(losses).to_string();
-    for line in sample.lines() {
-        lines.push('\n');
-        lines.push_str(&Style::new().cyan().apply_to(line).to_string());
+/// Styles each line, so that a line break is never within an escape sequence.
+fn styled_lines(text: &str, style: &Style) -> String {
+    let lines = text.lines().map(|line| style.apply_to(line).to_string());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the template of the bar of a training.
+fn training_template() -> &'static str {
+    if output::stderr_columns().is_some_and(|columns| columns < WIDE_COLUMNS) {
+        "[{bar:8.cyan}] {percent:>3}%  {wide_msg}"
+    } else {
+        "[{bar:16.cyan}] {percent:>3}%  {wide_msg}"
     }
-    lines
+}
+
+/// Returns the width of the bar of a training without its message.
+fn bar_columns(columns: usize) -> usize {
+    let bar = if columns < WIDE_COLUMNS { 8 } else { 16 };
+    // The frame, the percentage and the spaces; the last column stays empty.
+    bar + 2 + 7 + 1
 }
 
 /// Creates a bar for the transfer of a file of `bytes` bytes, or of unknown
 /// size.
 pub(crate) fn transfer_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
     let template = match bytes {
-        Some(_) => "{bar:24} {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}",
+        Some(_) => "[{bar:8.cyan}] {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}",
         None => "{spinner} {bytes}, {bytes_per_sec}",
     };
     bar(bytes, output, template)
+}
+
+/// Creates a bar for work of unknown duration, which shows the time since its
+/// start.
+pub(crate) fn spinner(message: &str, output: Output) -> ProgressBar {
+    let bar = bar(None, output, "{spinner} {msg}, {elapsed}");
+    bar.set_message(message.to_owned());
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(Duration::from_millis(200));
+    }
+    bar
 }
 
 /// Creates a bar, which is hidden with `--json` or if standard error is not a

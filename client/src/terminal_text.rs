@@ -4,7 +4,11 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use console::measure_text_width;
+use unicode_width::UnicodeWidthChar;
+
+/// Between two segments of a line.
+const SEGMENT_GAP: &str = "  ";
 
 /// Distance of tab stops in columns.
 const TAB_COLUMNS: usize = 8;
@@ -52,6 +56,57 @@ pub(crate) fn wrapped(message: &str, columns: usize) -> String {
     lines.join("\n")
 }
 
+/// Joins segments to lines of at most `columns` columns. No segment is broken;
+/// every line after the first is indented.
+pub(crate) fn joined_segments(segments: &[String], columns: Option<usize>) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for segment in segments {
+        match lines.last_mut() {
+            Some(line) if columns.is_none_or(|columns| joined_width(line, segment) <= columns) => {
+                line.push_str(SEGMENT_GAP);
+                line.push_str(segment);
+            }
+            Some(_) => lines.push(format!("{SEGMENT_GAP}{segment}")),
+            None => lines.push(segment.clone()),
+        }
+    }
+    lines.join("\n")
+}
+
+/// Joins the most important segments that fit in one line of `columns` columns,
+/// in their order. `importance` lists the indices of the segments.
+pub(crate) fn fitting_segments(
+    segments: &[String],
+    importance: &[usize],
+    columns: usize,
+) -> String {
+    let mut chosen: Vec<usize> = Vec::new();
+    let mut used = 0;
+    for &index in importance {
+        let gap = if chosen.is_empty() {
+            0
+        } else {
+            SEGMENT_GAP.len()
+        };
+        let width = gap + measure_text_width(&segments[index]);
+        if used + width > columns {
+            break;
+        }
+        used += width;
+        chosen.push(index);
+    }
+    chosen.sort_unstable();
+    let chosen: Vec<&str> = chosen
+        .iter()
+        .map(|index| segments[*index].as_str())
+        .collect();
+    chosen.join(SEGMENT_GAP)
+}
+
+fn joined_width(line: &str, segment: &str) -> usize {
+    measure_text_width(line) + SEGMENT_GAP.len() + measure_text_width(segment)
+}
+
 /// Breaks each line of a text at `columns`, between words, and puts `gutter`
 /// before every line.
 pub(crate) fn with_gutter(text: &str, gutter: &str, columns: Option<usize>) -> String {
@@ -69,16 +124,16 @@ pub(crate) fn with_gutter(text: &str, gutter: &str, columns: Option<usize>) -> S
 /// prefix `first`, the others with the prefix `next`.
 fn wrap_line(line: &str, columns: usize, first: &str, next: &str, lines: &mut Vec<String>) {
     let mut current = first.to_owned();
-    let mut used = first.width();
+    let mut used = measure_text_width(first);
     let mut is_empty = true;
     for piece in pieces(line) {
-        let width = piece.width();
+        let width = measure_text_width(piece);
         let word = piece.trim_end_matches(' ');
-        let word_width = word.width();
+        let word_width = measure_text_width(word);
         if used + word_width > columns && !is_empty {
             lines.push(current.trim_end_matches(' ').to_owned());
             current = next.to_owned();
-            used = next.width();
+            used = measure_text_width(next);
             is_empty = true;
         }
         if used + word_width > columns {
@@ -87,7 +142,7 @@ fn wrap_line(line: &str, columns: usize, first: &str, next: &str, lines: &mut Ve
                 let width = c.width().unwrap_or(0);
                 if used + width > columns && !is_empty {
                     lines.push(std::mem::replace(&mut current, next.to_owned()));
-                    used = next.width();
+                    used = measure_text_width(next);
                 }
                 current.push(c);
                 used += width;
@@ -324,6 +379,23 @@ mod tests {
         assert_eq!(wrapped("  one two three", 9), "  one two\n    three");
         assert_eq!(wrapped("abcdefgh ij", 4), "abcd\n  ef\n  gh\n  ij");
         assert_eq!(wrapped("", 10), "");
+    }
+
+    #[test]
+    fn segments_are_not_broken_and_the_most_important_ones_fit_in_a_line() {
+        let segments = ["epoch 1", "loss 2", "3 s left", "lr 4"].map(str::to_owned);
+        assert_eq!(
+            joined_segments(&segments, Some(16)),
+            "epoch 1  loss 2\n  3 s left  lr 4"
+        );
+        assert_eq!(
+            joined_segments(&segments, None),
+            "epoch 1  loss 2  3 s left  lr 4"
+        );
+        let fitting = |columns| fitting_segments(&segments, &[1, 2, 0, 3], columns);
+        assert_eq!(fitting(100), "epoch 1  loss 2  3 s left  lr 4");
+        assert_eq!(fitting(17), "loss 2  3 s left");
+        assert_eq!(fitting(3), "");
     }
 
     #[test]

@@ -199,11 +199,17 @@ impl Corpus {
     }
 
     /// Returns the distinct characters of the text, sorted, as in the vocabulary
-    /// of a training. Blocks.
-    pub(super) fn vocabulary(self) -> Result<String, Failure> {
+    /// of a training, and the first `chars` characters of the text. Blocks.
+    pub(super) fn vocabulary(self, chars: usize) -> Result<(String, String), Failure> {
         let mut characters = BTreeSet::new();
-        self.for_each_part(self.changes(), |text| characters.extend(text.chars()))?;
-        Ok(characters.into_iter().collect())
+        let (mut beginning, mut room) = (String::new(), chars);
+        self.for_each_part(self.changes(), |text| {
+            characters.extend(text.chars());
+            let before = beginning.len();
+            beginning.extend(text.chars().take(room));
+            room -= beginning[before..].chars().count();
+        })?;
+        Ok((characters.into_iter().collect(), beginning))
     }
 
     fn reader(&self, changes: SharedChanges) -> CorpusReader {
@@ -593,7 +599,9 @@ mod tests {
     fn the_vocabulary_of_a_text_is_its_distinct_characters_sorted() {
         let folder = folder(&[("a.txt", "béa\nab\r\n".as_bytes())]);
         let corpus = open(&[folder.path().to_owned()]).unwrap();
-        assert_eq!(corpus.vocabulary().unwrap(), "\nabé");
+        let (vocabulary, beginning) = corpus.vocabulary(2).unwrap();
+        assert_eq!(vocabulary, "\nabé");
+        assert_eq!(beginning, "bé");
     }
 
     #[test]

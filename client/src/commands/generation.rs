@@ -258,7 +258,8 @@ async fn attempt(
     while let Some(mut response) = stream.message().await? {
         match &mut response.event {
             Some(Event::Started(started)) => {
-                if leg.record_start(started).map_err(diverged)? {
+                let is_first = leg.record_start(started).map_err(diverged)?;
+                if is_first {
                     printer.start(started.clone())?;
                 }
             }

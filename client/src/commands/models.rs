@@ -1,9 +1,12 @@
-//! `models`: lists, shows, deletes, exports and imports models.
+//! `models`: lists, shows, deletes, exports and imports models; `transfer` copies
+//! and renames them.
+
+mod transfer;
 
 use charlstm_proto::v1::import_model_request::Payload as ImportPayload;
 use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, GetModelRequest, GetModelResponse, ImportModelHeader,
-    ImportModelRequest, ListModelsRequest, Model, ModelFormat, export_model_response,
+    ImportModelRequest, ListModelsRequest, Model, ModelFormat, ScoreRequest, export_model_response,
 };
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
@@ -12,15 +15,21 @@ use tonic::Code;
 use super::corpus::Corpus;
 use super::input::Input;
 use super::upload;
-use crate::args::{ExportFlags, GlobalFlags, ImportModelArgs, ModelsCommand, TextFlags};
+use crate::args::{
+    DeleteModelArgs, ExportFlags, GlobalFlags, ImportModelArgs, ModelsCommand, TextFlags,
+};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::output_file::{Existing, OutputFile};
 use crate::progress;
 use crate::text_decoder::LineEndings;
+
+/// Number of characters of a text that are scored to check a vocabulary: a
+/// second of work, and enough to tell sense from noise.
+const SAMPLE_CHARS: usize = 20_000;
 
 /// Runs a command of `models`.
 pub(crate) async fn run(
@@ -31,8 +40,12 @@ pub(crate) async fn run(
     match command {
         ModelsCommand::List => list(&Connection::open(global).await?, output).await,
         ModelsCommand::Show { name } => show(&Connection::open(global).await?, name, output).await,
-        ModelsCommand::Delete { name, force } => {
-            delete(&Connection::open(global).await?, name, force, output).await
+        ModelsCommand::Delete(args) => delete(&Connection::open(global).await?, args, output).await,
+        ModelsCommand::Copy(args) => {
+            transfer::copy(&Connection::open(global).await?, args, output).await
+        }
+        ModelsCommand::Rename(args) => {
+            transfer::rename(&Connection::open(global).await?, args, output).await
         }
         ModelsCommand::Export { name, file } => {
             export(&Connection::open(global).await?, name, &file, output).await
@@ -99,7 +112,7 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
             .note("no models yet; train one with `charlstm-client train --text FILE --model NAME`");
         return Ok(());
     }
-    output.line(&table(&models))
+    output.line(&table(&models, output::stdout_columns()))
 }
 
 async fn show(connection: &Connection, name: String, output: Output) -> Result<(), Failure> {
@@ -113,10 +126,10 @@ async fn show(connection: &Connection, name: String, output: Output) -> Result<(
 
 async fn delete(
     connection: &Connection,
-    name: String,
-    force: bool,
+    args: DeleteModelArgs,
     output: Output,
 ) -> Result<(), Failure> {
+    let DeleteModelArgs { name, force } = args;
     let request = DeleteModelRequest {
         model: name.clone(),
         force: force.then_some(true),
@@ -205,6 +218,7 @@ async fn import(
     output: Output,
 ) -> Result<(), Failure> {
     let input = Input::open(&args.file)?;
+    let (vocabulary, sample) = vocabulary(&args, output)?;
     let header = ImportModelHeader {
         name: args.model.clone(),
         format: if args.pth {
@@ -212,7 +226,7 @@ async fn import(
         } else {
             ModelFormat::Unspecified.into()
         },
-        vocabulary: vocabulary(&args, output)?,
+        vocabulary,
     };
     let connection = Connection::open(global).await?;
     let bar = progress::transfer_bar(input.bytes, output);
@@ -232,43 +246,91 @@ async fn import(
     };
     bar.finish_and_clear();
     let model = response.model.unwrap_or_default();
+    let score = match &sample {
+        Some(sample) => check_vocabulary(&connection, &model, sample, output).await?,
+        None => None,
+    };
     output.result(
         || json::named("imported", json::object("Model", &model)),
         || {
-            format!(
-                "imported {} as {}@{}",
-                args.file.display(),
-                model.name,
-                model.version
-            )
+            let (file, name) = (display::path(&args.file), &model.name);
+            let score = score.map_or_else(String::new, |bits| {
+                format!("; it predicts the text with {bits:.2} bits per character")
+            });
+            format!("imported {file} as {name}@{}{score}", model.version)
         },
     )
 }
 
-/// Returns the vocabulary that a flag names, or an empty one.
-fn vocabulary(args: &ImportModelArgs, output: Output) -> Result<String, Failure> {
+/// Scores the beginning of the text that the vocabulary was taken from, and
+/// returns the bits per character. If the model predicts it no better than
+/// chance, its characters are in another order: deletes the model and fails.
+async fn check_vocabulary(
+    connection: &Connection,
+    model: &Model,
+    text: &str,
+    output: Output,
+) -> Result<Option<f64>, Failure> {
+    let id = format!("{}@{}", model.name, model.version);
+    let request = ScoreRequest {
+        model: id.clone(),
+        text: text.to_owned(),
+    };
+    let score = match connection.generation().score(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => {
+            output.note(&format!(
+                "cannot check the order of the characters: {}",
+                Failure::from(status)
+            ));
+            return Ok(None);
+        }
+    };
+    let chance = (model.vocabulary.chars().count() as f64).log2();
+    if score.bits_per_char <= chance {
+        return Ok(Some(score.bits_per_char));
+    }
+    let request = DeleteModelRequest {
+        model: id,
+        force: None,
+    };
+    connection.models().delete_model(request).await?;
+    Err(Failure::Refused(format!(
+        "the model predicts the text no better than chance ({:.2} bits per character, chance is \
+         {chance:.2}), so its characters are in another order than sorted; the import was undone",
+        score.bits_per_char
+    ))
+    .with_remedy("specify the characters in their order with --vocabulary FILE"))
+}
+
+/// Returns the vocabulary that a flag names, or an empty one; and with `--text`
+/// the beginning of the text, to check the vocabulary.
+fn vocabulary(args: &ImportModelArgs, output: Output) -> Result<(String, Option<String>), Failure> {
     if let Some(path) = &args.vocabulary {
         let flags = TextFlags {
             // Every character of the file is one of the vocabulary.
             crlf: LineEndings::Keep,
             ..args.reading.clone()
         };
-        return Corpus::open(std::slice::from_ref(path), &flags)?.into_text();
+        let vocabulary = Corpus::open(std::slice::from_ref(path), &flags)?.into_text()?;
+        return Ok((vocabulary, None));
     }
     let Some(path) = &args.text else {
-        return Ok(String::new());
+        return Ok((String::new(), None));
     };
     let corpus = Corpus::open(std::slice::from_ref(path), &args.reading)?;
     let changes = corpus.changes();
-    let characters = corpus.vocabulary()?;
+    let (characters, beginning) = corpus.vocabulary(SAMPLE_CHARS)?;
     for message in changes.messages() {
         output.note(&message);
     }
-    Ok(characters)
+    // One character cannot be scored.
+    let sample = (beginning.chars().count() > 1).then_some(beginning);
+    Ok((characters, sample))
 }
 
 /// Formats models as a table with one line per model.
-pub(super) fn table(models: &[Model]) -> String {
+pub(super) fn table(models: &[Model], columns: Option<usize>) -> String {
     let heading = [
         "MODEL",
         "LAYERS",
@@ -292,7 +354,8 @@ pub(super) fn table(models: &[Model]) -> String {
             display::ago(model.created_unix_ms),
         ]
     }));
-    display::table(&rows)
+    let drop_first = ["SIZE", "VOCABULARY", "PARAMETERS", "LAYERS", "LOSS"];
+    display::table(&rows, columns, &drop_first)
 }
 
 fn description(response: &GetModelResponse) -> String {
@@ -334,7 +397,7 @@ fn description(response: &GetModelResponse) -> String {
             ),
         ));
     }
-    display::key_values(&pairs)
+    display::key_values(&pairs, output::stdout_columns())
 }
 
 /// Lists version numbers.

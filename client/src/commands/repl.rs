@@ -22,7 +22,7 @@ use crate::display;
 use crate::failure::Failure;
 use crate::field_names::FieldNames;
 use crate::interrupt::Interrupts;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::output_file::Existing;
 
 /// Reads lines and continues them until Ctrl-D or `/quit`. Errors of the server
@@ -454,7 +454,7 @@ impl<'c> Repl<'c> {
         }
         let sampling = self.settings.sampling.to_sampling();
         let stop = self.settings.stop.as_deref().map(display::quoted);
-        display::key_values(&[
+        let pairs = [
             ("model", self.model.clone()),
             ("session", self.session.clone()),
             ("length", self.settings.length.to_string()),
@@ -465,7 +465,8 @@ impl<'c> Repl<'c> {
             ("seed", or_default(sampling.seed, "random")),
             ("greedy", sampling.greedy().to_string()),
             ("stop", or_default(stop, "none")),
-        ])
+        ];
+        display::key_values(&pairs, output::stderr_columns())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::output_file::{Existing, OutputFile};
 
 /// Number of sessions per page: the maximum of the contract.
@@ -35,6 +35,12 @@ pub(crate) async fn run(
         SessionsCommand::Fork { id, new } => {
             let session = fork(&connect().await?, &id, &new, output).await?;
             print_session("forked", "created", &session, output)
+        }
+        SessionsCommand::Rename { id, new } => {
+            let connection = connect().await?;
+            let session = fork(&connection, &id, &new, output).await?;
+            delete_session(&connection, &id, output).await?;
+            print_session("renamed", "renamed to", &session, output)
         }
         SessionsCommand::Delete { id } => delete(&connect().await?, id, output).await,
         SessionsCommand::Export { id, file } => {
@@ -128,15 +134,20 @@ pub(super) async fn fork(
     Ok(response.await?.session.unwrap_or_default())
 }
 
-async fn delete(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+async fn delete_session(connection: &Connection, id: &str, output: Output) -> Result<(), Failure> {
     let request = DeleteSessionRequest {
-        session_id: id.clone(),
+        session_id: id.to_owned(),
     };
     retry::while_storage_fails(output, || {
         let (mut client, request) = (connection.sessions(), request.clone());
         async move { client.delete_session(request).await }
     })
-    .await?;
+    .await
+    .map(drop)
+}
+
+async fn delete(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+    delete_session(connection, &id, output).await?;
     output.result(
         || json::named("deleted", serde_json::json!({"session_id": id})),
         || format!("deleted session {id}"),
@@ -240,11 +251,12 @@ fn table(sessions: &[Session]) -> String {
             display::bytes(session.bytes),
         ]
     }));
-    display::table(&rows)
+    let drop_first = ["SIZE", "BUSY", "IDLE"];
+    display::table(&rows, output::stdout_columns(), &drop_first)
 }
 
 fn description(session: &Session) -> String {
-    display::key_values(&[
+    let pairs = [
         ("session", session.session_id.clone()),
         ("model", format!("{}@{}", session.model, session.version)),
         ("position", display::count(session.position)),
@@ -255,7 +267,8 @@ fn description(session: &Session) -> String {
         ("busy", yes_or_no(session.busy)),
         ("idle", display::seconds(session.idle_ms as f64 / 1e3)),
         ("size", display::bytes(session.bytes)),
-    ])
+    ];
+    display::key_values(&pairs, output::stdout_columns())
 }
 
 fn yes_or_no(value: bool) -> String {

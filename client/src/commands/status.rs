@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Queries the three services and prints their answers.
 pub(crate) async fn run(
@@ -100,9 +100,12 @@ fn status_text(
     let models = match models {
         None => "the server does not list its models".into(),
         Some([]) => "no models yet; train one with `charlstm-client train`".into(),
-        Some(models) => models::table(models),
+        Some(models) => models::table(models, output::stdout_columns()),
     };
-    format!("{}\n\n{models}", display::key_values(&pairs))
+    format!(
+        "{}\n\n{models}",
+        display::key_values(&pairs, output::stdout_columns())
+    )
 }
 
 fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {

@@ -7,22 +7,23 @@ use charlstm_proto::v1::{
 };
 
 use super::follow::{self, EventStream, FollowUntil};
-use crate::args::{PlotFlags, TrainingsCommand};
+use crate::args::{GlobalFlags, PlotFlags, TrainingsCommand};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::plot::LossPlot;
 use crate::progress::{TrainingView, state_name};
 
 /// Runs a command of `trainings`.
 pub(crate) async fn run(
     command: TrainingsCommand,
-    connection: &Connection,
+    global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let connection = &Connection::open(global).await?;
     match command {
         TrainingsCommand::List => list(connection, output).await,
         TrainingsCommand::Show { id, plot } => show(connection, id, plot, output).await,
@@ -115,21 +116,20 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
     let request = CancelTrainingRequest { training_id: id };
     let response = connection.training().cancel_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
+    let state = state_name(training.state());
+    if !matches!(training.state(), State::Running | State::Queued) {
+        return Err(Failure::Refused(format!(
+            "there is nothing to cancel: {} has already ended ({state} at step {})",
+            training.training_id, training.step
+        )));
+    }
     output.result(
         || json::named("cancelling", json::object("Training", &training)),
-        || match training.state() {
-            State::Running | State::Queued => format!(
-                "cancelling {} ({} at step {})",
-                training.training_id,
-                state_name(training.state()),
-                training.step
-            ),
-            ended => format!(
-                "nothing to cancel: {} has already ended ({} at step {})",
-                training.training_id,
-                state_name(ended),
-                training.step
-            ),
+        || {
+            format!(
+                "cancelling {} ({state} at step {})",
+                training.training_id, training.step
+            )
         },
     )
 }
@@ -221,7 +221,8 @@ fn table(trainings: &[Training]) -> String {
             display::ago(training.created_unix_ms),
         ]
     }));
-    display::table(&rows)
+    let drop_first = ["STEP", "STARTED", "LOSS", "VALIDATION"];
+    display::table(&rows, output::stdout_columns(), &drop_first)
 }
 
 fn description(training: &Training) -> String {
@@ -259,7 +260,7 @@ fn description(training: &Training) -> String {
     if !training.message.is_empty() {
         pairs.push(("message", training.message.clone()));
     }
-    display::key_values(&pairs)
+    display::key_values(&pairs, output::stdout_columns())
 }
 
 fn model(training: &Training) -> String {

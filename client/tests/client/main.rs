@@ -3,8 +3,15 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod completion;
+mod connection;
 mod fake;
 mod interrupted_generation;
+mod output_files;
+mod repl;
+mod run_command;
+mod terminal;
+mod texts;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
@@ -412,7 +419,10 @@ fn invalid_utf8_is_reported_with_its_file_and_offset() {
 fn each_command_has_a_manual_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    let output = run("127.0.0.1:1", &["man", path]);
+    let output = Command::new(env!("CARGO_BIN_EXE_charlstm-client"))
+        .args(["man", path])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     for page in [
         "charlstm-client",

@@ -22,7 +22,7 @@ use charlstm_proto::v1::{
     GenerateResponse, GeneratedText, GenerationFinished, GenerationStarted, GetTrainingRequest,
     GetTrainingResponse, ImportModelRequest, ListTrainingsRequest, ListTrainingsResponse,
     ResumeTrainingRequest, ResumeTrainingResponse, ScoreRequest, ScoreResponse,
-    StartTrainingRequest, StartTrainingResponse, State, TrainRequest, TrainResponse,
+    StartTrainingRequest, StartTrainingResponse, State, TrainRequest, TrainResponse, Training,
     TrainingAccepted, TrainingFinished, TrainingSpec, WatchTrainingRequest, WatchTrainingResponse,
     generate_response, train_response, watch_training_response,
 };
@@ -30,10 +30,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::Server;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
+pub(crate) use self::models::MODEL_FILE;
 pub(crate) use self::proxy::CuttingProxy;
 use self::sessions::FakeSession;
 
@@ -74,6 +75,16 @@ pub(crate) struct FakeServer {
     pub(crate) break_training: bool,
     /// Pause the training after the first epoch until it is cancelled.
     pub(crate) wait_for_cancel: bool,
+    /// Keep the training queued behind another one until this is notified.
+    pub(crate) queued_until: Option<Arc<Notify>>,
+    /// End a training as INTERRUPTED.
+    pub(crate) interrupts_training: bool,
+    /// Sample of each epoch, instead of "sample N".
+    pub(crate) sample: Option<&'static str>,
+    /// Bits per character of each score.
+    pub(crate) bits_per_char: Option<f64>,
+    /// The trainings that are listed.
+    pub(crate) trainings: Arc<Mutex<Vec<Training>>>,
     /// The requests so far.
     pub(crate) received: Arc<Mutex<Received>>,
     /// Notified when a training is cancelled.
@@ -84,6 +95,9 @@ pub(crate) struct FakeServer {
 #[derive(Default)]
 pub(crate) struct Received {
     pub(crate) generate: Vec<GenerateRequest>,
+    /// Values of the header `authorization`.
+    pub(crate) authorizations: Vec<Option<String>>,
+    pub(crate) scored: Vec<String>,
     pub(crate) spec: Option<TrainingSpec>,
     pub(crate) corpus: Vec<u8>,
     pub(crate) chunks: usize,
@@ -102,13 +116,30 @@ pub(crate) struct RunningServer {
 impl FakeServer {
     /// Starts the server at `address`.
     pub(crate) fn serve(&self, address: &str) -> RunningServer {
+        self.serve_with(Server::builder(), address)
+    }
+
+    /// Starts the server with TLS: its identity, and the authority that has to
+    /// have signed the certificate of a client.
+    pub(crate) fn serve_with_client_certificates(
+        &self,
+        identity: Identity,
+        authority: Certificate,
+    ) -> RunningServer {
+        let tls = ServerTlsConfig::new()
+            .identity(identity)
+            .client_ca_root(authority);
+        self.serve_with(Server::builder().tls_config(tls).unwrap(), "127.0.0.1:0")
+    }
+
+    fn serve_with(&self, mut builder: Server, address: &str) -> RunningServer {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(async {
             // tokio sets SO_REUSEADDR, so that a test can reuse its port.
             tokio::net::TcpListener::bind(address).await.unwrap()
         });
         let address = listener.local_addr().unwrap();
-        let server = Server::builder()
+        let server = builder
             .add_service(GenerationServiceServer::new(self.clone()))
             .add_service(SessionServiceServer::new(self.clone()))
             .add_service(ModelServiceServer::new(self.clone()))
@@ -268,8 +299,14 @@ impl GenerationService for FakeServer {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
         let request = request.into_inner();
-        self.received.lock().unwrap().generate.push(request.clone());
+        {
+            let mut received = self.received.lock().unwrap();
+            received.authorizations.push(authorization);
+            received.generate.push(request.clone());
+        }
         if let Some(field) = self.invalid_field {
             let details = ErrorDetails::with_bad_request_violation(field, "must be smaller");
             let message = format!("{field}: must be smaller");
@@ -314,49 +351,59 @@ impl GenerationService for FakeServer {
         &self,
         request: Request<ScoreRequest>,
     ) -> Result<Response<ScoreResponse>, Status> {
-        let chars = request.into_inner().text.chars().count() as u64;
+        let text = request.into_inner().text;
+        let chars = text.chars().count() as u64;
+        self.received.lock().unwrap().scored.push(text);
         Ok(Response::new(ScoreResponse {
             chars: chars - 1,
-            bits_per_char: 2.0,
+            bits_per_char: self.bits_per_char.unwrap_or(2.0),
             loss: 2.0 * std::f64::consts::LN_2,
             perplexity: 4.0,
         }))
     }
 }
 
-/// Returns the event with a sequence number, the same for every training.
-fn event(sequence: u64, cancelled: bool) -> train_response::Event {
-    match sequence {
-        0 => train_response::Event::Accepted(TrainingAccepted {
-            corpus_chars: 1000,
-            vocabulary_size: 26,
-            steps_per_epoch: 5,
-            parameters: 1234,
-            device: "cpu".into(),
-            resolved_spec: Some(TrainingSpec {
-                model: "m".into(),
-                epochs: Some(2),
+impl FakeServer {
+    /// Returns the event with a sequence number, the same for every training.
+    fn event(&self, sequence: u64, cancelled: bool) -> train_response::Event {
+        match sequence {
+            0 => train_response::Event::Accepted(TrainingAccepted {
+                corpus_chars: 1000,
+                vocabulary_size: 26,
+                steps_per_epoch: 5,
+                parameters: 1234,
+                device: "cpu".into(),
+                resolved_spec: Some(TrainingSpec {
+                    model: "m".into(),
+                    epochs: Some(2),
+                    ..Default::default()
+                }),
+            }),
+            1 | 2 => train_response::Event::Epoch(EpochProgress {
+                epoch: sequence as u32,
+                train_loss: 3.0 / sequence as f64,
+                bits_per_char: 4.0,
+                sample: match self.sample {
+                    Some(sample) => sample.into(),
+                    None => format!("sample {sequence}"),
+                },
+                step: 5 * sequence,
                 ..Default::default()
             }),
-        }),
-        1 | 2 => train_response::Event::Epoch(EpochProgress {
-            epoch: sequence as u32,
-            train_loss: 3.0 / sequence as f64,
-            bits_per_char: 4.0,
-            sample: format!("sample {sequence}"),
-            ..Default::default()
-        }),
-        _ => train_response::Event::Finished(TrainingFinished {
-            state: if cancelled {
-                State::Cancelled.into()
-            } else {
-                State::Succeeded.into()
-            },
-            model: "m".into(),
-            version: u64::from(!cancelled),
-            train_loss: 1.5,
-            ..Default::default()
-        }),
+            _ => train_response::Event::Finished(TrainingFinished {
+                state: if cancelled {
+                    State::Cancelled.into()
+                } else if self.interrupts_training {
+                    State::Interrupted.into()
+                } else {
+                    State::Succeeded.into()
+                },
+                model: "m".into(),
+                version: u64::from(!cancelled && !self.interrupts_training),
+                train_loss: 1.5,
+                ..Default::default()
+            }),
+        }
     }
 }
 
@@ -397,9 +444,12 @@ impl TrainingService for FakeServer {
                 let response = TrainResponse {
                     training_id: "t1".into(),
                     sequence,
-                    event: Some(event(sequence, fake.wait_for_cancel)),
+                    event: Some(fake.event(sequence, fake.wait_for_cancel)),
                 };
                 let _ = sender.send(Ok(response)).await;
+                if let (0, Some(turn)) = (sequence, &fake.queued_until) {
+                    turn.notified().await;
+                }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -414,7 +464,7 @@ impl TrainingService for FakeServer {
         let events = (from.unwrap_or(0)..4).map(|sequence| {
             use train_response::Event as Train;
             use watch_training_response::Event as Watch;
-            let event = match event(sequence, false) {
+            let event = match self.event(sequence, false) {
                 Train::Accepted(event) => Watch::Accepted(event),
                 Train::Epoch(event) => Watch::Epoch(event),
                 Train::Finished(event) => Watch::Finished(event),
@@ -437,7 +487,18 @@ impl TrainingService for FakeServer {
         let id = request.into_inner().training_id;
         self.received.lock().unwrap().cancelled.push(id);
         self.cancelled.notify_one();
-        Ok(Response::new(CancelTrainingResponse::default()))
+        let training = Training {
+            training_id: "t1".into(),
+            state: if self.interrupts_training {
+                State::Interrupted.into()
+            } else {
+                State::Running.into()
+            },
+            ..Default::default()
+        };
+        Ok(Response::new(CancelTrainingResponse {
+            training: Some(training),
+        }))
     }
 
     async fn start_training(
@@ -465,6 +526,8 @@ impl TrainingService for FakeServer {
         &self,
         _: Request<ListTrainingsRequest>,
     ) -> Result<Response<ListTrainingsResponse>, Status> {
-        Err(Status::unimplemented("the fake server"))
+        Ok(Response::new(ListTrainingsResponse {
+            trainings: self.trainings.lock().unwrap().clone(),
+        }))
     }
 }
