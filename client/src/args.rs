@@ -15,7 +15,7 @@ pub(crate) use spec::SpecFlags;
 
 use crate::failure::Failure;
 use crate::output_file::Existing;
-use crate::plot::{LoadPlot, LossPlot, PlotFile};
+use crate::plot::{LoadPlot, LossPlot, PlotFile, PlotTheme};
 use crate::text_decoder::LineEndings;
 
 /// Train character-level LSTMs on a charlstm server and generate text from them.
@@ -185,6 +185,14 @@ pub(crate) struct PlotFlags {
     /// Plot the results to a file, which is updated while the command runs
     #[arg(long, value_name = "FILE.svg|png", hide = cfg!(not(feature = "plot")))]
     pub(crate) plot: Option<PlotFile>,
+    /// Colours of the plot
+    #[arg(
+        long,
+        value_name = "THEME",
+        default_value = "auto",
+        hide = cfg!(not(feature = "plot"))
+    )]
+    pub(crate) plot_theme: PlotTheme,
     /// Replace the file of --plot if it exists
     #[arg(long, requires = "plot", hide = cfg!(not(feature = "plot")))]
     pub(crate) force: bool,
@@ -196,7 +204,7 @@ impl PlotFlags {
     pub(crate) fn loss_plot(self) -> Result<Option<LossPlot>, Failure> {
         let existing = Existing::from_force(self.force);
         self.plot
-            .map(|file| LossPlot::new(file, existing))
+            .map(|file| LossPlot::new(file, self.plot_theme, existing))
             .transpose()
     }
 
@@ -205,7 +213,7 @@ impl PlotFlags {
     pub(crate) fn load_plot(self) -> Result<Option<LoadPlot>, Failure> {
         let existing = Existing::from_force(self.force);
         self.plot
-            .map(|file| LoadPlot::new(file, existing))
+            .map(|file| LoadPlot::new(file, self.plot_theme, existing))
             .transpose()
     }
 }

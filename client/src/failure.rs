@@ -182,6 +182,23 @@ fn file_name(path: &Path) -> String {
     }
 }
 
+/// Returns what helps against an error, if it is the same for all commands.
+fn remedy(status: &Status) -> Option<&'static str> {
+    if status.code() == Code::Unauthenticated {
+        return Some("use --token-file FILE or CHARLSTM_TOKEN_FILE to send a token");
+    }
+    let remedy = match reason(status)?.as_str() {
+        "NO_MODELS" => "train one with `charlstm-client train --text FILE --model NAME`",
+        "MODEL_NOT_FOUND" => "`charlstm-client models list` lists the models",
+        "TRAINING_NOT_FOUND" => "`charlstm-client trainings list` lists the trainings",
+        "SESSION_NOT_FOUND" => "`charlstm-client sessions list` lists the sessions",
+        "SESSION_BUSY" => "wait for the other call, or use another session",
+        "DISK_FULL" => "delete models with `charlstm-client models delete`, or free disk space",
+        _ => return None,
+    };
+    Some(remedy)
+}
+
 /// Returns the message of a status, with the field violations and the retry
 /// delay that it does not mention itself.
 fn status_text(status: &Status, names: FieldNames) -> String {
@@ -208,8 +225,8 @@ fn status_text(status: &Status, names: FieldNames) -> String {
         }
         _ => translated,
     };
-    if status.code() == Code::Unauthenticated {
-        text.push_str(" (use --token-file FILE to send a token)");
+    if let Some(remedy) = remedy(status) {
+        text.push_str(&format!("; {remedy}"));
     }
     for violation in &violations {
         if !message.contains(&violation.description) {
@@ -258,6 +275,18 @@ mod tests {
         let failure = Failure::from(status);
         assert_eq!(failure.to_string(), "the queue is full; try again in 2.0 s");
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn an_error_says_which_command_helps() {
+        let details = ErrorDetails::with_error_info("NO_MODELS", "charlstm.v1", []);
+        let status = Status::with_error_details(Code::NotFound, "there is no model", details);
+        assert_eq!(
+            Failure::from(status).to_string(),
+            "there is no model; train one with `charlstm-client train --text FILE --model NAME`"
+        );
+        let token = Failure::from(Status::unauthenticated("a token is needed"));
+        assert!(token.to_string().contains("--token-file FILE"), "{token}");
     }
 
     #[test]

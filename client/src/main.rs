@@ -106,7 +106,10 @@ fn run(runtime: Runtime, command_line: CommandLine, output: Output) -> Result<()
     let outcome = runtime.block_on(async {
         tokio::select! {
             joined = task => joined.unwrap_or_else(|error| Err(Failure::Internal(error.to_string()))),
-            () = interrupts.next() => Err(Failure::Interrupted),
+            () = interrupts.next() => {
+                progress::remove_bars();
+                Err(Failure::Interrupted)
+            }
         }
     });
     // Do not wait for a thread that is blocked reading the keyboard.

@@ -5,6 +5,7 @@
 mod lines;
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
@@ -12,7 +13,7 @@ use charlstm_proto::v1::{
     EpochProgress, State, StepProgress, TrainingAccepted, WatchTrainingResponse,
 };
 use console::Style;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 
 pub(crate) use self::lines::state_name;
 use self::lines::{
@@ -277,6 +278,18 @@ pub(crate) fn spinner(message: &str, output: Output) -> ProgressBar {
     bar
 }
 
+/// The bars that are shown.
+static SHOWN: Mutex<Vec<WeakProgressBar>> = Mutex::new(Vec::new());
+
+/// Removes all bars from the screen: a command that Ctrl-C has interrupted does
+/// not do it.
+pub(crate) fn remove_bars() {
+    let shown = std::mem::take(&mut *SHOWN.lock().unwrap_or_else(PoisonError::into_inner));
+    for bar in shown.iter().filter_map(WeakProgressBar::upgrade) {
+        bar.finish_and_clear();
+    }
+}
+
 /// Creates a bar, which is hidden with `--json` or if standard error is not a
 /// terminal.
 fn bar(length: Option<u64>, output: Output, template: &str) -> ProgressBar {
@@ -286,9 +299,13 @@ fn bar(length: Option<u64>, output: Output, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template)
         .expect("the templates are valid constants")
         .progress_chars("=> ");
-    match length {
+    let bar = match length {
         Some(length) => ProgressBar::new(length),
         None => ProgressBar::no_length(),
     }
-    .with_style(style)
+    .with_style(style);
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.push(bar.downgrade());
+    drop(shown);
+    bar
 }

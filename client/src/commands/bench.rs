@@ -5,10 +5,13 @@ mod stream;
 
 use std::time::{Duration, Instant};
 
-use charlstm_proto::v1::{GenerateRequest, ListModelsRequest, Model, Sampling};
+use charlstm_proto::v1::{
+    GenerateRequest, GetServerStatusRequest, ListModelsRequest, Model, Sampling,
+};
 use serde_json::{Value, json};
 use tonic::Code;
 
+use super::models;
 use crate::args::{BenchArgs, GlobalFlags};
 use crate::connection::Connection;
 use crate::display;
@@ -43,6 +46,9 @@ pub(crate) async fn run(
         ));
         output.line(&heading(shown))?;
     }
+    if let Some(plot) = &mut plot {
+        plot.set_title(title(&args, &connection).await?);
+    }
     for (index, &streams) in args.sessions.iter().enumerate() {
         let connections = connections(&args, global, streams).await?;
         let summary = measure(&args, &connections, &request, streams).await?;
@@ -56,6 +62,28 @@ pub(crate) async fn run(
         }
     }
     Ok(())
+}
+
+/// Describes the load test for its plot: the model, and the machine of the
+/// server.
+async fn title(args: &BenchArgs, connection: &Connection) -> Result<String, Failure> {
+    let model = models::resolve(connection, &args.model).await?;
+    let chars = display::plural(args.length.into(), "character");
+    let request = GetServerStatusRequest {};
+    Ok(match connection.server().get_server_status(request).await {
+        Ok(status) => {
+            let status = status.into_inner();
+            let threads = display::plural(status.threads.into(), "thread");
+            format!(
+                "Load test of {model}, {chars} per call, on {} ({threads})",
+                status.device
+            )
+        }
+        Err(status) if status.code() == Code::Unimplemented => {
+            format!("Load test of {model}, {chars} per call")
+        }
+        Err(status) => return Err(status.into()),
+    })
 }
 
 /// Creates the request that every stream repeats.

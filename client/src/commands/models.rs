@@ -10,7 +10,7 @@ use charlstm_proto::v1::{
 };
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::corpus::Corpus;
 use super::input::Input;
@@ -241,7 +241,9 @@ async fn import(
     );
     let mut client = connection.models();
     let response = tokio::select! {
-        response = client.import_model(requests) => response?.into_inner(),
+        response = client.import_model(requests) => {
+            response.map_err(|status| import_failure(status, &args))?.into_inner()
+        }
         Ok(error) = read_error => return Err(Failure::unreadable(&args.file, &error)),
     };
     bar.finish_and_clear();
@@ -260,6 +262,20 @@ async fn import(
             format!("imported {file} as {name}@{}{score}", model.version)
         },
     )
+}
+
+/// Creates the failure of an import, with the flags that help if the file lacks
+/// a vocabulary.
+fn import_failure(status: Status, args: &ImportModelArgs) -> Failure {
+    let lacks_vocabulary = status.message().contains("vocabulary");
+    let failure = Failure::from(status);
+    if lacks_vocabulary && args.text.is_none() && args.vocabulary.is_none() {
+        return failure.with_remedy(
+            "specify its characters with --text CORPUS (the text that the model was trained \
+             on) or --vocabulary FILE",
+        );
+    }
+    failure
 }
 
 /// Scores the beginning of the text that the vocabulary was taken from, and

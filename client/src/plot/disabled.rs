@@ -23,11 +23,20 @@ impl FromStr for PlotFile {
     }
 }
 
+/// The value of `--plot-theme`.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum PlotTheme {
+    #[default]
+    Auto,
+    Light,
+    Dark,
+}
+
 /// A plot of the losses of one training.
 pub(crate) struct LossPlot;
 
 impl LossPlot {
-    pub(crate) fn new(_: PlotFile, _: Existing) -> Result<Self, Failure> {
+    pub(crate) fn new(_: PlotFile, _: PlotTheme, _: Existing) -> Result<Self, Failure> {
         Ok(Self)
     }
 
@@ -44,9 +53,11 @@ impl LossPlot {
 pub(crate) struct LoadPlot;
 
 impl LoadPlot {
-    pub(crate) fn new(_: PlotFile, _: Existing) -> Result<Self, Failure> {
+    pub(crate) fn new(_: PlotFile, _: PlotTheme, _: Existing) -> Result<Self, Failure> {
         Ok(Self)
     }
+
+    pub(crate) fn set_title(&mut self, _: String) {}
 
     pub(crate) fn add(&mut self, _: u32, _: &LoadSummary) {}
 

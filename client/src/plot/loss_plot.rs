@@ -1,10 +1,11 @@
 //! Collects the losses of a training from its events and plots them.
 
-use charlstm_proto::v1::TrainingSpec;
 use charlstm_proto::v1::watch_training_response::Event;
+use charlstm_proto::v1::{TrainingAccepted, TrainingSpec};
 
 use super::loss_chart::LossChart;
-use super::{PlotFile, PlotWriter};
+use super::{PlotFile, PlotTheme, PlotWriter};
+use crate::display;
 use crate::failure::Failure;
 use crate::output_file::Existing;
 
@@ -17,10 +18,14 @@ pub(crate) struct LossPlot {
 impl LossPlot {
     /// Creates a plot without losses, and checks that its file can be written.
     /// Nothing is written yet.
-    pub(crate) fn new(file: PlotFile, existing: Existing) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        file: PlotFile,
+        theme: PlotTheme,
+        existing: Existing,
+    ) -> Result<Self, Failure> {
         Ok(Self {
-            writer: PlotWriter::new(file, existing)?,
-            chart: LossChart::new("Training loss"),
+            writer: PlotWriter::new(file, theme, existing)?,
+            chart: LossChart::new("Training loss", ""),
         })
     }
 
@@ -30,7 +35,8 @@ impl LossPlot {
         match event {
             Event::Accepted(accepted) => {
                 if let Some(spec) = &accepted.resolved_spec {
-                    self.chart.set_title(title(spec));
+                    let (title, subtitle) = (title(accepted, spec), subtitle(accepted, spec));
+                    self.chart.set_titles(title, subtitle);
                 }
                 false
             }
@@ -59,12 +65,26 @@ impl LossPlot {
     }
 }
 
-fn title(spec: &TrainingSpec) -> String {
+fn title(accepted: &TrainingAccepted, spec: &TrainingSpec) -> String {
     format!(
-        "Training of {}: recipe {}, {} x {} hidden",
+        "Training of {}: recipe {}, {} x {} hidden, {} parameters",
         spec.model,
         spec.recipe(),
         spec.num_layers(),
-        spec.hidden_size()
+        spec.hidden_size(),
+        display::count(accepted.parameters),
+    )
+}
+
+fn subtitle(accepted: &TrainingAccepted, spec: &TrainingSpec) -> String {
+    format!(
+        "{} characters, batches of {} x {}, learning rate {}, dropout {}, seed {}, on {}",
+        display::count(accepted.corpus_chars),
+        spec.batch_size(),
+        spec.sequence_length(),
+        spec.learning_rate(),
+        spec.dropout(),
+        spec.seed(),
+        accepted.device,
     )
 }

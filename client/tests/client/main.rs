@@ -260,6 +260,60 @@ fn the_first_ctrl_c_cancels_the_training_and_says_how_to_resume_it() {
 }
 
 #[test]
+fn an_interrupted_training_is_an_error_that_says_how_to_resume_it() {
+    let fake = FakeServer {
+        interrupts_training: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let output = run(server.address, &["trainings", "watch", "t1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains(
+            "error: the training was interrupted; run `charlstm-client trainings resume t1`"
+        ),
+        "{message}"
+    );
+    let output = run(server.address, &["trainings", "cancel", "t1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains("nothing to cancel: t1 has already ended"),
+        "{message}"
+    );
+}
+
+#[test]
+fn no_message_claims_that_a_training_continues_on_a_dead_server() {
+    let fake = FakeServer {
+        wait_for_cancel: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"some text").unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = ["train", "--text", path, "--model", "m"];
+    let mut child = client(server.address, &arguments).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("epoch 1/2"));
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    drop(server);
+    let mut messages = String::new();
+    while messages.matches("reconnecting in").count() < 3 {
+        stderr.read_line(&mut messages).unwrap();
+    }
+    interrupt(&child);
+    stderr.read_to_string(&mut messages).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    for claim in ["goes on", "going on", "continues", "is running"] {
+        assert!(!messages.contains(claim), "{messages}");
+    }
+    assert!(messages.contains("trainings show t1"), "{messages}");
+}
+
+#[test]
 fn the_repl_continues_each_line_in_one_session() {
     let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");

@@ -272,6 +272,24 @@ fn a_second_ctrl_c_leaves_no_bar_and_says_how_to_find_the_training() {
 }
 
 #[test]
+fn ctrl_c_removes_the_bar_of_a_training_that_is_only_watched() {
+    let fake = FakeServer {
+        watch_stalls: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let command = client(server.address, &["trainings", "watch", "t1"]);
+    let mut session = TerminalSession::start(command, 80);
+    session.wait_for("epoch 1/2");
+    session.wait_for("%");
+    interrupt(&session.child);
+    let (status, shown) = session.finish();
+    assert_eq!(status.code(), Some(130));
+    let lines = screen(&shown, 80);
+    assert!(!lines.iter().any(|line| line.contains("%")), "{lines:?}");
+}
+
+#[test]
 fn the_repl_completes_commands_and_shows_its_model() {
     let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");

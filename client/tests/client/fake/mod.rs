@@ -28,8 +28,8 @@ use charlstm_proto::v1::{
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -79,6 +79,8 @@ pub(crate) struct FakeServer {
     pub(crate) queued_until: Option<Arc<Notify>>,
     /// End a training as INTERRUPTED.
     pub(crate) interrupts_training: bool,
+    /// Keep the stream of `WatchTraining` open and silent after its second event.
+    pub(crate) watch_stalls: bool,
     /// Sample of each epoch, instead of "sample N".
     pub(crate) sample: Option<&'static str>,
     /// Bits per character of each score.
@@ -477,7 +479,12 @@ impl TrainingService for FakeServer {
             })
         });
         let events: Vec<_> = events.collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
+        let events = tokio_stream::iter(events);
+        if self.watch_stalls {
+            let silence = tokio_stream::pending();
+            return Ok(Response::new(Box::pin(events.take(2).chain(silence))));
+        }
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn cancel_training(
