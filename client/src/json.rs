@@ -28,11 +28,13 @@ pub(crate) fn object(name: &str, message: &impl Message) -> Value {
 /// Converts a message with a oneof `event`, flattened. A field of the event
 /// wins over a field of the message with the same name.
 pub(crate) fn event(name: &str, message: &impl Message) -> Value {
-    const EVENTS: [&str; 8] = [
+    const EVENTS: [&str; 10] = [
         "accepted",
         "step",
         "epoch",
         "checkpoint",
+        "checkpoint_failed",
+        "resumed",
         "finished",
         "rolled_back",
         "started",

@@ -17,7 +17,8 @@ use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 
 pub(crate) use self::lines::state_name;
 use self::lines::{
-    STEP_IMPORTANCE, accepted_lines, epoch_segments, finished_line, rolled_back_line, step_segments,
+    STEP_IMPORTANCE, accepted_lines, epoch_segments, finished_line, resumed_line, rolled_back_line,
+    step_segments,
 };
 use crate::args::PlotFlags;
 use crate::failure::Failure;
@@ -121,6 +122,15 @@ impl TrainingView {
                 self.result(&self.epoch_text(epoch))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
+            Some(Event::CheckpointFailed(failed)) => {
+                self.note(&failed.message);
+                Ok(())
+            }
+            Some(Event::Resumed(resumed)) => {
+                self.bar.set_position(resumed.step);
+                self.note(&resumed_line(resumed));
+                Ok(())
+            }
             Some(Event::RolledBack(back)) => {
                 self.bar.set_position(back.checkpoint_step);
                 self.note(&rolled_back_line(back));

@@ -1,12 +1,13 @@
-//! The program `charlstm-server`: settings, log, server, exit code.
+//! The program `charlstm-server`: reads the settings, starts the log, runs the
+//! server, and sets the exit code.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use charlstm_server::config::{Config, ConfigError, LogFormat};
-use charlstm_server::{serve, shutdown};
+use charlstm_server::config::{Config, ConfigError, LogFormat, Task};
+use charlstm_server::{backup, serve, shutdown};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -16,13 +17,13 @@ fn main() -> ExitCode {
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => return fail(&error, 2),
     };
-    write_log(&config);
+    start_log(&config);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
     };
     let outcome = runtime.block_on(run(config));
-    // Drops the connections that did not close by themselves.
+    // Closes the connections that are still open.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,14 +32,17 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
+    if let Some(Task::Backup { folder }) = &config.task {
+        return Ok(backup::back_up(&config.data_dir, folder).await?);
+    }
     let shutdown = shutdown::on_signals()?;
     let listener = serve::listen(config.listen).await?;
     serve::serve(config, listener, shutdown).await?;
     Ok(())
 }
 
-/// The log goes to standard error.
-fn write_log(config: &Config) {
+/// Starts the log, which is written to standard error.
+fn start_log(config: &Config) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse_lossy(&config.log_filter);

@@ -302,6 +302,8 @@ fn from_train(response: TrainResponse) -> WatchTrainingResponse {
             TrainEvent::Step(event) => Event::Step(event),
             TrainEvent::Epoch(event) => Event::Epoch(event),
             TrainEvent::Checkpoint(event) => Event::Checkpoint(event),
+            TrainEvent::CheckpointFailed(event) => Event::CheckpointFailed(event),
+            TrainEvent::Resumed(event) => Event::Resumed(event),
             TrainEvent::RolledBack(event) => Event::RolledBack(event),
             TrainEvent::Finished(event) => Event::Finished(event),
         }),

@@ -51,6 +51,14 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
     output.line(&table(&trainings))
 }
 
+async fn get(connection: &Connection, id: &str) -> Result<Training, Failure> {
+    let request = GetTrainingRequest {
+        training_id: id.to_owned(),
+    };
+    let response = connection.training().get_training(request).await?;
+    Ok(response.into_inner().training.unwrap_or_default())
+}
+
 async fn show(
     connection: &Connection,
     id: String,
@@ -58,9 +66,7 @@ async fn show(
     output: Output,
 ) -> Result<(), Failure> {
     let plot = plot.loss_plot()?;
-    let request = GetTrainingRequest { training_id: id };
-    let response = connection.training().get_training(request).await?;
-    let training = response.into_inner().training.unwrap_or_default();
+    let training = get(connection, &id).await?;
     if let Some(plot) = plot {
         plot_losses(connection, &training, plot).await?;
     }
@@ -113,23 +119,24 @@ pub(super) async fn watch(
 }
 
 async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+    // The answer to the cancellation does not tell a training that it has ended
+    // from one that had ended before.
+    let before = get(connection, &id).await?;
+    let state = state_name(before.state());
+    if !matches!(before.state(), State::Running | State::Queued) {
+        return Err(Failure::Refused(format!(
+            "there is nothing to cancel: {id} has already ended ({state} at step {})",
+            before.step
+        )));
+    }
     let request = CancelTrainingRequest { training_id: id };
     let response = connection.training().cancel_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
-    let state = state_name(training.state());
-    if !matches!(training.state(), State::Running | State::Queued) {
-        return Err(Failure::Refused(format!(
-            "there is nothing to cancel: {} has already ended ({state} at step {})",
-            training.training_id, training.step
-        )));
-    }
     output.result(
         || json::named("cancelling", json::object("Training", &training)),
         || {
-            format!(
-                "cancelling {} ({state} at step {})",
-                training.training_id, training.step
-            )
+            let (id, step) = (&before.training_id, before.step);
+            format!("cancelling {id} ({state} at step {step})")
         },
     )
 }
@@ -175,11 +182,7 @@ async fn next_event(
     id: &str,
     view: &mut TrainingView,
 ) -> Result<u64, Failure> {
-    let request = GetTrainingRequest {
-        training_id: id.to_owned(),
-    };
-    let response = connection.training().get_training(request).await?;
-    let training = response.into_inner().training.unwrap_or_default();
+    let training = get(connection, id).await?;
     let ended = matches!(
         training.state(),
         State::Cancelled | State::Failed | State::Interrupted

@@ -54,7 +54,10 @@ impl LossPlot {
                 true
             }
             Event::Finished(_) => true,
-            Event::Checkpoint(_) | Event::RolledBack(_) => false,
+            Event::Checkpoint(_)
+            | Event::CheckpointFailed(_)
+            | Event::RolledBack(_)
+            | Event::Resumed(_) => false,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Formats the events of a training for people. Performs no I/O.
 
 use charlstm_proto::v1::{
-    EpochProgress, State, StepProgress, TrainingAccepted, TrainingFinished, TrainingRolledBack,
+    EpochProgress, State, StepProgress, TrainingAccepted, TrainingFinished, TrainingResumed,
+    TrainingRolledBack,
 };
 
 use crate::display;
@@ -97,6 +98,14 @@ pub(super) fn rolled_back_line(back: &TrainingRolledBack) -> String {
         "step {}: {}; rolled back to step {} with learning rate {} (attempt {})",
         back.step, back.message, back.checkpoint_step, back.learning_rate, back.attempt,
     )
+}
+
+/// Describes where a training was resumed.
+pub(super) fn resumed_line(resumed: &TrainingResumed) -> String {
+    match resumed.step {
+        0 => "resumed from the beginning".to_owned(),
+        step => format!("resumed at step {step}"),
+    }
 }
 
 /// Describes how a training ended: its state, the published version and its

@@ -1,6 +1,8 @@
 //! How a text is cut into batches: the notebook's way, which lets the hidden
 //! state of each row go on from batch to batch.
 
+use std::io;
+
 use thiserror::Error;
 
 use super::tokens::CorpusTokens;
@@ -66,8 +68,13 @@ impl Batches {
     /// on; that of the last column of all is the first column (the notebook
     /// wraps them around). The text is a ring that is cut at `offset`.
     ///
+    /// Blocks on the disk if the text is in a file.
+    ///
+    /// # Errors
+    /// Those of [`CorpusTokens::read`].
+    ///
     /// # Panics
-    /// Where `step` is not under [`Self::steps`] or a slice has another size.
+    /// If `step` is not under [`Self::steps`] or a slice has another size.
     pub fn fill(
         &self,
         tokens: &CorpusTokens,
@@ -75,22 +82,44 @@ impl Batches {
         step: usize,
         inputs: &mut [u32],
         targets: &mut [u32],
-    ) {
+    ) -> io::Result<()> {
         assert!(step < self.steps, "step {step} of {}", self.steps);
         let width = self.steps * self.sequence_length;
-        let at = |row: usize, column: usize| {
-            let place = (offset + row * width + column) % tokens.len();
-            tokens.get(place).expect("a place on the ring")
-        };
-        for time in 0..self.sequence_length {
-            let column = step * self.sequence_length + time;
-            for row in 0..self.batch_size {
+        let first = step * self.sequence_length;
+        let is_last = first + self.sequence_length == width;
+        // The inputs of a row and the character after them.
+        let mut row_tokens = vec![0; self.sequence_length + 1];
+        for row in 0..self.batch_size {
+            let begin = (offset + row * width) % tokens.len();
+            if is_last {
+                let (wrapped, rest) = row_tokens.split_last_mut().expect("one and more");
+                read_ring(tokens, begin + first, rest)?;
+                read_ring(tokens, begin, std::slice::from_mut(wrapped))?;
+            } else {
+                read_ring(tokens, begin + first, &mut row_tokens)?;
+            }
+            for (time, pair) in row_tokens.windows(2).enumerate() {
                 let place = time * self.batch_size + row;
-                inputs[place] = at(row, column);
-                targets[place] = at(row, (column + 1) % width);
+                inputs[place] = pair[0];
+                targets[place] = pair[1];
             }
         }
+        Ok(())
     }
+}
+
+/// Reads tokens from `place` on, and from the beginning of the text after its
+/// end.
+fn read_ring(tokens: &CorpusTokens, place: usize, mut out: &mut [u32]) -> io::Result<()> {
+    let mut place = place % tokens.len();
+    while !out.is_empty() {
+        let count = out.len().min(tokens.len() - place);
+        let (part, rest) = out.split_at_mut(count);
+        tokens.read(place, part)?;
+        out = rest;
+        place = 0;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,7 +171,9 @@ mod tests {
             let tokens = CorpusTokens::from(&example.data[..]);
             for (step, expected) in example.batches.iter().enumerate() {
                 let (mut inputs, mut targets) = (vec![0; characters], vec![0; characters]);
-                batches.fill(&tokens, 0, step, &mut inputs, &mut targets);
+                batches
+                    .fill(&tokens, 0, step, &mut inputs, &mut targets)
+                    .expect("a text in memory");
                 assert_eq!(inputs, transposed(&expected.inputs), "{}", example.name);
                 assert_eq!(targets, transposed(&expected.targets), "{}", example.name);
             }
@@ -154,7 +185,9 @@ mod tests {
         let batches = Batches::new(6, 2, 3).expect("long enough");
         let (mut inputs, mut targets) = ([0; 6], [0; 6]);
         let tokens: CorpusTokens = (0..6).collect();
-        batches.fill(&tokens, 4, 0, &mut inputs, &mut targets);
+        batches
+            .fill(&tokens, 4, 0, &mut inputs, &mut targets)
+            .expect("a text in memory");
         assert_eq!(inputs, [4, 1, 5, 2, 0, 3]);
         assert_eq!(targets, [5, 2, 0, 3, 4, 1]);
     }

@@ -1,5 +1,6 @@
 //! How well a network predicts a text, in parallel stretches.
 
+use std::io;
 use std::sync::Arc;
 
 use super::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
@@ -20,9 +21,16 @@ const SHORTEST: usize = 4 * WARM_UP;
 /// Mean loss of every token but the first, in nats. Long texts are cut into
 /// stretches, each of which is warmed up on the 100 characters before it.
 /// 0 for fewer than two tokens. Blocks until done.
-pub fn mean_loss(parameters: &Parameters, tokens: &CorpusTokens, threads: usize) -> f64 {
+///
+/// # Errors
+/// Those of [`CorpusTokens::read`].
+pub fn mean_loss(
+    parameters: &Parameters,
+    tokens: &CorpusTokens,
+    threads: usize,
+) -> io::Result<f64> {
     if tokens.len() < 2 {
-        return 0.0;
+        return Ok(0.0);
     }
     let predicted = tokens.len() - 1;
     let rows = (threads.max(1) * ROWS).min(predicted.div_ceil(SHORTEST));
@@ -30,7 +38,7 @@ pub fn mean_loss(parameters: &Parameters, tokens: &CorpusTokens, threads: usize)
     let starts: Vec<usize> = (0..=rows).map(|row| row * predicted / rows).collect();
     let stretches: Vec<(usize, usize)> = starts.windows(2).map(|pair| (pair[0], pair[1])).collect();
     let weights = Arc::new(DecodeWeights::on_processor(parameters));
-    let total: f64 = std::thread::scope(|scope| {
+    let total: io::Result<f64> = std::thread::scope(|scope| {
         let parts = stretches.chunks(rows.div_ceil(threads.max(1)));
         let threads: Vec<_> = parts
             .map(|part| {
@@ -47,14 +55,45 @@ pub fn mean_loss(parameters: &Parameters, tokens: &CorpusTokens, threads: usize)
             })
             .sum()
     });
-    total / predicted as f64
+    Ok(total? / predicted as f64)
+}
+
+/// Tokens of a text that a row reads ahead.
+const BLOCK_TOKENS: usize = 1024;
+
+/// The tokens that one row of a batch is fed, in order.
+struct RowReader<'a> {
+    tokens: &'a CorpusTokens,
+    /// Place of the first token in `block`.
+    begin: usize,
+    block: Vec<u32>,
+}
+
+impl<'a> RowReader<'a> {
+    fn new(tokens: &'a CorpusTokens) -> Self {
+        Self {
+            tokens,
+            begin: 0,
+            block: Vec::new(),
+        }
+    }
+
+    fn token(&mut self, place: usize) -> io::Result<u32> {
+        if !(self.begin..self.begin + self.block.len()).contains(&place) {
+            let count = BLOCK_TOKENS.min(self.tokens.len().saturating_sub(place));
+            self.block.resize(count.max(1), 0);
+            self.tokens.read(place, &mut self.block)?;
+            self.begin = place;
+        }
+        Ok(self.block[place - self.begin])
+    }
 }
 
 fn sum_of_losses(
     weights: Arc<DecodeWeights>,
     tokens: &CorpusTokens,
     stretches: &[(usize, usize)],
-) -> f64 {
+) -> io::Result<f64> {
     let architecture = *weights.architecture();
     let mut stepper =
         DecodeBatch::new(weights, stretches.len()).expect("a stepper of the CPU has no errors");
@@ -62,16 +101,20 @@ fn sum_of_losses(
         stepper.push(&HiddenState::zeros(&architecture));
     }
     let longest = stretches.iter().map(|(begin, end)| end - begin).max();
-    let next = |at: usize| tokens.get(at + 1).expect("a stretch ends before the text");
+    let mut readers: Vec<RowReader<'_>> =
+        stretches.iter().map(|_| RowReader::new(tokens)).collect();
+    let mut fed = vec![0; stretches.len()];
     let mut total = 0.0;
     // All rows are at the same place of their stretch; one that has nothing
     // to warm up on, or is at its end, is fed and not counted.
     for place in 0..longest.unwrap_or(0) + WARM_UP {
         let at = |begin: usize| (begin + place).checked_sub(WARM_UP);
-        let fed: Vec<u32> = stretches
-            .iter()
-            .map(|&(begin, _)| at(begin).and_then(|at| tokens.get(at)).unwrap_or(0))
-            .collect();
+        for ((token, reader), &(begin, end)) in fed.iter_mut().zip(&mut readers).zip(stretches) {
+            *token = match at(begin) {
+                Some(at) if at < end => reader.token(at)?,
+                _ => 0,
+            };
+        }
         let logits = stepper.step(&fed).expect("a step on the CPU has no errors");
         let mut before_text = Vec::new();
         let rows = logits.chunks_exact(architecture.vocabulary_size);
@@ -79,7 +122,8 @@ fn sum_of_losses(
             match at(begin) {
                 None => before_text.push(row),
                 Some(at) if at >= begin && at < end => {
-                    total += negative_log_likelihood(logits, next(at));
+                    let next = readers[row].token(at + 1)?;
+                    total += negative_log_likelihood(logits, next);
                 }
                 Some(_) => {}
             }
@@ -89,7 +133,7 @@ fn sum_of_losses(
             stepper.reset(row);
         }
     }
-    total
+    Ok(total)
 }
 
 /// Minus the logarithm of what softmax gives the target, in double precision.
@@ -131,14 +175,15 @@ mod tests {
             / 3000.0;
         let text = CorpusTokens::from(&tokens[..]);
         for threads in [1, 2, 3] {
-            let ours = mean_loss(&parameters, &text, threads);
+            let ours = mean_loss(&parameters, &text, threads).expect("in memory");
             assert!((ours - exact).abs() < 1e-6, "{ours} {exact}");
         }
-        let short = mean_loss(&parameters, &text.range(0..2).expect("a part"), 2);
+        let of = |part| {
+            let part = text.range(part).expect("a part");
+            mean_loss(&parameters, &part, 2).expect("in memory")
+        };
+        let short = of(0..2);
         assert!((short - negative_log_likelihood(&logits[..7], tokens[1])).abs() < 1e-9);
-        assert_eq!(
-            mean_loss(&parameters, &text.range(0..1).expect("a part"), 2),
-            0.0
-        );
+        assert_eq!(of(0..1), 0.0);
     }
 }

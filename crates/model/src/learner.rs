@@ -12,7 +12,7 @@ use super::optimizer_config::OptimizerConfig;
 use super::parameters::Parameters;
 use super::tokens::CorpusTokens;
 
-/// What to train and how. The values must have been validated.
+/// What to train and how. The caller has validated all values.
 #[derive(Clone, Debug)]
 pub struct LearnerConfig {
     /// Shape of the network.
@@ -21,13 +21,13 @@ pub struct LearnerConfig {
     pub batch_size: usize,
     /// Characters of a sequence.
     pub sequence_length: usize,
-    /// Passes over the text.
+    /// Number of passes over the text.
     pub epochs: u32,
-    /// Probability of dropping a value, below 1.
+    /// Probability of dropping an output of a layer, from 0 to below 1.
     pub dropout: f64,
     /// Learning rate of the optimizer at its peak.
     pub learning_rate: f64,
-    /// Largest norm of a gradient.
+    /// Maximum norm of the gradient; a longer one is scaled down to it.
     pub clip_norm: f64,
     /// Seed of the initial parameters and of dropout.
     pub seed: u64,
@@ -35,7 +35,7 @@ pub struct LearnerConfig {
     pub optimizer: OptimizerConfig,
 }
 
-/// An optimizer step could not be computed.
+/// A training could not be started or a step could not be computed.
 #[derive(Debug, Error)]
 pub enum LearnError {
     /// The text does not fill one batch.
@@ -47,6 +47,9 @@ pub enum LearnError {
     /// This build cannot train.
     #[error(transparent)]
     Unsupported(#[from] TrainingUnsupported),
+    /// The text could not be read.
+    #[error("the text of the training cannot be read: {0}")]
+    Text(#[source] std::io::Error),
     /// A thread could not be started.
     #[error("a training thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -107,15 +110,31 @@ pub struct LearnerState {
     pub hidden: Vec<f32>,
 }
 
+impl LearnerState {
+    /// Returns true if every value is a finite number: weights from which a
+    /// training can continue.
+    pub fn is_finite(&self) -> bool {
+        let all = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        all(&self.parameters)
+            && all(&self.first_moments)
+            && all(&self.second_moments)
+            && all(&self.hidden)
+            && self.epoch_loss_sum.is_finite()
+    }
+}
+
 /// Trains one network. Belongs to one thread, which its methods block.
 pub trait Learner {
     /// Returns the number of optimizer steps in an epoch.
     fn steps_per_epoch(&self) -> u64;
 
+    /// Returns the number of optimizer steps taken in the whole training.
+    fn step_count(&self) -> u64;
+
     /// Takes one optimizer step.
     ///
     /// # Errors
-    /// The backend failed; the learner must be dropped then.
+    /// The text cannot be read, or the backend failed; the learner must be dropped then.
     fn step(&mut self) -> Result<StepOutcome, LearnError>;
 
     /// Returns a copy of the weights.
@@ -141,6 +160,9 @@ pub trait Learner {
 pub trait LearnerFactory: Send + Sync {
     /// Returns the device: `cpu` or `cuda:N`.
     fn device(&self) -> String;
+
+    /// Returns the number of CPU threads that a learner computes with.
+    fn threads(&self) -> usize;
 
     /// Checks whether this factory can create learners at all, so that a
     /// training is rejected before its corpus is uploaded.

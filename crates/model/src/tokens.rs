@@ -1,16 +1,18 @@
-//! A text as numbers, in memory or mapped from a file, so that a text of a
-//! gigabyte trains without being held. Who writes such files is `corpus`'s
-//! business.
+//! A text as token ids, in memory or in a file, so that a text of a gigabyte
+//! trains without being held in memory. `corpus` writes such files.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a number in a file.
+/// Bytes that are read from a file at a time, on the stack.
+const BLOCK_BYTES: usize = 4096;
+
+/// Bytes of a token id in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Width {
@@ -20,7 +22,11 @@ pub enum Width {
     Two,
 }
 
-/// The numbers of a text. Clones and ranges share them.
+/// The token ids of a text. Clones and ranges share them.
+///
+/// A file is read where it is needed and never mapped: if it is cut short or
+/// its disk fails while it is in use, reading returns an error, where a mapped
+/// file would end the process.
 #[derive(Clone, Debug)]
 pub struct CorpusTokens {
     store: Arc<Store>,
@@ -29,13 +35,19 @@ pub struct CorpusTokens {
 
 #[derive(Debug)]
 enum Store {
-    Owned(Vec<u32>),
-    Bytes(Mmap),
-    Pairs(Mmap),
+    Memory(Vec<u32>),
+    File(TokenFile),
+}
+
+#[derive(Debug)]
+struct TokenFile {
+    file: File,
+    width: Width,
+    vocabulary_size: usize,
 }
 
 impl Width {
-    /// The narrowest for a vocabulary of that size.
+    /// Returns the narrowest width for a vocabulary of that size.
     pub fn of(vocabulary_size: usize) -> Self {
         if vocabulary_size <= 1 << 8 {
             Self::One
@@ -44,7 +56,7 @@ impl Width {
         }
     }
 
-    /// Bytes of one number.
+    /// Returns the bytes of one token id.
     pub fn bytes(self) -> usize {
         match self {
             Self::One => 1,
@@ -54,56 +66,56 @@ impl Width {
 }
 
 impl CorpusTokens {
-    /// Maps a file of numbers, which must not be changed while it is in use:
-    /// one that is cut short ends the process.
+    /// Uses the token ids in a file, which must all be under
+    /// `vocabulary_size`; [`Self::read`] checks that.
     ///
     /// # Errors
-    /// The file's.
-    pub fn map(file: &File, width: Width) -> io::Result<Self> {
-        // SAFETY: the file is in the folder of its training, which only the
-        // server that holds the lock of the data folder writes to, and this
-        // file is never written again once it is there. All bytes are valid
-        // numbers, so one that another program changed gives another text.
-        let map = unsafe { Mmap::map(file) }?;
-        let end = map.len() / width.bytes();
-        let store = match width {
-            Width::One => Store::Bytes(map),
-            Width::Two => Store::Pairs(map),
-        };
+    /// The length of the file cannot be read.
+    pub fn open(file: File, width: Width, vocabulary_size: usize) -> io::Result<Self> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         Ok(Self {
-            store: Arc::new(store),
-            range: 0..end,
+            range: 0..bytes / width.bytes(),
+            store: Arc::new(Store::File(TokenFile {
+                file,
+                width,
+                vocabulary_size,
+            })),
         })
     }
 
-    /// How many there are.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// True where there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// The number at a place; `None` beyond the end.
-    #[inline]
-    pub fn get(&self, place: usize) -> Option<u32> {
-        if place >= self.range.len() {
-            return None;
+    /// Copies the tokens from `start` on into `tokens`. Blocks on the disk if
+    /// they are in a file.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the text ends before, or if its file was cut short;
+    /// `InvalidData` if a token in the file is not in the vocabulary; the
+    /// disk's errors.
+    pub fn read(&self, start: usize, tokens: &mut [u32]) -> io::Result<()> {
+        let end = start.checked_add(tokens.len());
+        if end.is_none_or(|end| end > self.len()) {
+            let (count, len) = (tokens.len(), self.len());
+            let text = format!("{count} tokens from {start} on reach beyond the {len} of the text");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
-        let place = self.range.start + place;
+        let start = self.range.start + start;
         match &*self.store {
-            Store::Owned(numbers) => numbers.get(place).copied(),
-            Store::Bytes(map) => map.get(place).map(|&byte| u32::from(byte)),
-            Store::Pairs(map) => {
-                let pair = map.get(2 * place..)?.first_chunk::<2>()?;
-                Some(u32::from(u16::from_le_bytes(*pair)))
-            }
+            Store::Memory(all) => tokens.copy_from_slice(&all[start..start + tokens.len()]),
+            Store::File(file) => file.read(start, tokens)?,
         }
+        Ok(())
     }
 
-    /// A part of them, which shares the numbers; `None` where it reaches
+    /// Returns a part of them, which shares the tokens; `None` if it reaches
     /// beyond the end.
     pub fn range(&self, part: Range<usize>) -> Option<Self> {
         if part.start > part.end || part.end > self.len() {
@@ -116,11 +128,52 @@ impl CorpusTokens {
     }
 }
 
+impl TokenFile {
+    fn read(&self, start: usize, tokens: &mut [u32]) -> io::Result<()> {
+        let width = self.width.bytes();
+        let mut block = [0; BLOCK_BYTES];
+        let mut place = start;
+        for part in tokens.chunks_mut(BLOCK_BYTES / width) {
+            let bytes = &mut block[..part.len() * width];
+            self.file
+                .read_exact_at(bytes, (place * width) as u64)
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        let text = "the file of the text was cut short while it was in use";
+                        io::Error::new(io::ErrorKind::UnexpectedEof, text)
+                    }
+                    _ => error,
+                })?;
+            match self.width {
+                Width::One => {
+                    for (token, byte) in part.iter_mut().zip(&*bytes) {
+                        *token = u32::from(*byte);
+                    }
+                }
+                Width::Two => {
+                    let (pairs, _) = bytes.as_chunks::<2>();
+                    for (token, pair) in part.iter_mut().zip(pairs) {
+                        *token = u32::from(u16::from_le_bytes(*pair));
+                    }
+                }
+            }
+            let unknown = |token: &&u32| **token as usize >= self.vocabulary_size;
+            if let Some(token) = part.iter().find(unknown) {
+                let size = self.vocabulary_size;
+                let text = format!("token {token} is not in a vocabulary of {size} characters");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            place += part.len();
+        }
+        Ok(())
+    }
+}
+
 impl From<Vec<u32>> for CorpusTokens {
     fn from(numbers: Vec<u32>) -> Self {
         Self {
             range: 0..numbers.len(),
-            store: Arc::new(Store::Owned(numbers)),
+            store: Arc::new(Store::Memory(numbers)),
         }
     }
 }
@@ -145,33 +198,66 @@ mod tests {
     use super::*;
 
     fn all(tokens: &CorpusTokens) -> Vec<u32> {
-        (0..tokens.len())
-            .map(|place| tokens.get(place).unwrap())
-            .collect()
+        let mut all = vec![0; tokens.len()];
+        tokens.read(0, &mut all).unwrap();
+        all
     }
 
-    fn mapped(bytes: &[u8], width: Width) -> CorpusTokens {
+    fn in_file(bytes: &[u8], width: Width) -> CorpusTokens {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        CorpusTokens::map(&file, width).unwrap()
+        CorpusTokens::open(file, width, 1 << 16).unwrap()
     }
 
     #[test]
-    fn numbers_are_the_same_from_memory_and_from_files_of_either_width() {
-        let numbers = [0, 7, 255, 3];
-        let owned = CorpusTokens::from(&numbers[..]);
-        let narrow = mapped(&[0, 7, 255, 3], Width::One);
-        let wide = mapped(&[0, 0, 7, 0, 255, 0, 3, 0], Width::Two);
-        for tokens in [owned, narrow, wide] {
-            assert_eq!(all(&tokens), numbers);
-            assert_eq!(tokens.get(4), None);
-            let part = tokens.range(1..3).unwrap();
+    fn tokens_are_the_same_from_memory_and_from_files_of_either_width() {
+        let tokens = [0, 7, 255, 3];
+        let memory = CorpusTokens::from(&tokens[..]);
+        let narrow = in_file(&[0, 7, 255, 3], Width::One);
+        let wide = in_file(&[0, 0, 7, 0, 255, 0, 3, 0], Width::Two);
+        for text in [memory, narrow, wide] {
+            assert_eq!(all(&text), tokens);
+            assert!(text.read(4, &mut [0]).is_err());
+            let part = text.range(1..3).unwrap();
             assert_eq!(all(&part), [7, 255]);
-            assert_eq!(part.get(2), None, "a part ends where it ends");
+            assert!(part.read(1, &mut [0; 2]).is_err(), "a part ends at its end");
+            assert!(part.read(usize::MAX, &mut [0; 2]).is_err());
             assert_eq!(all(&part.range(1..2).unwrap()), [255]);
             assert!(part.range(1..3).is_none());
         }
-        assert_eq!(all(&mapped(&[1, 2], Width::Two)), [0x0201]);
+        assert_eq!(all(&in_file(&[1, 2], Width::Two)), [0x0201]);
+    }
+
+    #[test]
+    fn a_text_longer_than_a_block_is_read_from_any_place() {
+        let bytes: Vec<u8> = (0..20_000u32).map(|place| (place % 251) as u8).collect();
+        let text = in_file(&bytes, Width::One);
+        let mut part = vec![0; 9000];
+        text.read(4095, &mut part).unwrap();
+        let expected: Vec<u32> = (4095..13_095u32).map(|place| place % 251).collect();
+        assert_eq!(part, expected);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_while_it_is_in_use_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 100]).unwrap();
+        let text = CorpusTokens::open(file.try_clone().unwrap(), Width::One, 2).unwrap();
+        file.set_len(50).unwrap();
+        text.read(0, &mut [0; 50]).unwrap();
+        let error = text.read(40, &mut [0; 20]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(error.to_string().contains("cut short"), "{error}");
+    }
+
+    #[test]
+    fn a_token_outside_the_vocabulary_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0, 2, 3]).unwrap();
+        let text = CorpusTokens::open(file, Width::One, 3).unwrap();
+        text.read(0, &mut [0; 2]).unwrap();
+        let error = text.read(0, &mut [0; 3]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

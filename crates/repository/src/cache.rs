@@ -1,20 +1,20 @@
-//! Models in memory: each version at most once, shared by all who use it,
-//! and kept for a while after its last use.
+//! Models in memory: each version at most once, shared by all its users, and
+//! kept for a while after its last use.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{LoadedModel, ModelId};
 
-/// Held while its version is loaded, so that others wait for it.
+/// Held while its version is loaded, so that other callers wait for it.
 type Slot = Arc<Mutex<Weak<LoadedModel>>>;
 
 #[derive(Debug)]
 pub(super) struct Cache {
     slots: Mutex<HashMap<ModelId, Slot>>,
-    /// The most recently used last.
+    /// Least recently used first.
     recent: Mutex<VecDeque<Arc<LoadedModel>>>,
-    /// Bytes of weights that `recent` may keep; the newest stays in any case.
+    /// Maximum bytes of weights in `recent`; the newest stays in any case.
     budget_bytes: usize,
 }
 
@@ -27,12 +27,16 @@ impl Cache {
         }
     }
 
-    /// Returns the loaded version, or loads it. A failure is told to the one
-    /// who loaded; those who waited try for themselves.
+    /// Returns the loaded version, or loads it. If loading fails, only the
+    /// caller that loaded gets the error; those that waited try themselves.
+    ///
+    /// The model is kept after its last use only if `is_stored`, which is
+    /// asked after loading: the version may have been removed meanwhile.
     pub(super) fn get_or_load<E>(
         &self,
         id: &ModelId,
         load: impl FnOnce() -> Result<LoadedModel, E>,
+        is_stored: impl FnOnce() -> bool,
     ) -> Result<Arc<LoadedModel>, E> {
         let slot = Arc::clone(lock(&self.slots).entry(id.clone()).or_default());
         let mut loaded = lock(&slot);
@@ -45,14 +49,29 @@ impl Cache {
             }
         };
         drop(loaded);
-        self.keep(&model);
+        self.keep(&model, is_stored);
         Ok(model)
     }
 
+    /// Returns the version if it is loaded, without waiting for one that is
+    /// being loaded. `is_stored` as for [`Self::get_or_load`].
+    pub(super) fn get(
+        &self,
+        id: &ModelId,
+        is_stored: impl FnOnce() -> bool,
+    ) -> Option<Arc<LoadedModel>> {
+        let slot = Arc::clone(lock(&self.slots).get(id)?);
+        let model = slot.try_lock().ok()?.upgrade()?;
+        self.keep(&model, is_stored);
+        Some(model)
+    }
+
+    /// Drops a version that is no longer stored. Its users keep it. Must be
+    /// called after `is_stored` of [`Self::get_or_load`] has become false.
     pub(super) fn forget(&self, id: &ModelId) {
         lock(&self.slots).remove(id);
         let mut recent = lock(&self.recent);
-        // Dropped after the lock: freeing the weights takes a while.
+        // Dropped after the lock is released: freeing weights takes a while.
         let (gone, kept): (Vec<_>, Vec<_>) = recent.drain(..).partition(|model| model.id == *id);
         recent.extend(kept);
         drop(recent);
@@ -70,8 +89,12 @@ impl Cache {
         loaded
     }
 
-    fn keep(&self, model: &Arc<LoadedModel>) {
+    fn keep(&self, model: &Arc<LoadedModel>, is_stored: impl FnOnce() -> bool) {
         let mut recent = lock(&self.recent);
+        // Under the lock: a removal either is seen here or finds the model.
+        if !is_stored() {
+            return;
+        }
         recent.retain(|other| !Arc::ptr_eq(other, model));
         recent.push_back(Arc::clone(model));
         let mut bytes: usize = recent.iter().map(|model| model.weights.bytes()).sum();
@@ -84,7 +107,7 @@ impl Cache {
         }
         drop(recent);
         drop(gone);
-        // Slots of versions that nobody holds or waits for are only weight.
+        // Slots of versions that nobody holds or waits for are removed.
         lock(&self.slots).retain(|_, slot| {
             Arc::strong_count(slot) > 1
                 || slot.try_lock().map_or(true, |weak| weak.strong_count() > 0)
@@ -93,6 +116,6 @@ impl Cache {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is whole between any two statements.
+    // The data behind these locks is valid between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

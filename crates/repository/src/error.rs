@@ -1,44 +1,46 @@
-//! What can go wrong with stored models.
+//! Errors of the model repository.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use charlstm_model::decode_step::DecodeError;
+use charlstm_model::model_file::ModelFileError;
+use charlstm_store::disk_error;
 use thiserror::Error;
 
 use super::ModelId;
-use charlstm_model::decode_step::DecodeError;
-use charlstm_model::model_file::CheckpointError;
+use charlstm_model::model_id::{InvalidModelName, InvalidModelReference};
 
 /// A model could not be found, read or stored.
+///
+/// The `Display` text may contain paths of the server and is meant for the
+/// log; [`Self::client_message`] returns the text for a client.
 #[derive(Debug, Error)]
 pub enum RepositoryError {
-    /// The text cannot be the name of a model.
-    #[error(
-        "{0:?} is no model name: 1 to 64 of A-Z a-z 0-9 . _ - are allowed, \
-         the first of them a letter or a digit"
-    )]
-    BadName(String),
-    /// The text after `@` is no version.
-    #[error("{0:?} is no model: use NAME or NAME@VERSION, with VERSION from 1")]
-    BadReference(String),
+    /// The text is not a valid model name.
+    #[error(transparent)]
+    BadName(#[from] InvalidModelName),
+    /// The text is not a reference to a model.
+    #[error(transparent)]
+    BadReference(InvalidModelReference),
     /// There is no such model or version.
-    #[error("there is no model {reference:?}; there is {available}")]
+    #[error("there is no model {reference:?}; available: {available}")]
     NotFound {
-        /// What was asked for.
+        /// The reference that was looked up.
         reference: String,
-        /// What there is, in words.
+        /// Names or versions that exist, for people.
         available: String,
     },
     /// No model was named, and there is none.
-    #[error("there is no model yet: train or import one")]
+    #[error("there are no models yet; train or import one")]
     NoModels,
     /// No model was named, and there are several.
     #[error("no model was named, and there are several: {available}")]
     Ambiguous {
-        /// What there is, in words.
+        /// Names that exist, for people.
         available: String,
     },
-    /// The version is on disk, but not as it was stored.
+    /// The version is on disk, but its bytes are not those that were stored.
     #[error("model {id} is damaged: {reason}")]
     Damaged {
         /// The version.
@@ -46,18 +48,30 @@ pub enum RepositoryError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It is not known which version numbers of a model were used before, so
+    /// no new version can be stored under that name.
+    #[error(
+        "no new version of model {name} can be stored: {reason}; write the highest \
+         version number that {name} has ever had to models/{name}/last_version in the data folder"
+    )]
+    VersionsUnknown {
+        /// The name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The device could not take the model, or failed.
-    #[error("model {id} cannot be stepped on the device: {source}")]
+    #[error("model {id} cannot be used on the device: {source}")]
     Device {
         /// The version.
         id: ModelId,
         /// What happened.
         source: DecodeError,
     },
-    /// A file that should be stored is not a model.
+    /// A file to be stored is not a model.
     #[error("this file is not a model: {0}")]
-    NotAModel(#[source] CheckpointError),
-    /// The disk failed.
+    NotAModel(#[source] ModelFileError),
+    /// The disk reported an error.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
@@ -67,11 +81,38 @@ pub enum RepositoryError {
     },
 }
 
+impl From<InvalidModelReference> for RepositoryError {
+    fn from(error: InvalidModelReference) -> Self {
+        match error {
+            InvalidModelReference::Name(error) => Self::BadName(error),
+            error => Self::BadReference(error),
+        }
+    }
+}
+
 impl RepositoryError {
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// Returns the error of the disk, if it is one.
+    pub fn disk_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Returns the text for a client: without paths and without the system's
+    /// own words.
+    pub fn client_message(&self) -> String {
+        match self {
+            Self::Io { source, .. } => disk_error::message(source).to_owned(),
+            Self::Device { .. } => "the device failed; the server's log has the details".to_owned(),
+            error => error.to_string(),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the repository holds, in memory: every question but the weights
-//! themselves is answered from here.
+//! The contents of the repository, in memory: everything except the weights is
+//! answered from here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +9,20 @@ use super::{DamagedModel, ModelDescription, ModelId, RepositoryError};
 /// Names that an error lists before it says "and N more".
 const NAMES_IN_ERRORS: usize = 10;
 
-/// One version, as far as it can be served.
+/// One version.
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     Sound(Arc<ModelDescription>),
+    /// What is wrong with it.
     Damaged(String),
 }
 
 #[derive(Debug, Default)]
 struct Versions {
-    /// The highest number that was ever given.
+    /// Highest version number that was ever used.
     last: u64,
+    /// Why `last` may be too low, if it may be.
+    last_unknown: Option<String>,
     entries: BTreeMap<u64, Entry>,
 }
 
@@ -45,10 +48,29 @@ impl Index {
         versions.entries.insert(id.version, entry);
     }
 
-    /// Takes note of a number that was given to a version that is gone.
-    pub(super) fn note_last_version(&mut self, name: &str, version: u64) {
+    /// Marks a version as damaged, if it is still stored. Returns whether it
+    /// is.
+    pub(super) fn mark_damaged(&mut self, id: &ModelId, reason: &str) -> bool {
+        let versions = self.names.get_mut(&id.name);
+        match versions.and_then(|versions| versions.entries.get_mut(&id.version)) {
+            Some(entry) => {
+                *entry = Entry::Damaged(reason.to_owned());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Records a number that was used by a version that no longer exists.
+    pub(super) fn record_last_version(&mut self, name: &str, version: u64) {
         let versions = self.names.entry(name.to_owned()).or_default();
         versions.last = versions.last.max(version);
+    }
+
+    /// Records that the numbers of removed versions of a name are unknown.
+    pub(super) fn last_version_is_unknown(&mut self, name: &str, reason: String) {
+        let versions = self.names.entry(name.to_owned()).or_default();
+        versions.last_unknown = Some(reason);
     }
 
     pub(super) fn remove(&mut self, id: &ModelId) {
@@ -57,9 +79,19 @@ impl Index {
         }
     }
 
-    /// The highest number that was ever given; 0 where none was.
-    pub(super) fn last_version(&self, name: &str) -> u64 {
-        self.names.get(name).map_or(0, |versions| versions.last)
+    /// Returns the highest version number of a name that was ever used; 0 if
+    /// none was.
+    pub(super) fn last_version(&self, name: &str) -> Result<u64, RepositoryError> {
+        let Some(versions) = self.names.get(name) else {
+            return Ok(0);
+        };
+        match &versions.last_unknown {
+            None => Ok(versions.last),
+            Some(reason) => Err(RepositoryError::VersionsUnknown {
+                name: name.to_owned(),
+                reason: reason.clone(),
+            }),
+        }
     }
 
     pub(super) fn contains(&self, id: &ModelId) -> Result<(), RepositoryError> {
@@ -83,7 +115,8 @@ impl Index {
         }
     }
 
-    /// The newest sound version; where all are damaged, the newest tells why.
+    /// Returns the newest sound version of a name. If all are damaged, the
+    /// error describes the newest.
     pub(super) fn latest(&self, name: &str) -> Result<Arc<ModelDescription>, RepositoryError> {
         let versions = self.names.get(name);
         if let Some(latest) = versions.and_then(|versions| versions.sound().next_back()) {
@@ -95,13 +128,15 @@ impl Index {
         }
     }
 
-    /// The newest version of the only model there is.
+    /// Returns the newest version of the only model. A damaged model counts:
+    /// no other one is used in its place.
     pub(super) fn only(&self) -> Result<ModelId, RepositoryError> {
-        match self.list().as_slice() {
+        let names: Vec<String> = self.stored_names().cloned().collect();
+        match names.as_slice() {
             [] => Err(RepositoryError::NoModels),
-            [one] => Ok(one.id.clone()),
+            [name] => Ok(self.latest(name)?.id.clone()),
             _ => Err(RepositoryError::Ambiguous {
-                available: in_words(&self.model_names()),
+                available: list_of(&names),
             }),
         }
     }
@@ -126,7 +161,7 @@ impl Index {
         })
     }
 
-    /// All versions that are on disk, damaged ones too.
+    /// Returns all versions of a name on disk, including damaged ones.
     pub(super) fn stored(&self, name: &str) -> Result<Vec<ModelId>, RepositoryError> {
         let entries = self.names.get(name).map(|versions| &versions.entries);
         match entries.filter(|entries| !entries.is_empty()) {
@@ -175,26 +210,30 @@ impl Index {
             .map(|version| format!("{name}@{version}"))
             .collect();
         let available = if newest.is_empty() {
-            let mut names = self.model_names();
-            // What was probably meant stands first.
+            let list = self.list();
+            let mut names: Vec<String> = list.iter().map(|model| model.id.name.clone()).collect();
+            // The most similar name first: it was probably meant.
             names.sort_by_cached_key(|known| strsim::damerau_levenshtein(name, known));
             names
         } else {
             newest
         };
         RepositoryError::NotFound {
-            available: in_words(&available),
+            available: list_of(&available),
             reference,
         }
     }
 
-    fn model_names(&self) -> Vec<String> {
-        let list = self.list();
-        list.iter().map(|model| model.id.name.clone()).collect()
+    /// The names that have a version on disk, sound or damaged.
+    fn stored_names(&self) -> impl Iterator<Item = &String> {
+        self.names
+            .iter()
+            .filter(|(_, versions)| !versions.entries.is_empty())
+            .map(|(name, _)| name)
     }
 }
 
-fn in_words(names: &[String]) -> String {
+fn list_of(names: &[String]) -> String {
     let (shown, rest) = names.split_at(names.len().min(NAMES_IN_ERRORS));
     match (shown, rest.len()) {
         ([], _) => "none yet".to_owned(),

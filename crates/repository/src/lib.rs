@@ -1,14 +1,13 @@
-//! Named, versioned models on disk, and those that are loaded. What a model
-//! file looks like inside is `model::checkpoint`'s business.
+//! Named, versioned models on disk and in memory. The format of a model file
+//! is defined in [`charlstm_model::model_file`].
 //!
 //! `models/NAME/VERSION/` holds `model.safetensors` and `manifest.json`. A
-//! version is written aside and renamed into place, so it is there whole or
-//! not at all; it never changes, and its number is never given again.
+//! version is written in another folder and renamed into place, so it exists
+//! as a whole or not at all. It never changes, and its number is never reused.
 
 mod cache;
 mod error;
 mod index;
-mod name;
 mod storage;
 mod upload;
 
@@ -20,30 +19,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::check::{DecodeCheck, check};
 use charlstm_model::decode_step::{DecodeDevice, DecodeWeights, Processor};
-use charlstm_model::model_file::{CheckpointError, Contents, ModelFile, ModelMetadata};
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
+use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_store::unix_time;
 
 use self::cache::Cache;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
-pub use self::name::check_name;
-use self::name::{Reference, Version};
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
 
-/// Bytes of loaded models that stay in memory after their last use. Those in
-/// use stay in any case.
+/// Maximum bytes of loaded models that stay in memory after their last use.
+/// Models in use do not count.
 const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
 
-/// Bytes that a file is copied in with at a time.
+/// Bytes of a file that are copied at a time.
 const COPY_BYTES: usize = 1024 * 1024;
 
-/// A model version in memory, ready to be stepped.
+/// A model version in memory, ready for decode steps.
 #[derive(Debug)]
 pub struct LoadedModel {
-    /// What it is.
+    /// Name and version.
     pub id: ModelId,
     /// SHA-256 of its file: another file of the same name is another model.
     pub digest: [u8; 32],
@@ -51,14 +50,15 @@ pub struct LoadedModel {
     pub vocabulary: Vocabulary,
     /// Its weights.
     pub weights: Arc<DecodeWeights>,
-    /// What stepping it looked like on this machine, when it was loaded.
+    /// Result of the check of its decode step on this machine, made when it
+    /// was loaded.
     pub check: DecodeCheck,
 }
 
-/// What is known of a model version without opening its file.
+/// A model version without its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelDescription {
-    /// What it is.
+    /// Name and version.
     pub id: ModelId,
     /// SHA-256 of its file.
     pub digest: [u8; 32],
@@ -66,16 +66,16 @@ pub struct ModelDescription {
     pub bytes: u64,
     /// The shape of the network.
     pub architecture: Architecture,
-    /// Its characters in the order of their numbers.
+    /// Its characters in the order of their token ids.
     pub vocabulary: String,
-    /// How it came to be.
-    pub facts: ModelMetadata,
+    /// How it was trained.
+    pub metadata: ModelMetadata,
 }
 
-/// A version on disk that is not served, and why.
+/// A damaged version on disk, which is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedModel {
-    /// What it should be.
+    /// Name and version.
     pub id: ModelId,
     /// What is wrong with it.
     pub reason: String,
@@ -84,7 +84,7 @@ pub struct DamagedModel {
 /// The models of one data folder. A cheap handle; clones share everything.
 ///
 /// Methods block on the disk, except [`Self::resolve`], [`Self::describe`]
-/// and the lists, which answer from memory.
+/// and the lists, which only read memory.
 #[derive(Clone, Debug)]
 pub struct Repository {
     shared: Arc<Shared>,
@@ -94,15 +94,15 @@ pub struct Repository {
 struct Shared {
     storage: Storage,
     index: Mutex<Index>,
-    /// Held while a version number is taken or a version is removed.
-    moving: Mutex<()>,
+    /// Held while a version is stored or removed. Locked before `index`.
+    changing: Mutex<()>,
     cache: Cache,
     /// The device that models are prepared for.
     device: Arc<dyn DecodeDevice>,
 }
 
 impl Repository {
-    /// As [`Self::open_for`], with models that are stepped on the processor.
+    /// As [`Self::open_for`], with decode steps on the CPU.
     ///
     /// # Errors
     /// [`RepositoryError::Io`].
@@ -110,10 +110,10 @@ impl Repository {
         Self::open_for(folder, Arc::new(Processor))
     }
 
-    /// Opens `folder/models`, and makes it where it is not there yet; models
-    /// are loaded to be stepped in `place`. What an interrupted write left
-    /// behind is removed; a version that is not whole is logged and not
-    /// served. Only one process may have it open.
+    /// Opens `folder/models`, and creates it if it does not exist. Models are
+    /// loaded for decode steps on `device`. Leftovers of interrupted writes are
+    /// removed; a damaged version is logged and not served. Only one process
+    /// may have the folder open.
     ///
     /// # Errors
     /// [`RepositoryError::Io`].
@@ -121,40 +121,41 @@ impl Repository {
         let storage = Storage::open(folder)?;
         let index = storage.scan()?;
         for damaged in index.damaged() {
-            tracing::error!(model = %damaged.id, reason = damaged.reason, "a stored model is damaged; it is not served");
+            tracing::error!(model = %damaged.id, reason = damaged.reason, "a stored model is damaged and is not served");
         }
         Ok(Self {
             shared: Arc::new(Shared {
                 storage,
                 index: Mutex::new(index),
-                moving: Mutex::new(()),
+                changing: Mutex::new(()),
                 cache: Cache::new(IDLE_MODEL_BYTES),
                 device,
             }),
         })
     }
 
-    /// The version that a reference means: `name` or `name@latest` is the
-    /// newest sound version, `name@3` that one, and the empty text the only
-    /// model there is.
+    /// Returns the version that a reference means: `name` or `name@latest` is
+    /// the newest sound version, `name@3` that version, and the empty text the
+    /// only model. A damaged model is a model: it is not skipped in favour of
+    /// another one.
     ///
     /// # Errors
-    /// `BadReference`, `NotFound` (with what there is), `NoModels`,
-    /// `Ambiguous`, `Damaged`.
+    /// `BadName`, `BadReference`, `NotFound` (which lists what is available),
+    /// `NoModels`, `Ambiguous`, `Damaged`.
     pub fn resolve(&self, reference: &str) -> Result<ModelId, RepositoryError> {
         let index = self.index();
         if reference.is_empty() {
             return index.only();
         }
-        let Reference { name, version } = Reference::parse(reference)?;
+        let ModelReference { name, version } = ModelReference::parse(reference)?;
         match version {
-            Version::Latest => index.latest(name),
-            Version::Number(number) => index.get(name, number),
+            VersionReference::Latest => index.latest(name),
+            VersionReference::Version(version) => index.get(name, version),
         }
         .map(|description| description.id.clone())
     }
 
-    /// What is known of a version.
+    /// Describes a version.
     ///
     /// # Errors
     /// `NotFound`, `Damaged`.
@@ -162,29 +163,29 @@ impl Repository {
         self.index().get(&id.name, id.version)
     }
 
-    /// The newest sound version of every model, by name.
+    /// Returns the newest sound version of every model, ordered by name.
     pub fn list(&self) -> Vec<Arc<ModelDescription>> {
         self.index().list()
     }
 
-    /// The sound versions of a model, ascending; none where there is no such
-    /// model.
+    /// Returns the sound versions of a model, ascending; none if there is no
+    /// such model.
     pub fn versions(&self, name: &str) -> Vec<u64> {
         self.index().versions(name)
     }
 
-    /// Everything on disk that a reference names, damaged versions too: all
-    /// versions of a name, or the one of `name@3` or `name@latest`.
+    /// Returns the versions on disk that a reference names, including damaged
+    /// ones: all versions of a name, or the one of `name@3` or `name@latest`.
     ///
     /// # Errors
     /// `BadName`, `BadReference`, `NotFound`.
     pub fn stored(&self, reference: &str) -> Result<Vec<ModelId>, RepositoryError> {
         let index = self.index();
-        let Reference { name, version } = Reference::parse(reference)?;
+        let ModelReference { name, version } = ModelReference::parse(reference)?;
         match version {
-            Version::Latest if reference == name => index.stored(name),
-            Version::Latest => Ok(vec![index.latest(name)?.id.clone()]),
-            Version::Number(version) => {
+            VersionReference::Latest if reference == name => index.stored(name),
+            VersionReference::Latest => Ok(vec![index.latest(name)?.id.clone()]),
+            VersionReference::Version(version) => {
                 let id = ModelId {
                     name: name.to_owned(),
                     version,
@@ -195,35 +196,42 @@ impl Repository {
         }
     }
 
-    /// The number of models, each name once.
+    /// Returns the number of models; each name counts once.
     pub fn count(&self) -> usize {
         self.index().count()
     }
 
-    /// The versions that are on disk and not served.
+    /// Returns the damaged versions.
     pub fn damaged(&self) -> Vec<DamagedModel> {
         self.index().damaged()
     }
 
-    /// The versions that are in memory.
+    /// Returns the versions that are in memory.
     pub fn loaded(&self) -> Vec<Arc<LoadedModel>> {
         self.shared.cache.loaded()
     }
 
-    /// Loads a version, or returns the one that is loaded. However many ask
-    /// at once, it is read once. Takes some milliseconds a megabyte.
+    /// Loads a version, or returns it if it is loaded. Concurrent calls read it
+    /// once. Takes some milliseconds per megabyte.
     ///
     /// # Errors
-    /// `NotFound`, `Damaged` (also where its digest is found wrong now),
+    /// `NotFound`, `Damaged` (also if its digest turns out to be wrong),
     /// `Device`, `Io`.
     pub fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, RepositoryError> {
         let description = self.describe(id)?;
-        self.shared
-            .cache
-            .get_or_load(id, || self.load_weights(&description))
+        self.shared.cache.get_or_load(
+            id,
+            || self.load_weights(&description),
+            || self.describe(id).is_ok(),
+        )
     }
 
-    /// Reads a version whole, to begin a training with. Blocks on the disk.
+    /// Returns a version if it is in memory, without blocking.
+    pub fn get_loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
+        self.shared.cache.get(id, || self.describe(id).is_ok())
+    }
+
+    /// Reads a whole version, to start a training from. Blocks on the disk.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -234,8 +242,8 @@ impl Repository {
     /// Stores a model as the next version of `name`.
     ///
     /// # Errors
-    /// `BadName`, `Io`, or `NotAModel` where the model could not be read
-    /// again.
+    /// `BadName`, `VersionsUnknown`, `Io`, or `NotAModel` if the model cannot
+    /// be read back. Nothing is left of it then.
     pub fn publish(&self, name: &str, file: &ModelFile) -> Result<ModelId, RepositoryError> {
         check_name(name)?;
         let mut staged = self.shared.storage.stage()?;
@@ -244,7 +252,7 @@ impl Repository {
         self.publish_staged(name, staged, contents)
     }
 
-    /// Begins to store a file whose bytes come one after the other.
+    /// Begins to store a file whose bytes arrive in pieces.
     ///
     /// # Errors
     /// `Io`.
@@ -257,10 +265,11 @@ impl Repository {
     }
 
     /// Checks an uploaded file and stores it as the next version of `name`.
-    /// `vocabulary` is needed for a file that holds none.
+    /// `vocabulary` is needed for a file that contains none.
     ///
     /// # Errors
-    /// `BadName`, `NotAModel`, `Io`. Nothing is left behind then.
+    /// `BadName`, `NotAModel`, `VersionsUnknown`, `Io`. Nothing is left of it
+    /// then.
     pub fn import(
         &self,
         name: &str,
@@ -271,36 +280,37 @@ impl Repository {
         let staged = upload.staged;
         let mut contents = staged.check(vocabulary)?;
         if !contents.has_metadata {
-            // What is stored describes itself: it is written anew.
+            // A stored file describes itself, so this one is rewritten.
             let mut model = torch_checkpoint::sorted(staged.read(vocabulary)?);
-            model.facts.created_unix_ms = now_unix_ms();
+            drop(staged);
+            model.metadata.created_unix_ms = unix_time::now_ms();
             return self.publish(name, &model);
         }
-        // That training is one of another server.
-        contents.facts.training_id.clear();
+        // The training was on another server.
+        contents.metadata.training_id.clear();
         self.publish_staged(name, staged, contents)
     }
 
-    /// Checks an uploaded checkpoint of the notebook and stores it as the next
-    /// version of `name`. Its form is found out from its first bytes.
+    /// Checks an uploaded PyTorch checkpoint of the notebook and stores it as
+    /// the next version of `name`. Its form is recognised by its first bytes.
     ///
     /// # Errors
     /// As [`Self::import`].
-    pub fn import_notebook(
+    pub fn import_torch_checkpoint(
         &self,
         name: &str,
         upload: Upload,
         vocabulary: Option<&Vocabulary>,
     ) -> Result<ModelId, RepositoryError> {
         check_name(name)?;
-        let mut model = upload.staged.read_notebook(vocabulary)?;
-        // Its space is not needed any more while the model is written.
+        let mut model = upload.staged.read_torch_checkpoint(vocabulary)?;
+        // Frees its space before the model is written.
         drop(upload);
-        model.facts.created_unix_ms = now_unix_ms();
+        model.metadata.created_unix_ms = unix_time::now_ms();
         self.publish(name, &model)
     }
 
-    /// Copies a file in and stores it, as [`Self::import`].
+    /// Copies a file into the repository, as [`Self::import`].
     ///
     /// # Errors
     /// As [`Self::import`].
@@ -324,8 +334,8 @@ impl Repository {
         self.import(name, upload, vocabulary)
     }
 
-    /// Opens the file of a version for reading. It stays readable when the
-    /// version is removed meanwhile.
+    /// Opens the file of a version for reading. It stays readable if the
+    /// version is removed.
     ///
     /// # Errors
     /// `NotFound`, `Damaged`, `Io`.
@@ -338,35 +348,36 @@ impl Repository {
         Ok((file, description))
     }
 
-    /// Removes a version, sound or damaged. Those who have it loaded keep it.
+    /// Removes a version, sound or damaged. Works on a full disk. A caller that
+    /// has loaded the version keeps it.
     ///
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn remove(&self, id: &ModelId) -> Result<(), RepositoryError> {
-        let moving = self.moving();
+        let _changing = self.changing();
         let last_version = {
             let index = self.index();
             index.contains(id)?;
-            index.last_version(&id.name)
+            index.last_version(&id.name).ok()
         };
-        let trash = self.shared.storage.remove(id, last_version)?;
+        let removed = self.shared.storage.remove(id, last_version)?;
         self.index().remove(id);
         self.shared.cache.forget(id);
-        drop(moving);
-        trash.empty();
+        removed.free();
         Ok(())
     }
 
-    /// Marks a version as damaged after its bytes were found altered: from
-    /// now on it is not served.
+    /// Marks a version as damaged, because its bytes are not those that were
+    /// stored. It is not served from now on. Does nothing if it was removed.
     pub fn mark_damaged(&self, id: &ModelId, reason: &str) {
-        tracing::error!(model = %id, reason, "a stored model is damaged; it is not served any more");
-        self.index()
-            .insert(id.clone(), Entry::Damaged(reason.to_owned()));
-        self.shared.cache.forget(id);
+        if self.index().mark_damaged(id, reason) {
+            tracing::error!(model = %id, reason, "a stored model is damaged and is no longer served");
+            self.shared.cache.forget(id);
+        }
     }
 
-    /// Gives a checked file its number and moves it into place.
+    /// Assigns the next version number to a checked file and moves it into
+    /// place.
     fn publish_staged(
         &self,
         name: &str,
@@ -374,8 +385,8 @@ impl Repository {
         contents: Contents,
     ) -> Result<ModelId, RepositoryError> {
         staged.write_manifest(&contents)?;
-        let _moving = self.moving();
-        let next = self.index().last_version(name) + 1;
+        let _changing = self.changing();
+        let next = self.index().last_version(name)? + 1;
         let id = self.shared.storage.publish_staged(name, next, staged)?;
         let description = ModelDescription {
             id: id.clone(),
@@ -383,7 +394,7 @@ impl Repository {
             bytes: contents.bytes,
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
-            facts: contents.facts,
+            metadata: contents.metadata,
         };
         self.index()
             .insert(id.clone(), Entry::Sound(Arc::new(description)));
@@ -406,8 +417,8 @@ impl Repository {
         let length = file.metadata().map_err(io)?.len();
         let (model, contents) =
             ModelFile::read_from(file, length, None).map_err(|error| match error {
-                // The disk may do better the next time.
-                CheckpointError::Io(source) => io(source),
+                // An error of the disk may be temporary.
+                ModelFileError::Io(source) => io(source),
                 error => damaged(error.to_string()),
             })?;
         if contents.sha256 != description.digest {
@@ -431,7 +442,7 @@ impl Repository {
         let weights = Arc::new(weights);
         let check = check(&weights).map_err(device)?;
         if !check.row_invariant {
-            tracing::error!(model = %id, "on this machine a text depends on the others in its batch");
+            tracing::error!(model = %id, "on this machine, generated text depends on the other requests in its batch");
         }
         Ok(LoadedModel {
             id: id.clone(),
@@ -443,29 +454,20 @@ impl Repository {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        // Each change of the index is one insertion or removal: it is whole
-        // whatever happened to the thread that held it.
+        // Each change of the index is one insertion or removal, so it is valid
+        // even if the thread that held it panicked.
         self.shared
             .index
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn moving(&self) -> MutexGuard<'_, ()> {
+    fn changing(&self) -> MutexGuard<'_, ()> {
         self.shared
-            .moving
+            .changing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Milliseconds since 1970-01-01 UTC.
-fn now_unix_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }
 
 #[cfg(test)]

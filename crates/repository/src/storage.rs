@@ -1,34 +1,39 @@
 //! The folders and files of the repository, and the order in which they are
-//! written so that a crash at any moment leaves a version whole or absent.
+//! written so that after a crash at any moment a version exists as a whole or
+//! not at all.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use charlstm_model::architecture::Architecture;
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
+use charlstm_model::model_id::{check_name, parse_version};
+use charlstm_model::torch_checkpoint;
+use charlstm_model::vocabulary::Vocabulary;
+use charlstm_store::{atomic_file, checksummed_json, disk_error, hex};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::index::{Entry, Index};
-use super::name::{check_name, version_number};
 use super::{ModelDescription, ModelId, RepositoryError};
-use charlstm_model::architecture::Architecture;
-use charlstm_model::model_file::{CheckpointError, Contents, ModelFile, ModelMetadata};
-use charlstm_model::torch_checkpoint;
-use charlstm_model::vocabulary::Vocabulary;
 
-/// Under the folder of the models: no model can have that name.
+/// In the folder of the models, where no model can have that name.
 const STAGING: &str = ".staging";
 const MODEL_FILE: &str = "model.safetensors";
 const MANIFEST_FILE: &str = "manifest.json";
-/// In the folder of a name: the highest version that was ever given, as text.
-/// Written when a version is removed.
+/// In the folder of a name: the highest version number that was ever used, as
+/// text. Written when a version is removed.
 const LAST_VERSION_FILE: &str = "last_version";
+/// End of the name of a version's folder while the version is being removed.
+const REMOVED: &str = ".removed";
 /// Version of the manifest, and the only one that is read.
 const MANIFEST_FORMAT: u32 = 1;
 
-/// What stands beside a model file, so that the repository can be listed
-/// without opening the large files. Name and version are those of the path.
+/// A file next to the model file, so that the repository can be listed without
+/// opening the large files. Name and version are those of the path.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     format: u32,
@@ -36,27 +41,37 @@ struct Manifest {
     bytes: u64,
     architecture: Architecture,
     vocabulary: String,
-    facts: ModelMetadata,
+    #[serde(rename = "facts")]
+    metadata: ModelMetadata,
 }
 
 #[derive(Debug)]
 pub(super) struct Storage {
     models: PathBuf,
     staging: PathBuf,
+    /// [`atomic_file::sync_folder`]; tests let it fail.
+    pub(super) sync_folder: fn(&Path) -> io::Result<()>,
 }
 
-/// A folder on its way to become a version. Dropped, it is removed.
+/// A folder that will become a version. If it is dropped, it is removed.
 #[derive(Debug)]
 pub(super) struct Staged {
     folder: TempDir,
     file: File,
 }
 
-/// A version that was moved out of the way.
-pub(super) struct Trash(PathBuf);
+/// A version that no longer exists and whose space is not free yet.
+pub(super) struct Removed {
+    /// Folder of its name.
+    parent: PathBuf,
+    /// Its own folder, renamed. As long as it exists, it records the number.
+    folder: PathBuf,
+    /// Highest number that was ever used under its name, if that is known.
+    last_version: Option<u64>,
+}
 
 impl Storage {
-    /// Makes the folders, and removes what interrupted writes left.
+    /// Creates the folders, and removes what interrupted writes have left.
     pub(super) fn open(folder: &Path) -> Result<Self, RepositoryError> {
         let models = folder.join("models");
         let staging = models.join(STAGING);
@@ -68,10 +83,15 @@ impl Storage {
             _ => {}
         }
         fs::create_dir(&staging).map_err(|error| RepositoryError::io(&staging, error))?;
-        Ok(Self { models, staging })
+        Ok(Self {
+            models,
+            staging,
+            sync_folder: atomic_file::sync_folder,
+        })
     }
 
-    /// Reads the manifests of all versions.
+    /// Reads the manifests of all versions, and completes removals that a
+    /// crash has interrupted.
     pub(super) fn scan(&self) -> Result<Index, RepositoryError> {
         let mut index = Index::default();
         for (name, path) in folders(&self.models)? {
@@ -79,27 +99,10 @@ impl Storage {
                 continue;
             }
             if check_name(&name).is_err() {
-                tracing::warn!(folder = %path.display(), "this folder has no name of a model; it is left alone");
+                tracing::warn!(folder = %path.display(), "the name of this folder is not that of a model; it is ignored");
                 continue;
             }
-            if let Ok(text) = fs::read_to_string(path.join(LAST_VERSION_FILE)) {
-                index.note_last_version(&name, text.trim().parse().unwrap_or(0));
-            }
-            for (version, path) in folders(&path)? {
-                let Some(version) = version_number(&version) else {
-                    tracing::warn!(folder = %path.display(), "this folder has no name of a version; it is left alone");
-                    continue;
-                };
-                let id = ModelId {
-                    name: name.clone(),
-                    version,
-                };
-                let entry = match describe(&path, &id) {
-                    Ok(description) => Entry::Sound(Arc::new(description)),
-                    Err(reason) => Entry::Damaged(reason),
-                };
-                index.insert(id, entry);
-            }
+            scan_model(&mut index, &name, &path)?;
         }
         Ok(index)
     }
@@ -113,7 +116,7 @@ impl Storage {
         File::open(&path).map_err(|error| RepositoryError::io(&path, error))
     }
 
-    /// Makes a folder for a version to come.
+    /// Creates a folder for a new version.
     pub(super) fn stage(&self) -> Result<Staged, RepositoryError> {
         let io = |error| RepositoryError::io(&self.staging, error);
         let folder = tempfile::Builder::new()
@@ -125,6 +128,9 @@ impl Storage {
     }
 
     /// Moves a staged version to the first free number from `version` on.
+    ///
+    /// If it cannot be made durable, it is taken back: a version that was not
+    /// reported to anyone must not appear at the next start.
     pub(super) fn publish_staged(
         &self,
         name: &str,
@@ -138,43 +144,62 @@ impl Storage {
             name: name.to_owned(),
             version,
         };
-        // A rename onto a folder that is there and not empty fails: a version
-        // is never overwritten, whoever put it there.
+        // A folder cannot be renamed to one that exists and is not empty: no
+        // version is ever overwritten, not even one that another program put
+        // there.
         while let Err(error) = fs::rename(staged.folder.path(), self.version_path(&id)) {
-            if error.kind() != io::ErrorKind::DirectoryNotEmpty {
+            if !is_occupied(&error) {
                 return Err(io(error));
             }
             id.version += 1;
         }
-        // It has left the staging folder: there is nothing to remove there.
+        let synced = self.sync(&parent).and_then(|()| self.sync(&self.models));
+        if let Err(error) = synced {
+            let path = self.version_path(&id);
+            if let Err(error) = fs::rename(&path, staged.folder.path()) {
+                tracing::error!(%error, folder = %path.display(), "a version that was reported as not stored remains on disk");
+            }
+            return Err(error);
+        }
+        // It has left the staging folder, where nothing is left to remove.
         let _ = staged.folder.keep();
-        sync_folder(&parent)?;
-        sync_folder(&self.models)?;
         Ok(id)
     }
 
-    /// Moves a version out of the way, so that it is gone at once; emptying
-    /// the returned trash frees its space.
-    pub(super) fn remove(&self, id: &ModelId, last_version: u64) -> Result<Trash, RepositoryError> {
+    /// Removes a version: it does not exist any more when this returns.
+    /// [`Removed::free`] frees its space. Needs no space itself, so that it
+    /// works on a full disk.
+    pub(super) fn remove(
+        &self,
+        id: &ModelId,
+        last_version: Option<u64>,
+    ) -> Result<Removed, RepositoryError> {
         let parent = self.models.join(&id.name);
-        self.write_last_version(&parent, last_version)?;
-        let trash = self
-            .staging
-            .join(format!("removed-{}", uuid::Uuid::new_v4()));
-        fs::rename(self.version_path(id), &trash)
-            .map_err(|error| RepositoryError::io(&self.version_path(id), error))?;
-        sync_folder(&parent)?;
-        Ok(Trash(trash))
+        let path = self.version_path(id);
+        let folder = parent.join(format!("{}{REMOVED}", id.version));
+        let mut renamed = fs::rename(&path, &folder);
+        if renamed.as_ref().is_err_and(disk_error::is_full) {
+            // A name in a folder may need a block. The weights free many.
+            let _ = fs::remove_file(path.join(MODEL_FILE));
+            renamed = fs::rename(&path, &folder);
+        }
+        renamed.map_err(|error| RepositoryError::io(&path, error))?;
+        if let Err(error) = self.sync(&parent) {
+            // Reported as not removed, so it must not be gone.
+            if let Err(error) = fs::rename(&folder, &path) {
+                tracing::error!(%error, folder = %folder.display(), "a version that was reported as not removed is gone");
+            }
+            return Err(error);
+        }
+        Ok(Removed {
+            parent,
+            folder,
+            last_version,
+        })
     }
 
-    fn write_last_version(&self, parent: &Path, version: u64) -> Result<(), RepositoryError> {
-        let path = parent.join(LAST_VERSION_FILE);
-        let io = |error| RepositoryError::io(&path, error);
-        let mut file = tempfile::NamedTempFile::new_in(&self.staging).map_err(io)?;
-        writeln!(file, "{version}").map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        file.persist(&path).map_err(|error| io(error.error))?;
-        sync_folder(parent)
+    fn sync(&self, folder: &Path) -> Result<(), RepositoryError> {
+        (self.sync_folder)(folder).map_err(|error| RepositoryError::io(folder, error))
     }
 
     fn version_path(&self, id: &ModelId) -> PathBuf {
@@ -182,11 +207,108 @@ impl Storage {
     }
 }
 
+/// Returns true if a folder could not be renamed because something has its
+/// new name. Which error that is depends on the file system.
+fn is_occupied(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(
+        error.kind(),
+        DirectoryNotEmpty | AlreadyExists | NotADirectory
+    )
+}
+
+/// Reads the folder of one name.
+fn scan_model(index: &mut Index, name: &str, path: &Path) -> Result<(), RepositoryError> {
+    if let Err(error) = atomic_file::remove_leftovers(path) {
+        tracing::warn!(%error, folder = %path.display(), "temporary files could not be removed");
+    }
+    let last_version_path = path.join(LAST_VERSION_FILE);
+    match read_last_version(&last_version_path) {
+        Ok(version) => index.record_last_version(name, version),
+        Err(error) => {
+            tracing::error!(%error, path = %last_version_path.display(), model = name,
+                "this file cannot be read; no new version can be stored under this name");
+            let reason = "the record of its removed versions cannot be read".to_owned();
+            index.last_version_is_unknown(name, reason);
+        }
+    }
+    let mut removed = Vec::new();
+    for (folder_name, folder) in folders(path)? {
+        if let Some(number) = folder_name.strip_suffix(REMOVED).and_then(parse_version) {
+            index.record_last_version(name, number);
+            removed.push(folder);
+            continue;
+        }
+        let Some(version) = parse_version(&folder_name) else {
+            tracing::warn!(folder = %folder.display(), "the name of this folder is not that of a version; it is ignored");
+            continue;
+        };
+        let id = ModelId {
+            name: name.to_owned(),
+            version,
+        };
+        let entry = match describe(&folder, &id) {
+            Ok(description) => Entry::Sound(Arc::new(description)),
+            Err(reason) => Entry::Damaged(reason),
+        };
+        index.insert(id, entry);
+    }
+    for folder in removed {
+        Removed {
+            parent: path.to_owned(),
+            folder,
+            last_version: index.last_version(name).ok(),
+        }
+        .free();
+    }
+    Ok(())
+}
+
+/// Returns the number in a file; 0 if there is no file.
+fn read_last_version(path: &Path) -> io::Result<u64> {
+    match fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+impl Removed {
+    /// Frees the space, and then writes the record of the number to a file. If
+    /// that fails, or if the number is unknown, the empty folder remains: its
+    /// name is a record, too. The next start tries again.
+    pub(super) fn free(self) {
+        let freed = empty_folder(&self.folder).and_then(|()| {
+            let Some(last_version) = self.last_version else {
+                return Ok(());
+            };
+            let text = format!("{last_version}\n");
+            atomic_file::write(&self.parent.join(LAST_VERSION_FILE), text.as_bytes())?;
+            fs::remove_dir(&self.folder)
+        });
+        if let Err(error) = freed {
+            tracing::warn!(folder = %self.folder.display(), %error, "the rest of a removed version stays until the next start");
+        }
+    }
+}
+
+fn empty_folder(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Staged {
     /// Writes the model file.
     pub(super) fn write(&mut self, model: &ModelFile) -> Result<(), RepositoryError> {
         model.write_to(&mut self.file).map_err(|error| match error {
-            CheckpointError::Io(source) => RepositoryError::io(self.folder.path(), source),
+            ModelFileError::Io(source) => RepositoryError::io(self.folder.path(), source),
             error => RepositoryError::NotAModel(error),
         })
     }
@@ -198,44 +320,44 @@ impl Staged {
             .map_err(|source| RepositoryError::io(self.folder.path(), source))
     }
 
-    /// Makes the written file durable, and reads it again from the disk:
-    /// what is recorded in the manifest is what is there.
+    /// Makes the written file durable, and reads it back: the manifest
+    /// describes what is on disk.
     pub(super) fn check(
         &self,
         vocabulary: Option<&Vocabulary>,
     ) -> Result<Contents, RepositoryError> {
         let synced = self.file.sync_all();
         synced.map_err(|source| RepositoryError::io(self.folder.path(), source))?;
-        self.reread(|file, length| Contents::read_from(file, length, vocabulary))
+        self.read_back(|file, length| Contents::read_from(file, length, vocabulary))
     }
 
-    /// The written model.
+    /// Reads the written model.
     pub(super) fn read(
         &self,
         vocabulary: Option<&Vocabulary>,
     ) -> Result<ModelFile, RepositoryError> {
-        self.reread(|file, length| ModelFile::read_from(file, length, vocabulary))
+        self.read_back(|file, length| ModelFile::read_from(file, length, vocabulary))
             .map(|(model, _)| model)
     }
 
-    /// The model of the checkpoint that was written.
-    pub(super) fn read_notebook(
+    /// Reads the written file as a PyTorch checkpoint.
+    pub(super) fn read_torch_checkpoint(
         &self,
         vocabulary: Option<&Vocabulary>,
     ) -> Result<ModelFile, RepositoryError> {
-        self.reread(|file, _| torch_checkpoint::read(file, vocabulary))
+        self.read_back(|file, _| torch_checkpoint::read(file, vocabulary))
     }
 
-    fn reread<T>(
+    fn read_back<T>(
         &self,
-        read: impl FnOnce(File, u64) -> Result<T, CheckpointError>,
+        read: impl FnOnce(File, u64) -> Result<T, ModelFileError>,
     ) -> Result<T, RepositoryError> {
         let path = self.folder.path().join(MODEL_FILE);
         let io = |source| RepositoryError::io(&path, source);
         let file = File::open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         read(file, length).map_err(|error| match error {
-            CheckpointError::Io(source) => io(source),
+            ModelFileError::Io(source) => io(source),
             error => RepositoryError::NotAModel(error),
         })
     }
@@ -243,51 +365,40 @@ impl Staged {
     /// Writes the manifest, and makes the folder durable.
     pub(super) fn write_manifest(&self, contents: &Contents) -> Result<(), RepositoryError> {
         let path = self.folder.path().join(MANIFEST_FILE);
-        let io = |error| RepositoryError::io(&path, error);
         let manifest = Manifest {
             format: MANIFEST_FORMAT,
-            sha256: hexadecimal(&contents.sha256),
+            sha256: hex::encode(&contents.sha256),
             bytes: contents.bytes,
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
-            facts: contents.facts.clone(),
+            metadata: contents.metadata.clone(),
         };
-        let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-        let mut file = File::create_new(&path).map_err(io)?;
-        file.write_all(&json).map_err(io)?;
-        file.sync_all().map_err(io)?;
-        sync_folder(self.folder.path())
+        checksummed_json::to_text(&manifest)
+            .map_err(io::Error::other)
+            .and_then(|text| atomic_file::write(&path, &text))
+            .map_err(|error| RepositoryError::io(&path, error))
     }
 }
 
-impl Trash {
-    /// Frees the space. What is left over goes at the next start.
-    pub(super) fn empty(self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "a removed version still takes space");
-        }
-    }
-}
-
-/// What the manifest in a version's folder says; or what is wrong with it.
+/// Reads the manifest in a version's folder. The error says what is wrong.
 fn describe(folder: &Path, id: &ModelId) -> Result<ModelDescription, String> {
     let text = fs::read(folder.join(MANIFEST_FILE))
         .map_err(|error| format!("its manifest cannot be read: {error}"))?;
-    let manifest: Manifest = serde_json::from_slice(&text)
+    let manifest: Manifest = checksummed_json::from_slice(&text)
         .map_err(|error| format!("its manifest is not valid: {error}"))?;
     if manifest.format != MANIFEST_FORMAT {
         return Err(format!(
-            "its manifest has the format {}; only {MANIFEST_FORMAT} is known",
+            "its manifest has format {}, and this server reads format {MANIFEST_FORMAT}",
             manifest.format
         ));
     }
-    let digest = from_hexadecimal(&manifest.sha256).ok_or("its manifest has no valid sha256")?;
+    let digest = hex::decode(&manifest.sha256).ok_or("its manifest has no valid sha256")?;
     let bytes = fs::metadata(folder.join(MODEL_FILE))
         .map_err(|error| format!("its file cannot be read: {error}"))?
         .len();
     if bytes != manifest.bytes {
         return Err(format!(
-            "its file has {bytes} bytes where {} were stored",
+            "its file has {bytes} bytes, but {} were stored",
             manifest.bytes
         ));
     }
@@ -297,45 +408,21 @@ fn describe(folder: &Path, id: &ModelId) -> Result<ModelDescription, String> {
         bytes,
         architecture: manifest.architecture,
         vocabulary: manifest.vocabulary,
-        facts: manifest.facts,
+        metadata: manifest.metadata,
     })
 }
 
-/// The folders within a folder, with their names. Names that are not UTF-8
-/// come with replacement characters, which no name here has.
+/// Returns the folders in a folder, with their names. A name that is not UTF-8
+/// gets replacement characters, which no valid name has.
 fn folders(path: &Path) -> Result<Vec<(String, PathBuf)>, RepositoryError> {
     let io = |error| RepositoryError::io(path, error);
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(io)? {
         let entry = entry.map_err(io)?;
         if entry.file_type().map_err(io)?.is_dir() {
-            found.push((
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            ));
+            let name: &OsStr = &entry.file_name();
+            found.push((name.to_string_lossy().into_owned(), entry.path()));
         }
     }
     Ok(found)
-}
-
-/// Makes what was made, renamed or removed in a folder durable.
-fn sync_folder(path: &Path) -> Result<(), RepositoryError> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| RepositoryError::io(path, error))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hexadecimal(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(bytes)
 }

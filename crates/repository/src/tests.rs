@@ -21,7 +21,7 @@ fn model(seed: f32) -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata {
+        metadata: ModelMetadata {
             training_id: "t-1".to_owned(),
             train_loss: Some(1.5),
             created_unix_ms: 7,
@@ -43,6 +43,10 @@ fn file_of(folder: &TempDir, id: &ModelId) -> PathBuf {
     path.join("model.safetensors")
 }
 
+fn models(folder: &TempDir) -> PathBuf {
+    folder.path().join("models")
+}
+
 fn staged_entries(folder: &TempDir) -> usize {
     fs::read_dir(folder.path().join("models/.staging"))
         .unwrap()
@@ -50,7 +54,7 @@ fn staged_entries(folder: &TempDir) -> usize {
 }
 
 #[test]
-fn versions_are_counted_up_and_the_latest_is_meant_by_the_name() {
+fn versions_are_numbered_upwards_and_a_name_means_the_latest() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 1));
@@ -66,7 +70,7 @@ fn versions_are_counted_up_and_the_latest_is_meant_by_the_name() {
 }
 
 #[test]
-fn models_are_there_after_the_folder_is_opened_again() {
+fn models_exist_after_the_folder_is_opened_again() {
     let folder = TempDir::new().unwrap();
     let published = Repository::open(folder.path()).unwrap();
     let a = published.publish("a", &model(0.1)).unwrap();
@@ -74,7 +78,7 @@ fn models_are_there_after_the_folder_is_opened_again() {
     drop(published);
     let repository = Repository::open(folder.path()).unwrap();
     assert_eq!(repository.describe(&a).unwrap(), before);
-    assert_eq!(before.facts, model(0.1).facts);
+    assert_eq!(before.metadata, model(0.1).metadata);
     assert_eq!(before.vocabulary, "abc");
     let loaded = repository.load(&a).unwrap();
     assert_eq!(loaded.digest, before.digest);
@@ -96,22 +100,25 @@ fn the_empty_reference_means_the_only_model() {
 }
 
 #[test]
-fn an_unknown_model_is_answered_with_those_there_are() {
+fn the_error_for_an_unknown_model_lists_those_that_exist() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let error = |reference| repository.resolve(reference).unwrap_err().to_string();
-    assert_eq!(error("x"), "there is no model \"x\"; there is none yet");
+    assert_eq!(error("x"), "there is no model \"x\"; available: none yet");
     repository.publish("a", &model(0.1)).unwrap();
-    assert_eq!(error("x"), "there is no model \"x\"; there is a");
-    assert_eq!(error("a@7"), "there is no model \"a@7\"; there is a@1");
+    assert_eq!(error("x"), "there is no model \"x\"; available: a");
+    assert_eq!(error("a@7"), "there is no model \"a@7\"; available: a@1");
     repository.publish("book", &model(0.1)).unwrap();
-    assert_eq!(error("bok"), "there is no model \"bok\"; there is book, a");
-    assert!(error("../a").contains("is no model name"));
-    assert!(error("a@x").contains("is no model"));
+    assert_eq!(
+        error("bok"),
+        "there is no model \"bok\"; available: book, a"
+    );
+    assert!(error("../a").contains("invalid model name"));
+    assert!(error("a@x").contains("invalid model reference"));
 }
 
 #[test]
-fn the_number_of_a_removed_version_is_not_given_again() {
+fn the_number_of_a_removed_version_is_not_reused() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     repository.publish("a", &model(0.1)).unwrap();
@@ -127,7 +134,7 @@ fn the_number_of_a_removed_version_is_not_given_again() {
 }
 
 #[test]
-fn a_removed_version_stays_with_those_who_loaded_it_and_is_gone_for_others() {
+fn a_removed_version_stays_usable_for_callers_that_loaded_it_and_is_not_found_by_others() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let a = repository.publish("a", &model(0.1)).unwrap();
@@ -140,7 +147,7 @@ fn a_removed_version_stays_with_those_who_loaded_it_and_is_gone_for_others() {
 }
 
 #[test]
-fn a_truncated_file_is_reported_and_an_older_version_serves() {
+fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     repository.publish("a", &model(0.1)).unwrap();
@@ -168,7 +175,7 @@ fn an_altered_byte_is_found_when_the_model_is_loaded() {
     let a = repository.publish("a", &model(0.1)).unwrap();
     let path = file_of(&folder, &a);
     let mut bytes = fs::read(&path).unwrap();
-    // The lowest bit of a weight: still a sound file of the same length.
+    // The lowest bit of a weight: the file stays valid, with the same length.
     let at = bytes.len() - 4;
     bytes[at] ^= 1;
     fs::write(&path, bytes).unwrap();
@@ -190,7 +197,7 @@ fn a_version_without_a_manifest_is_not_served() {
 }
 
 #[test]
-fn what_an_interrupted_write_left_is_removed_at_the_start() {
+fn leftovers_of_an_interrupted_write_are_removed_at_startup() {
     let folder = TempDir::new().unwrap();
     let left = folder.path().join("models/.staging/version-x");
     fs::create_dir_all(&left).unwrap();
@@ -201,7 +208,7 @@ fn what_an_interrupted_write_left_is_removed_at_the_start() {
 }
 
 #[test]
-fn many_publishers_at_once_get_a_version_each() {
+fn concurrent_publishers_get_a_version_each() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let barrier = Barrier::new(4);
@@ -226,7 +233,7 @@ fn many_publishers_at_once_get_a_version_each() {
 }
 
 #[test]
-fn a_version_that_somebody_else_put_there_is_not_overwritten() {
+fn a_folder_that_another_program_put_there_is_not_overwritten() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let foreign = folder.path().join("models/a/1");
@@ -237,7 +244,7 @@ fn a_version_that_somebody_else_put_there_is_not_overwritten() {
 }
 
 #[test]
-fn all_who_load_a_version_share_it() {
+fn concurrent_loads_of_a_version_share_it() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let a = repository.publish("a", &model(0.1)).unwrap();
@@ -258,15 +265,15 @@ fn all_who_load_a_version_share_it() {
 }
 
 #[test]
-fn an_imported_file_is_a_model_without_a_training_of_this_server() {
+fn an_imported_model_has_no_training_on_this_server() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let mut upload = repository.upload().unwrap();
     upload.append(&model(0.1).to_bytes().unwrap()).unwrap();
     let a = repository.import("a", upload, None).unwrap();
     let description = repository.describe(&a).unwrap();
-    assert_eq!(description.facts.training_id, "");
-    assert_eq!(description.facts.train_loss, Some(1.5));
+    assert_eq!(description.metadata.training_id, "");
+    assert_eq!(description.metadata.train_loss, Some(1.5));
     repository.load(&a).unwrap();
 
     let source = folder.path().join("source");
@@ -278,7 +285,7 @@ fn an_imported_file_is_a_model_without_a_training_of_this_server() {
 }
 
 #[test]
-fn an_upload_that_is_no_model_or_is_broken_off_leaves_nothing_behind() {
+fn an_upload_that_is_not_a_model_or_is_dropped_leaves_nothing_behind() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let mut upload = repository.upload().unwrap();
@@ -291,7 +298,7 @@ fn an_upload_that_is_no_model_or_is_broken_off_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_open_file_stays_readable_when_its_version_is_removed() {
+fn an_open_file_stays_readable_after_its_version_is_removed() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let a = repository.publish("a", &model(0.1)).unwrap();
@@ -303,7 +310,7 @@ fn an_open_file_stays_readable_when_its_version_is_removed() {
 }
 
 #[test]
-fn ten_thousand_versions_are_listed_without_a_file_being_opened() {
+fn ten_thousand_versions_are_listed_without_opening_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let first = repository.publish("a", &model(1.0)).unwrap();
@@ -316,7 +323,7 @@ fn ten_thousand_versions_are_listed_without_a_file_being_opened() {
         std::fs::hard_link(&file, version.join("model.safetensors")).unwrap();
     }
     let repository = Repository::open(folder.path()).unwrap();
-    // What is asked for from here on cannot come from the disk.
+    // From here on, no answer can come from the disk.
     std::fs::remove_dir_all(folder.path().join("models")).unwrap();
     let listed = repository.list();
     assert_eq!(listed.len(), 1);
@@ -324,4 +331,218 @@ fn ten_thousand_versions_are_listed_without_a_file_being_opened() {
     assert_eq!(repository.versions("a").len(), 10_000);
     assert_eq!(repository.resolve("a@77").unwrap(), id("a", 77));
     assert_eq!(repository.describe(&id("a", 77)).unwrap().id.version, 77);
+}
+
+/// The data folder of version 0.1, with another model whose versions 2 and 3
+/// were removed by that version.
+fn version_0_1() -> TempDir {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/data-0.1/models");
+    let folder = TempDir::new().unwrap();
+    copy(&golden, &models(&folder));
+    copy(&golden.join("three/1"), &models(&folder).join("removed/1"));
+    fs::write(models(&folder).join("removed/last_version"), "3\n").unwrap();
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn models_of_version_0_1_are_read_as_they_are() {
+    let folder = version_0_1();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert!(repository.damaged().is_empty());
+    let listed: Vec<ModelId> = repository.list().iter().map(|d| d.id.clone()).collect();
+    assert_eq!(listed, [id("removed", 1), id("small", 2), id("three", 1)]);
+    for model in [id("small", 1), id("small", 2), id("three", 1)] {
+        let description = repository.describe(&model).unwrap();
+        assert!(!description.metadata.training_id.is_empty());
+        assert_eq!(repository.load(&model).unwrap().digest, description.digest);
+    }
+    assert_eq!(
+        repository.publish("removed", &model(0.1)).unwrap(),
+        id("removed", 4)
+    );
+}
+
+#[test]
+fn a_changed_bit_in_a_manifest_is_found() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    repository.publish("a", &model(0.1)).unwrap();
+    drop(repository);
+    let manifest = models(&folder).join("a/1/manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    // Another loss, which only the checksum shows.
+    assert!(text.contains("1.5"));
+    fs::write(&manifest, text.replace("1.5", "1.4")).unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let error = repository.resolve("a").unwrap_err();
+    assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn an_empty_reference_never_means_another_model_because_one_is_damaged() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    repository.publish("b", &model(0.2)).unwrap();
+    repository.mark_damaged(&a, "a test says so");
+    let error = repository.resolve("").unwrap_err();
+    assert!(
+        matches!(error, RepositoryError::Ambiguous { .. }),
+        "{error}"
+    );
+    repository.remove(&id("b", 1)).unwrap();
+    let error = repository.resolve("").unwrap_err();
+    assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_version_that_was_removed_is_not_listed_as_damaged_later() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    repository.remove(&a).unwrap();
+    // An export of its open file finds other bytes.
+    repository.mark_damaged(&a, "a test says so");
+    assert!(repository.damaged().is_empty());
+    assert!(matches!(
+        repository.resolve("a@1"),
+        Err(RepositoryError::NotFound { .. })
+    ));
+}
+
+#[test]
+fn a_version_that_is_removed_while_it_is_loaded_is_not_kept_in_memory() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    let description = repository.describe(&a).unwrap();
+    let loaded = repository
+        .shared
+        .cache
+        .get_or_load(
+            &a,
+            || {
+                let loaded = repository.load_weights(&description);
+                repository.remove(&a).unwrap();
+                loaded
+            },
+            || repository.describe(&a).is_ok(),
+        )
+        .unwrap();
+    drop(loaded);
+    assert!(repository.loaded().is_empty());
+}
+
+#[test]
+fn an_unreadable_record_of_removed_versions_blocks_new_versions_of_that_name_only() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    repository.publish("a", &model(0.1)).unwrap();
+    repository.publish("a", &model(0.2)).unwrap();
+    repository.remove(&id("a", 2)).unwrap();
+    drop(repository);
+    let record = models(&folder).join("a/last_version");
+    fs::write(&record, "2x").unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let error = repository.publish("a", &model(0.3)).unwrap_err();
+    assert!(
+        error.to_string().contains("models/a/last_version"),
+        "{error}"
+    );
+    assert_eq!(repository.resolve("a").unwrap(), id("a", 1));
+    repository.load(&id("a", 1)).unwrap();
+    repository.publish("b", &model(0.1)).unwrap();
+    // Its removal must not lose the number either.
+    repository.remove(&id("a", 1)).unwrap();
+    drop(repository);
+    fs::write(&record, "2").unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 3));
+}
+
+#[test]
+fn a_removal_that_a_crash_or_a_full_disk_interrupts_keeps_the_number() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    repository.publish("a", &model(0.1)).unwrap();
+    repository.publish("a", &model(0.2)).unwrap();
+    // A folder in the place of the record: the file cannot be written.
+    let record = models(&folder).join("a/last_version");
+    fs::create_dir_all(record.join("x")).unwrap();
+    repository.remove(&id("a", 2)).unwrap();
+    assert!(!models(&folder).join("a/2").exists());
+    assert!(!file_of(&folder, &id("a", 2)).exists(), "its space is free");
+    fs::remove_dir_all(&record).unwrap();
+    // A crash before anything was freed.
+    copy(
+        &models(&folder).join("a/1"),
+        &models(&folder).join("a/5.removed"),
+    );
+    drop(repository);
+    for _ in 0..2 {
+        let repository = Repository::open(folder.path()).unwrap();
+        assert_eq!(repository.versions("a"), [1]);
+        assert!(repository.damaged().is_empty());
+        assert!(!models(&folder).join("a/5.removed").exists());
+        assert!(!models(&folder).join("a/2.removed").exists());
+    }
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 6));
+}
+
+#[test]
+fn a_version_that_cannot_be_made_durable_does_not_exist_and_appears_at_no_later_start() {
+    let folder = TempDir::new().unwrap();
+    let mut repository = Repository::open(folder.path()).unwrap();
+    let fail = |_: &Path| Err(std::io::Error::other("a test says so"));
+    Arc::get_mut(&mut repository.shared)
+        .unwrap()
+        .storage
+        .sync_folder = fail;
+    let error = repository.publish("a", &model(0.1)).unwrap_err();
+    assert!(matches!(error, RepositoryError::Io { .. }), "{error}");
+    assert!(repository.list().is_empty());
+    assert!(!models(&folder).join("a/1").exists());
+    assert_eq!(staged_entries(&folder), 0);
+    drop(repository);
+    let repository = Repository::open(folder.path()).unwrap();
+    assert!(repository.list().is_empty());
+    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 1));
+}
+
+#[test]
+fn a_removal_that_cannot_be_made_durable_is_reported_and_the_version_stays() {
+    let folder = TempDir::new().unwrap();
+    let mut repository = Repository::open(folder.path()).unwrap();
+    let a = repository.publish("a", &model(0.1)).unwrap();
+    let fail = |_: &Path| Err(std::io::Error::other("a test says so"));
+    Arc::get_mut(&mut repository.shared)
+        .unwrap()
+        .storage
+        .sync_folder = fail;
+    assert!(repository.remove(&a).is_err());
+    repository.load(&a).unwrap();
+}
+
+#[test]
+fn a_file_in_the_place_of_a_version_is_not_overwritten() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    fs::create_dir_all(models(&folder).join("a")).unwrap();
+    fs::write(models(&folder).join("a/1"), "mine").unwrap();
+    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 2));
+    assert_eq!(fs::read(models(&folder).join("a/1")).unwrap(), b"mine");
 }

@@ -1,33 +1,34 @@
-//! A file on its way into the repository. What becomes of it when it is
-//! complete is decided in `mod.rs`.
+//! A file that is being uploaded to the repository. It becomes a version in
+//! [`super::Repository::import`].
+
+use charlstm_model::model_file::{MAX_FILE_BYTES, ModelFileError};
+use charlstm_model::torch_checkpoint;
 
 use super::RepositoryError;
 use super::storage::Staged;
-use charlstm_model::model_file::{CheckpointError, MAX_FILE_BYTES};
-use charlstm_model::torch_checkpoint;
 
-/// Bytes from which the kind of a file is found out.
+/// Bytes by which the kind of a file is recognised.
 const FIRST_BYTES: usize = 4;
 
-/// A file on its way into the repository. Dropped, it leaves nothing behind.
+/// A file that is being uploaded. If it is dropped, nothing is left of it.
 #[derive(Debug)]
 pub struct Upload {
     pub(super) staged: Staged,
     pub(super) bytes: u64,
-    /// Its first bytes, as far as they are there.
+    /// The first bytes, as far as they have arrived.
     pub(super) first: Vec<u8>,
 }
 
 impl Upload {
-    /// Appends bytes.
+    /// Appends bytes. Blocks on the disk.
     ///
     /// # Errors
     /// `Io`, and `NotAModel` as soon as there are more bytes than any model
-    /// has: nobody fills the disk.
+    /// has, so that an upload cannot fill the disk without limit.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
         self.bytes += bytes.len() as u64;
         if self.bytes > MAX_FILE_BYTES {
-            return Err(RepositoryError::NotAModel(CheckpointError::Length {
+            return Err(RepositoryError::NotAModel(ModelFileError::Length {
                 expected: MAX_FILE_BYTES,
                 actual: self.bytes,
             }));
@@ -37,9 +38,9 @@ impl Upload {
         self.staged.append(bytes)
     }
 
-    /// True where it begins as a checkpoint of the notebook does. A model file
-    /// does not: it begins with a length, which is no such number.
-    pub fn looks_like_notebook(&self) -> bool {
+    /// Returns true if it begins as a PyTorch checkpoint does. A model file
+    /// begins with a length that no such checkpoint begins with.
+    pub fn is_torch_checkpoint(&self) -> bool {
         torch_checkpoint::recognises(&self.first)
     }
 }

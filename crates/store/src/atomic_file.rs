@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+/// Begin and end of the names of temporary files.
+const PREFIX: &str = ".new-";
+const SUFFIX: &str = ".tmp";
+
 /// A file that is being written and does not exist under its name yet. If it
 /// is dropped without a commit, nothing is left of it. All methods block on
 /// the disk.
@@ -39,7 +43,7 @@ impl AtomicFile {
     /// The folder of `target` does not exist or cannot be written to.
     pub fn create_with_mode(target: &Path, mode: u32) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".new-").suffix(".tmp");
+        builder.prefix(PREFIX).suffix(SUFFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -71,6 +75,20 @@ impl AtomicFile {
             .persist(&self.target)
             .map_err(|error| error.error)?;
         sync_folder(&folder)
+    }
+
+    /// Makes the content durable, puts it under its name, and returns the open
+    /// file, positioned after what was written. The new name itself is durable
+    /// only after [`sync_folder`]: a caller that keeps writing to the file must
+    /// have it even if that fails.
+    ///
+    /// # Errors
+    /// The disk reports an error; the old file is still there.
+    pub fn replace(self) -> io::Result<File> {
+        self.temporary.as_file().sync_data()?;
+        self.temporary
+            .persist(&self.target)
+            .map_err(|error| error.error)
     }
 
     /// As [`AtomicFile::commit`], but fails if there is a file of that name.
@@ -120,6 +138,26 @@ pub fn write(target: &Path, content: &[u8]) -> io::Result<()> {
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_folder(folder_of(to))
+}
+
+/// Removes the temporary files that a killed process left in a folder. No
+/// [`AtomicFile`] may be in use in it. Blocks on the disk.
+///
+/// # Errors
+/// The folder cannot be listed, or a file cannot be removed.
+pub fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(PREFIX.as_bytes())
+            && name.ends_with(SUFFIX.as_bytes())
+            && entry.file_type()?.is_file()
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the entries of a folder durable: files that were created, renamed or
@@ -230,6 +268,32 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&target).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["a.bin"]);
+    }
+
+    #[test]
+    fn a_replaced_file_can_be_written_further_through_its_handle() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a.bin");
+        write(&target, b"old").unwrap();
+        let mut file = AtomicFile::create(&target).unwrap();
+        file.write_all(b"new").unwrap();
+        let mut file = file.replace().unwrap();
+        file.write_all(b" and more").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new and more");
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_process_are_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".new-x.tmp", ".new-x", "a.tmp", "b"] {
+            fs::write(folder.path().join(name), b"").unwrap();
+        }
+        fs::create_dir(folder.path().join(".new-folder.tmp")).unwrap();
+        remove_leftovers(folder.path()).unwrap();
+        assert_eq!(
+            names(folder.path()),
+            [".new-folder.tmp", ".new-x", "a.tmp", "b"]
+        );
     }
 
     #[cfg(unix)]

@@ -1,21 +1,26 @@
-//! The checkpoint of a training on disk: everything to go on bit for bit. What
-//! is in a snapshot is `model::learner`'s business; model files for use are in
-//! `model::checkpoint`.
+//! The checkpoints of a training on disk: everything needed to resume it bit
+//! for bit. Model files are a different format, in
+//! [`charlstm_model::model_file`].
 //!
-//! A file is: eight bytes of magic with the format's version, the length of a
-//! JSON header as a little-endian u32, the header, the numbers as
-//! little-endian f32, and the SHA-256 of all that.
+//! A checkpoint file consists of eight bytes of magic, which include the
+//! version of the format; the length of a JSON header as a little-endian u32;
+//! the header; the values as little-endian f32; and the SHA-256 of all that.
+//!
+//! There are up to three files. A new checkpoint is written to
+//! `checkpoint.new` and made durable. Then `checkpoint.bin` becomes
+//! `checkpoint.previous.bin`, and the new one becomes `checkpoint.bin`. A crash
+//! at any moment leaves at least one sound file, and [`Checkpoints::load`]
+//! finds the newest.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use thiserror::Error;
-
-use super::digesting::Digesting;
 use charlstm_model::learner::LearnerState;
+use charlstm_store::atomic_file::{self, Digesting};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 #[cfg(test)]
 mod tests;
@@ -23,35 +28,38 @@ mod tests;
 const MAGIC: &[u8; 8] = b"CLSTMCP\x01";
 const CURRENT: &str = "checkpoint.bin";
 const PREVIOUS: &str = "checkpoint.previous.bin";
-const ASIDE: &str = "checkpoint.new";
-const DIGEST_BYTES: usize = 32;
-/// Most bytes of the header, which holds a dozen numbers.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
+const NEW: &str = "checkpoint.new";
+/// A damaged file is moved here, in place of an earlier one.
+const DAMAGED: &str = "checkpoint.damaged.bin";
+const DIGEST_BYTES: u64 = 32;
+/// Maximum length of the header, which has a dozen numbers.
+const MAX_HEADER_BYTES: u64 = 64 * 1024;
+/// Bytes that are read or written at a time.
+const BUFFER_BYTES: usize = 1 << 20;
 
-/// A training at some step.
+/// The state of a training at some step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     /// The state of the learner.
-    pub snapshot: LearnerState,
-    /// What the trainer knows besides.
+    pub learner: LearnerState,
+    /// The state of the training loop.
     pub position: Position,
-    /// Weights of the best epoch so far, where a text is held out.
-    pub best_parameters: Option<Vec<f32>>,
+    /// Weights of the best epoch so far, if a text is held out.
+    pub best_parameters: Option<Arc<Vec<f32>>>,
 }
 
-/// What the trainer knows besides the learner's state.
+/// The state of the training loop apart from the learner.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
-    /// How often the training fell back on a checkpoint because it diverged;
-    /// each time halves the learning rate.
+    /// Number of rollbacks so far; each has halved the learning rate.
     pub rollbacks: u32,
-    /// Seconds spent on the epoch under way.
+    /// Seconds spent on the current epoch.
     pub epoch_seconds: f64,
-    /// Mean training loss of the last complete epoch.
+    /// Mean training loss of the last completed epoch.
     pub train_loss: Option<f64>,
-    /// Validation loss of the last complete epoch.
+    /// Validation loss of the last completed epoch.
     pub validation_loss: Option<f64>,
-    /// The epoch with the lowest validation loss.
+    /// The epoch with the lowest validation loss so far.
     pub best: Option<Best>,
 }
 
@@ -79,13 +87,13 @@ struct Header {
     lengths: [usize; 5],
 }
 
-/// A checkpoint cannot be read.
+/// No checkpoint can be read.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// There is none.
+    /// None was ever saved.
     #[error("there is no checkpoint")]
     Missing,
-    /// Neither the last nor the one before it is sound.
+    /// There are files, and none is sound.
     #[error("the checkpoint is damaged ({current}), and so is the one before it ({previous})")]
     Damaged {
         /// What is wrong with the last one.
@@ -105,78 +113,268 @@ enum ReadError {
     Io(io::Error),
 }
 
-/// Saves a checkpoint in the folder of its training. The last one stays until
-/// the new one is whole and on the disk, and then as the previous one.
-///
-/// # Errors
-/// The disk's; the checkpoints that were there are unharmed.
-pub fn save(folder: &Path, training_id: &str, checkpoint: &Checkpoint) -> io::Result<()> {
-    let aside = folder.join(ASIDE);
-    let written = File::create(&aside).and_then(|file| {
-        let file = write(file, training_id, checkpoint)?;
-        file.sync_all()
-    });
-    if let Err(error) = written {
-        // Half a checkpoint on a full disk is only in the way.
-        let _ = fs::remove_file(&aside);
-        return Err(error);
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Damaged(CUT_SHORT),
+            _ => Self::Io(error),
+        }
     }
-    let current = folder.join(CURRENT);
-    match fs::rename(&current, folder.join(PREVIOUS)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::rename(&aside, &current)?;
-    File::open(folder)?.sync_all()
 }
 
-/// Reads the last sound checkpoint: the previous one where the last is
-/// damaged or was just being put into place, which the log says.
-///
-/// # Errors
-/// No checkpoint, or none that is sound.
-pub fn load(folder: &Path, training_id: &str) -> Result<Checkpoint, LoadError> {
-    let of = |name: &str| -> (PathBuf, Result<Checkpoint, ReadError>) {
-        let path = folder.join(name);
-        let read = read(&path, training_id);
-        (path, read)
-    };
-    let (path, current) = of(CURRENT);
-    let current = match current {
-        Ok(checkpoint) => return Ok(checkpoint),
-        Err(error) => error,
-    };
-    match (current, of(PREVIOUS).1) {
-        (current, Ok(checkpoint)) => {
-            let step = checkpoint.snapshot.step;
-            tracing::warn!(error = %current, path = %path.display(), step,
-                "a checkpoint cannot be used; the one before it is");
-            Ok(checkpoint)
+const CUT_SHORT: &str = "it is cut short";
+
+/// The checkpoints in the folder of one training. All methods block on the
+/// disk.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    training_id: String,
+}
+
+impl Checkpoints {
+    /// The checkpoints of the training with that id, in its folder.
+    pub fn new(folder: &Path, training_id: &str) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            training_id: training_id.to_owned(),
         }
-        (ReadError::Missing, Err(ReadError::Missing)) => Err(LoadError::Missing),
-        (current, Err(previous)) => Err(LoadError::Damaged {
+    }
+
+    /// Saves a checkpoint as the newest. The one before it is kept as the
+    /// previous one. Must only be called if the current one is sound or
+    /// missing, as it is after [`Self::load`].
+    ///
+    /// # Errors
+    /// The disk's. The earlier checkpoints are unchanged then, and `load` finds
+    /// one of them or this one.
+    pub fn save(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        self.write_new(checkpoint)?;
+        self.put_new_in_place(true)
+    }
+
+    /// Saves a checkpoint in place of the newest. The previous one is kept.
+    ///
+    /// # Errors
+    /// As for [`Self::save`].
+    pub fn replace(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        self.write_new(checkpoint)?;
+        self.put_new_in_place(false)
+    }
+
+    /// Reads the newest sound checkpoint. Completes a [`Self::save`] that a
+    /// crash has interrupted. A damaged checkpoint is moved out of the way, so
+    /// that it never takes the place of a sound one, and is logged.
+    ///
+    /// # Errors
+    /// There is no checkpoint, or no sound one; nothing is changed then.
+    pub fn load(&self) -> Result<Checkpoint, LoadError> {
+        if let Some(checkpoint) = self.load_new() {
+            return Ok(checkpoint);
+        }
+        let current = match self.read(CURRENT) {
+            Ok(checkpoint) => return Ok(checkpoint),
+            Err(error) => error,
+        };
+        let previous = match self.read(PREVIOUS) {
+            Ok(checkpoint) => {
+                if !matches!(current, ReadError::Missing) {
+                    self.move_damaged(&current);
+                }
+                return Ok(checkpoint);
+            }
+            Err(error) => error,
+        };
+        Err(load_error(&current, &previous))
+    }
+
+    /// Reads the checkpoint before the newest.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn load_previous(&self) -> Result<Checkpoint, LoadError> {
+        self.read(PREVIOUS)
+            .map_err(|error| load_error(&ReadError::Missing, &error))
+    }
+
+    /// Checks the newest sound checkpoint, as [`Self::load`] would find it, and
+    /// returns its step. Changes nothing, and holds no weights in memory.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn verify(&self) -> Result<u64, LoadError> {
+        let verify = |name: &str| {
+            let mut reader = CheckpointReader::open(&self.folder.join(name))?;
+            let header = reader.header(&self.training_id)?;
+            for length in header.lengths {
+                reader.skip(length)?;
+            }
+            reader.finish()?;
+            Ok(header.step)
+        };
+        let verified = verify(NEW).or_else(|_: ReadError| verify(CURRENT));
+        verified
+            .or_else(|current| verify(PREVIOUS).map_err(|previous| load_error(&current, &previous)))
+    }
+
+    /// Returns true if there is a file of a checkpoint, sound or not. Fast.
+    pub fn exist(&self) -> bool {
+        let [current, previous, new, _] = self.files();
+        [current, previous, new].iter().any(|path| path.is_file())
+    }
+
+    /// Deletes the checkpoint before the newest and damaged files, to free
+    /// space. Returns whether there were any.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn delete_previous(&self) -> io::Result<bool> {
+        let previous = remove_if_exists(&self.folder.join(PREVIOUS))?;
+        let damaged = remove_if_exists(&self.folder.join(DAMAGED))?;
+        Ok(previous || damaged)
+    }
+
+    /// Deletes all checkpoints, for a training that does not need them any
+    /// more.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn delete(&self) -> io::Result<()> {
+        for path in self.files() {
+            remove_if_exists(&path)?;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> [PathBuf; 4] {
+        [CURRENT, PREVIOUS, NEW, DAMAGED].map(|name| self.folder.join(name))
+    }
+
+    fn write_new(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let path = self.folder.join(NEW);
+        let written = File::create(&path)
+            .and_then(|file| write(file, &self.training_id, checkpoint))
+            .and_then(|file| file.sync_all());
+        if written.is_err() {
+            // Half a checkpoint on a full disk only takes space.
+            let _ = fs::remove_file(&path);
+        }
+        written
+    }
+
+    /// Gives the new file its name. If this fails midway, the file is still
+    /// there, and `load` completes it.
+    fn put_new_in_place(&self, keep_current: bool) -> io::Result<()> {
+        let current = self.folder.join(CURRENT);
+        if keep_current {
+            match atomic_file::rename(&current, &self.folder.join(PREVIOUS)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        atomic_file::rename(&self.folder.join(NEW), &current)
+    }
+
+    /// Reads a new file that a crash has left, and gives it its name. An
+    /// incomplete one is removed: it never was a checkpoint.
+    fn load_new(&self) -> Option<Checkpoint> {
+        let new = match self.read(NEW) {
+            Ok(new) => new,
+            Err(ReadError::Damaged(_)) => {
+                let _ = fs::remove_file(self.folder.join(NEW));
+                return None;
+            }
+            Err(ReadError::Missing) => return None,
+            Err(ReadError::Io(error)) => {
+                tracing::error!(%error, folder = %self.folder.display(), "a new checkpoint cannot be read");
+                return None;
+            }
+        };
+        let keep_current = match self.read(CURRENT) {
+            // One of the same or a later step is what this one replaces.
+            Ok(current) => current.learner.step < new.learner.step,
+            Err(ReadError::Missing) => false,
+            Err(error) => {
+                self.move_damaged(&error);
+                false
+            }
+        };
+        if let Err(error) = self.put_new_in_place(keep_current) {
+            tracing::error!(%error, folder = %self.folder.display(), "a new checkpoint cannot be put in place");
+        }
+        Some(new)
+    }
+
+    fn move_damaged(&self, reason: &ReadError) {
+        let (from, to) = (self.folder.join(CURRENT), self.folder.join(DAMAGED));
+        tracing::error!(error = %reason, path = %from.display(),
+            "a checkpoint is damaged; the one before it is used, and the file is moved to checkpoint.damaged.bin");
+        if let Err(error) = atomic_file::rename(&from, &to) {
+            tracing::error!(%error, path = %from.display(), "a damaged checkpoint cannot be moved");
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Checkpoint, ReadError> {
+        let mut reader = CheckpointReader::open(&self.folder.join(name))?;
+        let header = reader.header(&self.training_id)?;
+        let [parameters, first, second, hidden, best] = header.lengths;
+        let checkpoint = Checkpoint {
+            learner: LearnerState {
+                step: header.step,
+                epoch_loss_sum: header.epoch_loss_sum,
+                parameters: reader.values(parameters)?,
+                first_moments: reader.values(first)?,
+                second_moments: reader.values(second)?,
+                hidden: reader.values(hidden)?,
+            },
+            best_parameters: match best {
+                0 => None,
+                length => Some(Arc::new(reader.values(length)?)),
+            },
+            position: header.position,
+        };
+        reader.finish()?;
+        Ok(checkpoint)
+    }
+}
+
+fn load_error(current: &ReadError, previous: &ReadError) -> LoadError {
+    match (current, previous) {
+        (ReadError::Missing, ReadError::Missing) => LoadError::Missing,
+        (current, previous) => LoadError::Damaged {
             current: current.to_string(),
             previous: previous.to_string(),
-        }),
+        },
     }
 }
 
-/// The files that [`save`] writes; some or all may not be there.
-pub(super) fn files(folder: &Path) -> [PathBuf; 3] {
-    [CURRENT, PREVIOUS, ASIDE].map(|name| folder.join(name))
+/// Returns whether there was such a file.
+fn remove_if_exists(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<File> {
-    let snapshot = &checkpoint.snapshot;
-    let parts = parts(checkpoint);
+    let learner = &checkpoint.learner;
+    let best = checkpoint.best_parameters.as_deref();
+    let parts: [&[f32]; 5] = [
+        &learner.parameters,
+        &learner.first_moments,
+        &learner.second_moments,
+        &learner.hidden,
+        best.map_or(&[], Vec::as_slice),
+    ];
     let header = serde_json::to_vec(&Header {
         training_id: training_id.to_owned(),
-        step: snapshot.step,
-        epoch_loss_sum: snapshot.epoch_loss_sum,
+        step: learner.step,
+        epoch_loss_sum: learner.epoch_loss_sum,
         position: checkpoint.position.clone(),
         lengths: parts.map(<[f32]>::len),
     })?;
-    let mut out = Digesting::new(file);
+    let mut out = Digesting::new(BufWriter::with_capacity(BUFFER_BYTES, file));
     out.write_all(MAGIC)?;
     let length = u32::try_from(header.len()).map_err(io::Error::other)?;
     out.write_all(&length.to_le_bytes())?;
@@ -184,80 +382,110 @@ fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<F
     let mut bytes = Vec::with_capacity(1 << 16);
     for chunk in parts.iter().flat_map(|part| part.chunks(1 << 14)) {
         bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|number| number.to_le_bytes()));
+        bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
         out.write_all(&bytes)?;
     }
-    let (mut file, digest) = out.finish()?;
+    let (mut file, digest) = out.finish();
     file.write_all(&digest)?;
-    Ok(file)
+    file.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
-fn parts(checkpoint: &Checkpoint) -> [&[f32]; 5] {
-    let snapshot = &checkpoint.snapshot;
-    [
-        &snapshot.parameters,
-        &snapshot.first_moments,
-        &snapshot.second_moments,
-        &snapshot.hidden,
-        checkpoint.best_parameters.as_deref().unwrap_or_default(),
-    ]
+/// Reads the parts of a checkpoint file in order.
+struct CheckpointReader {
+    reader: Digesting<BufReader<File>>,
+    /// Bytes between what was read and the digest at the end.
+    rest: u64,
 }
 
-fn read(path: &Path, training_id: &str) -> Result<Checkpoint, ReadError> {
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Io(error),
-    })?;
-    parse(&bytes, training_id).map_err(ReadError::Damaged)
-}
+impl CheckpointReader {
+    fn open(path: &Path) -> Result<Self, ReadError> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ReadError::Missing,
+            _ => ReadError::Io(error),
+        })?;
+        let bytes = file.metadata().map_err(ReadError::Io)?.len();
+        Ok(Self {
+            rest: bytes
+                .checked_sub(DIGEST_BYTES)
+                .ok_or(ReadError::Damaged(CUT_SHORT))?,
+            reader: Digesting::new(BufReader::with_capacity(BUFFER_BYTES, file)),
+        })
+    }
 
-fn parse(bytes: &[u8], training_id: &str) -> Result<Checkpoint, &'static str> {
-    const CUT: &str = "it is cut short";
-    if !bytes.starts_with(MAGIC) {
-        return Err("it is no checkpoint");
+    fn header(&mut self, training_id: &str) -> Result<Header, ReadError> {
+        let mut magic = [0; MAGIC.len()];
+        self.bytes(&mut magic)?;
+        if magic != *MAGIC {
+            return Err(ReadError::Damaged("it is not a checkpoint"));
+        }
+        let mut length = [0; 4];
+        self.bytes(&mut length)?;
+        let length = u64::from(u32::from_le_bytes(length));
+        if length > MAX_HEADER_BYTES.min(self.rest) {
+            return Err(ReadError::Damaged(CUT_SHORT));
+        }
+        let mut header = vec![0; length as usize];
+        self.bytes(&mut header)?;
+        let header: Header = serde_json::from_slice(&header)
+            .map_err(|_| ReadError::Damaged("its header is unreadable"))?;
+        if header.training_id != training_id {
+            return Err(ReadError::Damaged("it belongs to another training"));
+        }
+        // Bounds the memory that is allocated below by the size of the file.
+        let values = header
+            .lengths
+            .iter()
+            .try_fold(0usize, |sum, &length| sum.checked_add(length))
+            .and_then(|count| count.checked_mul(4));
+        if values.map(|bytes| bytes as u64) != Some(self.rest) {
+            return Err(ReadError::Damaged("its lengths do not match its size"));
+        }
+        Ok(header)
     }
-    let covered = bytes.len().checked_sub(DIGEST_BYTES).ok_or(CUT)?;
-    let (covered, digest) = bytes.split_at(covered);
-    if Sha256::digest(covered).as_slice() != digest {
-        return Err("its checksum does not match");
+
+    fn values(&mut self, length: usize) -> Result<Vec<f32>, ReadError> {
+        let mut values = Vec::with_capacity(length);
+        self.chunks(length, |bytes| {
+            let (fours, _) = bytes.as_chunks::<4>();
+            values.extend(fours.iter().map(|four| f32::from_le_bytes(*four)));
+        })?;
+        Ok(values)
     }
-    let rest = covered.strip_prefix(MAGIC).ok_or(CUT)?;
-    let (length, rest) = rest.split_first_chunk::<4>().ok_or(CUT)?;
-    let length = u32::from_le_bytes(*length) as usize;
-    if length > MAX_HEADER_BYTES || length > rest.len() {
-        return Err(CUT);
+
+    fn skip(&mut self, length: usize) -> Result<(), ReadError> {
+        self.chunks(length, |_| {})
     }
-    let (header, numbers) = rest.split_at(length);
-    let header: Header = serde_json::from_slice(header).map_err(|_| "its header is unreadable")?;
-    if header.training_id != training_id {
-        return Err("it belongs to another training");
+
+    fn chunks(&mut self, length: usize, mut take: impl FnMut(&[u8])) -> Result<(), ReadError> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut left = 4 * length;
+        while left > 0 {
+            let count = left.min(buffer.len());
+            let chunk = &mut buffer[..count];
+            self.bytes(chunk)?;
+            take(chunk);
+            left -= count;
+        }
+        Ok(())
     }
-    let total = header
-        .lengths
-        .iter()
-        .try_fold(0usize, |sum, &length| sum.checked_add(length))
-        .and_then(|count| count.checked_mul(4));
-    if total != Some(numbers.len()) {
-        return Err("its lengths do not add up");
+
+    fn bytes(&mut self, bytes: &mut [u8]) -> Result<(), ReadError> {
+        self.rest = self
+            .rest
+            .checked_sub(bytes.len() as u64)
+            .ok_or(ReadError::Damaged(CUT_SHORT))?;
+        Ok(self.reader.read_exact(bytes)?)
     }
-    let mut numbers = numbers;
-    let mut part = |length: usize| -> Vec<f32> {
-        let (bytes, rest) = numbers.split_at(4 * length);
-        numbers = rest;
-        let (four, _) = bytes.as_chunks::<4>();
-        four.iter().map(|four| f32::from_le_bytes(*four)).collect()
-    };
-    let [parameters, first, second, hidden, best] = header.lengths;
-    Ok(Checkpoint {
-        snapshot: LearnerState {
-            step: header.step,
-            epoch_loss_sum: header.epoch_loss_sum,
-            parameters: part(parameters),
-            first_moments: part(first),
-            second_moments: part(second),
-            hidden: part(hidden),
-        },
-        best_parameters: (best > 0).then(|| part(best)),
-        position: header.position,
-    })
+
+    /// Compares the digest at the end of the file.
+    fn finish(self) -> Result<(), ReadError> {
+        let (mut reader, digest) = self.reader.finish();
+        let mut expected = [0; DIGEST_BYTES as usize];
+        reader.read_exact(&mut expected)?;
+        if digest == expected {
+            Ok(())
+        } else {
+            Err(ReadError::Damaged("its checksum does not match"))
+        }
+    }
 }

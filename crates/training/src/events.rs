@@ -1,5 +1,5 @@
-//! What a training tells, and what can be summed up from it. Where the events
-//! are kept and how they are watched is in `history`.
+//! The events that a training reports, and the summary of them. `history`
+//! stores them.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -7,22 +7,22 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It waits for its turn.
+    /// Waiting for its turn.
     Queued,
-    /// It trains.
+    /// Running.
     Running,
-    /// It ended, and a model version was published.
+    /// Ended, and a model version was published.
     Succeeded,
-    /// Somebody cancelled it.
+    /// Ended because it was cancelled.
     Cancelled,
-    /// It ended on an error.
+    /// Ended with an error.
     Failed,
-    /// The server stopped while it ran or waited.
+    /// The server stopped while the training was running or waiting.
     Interrupted,
 }
 
 impl State {
-    /// True where nothing more happens by itself.
+    /// Returns true if nothing more happens until the training is resumed.
     pub fn has_ended(self) -> bool {
         match self {
             State::Queued | State::Running => false,
@@ -34,52 +34,56 @@ impl State {
 /// One event of a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its number within the training, from 0.
+    /// Its number within the training, from 0, ascending.
     pub sequence: u64,
-    /// What happened.
+    /// The event.
     pub event: EventKind,
 }
 
-/// What happened.
+/// What an event reports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// Spec and corpus are valid.
+    /// The spec and the corpus are valid.
     Accepted(Accepted),
     /// A step was taken.
     Step(StepProgress),
     /// An epoch was completed.
     Epoch(EpochProgress),
-    /// A checkpoint is on disk.
+    /// A checkpoint was saved.
     Checkpoint(CheckpointSaved),
-    /// It diverged and went back to a checkpoint.
+    /// A checkpoint, or the finished model, could not be saved.
+    CheckpointFailed(CheckpointFailed),
+    /// The training diverged and was rolled back to a checkpoint.
     RolledBack(RolledBack),
+    /// The training was resumed after it had ended.
+    Resumed(Resumed),
     /// The training ended.
     Finished(Finished),
 }
 
-/// The training is valid and begins, or waits for its turn. The resolved spec
-/// is with the job.
+/// The training is valid, and starts or waits for its turn. The resolved spec
+/// is in the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// Characters of the corpus, after `skip_chars`.
+    /// Number of characters in the corpus, after `skip_chars`.
     pub corpus_chars: u64,
-    /// Distinct characters of the corpus.
+    /// Number of distinct characters in the corpus.
     pub vocabulary_size: u32,
-    /// Optimizer steps in an epoch.
+    /// Optimizer steps per epoch.
     pub steps_per_epoch: u64,
-    /// Steps of the whole training.
+    /// Optimizer steps of the whole training.
     pub total_steps: u64,
-    /// Trainable numbers.
+    /// Number of trainable parameters.
     pub parameters: u64,
-    /// Where it trains.
+    /// Device that trains; empty if it is not known any more.
     pub device: String,
 }
 
 /// Progress within an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepProgress {
-    /// Epoch under way, from 1.
+    /// Current epoch, from 1.
     pub epoch: u32,
     /// Steps taken in the whole training.
     pub step: u64,
@@ -89,15 +93,15 @@ pub struct StepProgress {
     pub loss: f64,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// Characters a second since the last step event.
+    /// Characters per second since the last step event.
     pub chars_per_second: f64,
-    /// Seconds until the end, at the speed so far.
+    /// Estimated seconds until the end.
     pub eta_seconds: f64,
     /// Learning rate of this step.
     pub learning_rate: f64,
 }
 
-/// An epoch is complete.
+/// An epoch was completed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochProgress {
     /// The epoch, from 1.
@@ -108,41 +112,53 @@ pub struct EpochProgress {
     pub train_loss: f64,
     /// Loss on the held-out text, in nats per character.
     pub validation_loss: Option<f64>,
-    /// Bits per character of the validation loss, or of the training loss.
+    /// The validation loss (if not set, the training loss) in bits per
+    /// character.
     pub bits_per_char: f64,
-    /// Seconds that the epoch took.
+    /// Duration of the epoch in seconds.
     pub seconds: f64,
-    /// Characters a second over the epoch.
+    /// Characters per second over the epoch.
     pub chars_per_second: f64,
-    /// Text of the model after this epoch, its prime included.
+    /// Text generated after this epoch, including its prompt. Empty if it was
+    /// dropped from a long history.
     pub sample: String,
-    /// Whether its validation loss is the lowest so far.
+    /// True if its validation loss is the lowest so far.
     #[serde(default)]
     pub best: bool,
 }
 
-/// A checkpoint is on disk.
+/// A checkpoint was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointSaved {
-    /// Steps taken when it was saved.
+    /// Steps taken at the checkpoint.
     pub step: u64,
 }
 
-/// A training diverged and went back to its last good checkpoint.
+/// A checkpoint, or the finished model, could not be saved. The training
+/// continues, and the server tries again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointFailed {
+    /// Steps taken at the state that could not be saved.
+    pub step: u64,
+    /// The reason, for people.
+    pub message: String,
+}
+
+/// A training diverged and was rolled back to a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolledBack {
     /// Steps taken when it diverged.
     pub step: u64,
-    /// The loss that was seen; may be no number, which JSON calls `null`.
+    /// The loss then; it may be NaN or infinite, for which JSON has `null`.
     #[serde(deserialize_with = "number_or_nan")]
     pub loss: f64,
     /// Steps taken at the checkpoint.
     pub checkpoint_step: u64,
-    /// Learning rate that it goes on with.
+    /// Learning rate from there on.
     pub learning_rate: f64,
-    /// How often it went back so far, from 1.
+    /// Number of rollbacks so far, from 1.
     pub attempt: u32,
-    /// What was wrong, in words.
+    /// The reason, for people.
     pub message: String,
 }
 
@@ -151,88 +167,138 @@ fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+/// A training that had ended was resumed and waits for its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Number of the run that begins: 2 at the first resume.
+    pub run: u32,
+    /// Steps taken at the checkpoint from which it resumes; 0 if it starts
+    /// from the beginning.
+    pub step: u64,
+    /// Name of the server that resumes it; empty for a server without replicas.
+    pub replica: String,
+    /// Device that trains.
+    pub device: String,
+    /// CPU threads that train. Another number may change the last bits of the
+    /// weights.
+    pub threads: u32,
+    /// Number format of the training arithmetic.
+    pub precision: String,
+}
+
 /// The training ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
-    /// How it ended.
+    /// Final state.
     pub state: State,
-    /// Version that was published, from 1; 0 where none was.
+    /// Version that was published, from 1; 0 if none was.
     pub version: u64,
-    /// Mean training loss of the last complete epoch.
+    /// Mean training loss of the last completed epoch.
     pub train_loss: Option<f64>,
     /// Validation loss of the published model.
     pub validation_loss: Option<f64>,
-    /// What happened, in words, where it did not succeed.
+    /// If it did not succeed: the reason, for people.
     pub message: String,
     /// Epoch whose weights were published.
     #[serde(default)]
     pub best_epoch: Option<u32>,
 }
 
-/// Where a training stands, summed up from its events.
+/// Summary of the events of a training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Its state.
     pub state: State,
+    /// Number of its current or last run, from 1; resuming adds one.
+    pub run: u32,
     /// Epochs completed.
     pub epochs_completed: u32,
     /// Steps taken.
     pub step: u64,
     /// Steps of the whole training.
     pub total_steps: u64,
-    /// Mean training loss of the last complete epoch.
+    /// Mean training loss of the last completed epoch.
     pub train_loss: Option<f64>,
-    /// Validation loss of the last complete epoch.
+    /// Validation loss of the last completed epoch.
     pub validation_loss: Option<f64>,
-    /// Version that was published; 0 where none was.
+    /// Version that was published; 0 if none was.
     pub version: u64,
-    /// Whether a checkpoint was ever saved.
-    pub has_checkpoint: bool,
-    /// What happened, in words, where it did not succeed.
+    /// Number of rollbacks so far; each has halved the learning rate.
+    pub rollbacks: u32,
+    /// Step of the checkpoint that it was last rolled back to, unless a later
+    /// one was saved since.
+    pub rolled_back_to: Option<u64>,
+    /// If it did not succeed: the reason, for people.
     pub message: String,
     /// The last step that was reported.
     pub last_step: Option<StepProgress>,
 }
 
 impl Summary {
-    /// Of a training that has reported nothing yet.
+    /// Returns the summary of a training that has not reported anything.
     pub fn new() -> Self {
         Self {
             state: State::Queued,
+            run: 1,
             epochs_completed: 0,
             step: 0,
             total_steps: 0,
             train_loss: None,
             validation_loss: None,
             version: 0,
-            has_checkpoint: false,
+            rollbacks: 0,
+            rolled_back_to: None,
             message: String::new(),
             last_step: None,
         }
     }
 
-    /// Takes the next event in.
-    pub fn take(&mut self, event: &EventKind) {
+    /// Adds the next event.
+    pub fn add(&mut self, event: &EventKind) {
         match event {
             EventKind::Accepted(accepted) => self.total_steps = accepted.total_steps,
             EventKind::Step(step) => {
+                self.set_running();
                 self.step = step.step;
                 self.last_step = Some(*step);
             }
             EventKind::Epoch(epoch) => {
+                self.set_running();
                 self.epochs_completed = epoch.epoch;
                 self.step = epoch.step;
                 self.train_loss = Some(epoch.train_loss);
                 self.validation_loss = epoch.validation_loss;
             }
-            EventKind::Checkpoint(_) => self.has_checkpoint = true,
-            EventKind::RolledBack(back) => self.step = back.checkpoint_step,
+            EventKind::Checkpoint(_) => {
+                self.set_running();
+                self.rolled_back_to = None;
+            }
+            EventKind::CheckpointFailed(_) => self.set_running(),
+            EventKind::RolledBack(back) => {
+                self.set_running();
+                self.step = back.checkpoint_step;
+                self.rollbacks = back.attempt;
+                self.rolled_back_to = Some(back.checkpoint_step);
+            }
+            EventKind::Resumed(resumed) => {
+                self.state = State::Queued;
+                self.run = resumed.run;
+                self.step = resumed.step;
+                self.message.clear();
+            }
             EventKind::Finished(finished) => {
                 self.state = finished.state;
                 self.version = finished.version;
                 self.message.clone_from(&finished.message);
             }
         }
+    }
+
+    /// Version 0.1 resumed a training without an event: what a training reports
+    /// after its end shows that it was resumed.
+    pub fn set_running(&mut self) {
+        self.state = State::Running;
+        self.message.clear();
     }
 }
 

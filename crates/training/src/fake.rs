@@ -1,21 +1,23 @@
-//! Stand-ins for tests: a learner whose weights are simple sums, which a test
-//! can hold, fail or let diverge at a step; models in memory.
+//! Fakes for tests: a learner whose weights are simple sums, which a test can
+//! hold, fail or let diverge at a step, and models in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use charlstm_model::learner::{Learner, LearnerFactory};
-
-use super::models::{InitialModel, Models, ModelsError};
-use charlstm_model::learner::{LearnError, LearnerConfig, LearnerState, StepOutcome};
+use charlstm_model::learner::{
+    LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, StepOutcome,
+};
 use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::tokens::CorpusTokens;
+use charlstm_repository::RepositoryError;
+
+use super::models::{InitialModel, InitialModelInfo, Models, Published};
 
 /// What goes wrong at a step, once for each time it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Fault {
     /// The step panics.
     Panics,
     /// The step fails.
@@ -24,13 +26,20 @@ pub enum Trouble {
     LossIsNan,
     /// The loss explodes.
     LossExplodes,
+    /// The loss is sound, but the weights after the step are NaN.
+    WeightsBecomeNan,
+    /// The loss is sound, but the weights after the step are huge.
+    WeightsExplode,
 }
 
-/// Makes fake learners.
+/// Weights beyond this have exploded: the loss of the fake learner is huge.
+const EXPLODED_WEIGHT: f32 = 1e30;
+
+/// Creates fake learners.
 #[derive(Default)]
 pub struct FakeLearners {
     /// The faults to inject, each with its step.
-    pub troubles: Arc<Mutex<Vec<(u64, Trouble)>>>,
+    pub faults: Arc<Mutex<Vec<(u64, Fault)>>>,
     gate: Arc<Mutex<Option<Gate>>>,
 }
 
@@ -81,9 +90,10 @@ impl FakeLearners {
         snapshot: LearnerState,
     ) -> Box<dyn Learner> {
         Box::new(FakeLearner {
-            troubles: Arc::clone(&self.troubles),
+            faults: Arc::clone(&self.faults),
             gate: Arc::clone(&self.gate),
             steps_per_epoch: (tokens.len() / (config.batch_size * config.sequence_length)) as u64,
+            tokens: tokens.clone(),
             config: config.clone(),
             snapshot,
         })
@@ -93,6 +103,10 @@ impl FakeLearners {
 impl LearnerFactory for FakeLearners {
     fn device(&self) -> String {
         "cpu".to_owned()
+    }
+
+    fn threads(&self) -> usize {
+        1
     }
 
     fn start(
@@ -124,16 +138,35 @@ impl LearnerFactory for FakeLearners {
 }
 
 struct FakeLearner {
-    troubles: Arc<Mutex<Vec<(u64, Trouble)>>>,
+    faults: Arc<Mutex<Vec<(u64, Fault)>>>,
     gate: Arc<Mutex<Option<Gate>>>,
     steps_per_epoch: u64,
+    tokens: CorpusTokens,
     config: LearnerConfig,
     snapshot: LearnerState,
+}
+
+impl FakeLearner {
+    /// Returns `sound`, unless the weights have diverged.
+    fn loss(&self, sound: f64) -> f64 {
+        let weights = &self.snapshot.parameters;
+        if weights.iter().any(|weight| weight.is_nan()) {
+            f64::NAN
+        } else if weights.iter().any(|weight| *weight > EXPLODED_WEIGHT) {
+            1e3
+        } else {
+            sound
+        }
+    }
 }
 
 impl Learner for FakeLearner {
     fn steps_per_epoch(&self) -> u64 {
         self.steps_per_epoch
+    }
+
+    fn step_count(&self) -> u64 {
+        self.snapshot.step
     }
 
     fn step(&mut self) -> Result<StepOutcome, LearnError> {
@@ -142,23 +175,29 @@ impl Learner for FakeLearner {
         if let Some(held) = gate.take_if(|gate| gate.at_step == step) {
             drop(gate);
             let _ = held.reached.send(());
-            // A hold that was dropped lets go as well.
+            // A hold that was dropped does not hold either.
             let _ = held.go.recv();
         }
-        let mut troubles = lock(&self.troubles);
-        let place = troubles.iter().position(|(at, _)| *at == step);
-        let trouble = place.map(|place| troubles.remove(place).1);
-        drop(troubles);
-        match trouble {
-            Some(Trouble::Panics) => panic!("a panic that the test asked for"),
-            Some(Trouble::Fails) => return Err(LearnError::Panicked),
-            Some(Trouble::LossIsNan | Trouble::LossExplodes) | None => {}
+        let mut faults = lock(&self.faults);
+        let place = faults.iter().position(|(at, _)| *at == step);
+        let fault = place.map(|place| faults.remove(place).1);
+        drop(faults);
+        match fault {
+            Some(Fault::Panics) => panic!("a panic that a test asked for"),
+            Some(Fault::Fails) => return Err(LearnError::Panicked),
+            _ => {}
         }
+        // As the real learner does, though only one token of each step.
+        let within = (step - 1) % self.steps_per_epoch;
+        let mut token = [0];
+        self.tokens
+            .read(within as usize, &mut token)
+            .map_err(LearnError::Text)?;
         let first = (step - 1).is_multiple_of(self.steps_per_epoch);
-        let loss = match trouble {
-            Some(Trouble::LossIsNan) => f64::NAN,
-            Some(Trouble::LossExplodes) => 1e3,
-            _ => 4.0 - 0.01 * step as f64,
+        let loss = match fault {
+            Some(Fault::LossIsNan) => f64::NAN,
+            Some(Fault::LossExplodes) => 1e3,
+            _ => self.loss(4.0 - 0.01 * step as f64),
         };
         let state = &mut self.snapshot;
         state.step = step;
@@ -171,6 +210,11 @@ impl Learner for FakeLearner {
             *number += self.config.learning_rate as f32 * step as f32 + 0.001 * hidden;
         }
         state.hidden.iter_mut().for_each(|hidden| *hidden += 1.0);
+        match fault {
+            Some(Fault::WeightsBecomeNan) => state.parameters[0] = f32::NAN,
+            Some(Fault::WeightsExplode) => state.parameters[0] = 2.0 * EXPLODED_WEIGHT,
+            _ => {}
+        }
         let last = step.is_multiple_of(self.steps_per_epoch);
         Ok(StepOutcome {
             step,
@@ -189,10 +233,10 @@ impl Learner for FakeLearner {
         })
     }
 
-    /// Lowest after the second epoch.
+    /// Lowest after the second epoch, and never exploded.
     fn evaluate(&mut self, _tokens: &CorpusTokens) -> Result<f64, LearnError> {
         let epoch = self.snapshot.step / self.steps_per_epoch;
-        Ok(3.0 + (epoch as f64 - 2.0).abs())
+        Ok(self.loss(3.0 + (epoch as f64 - 2.0).abs().min(2.0)))
     }
 
     fn state(&self) -> Result<LearnerState, LearnError> {
@@ -205,30 +249,70 @@ impl Learner for FakeLearner {
 pub struct FakeModels {
     /// Models that were published, with their names.
     pub published: Mutex<Vec<(String, ModelFile)>>,
-    /// Models to start from, by reference.
-    pub stored: Mutex<BTreeMap<String, InitialModel>>,
+    /// Models to start from, by `name` or `name@version`, with their ids.
+    pub stored: Mutex<BTreeMap<String, (String, InitialModel)>>,
+    /// Errors of the next attempts to publish.
+    pub errors: Mutex<VecDeque<std::io::ErrorKind>>,
+    /// Attempts to publish.
+    pub attempts: Mutex<u32>,
+}
+
+impl FakeModels {
+    fn stored(&self, reference: &str) -> Result<(String, InitialModel), RepositoryError> {
+        let stored = lock(&self.stored);
+        stored
+            .get(reference)
+            .cloned()
+            .ok_or_else(|| RepositoryError::NotFound {
+                reference: reference.to_owned(),
+                available: "none yet".to_owned(),
+            })
+    }
 }
 
 impl Models for FakeModels {
-    fn find(&self, reference: &str) -> Result<InitialModel, ModelsError> {
-        lock(&self.stored)
-            .get(reference)
-            .cloned()
-            .ok_or_else(|| ModelsError::NotFound(format!("there is no model {reference:?}")))
+    fn describe(&self, reference: &str) -> Result<InitialModelInfo, RepositoryError> {
+        let (id, model) = self.stored(reference)?;
+        Ok(InitialModelInfo {
+            id,
+            vocabulary: model.vocabulary,
+            architecture: model.parameters.architecture,
+        })
     }
 
-    fn publish(&self, name: &str, model: ModelFile) -> Result<u64, ModelsError> {
+    fn read(&self, reference: &str) -> Result<InitialModel, RepositoryError> {
+        Ok(self.stored(reference)?.1)
+    }
+
+    fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError> {
+        *lock(&self.attempts) += 1;
+        if let Some(kind) = lock(&self.errors).pop_front() {
+            return Err(RepositoryError::Io {
+                path: "a test".into(),
+                source: kind.into(),
+            });
+        }
         let mut published = lock(&self.published);
-        published.push((name.to_owned(), model));
+        published.push((name.to_owned(), model.clone()));
         Ok(published.len() as u64)
     }
 
-    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError> {
-        let by = |(other, model): &(String, ModelFile)| {
-            other == name && model.facts.training_id == training_id
+    fn published_by(
+        &self,
+        name: &str,
+        training_id: &str,
+    ) -> Result<Option<Published>, RepositoryError> {
+        let published = lock(&self.published);
+        let by_training = |(_, (other, model)): &(usize, &(String, ModelFile))| {
+            other == name && model.metadata.training_id == training_id
         };
-        let place = lock(&self.published).iter().position(by);
-        Ok(place.map(|place| place as u64 + 1))
+        let found = published.iter().enumerate().find(by_training);
+        Ok(found.map(|(place, (_, model))| Published {
+            version: place as u64 + 1,
+            epoch: model.metadata.epochs,
+            train_loss: model.metadata.train_loss,
+            validation_loss: model.metadata.validation_loss,
+        }))
     }
 }
 

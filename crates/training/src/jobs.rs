@@ -1,30 +1,33 @@
-//! The list of trainings: accepts, queues, cancels, resumes, and keeps the one
-//! training thread busy. What happens within a training is in `trainer`.
+//! The list of trainings: accepts, queues, cancels and resumes them, and keeps
+//! the training thread busy. `trainer` runs a training.
 
 mod error;
 mod folder;
 mod upload;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::folder::{new_id, now_unix_ms, read_all};
-use self::upload::Places;
-use super::checkpoint;
-use super::events::{Accepted, State};
-use super::job::{Job, NewJob, StopRequest};
+use charlstm_model::corpus::Corpus;
 use charlstm_model::learner::LearnerFactory;
+use charlstm_store::unix_time;
+use tokio::sync::Semaphore;
 
-use super::memory;
+use self::folder::{new_id, read_all};
+use self::upload::MAX_UPLOADS;
+use super::checkpoint::LoadError;
+use super::events::{EventKind, Resumed, State};
+use super::job::{Job, NewJob, Resumability, StopRequest};
+use super::memory::{self, Memory};
 use super::models::Models;
 use super::sample::SampleWriter;
 use super::spec::{ResolvedSpec, SpecError, TrainingSpec};
-use super::trainer::{self, ReportInterval, TrainerContext};
-use charlstm_model::corpus::{Corpus, Split};
+use super::trainer::{self, Intervals, TrainerContext};
 
 pub use self::error::JobsError;
 pub use self::upload::Upload;
@@ -32,46 +35,54 @@ pub use self::upload::Upload;
 #[cfg(test)]
 mod tests;
 
-const INTERRUPTED: &str = "the server stopped; the training can be resumed";
+/// Number format of the training arithmetic.
+const PRECISION: &str = "float32";
 
-/// Limits and places of the trainings.
+/// Settings of the trainings.
 #[derive(Clone, Debug)]
 pub struct JobsConfig {
-    /// Folder of the trainings; made where it is not there.
+    /// Folder of the trainings; created if it does not exist.
     pub folder: PathBuf,
-    /// Most trainings that wait for their turn.
+    /// Maximum number of trainings that wait for their turn.
     pub max_queued: usize,
-    /// Most bytes of a corpus.
+    /// Maximum bytes of a corpus.
     pub max_corpus_bytes: u64,
-    /// Longest time between two checkpoints; there is one at the end of each
-    /// epoch besides.
+    /// Time between two checkpoints. There is one at the end of the training
+    /// as well.
     pub checkpoint_interval: Duration,
-    /// Most trainings that have ended and are kept. Beyond, the oldest are
-    /// deleted when a new one is accepted, and at the start; not those that
-    /// were interrupted.
+    /// Time between two attempts to publish a finished model that the disk
+    /// does not accept.
+    pub publish_interval: Duration,
+    /// Maximum number of ended trainings that are kept. The oldest ones beyond
+    /// it are deleted, but never interrupted ones.
     pub keep_ended: usize,
     /// Whether each training writes event files for TensorBoard.
     pub tensorboard: bool,
+    /// Returns the memory that trainings may use.
+    pub memory: fn() -> Memory,
 }
 
 impl JobsConfig {
-    /// The usual limits: sixteen waiting trainings, corpora of 4 GiB, a
-    /// checkpoint a minute, a thousand trainings that have ended.
+    /// The defaults: sixteen waiting trainings, corpora of 4 GiB, a checkpoint
+    /// every minute, an attempt to publish every ten seconds, a thousand ended
+    /// trainings, the memory of this machine.
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
             max_queued: 16,
             max_corpus_bytes: 4 << 30,
             checkpoint_interval: Duration::from_secs(60),
+            publish_interval: Duration::from_secs(10),
             keep_ended: 1000,
             tensorboard: false,
+            memory: Memory::now,
         }
     }
 }
 
 /// The trainings of one data folder. A cheap handle; clones share everything.
 ///
-/// Methods block on the disk, unless they say otherwise.
+/// Methods block on the disk unless they say otherwise.
 #[derive(Clone)]
 pub struct Jobs {
     shared: Arc<Shared>,
@@ -80,9 +91,9 @@ pub struct Jobs {
 struct Shared {
     config: JobsConfig,
     context: TrainerContext,
-    places: Places,
+    uploads: Arc<Semaphore>,
     state: Mutex<ListState>,
-    /// Tells the training thread of work, and those that wait for its end.
+    /// Signals work to the training thread, and its end to [`Jobs::stop`].
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -91,27 +102,30 @@ struct Shared {
 struct ListState {
     jobs: BTreeMap<String, Arc<Job>>,
     queue: VecDeque<Arc<Job>>,
+    /// Trainings that are being resumed and are about to join the queue.
+    resuming: BTreeSet<String>,
     running: Option<Arc<Job>>,
     stopping: bool,
     thread_ended: bool,
 }
 
-/// How many trainings there are.
+/// Number of trainings by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Trainings that run: 0 or 1.
+    /// Running trainings: 0 or 1.
     pub running: usize,
-    /// Trainings that wait.
+    /// Waiting trainings.
     pub queued: usize,
 }
 
 impl Jobs {
-    /// Opens the folder and starts the training thread. Trainings that ran or
-    /// waited when the server ended without notice are interrupted now.
+    /// Opens the folder and starts the training thread. Trainings that were
+    /// running or waiting when the server stopped without notice are
+    /// interrupted now.
     ///
     /// # Errors
-    /// A folder that cannot be made or listed. A training in it that cannot be
-    /// read is left out, and the log says why.
+    /// The folder cannot be created or listed, or the thread not be started. A
+    /// training that cannot be read is logged and ignored.
     pub fn open(
         config: JobsConfig,
         learners: Arc<dyn LearnerFactory>,
@@ -120,55 +134,60 @@ impl Jobs {
     ) -> Result<Self, JobsError> {
         fs::create_dir_all(&config.folder)?;
         let state = ListState {
-            jobs: read_all(&config.folder)?,
+            jobs: read_all(&config.folder, &*models)?,
             ..ListState::default()
         };
         let context = TrainerContext {
             learners,
             models,
             sampler,
-            pace: ReportInterval::with_checkpoints_every(config.checkpoint_interval),
+            intervals: Intervals::new(config.checkpoint_interval, config.publish_interval),
             tensorboard: config.tensorboard,
+            memory: config.memory,
         };
         let shared = Arc::new(Shared {
             config,
             context,
-            places: Places::default(),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             state: Mutex::new(state),
             changed: Condvar::new(),
             thread: Mutex::new(None),
         });
-        shared.forget_old();
+        shared.delete_old();
         let thread = std::thread::Builder::new().name("training".to_owned());
         let worker = Arc::clone(&shared);
         *lock(&shared.thread) = Some(thread.spawn(move || worker.work())?);
         Ok(Self { shared })
     }
 
-    /// Checks a spec, before its corpus comes.
+    /// Validates a spec, before its corpus is uploaded.
     ///
     /// # Errors
-    /// A bad spec, an unknown model to begin with, a full queue, too many
-    /// uploads, a folder that takes no file.
+    /// The spec is not valid, the model of `init_from` is unknown, the queue is
+    /// full, too many corpora are being uploaded, or the folder is not
+    /// writable.
     pub fn begin(&self, spec: &TrainingSpec) -> Result<Upload, JobsError> {
         self.shared.context.learners.check_supported()?;
         let mut resolved = spec.resolve(rand::random)?;
-        self.shared.check_room(&lock(&self.shared.state))?;
-        let place = self.shared.places.take()?;
+        self.shared
+            .check_space_in_queue(&lock(&self.shared.state))?;
+        let permit = Arc::clone(&self.shared.uploads)
+            .try_acquire_owned()
+            .map_err(|_| JobsError::TooManyUploads { limit: MAX_UPLOADS })?;
         let initial = match resolved.init_from.take() {
             None => None,
             Some(reference) => {
-                let model = self.shared.context.models.find(&reference)?;
-                resolved.inherit(spec, &model.id, &model.parameters.architecture)?;
+                let model = self.shared.context.models.describe(&reference)?;
+                resolved.inherit(spec, &model.id, &model.architecture)?;
                 Some(model)
             }
         };
         let config = &self.shared.config;
-        // It has no name: a server that is killed leaves nothing behind.
+        // It has no name, so that nothing is left of it if the server is killed.
         let spill = tempfile::tempfile_in(&config.folder)?;
         let max_bytes = config.max_corpus_bytes;
         Ok(Upload::new(
-            place,
+            permit,
             spec.clone(),
             resolved,
             initial,
@@ -177,11 +196,11 @@ impl Jobs {
         ))
     }
 
-    /// Ends the corpus and queues the training.
+    /// Completes the corpus and queues the training.
     ///
     /// # Errors
-    /// A corpus that cannot be trained on, too little memory, a full queue, a
-    /// failing disk. Nothing is left of the training then.
+    /// The corpus cannot be trained on, memory is not sufficient, the queue is
+    /// full, or the disk fails. Nothing is left of the training then.
     pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
         let (mut corpus, mut spec) = (upload.reader.finish()?, upload.spec);
         if let Some(initial) = upload.initial {
@@ -198,17 +217,12 @@ impl Jobs {
             spec.batch_size as usize,
             spec.sequence_length as usize,
         )?;
-        spec.suit(&upload.asked, split.training.len());
-        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len());
-        memory::check(needed, memory::available_bytes())?;
-        self.shared.check_room(&lock(&self.shared.state))?;
-        let accepted = accepted(
-            &spec,
-            &corpus,
-            &split,
-            self.shared.context.learners.device(),
-        );
-        let created_unix_ms = now_unix_ms();
+        spec.adapt_to_length(&upload.requested, split.training.len());
+        self.shared
+            .check_memory(memory::estimate_bytes(&spec, corpus.vocabulary.len()))?;
+        self.shared
+            .check_space_in_queue(&lock(&self.shared.state))?;
+        let created_unix_ms = unix_time::now_ms();
         let new = NewJob {
             id: &new_id(created_unix_ms),
             created_unix_ms,
@@ -216,60 +230,74 @@ impl Jobs {
             corpus: &corpus,
             split: &split,
         };
-        let job = Arc::new(Job::create(&self.shared.config.folder, new, accepted)?);
-        self.shared.enqueue(&job)?;
-        self.shared.forget_old();
+        let device = self.shared.context.learners.device();
+        let job = Arc::new(Job::create(&self.shared.config.folder, new, device)?);
+        self.shared.enqueue_new(&job)?;
+        self.shared.delete_old();
         Ok(job)
     }
 
-    /// A training by its name. Does not block.
+    /// Returns a training by its id. Does not block.
     ///
     /// # Errors
-    /// An unknown name.
+    /// There is no such training.
     pub fn get(&self, id: &str) -> Result<Arc<Job>, JobsError> {
-        let state = lock(&self.shared.state);
-        state
-            .jobs
-            .get(id)
-            .cloned()
-            .ok_or_else(|| JobsError::NotFound {
-                id: id.chars().take(100).collect(),
-            })
+        self.shared.get(&lock(&self.shared.state), id)
     }
 
-    /// All trainings, the newest first. Does not block.
+    /// Returns all trainings, newest first. Does not block.
     pub fn list(&self) -> Vec<Arc<Job>> {
         let mut jobs: Vec<Arc<Job>> = lock(&self.shared.state).jobs.values().cloned().collect();
-        jobs.sort_by(|a, b| {
-            let key = |job: &Job| (job.facts().created_unix_ms, job.id().to_owned());
-            key(b).cmp(&key(a))
-        });
+        jobs.sort_by_key(|job| Reverse(age_order(job)));
         jobs
     }
 
-    /// How many trainings run and wait. Does not block.
+    /// Returns the number of running and waiting trainings. Does not block.
     pub fn load(&self) -> Load {
         let state = lock(&self.shared.state);
         Load {
             running: usize::from(state.running.is_some()),
-            queued: state.queue.len(),
+            queued: state.queue.len() + state.resuming.len(),
         }
     }
 
-    /// Asks a training to end; one that waits ends at once. One that has ended
-    /// stays as it is.
+    /// Asks a training to end. A waiting one ends immediately, a running one
+    /// saves a checkpoint first. Has no effect on one that has ended.
     ///
     /// # Errors
-    /// An unknown name.
+    /// There is no such training.
     pub fn cancel(&self, id: &str) -> Result<Arc<Job>, JobsError> {
-        let job = self.get(id)?;
+        self.cancel_if(id, |_, _| true)
+    }
+
+    /// As [`Self::cancel`], unless the training has been resumed since that run
+    /// (see [`crate::events::Summary::run`]) began.
+    ///
+    /// # Errors
+    /// There is no such training.
+    pub fn cancel_run(&self, id: &str, run: u32) -> Result<Arc<Job>, JobsError> {
+        // While a training is being resumed, its last run is over.
+        self.cancel_if(id, |job, is_resuming| {
+            !is_resuming && job.summary().run == run
+        })
+    }
+
+    fn cancel_if(
+        &self,
+        id: &str,
+        condition: impl FnOnce(&Job, bool) -> bool,
+    ) -> Result<Arc<Job>, JobsError> {
         let mut state = lock(&self.shared.state);
-        let waiting = state.queue.iter().position(|other| other.id() == id);
-        if let Some(place) = waiting {
+        let job = self.shared.get(&state, id)?;
+        let is_resuming = state.resuming.contains(id);
+        if !condition(&job, is_resuming) {
+            return Ok(job);
+        }
+        if let Some(place) = state.queue.iter().position(|other| other.id() == id) {
             state.queue.remove(place);
             drop(state);
-            job.end(State::Cancelled, "cancelled while it waited for its turn");
-        } else if state.running.as_ref().is_some_and(|other| other.id() == id)
+            job.cancel_waiting();
+        } else if (is_resuming || state.running.as_ref().is_some_and(|other| other.id() == id))
             && job.stop_request() == StopRequest::Nothing
         {
             job.request_stop(StopRequest::Cancel);
@@ -277,29 +305,24 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Queues a training that had ended without success, to go on from its
-    /// checkpoint. One that never had its turn begins.
+    /// Queues a training that has ended without success, to continue from its
+    /// last checkpoint, or from the beginning if none was ever saved.
     ///
     /// # Errors
-    /// An unknown name; a training that runs, waits or has succeeded; no sound
-    /// checkpoint; a full queue.
+    /// There is no such training; it is waiting, running or has succeeded; its
+    /// checkpoints or its corpus are damaged; the queue is full; or the disk
+    /// does not accept the event that reports it.
     pub fn resume(&self, id: &str) -> Result<Arc<Job>, JobsError> {
-        self.shared.context.learners.check_supported()?;
-        let job = self.get(id)?;
-        let summary = job.summary();
-        check_resumable(id, summary.state)?;
-        if summary.has_checkpoint || summary.step > 0 {
-            checkpoint::load(job.folder(), id).map_err(|reason| JobsError::NoCheckpoint {
-                id: id.to_owned(),
-                reason,
-            })?;
-        }
-        self.shared.enqueue(&job)?;
+        let shared = &self.shared;
+        shared.context.learners.check_supported()?;
+        let job = shared.reserve_resume(id)?;
+        let resumed = shared.report_resume(&job);
+        shared.complete_resume(&job, resumed)?;
         Ok(job)
     }
 
-    /// Resumes all interrupted trainings, the oldest first, as far as the
-    /// queue takes them. What cannot be resumed is logged.
+    /// Resumes all interrupted trainings, oldest first, as far as the queue has
+    /// space. A training that cannot be resumed is logged.
     pub fn resume_interrupted(&self) {
         for job in self.list().into_iter().rev() {
             if job.summary().state == State::Interrupted
@@ -310,13 +333,13 @@ impl Jobs {
         }
     }
 
-    /// Ends the training thread: the training that runs saves a checkpoint
-    /// and is interrupted, as are those that wait. Blocks until the thread has
+    /// Ends the training thread: the running training saves a checkpoint and
+    /// is interrupted, and so are the waiting ones. Blocks until the thread has
     /// ended, at most for `patience`; returns whether it has.
     pub fn stop(&self, patience: Duration) -> bool {
         let mut state = lock(&self.shared.state);
         state.stopping = true;
-        // One that was cancelled ends as such.
+        // A training that was cancelled ends as cancelled.
         if let Some(job) = &state.running
             && job.stop_request() == StopRequest::Nothing
         {
@@ -326,7 +349,7 @@ impl Jobs {
         drop(state);
         self.shared.changed.notify_all();
         for job in waiting {
-            job.end(State::Interrupted, INTERRUPTED);
+            job.interrupt(job.resumability());
         }
         let state = lock(&self.shared.state);
         let (state, _) = self
@@ -347,34 +370,51 @@ impl Jobs {
 }
 
 impl Shared {
-    fn check_room(&self, state: &ListState) -> Result<(), JobsError> {
+    fn get(&self, state: &ListState, id: &str) -> Result<Arc<Job>, JobsError> {
+        state
+            .jobs
+            .get(id)
+            .cloned()
+            .ok_or_else(|| JobsError::NotFound {
+                id: id.chars().take(100).collect(),
+            })
+    }
+
+    fn check_space_in_queue(&self, state: &ListState) -> Result<(), JobsError> {
         if state.stopping {
             return Err(JobsError::Stopping);
         }
         let limit = self.config.max_queued;
-        // One that can begin at once does not wait.
-        let idle = state.running.is_none() && state.queue.is_empty();
-        if !idle && state.queue.len() >= limit {
+        let waiting = state.queue.len() + state.resuming.len();
+        // A training that can start immediately does not wait.
+        let idle = state.running.is_none() && waiting == 0;
+        if !idle && waiting >= limit {
             return Err(JobsError::QueueFull { limit });
         }
         Ok(())
     }
 
-    fn enqueue(&self, job: &Arc<Job>) -> Result<(), JobsError> {
+    /// Rejects a training that can never fit, or that would start now and does
+    /// not fit now. For one that has to wait, what is free now says nothing;
+    /// the trainer checks it again in any case.
+    fn check_memory(&self, needed_bytes: u64) -> Result<(), JobsError> {
+        let memory = (self.config.memory)();
+        memory.check_total(needed_bytes)?;
+        let state = lock(&self.state);
+        if state.running.is_none() && state.queue.is_empty() {
+            memory.check_available(needed_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a new training to the list and the queue.
+    fn enqueue_new(&self, job: &Arc<Job>) -> Result<(), JobsError> {
         let mut state = lock(&self.state);
-        let is_new = !state.jobs.contains_key(job.id());
-        let room = self.check_room(&state);
-        if is_new && let Err(error) = room {
+        if let Err(error) = self.check_space_in_queue(&state) {
             drop(state);
-            // Nobody was reported of it yet.
+            // No client was told of it yet.
             fs::remove_dir_all(job.folder())?;
             return Err(error);
-        }
-        room?;
-        if !is_new {
-            // Of two that resume it at once, one comes first.
-            check_resumable(job.id(), job.summary().state)?;
-            job.history().set_active(State::Queued);
         }
         state.jobs.insert(job.id().to_owned(), Arc::clone(job));
         state.queue.push_back(Arc::clone(job));
@@ -383,20 +423,101 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes the oldest trainings that have ended, where there are too many.
-    fn forget_old(&self) {
+    /// Reserves a place in the queue for a training to resume. Until
+    /// [`Self::complete_resume`], it is neither deleted nor resumed again.
+    fn reserve_resume(&self, id: &str) -> Result<Arc<Job>, JobsError> {
         let mut state = lock(&self.state);
-        let spent = |job: &Job| match job.summary().state {
+        let job = self.get(&state, id)?;
+        let not_resumable = |state| {
+            let id = id.to_owned();
+            Err(JobsError::NotResumable { id, state })
+        };
+        if state.resuming.contains(id) {
+            return not_resumable("is being resumed already");
+        }
+        match job.summary().state {
+            State::Cancelled | State::Failed | State::Interrupted => {}
+            State::Queued => return not_resumable("is waiting for its turn"),
+            State::Running => return not_resumable("is running"),
+            State::Succeeded => return not_resumable("has succeeded"),
+        }
+        self.check_space_in_queue(&state)?;
+        state.resuming.insert(id.to_owned());
+        job.request_stop(StopRequest::Nothing);
+        Ok(job)
+    }
+
+    /// Verifies that a training can be resumed, and reports that it is.
+    fn report_resume(&self, job: &Job) -> Result<(), JobsError> {
+        let id = || job.id().to_owned();
+        if job.resumability() == Resumability::Impossible {
+            return Err(JobsError::NoCorpus { id: id() });
+        }
+        let step = match job.checkpoints().verify() {
+            Ok(step) => step,
+            Err(LoadError::Missing) => 0,
+            Err(reason) => return Err(JobsError::NoCheckpoint { id: id(), reason }),
+        };
+        let learners = &self.context.learners;
+        job.history().append_durable(EventKind::Resumed(Resumed {
+            run: job.summary().run.saturating_add(1),
+            step,
+            replica: String::new(),
+            device: learners.device(),
+            threads: u32::try_from(learners.threads()).unwrap_or(u32::MAX),
+            precision: PRECISION.to_owned(),
+        }))?;
+        job.forget_outcome();
+        Ok(())
+    }
+
+    /// Moves a training that was resumed to the queue, or ends it if it was
+    /// cancelled or the server stopped meanwhile.
+    fn complete_resume(
+        &self,
+        job: &Arc<Job>,
+        resumed: Result<(), JobsError>,
+    ) -> Result<(), JobsError> {
+        let mut state = lock(&self.state);
+        state.resuming.remove(job.id());
+        resumed?;
+        if state.stopping {
+            drop(state);
+            job.interrupt(job.resumability());
+            return Err(JobsError::Stopping);
+        }
+        if job.stop_request() == StopRequest::Cancel {
+            drop(state);
+            job.cancel_waiting();
+            return Ok(());
+        }
+        state.queue.push_back(Arc::clone(job));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Deletes the oldest ended trainings beyond the maximum.
+    fn delete_old(&self) {
+        let mut state = lock(&self.state);
+        let has_ended = |job: &Job| match job.summary().state {
             State::Succeeded | State::Cancelled | State::Failed => true,
             State::Queued | State::Running | State::Interrupted => false,
+        };
+        let is_current = |job: &Job| {
+            state.resuming.contains(job.id())
+                || state
+                    .running
+                    .as_ref()
+                    .is_some_and(|running| running.id() == job.id())
         };
         let mut ended: Vec<Arc<Job>> = state
             .jobs
             .values()
-            .filter(|job| spent(job))
+            .filter(|job| has_ended(job) && !is_current(job))
             .cloned()
             .collect();
-        ended.sort_by_key(|job| (job.facts().created_unix_ms, job.id().to_owned()));
+        ended.sort_by_key(|job| age_order(job));
         let surplus = ended.len().saturating_sub(self.config.keep_ended);
         ended.truncate(surplus);
         for job in &ended {
@@ -411,14 +532,15 @@ impl Shared {
         }
     }
 
-    /// The training thread.
+    /// Runs on the training thread.
     fn work(&self) {
         trainer::lower_priority();
         while let Some(job) = self.next() {
             let finished = trainer::run(&job, &self.context);
-            job.history().append(finished);
-            job.let_go_of_spent_files();
+            job.finish(finished);
+            job.delete_spent_files();
             lock(&self.state).running = None;
+            self.delete_old();
         }
         lock(&self.state).thread_ended = true;
         self.changed.notify_all();
@@ -434,24 +556,16 @@ impl Shared {
             return None;
         }
         let job = state.queue.pop_front()?;
-        job.request_stop(StopRequest::Nothing);
-        job.history().set_active(State::Running);
+        job.history().set_running();
         state.running = Some(Arc::clone(&job));
         Some(job)
     }
 }
 
-fn check_resumable(id: &str, state: State) -> Result<(), JobsError> {
-    let state = match state {
-        State::Cancelled | State::Failed | State::Interrupted => return Ok(()),
-        State::Queued => "waiting for its turn",
-        State::Running => "running",
-        State::Succeeded => "complete",
-    };
-    Err(JobsError::NotResumable {
-        id: id.to_owned(),
-        state,
-    })
+/// Orders trainings by age, oldest first; two may have been accepted within a
+/// millisecond.
+fn age_order(job: &Job) -> (u64, String) {
+    (job.metadata().created_unix_ms, job.id().to_owned())
 }
 
 fn check_prime(spec: &ResolvedSpec, corpus: &Corpus) -> Result<(), JobsError> {
@@ -463,21 +577,7 @@ fn check_prime(spec: &ResolvedSpec, corpus: &Corpus) -> Result<(), JobsError> {
     Ok(())
 }
 
-fn accepted(spec: &ResolvedSpec, corpus: &Corpus, split: &Split, device: String) -> Accepted {
-    let batch_chars = spec.batch_size as usize * spec.sequence_length as usize;
-    let steps_per_epoch = (split.training.len() / batch_chars) as u64;
-    let architecture = spec.architecture(corpus.vocabulary.len());
-    Accepted {
-        corpus_chars: corpus.chars() as u64,
-        vocabulary_size: u32::try_from(corpus.distinct()).unwrap_or(u32::MAX),
-        steps_per_epoch,
-        total_steps: steps_per_epoch * u64::from(spec.epochs),
-        parameters: architecture.parameter_count() as u64,
-        device,
-    }
-}
-
-/// A panic while the lock was held left nothing half done: each change of the
+/// A panic while a lock was held leaves nothing half done: each change of the
 /// list is a single insertion or removal.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

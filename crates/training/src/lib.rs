@@ -1,10 +1,16 @@
-//! Trainings as durable jobs: what is asked (`spec`), the list of jobs on disk
-//! (`jobs`), the loop that trains one (`trainer`), what it tells (`events`,
-//! `history`). The arithmetic is in `model::learner`; the gRPC side in
-//! `rpc::training`.
+//! Trainings as durable jobs.
+//!
+//! - [`spec`]: what a client asks for, and the validated result.
+//! - [`jobs`]: the list of trainings: accepts, queues, cancels, resumes.
+//! - [`job`]: one training on disk.
+//! - `trainer`: the loop that trains a job.
+//! - [`events`] and [`history`]: what a training reports, and where it is kept.
+//! - [`checkpoint`]: the state from which a training resumes.
+//!
+//! The arithmetic is behind the trait [`charlstm_model::learner::Learner`]; the
+//! gRPC service is in the server.
 
 pub mod checkpoint;
-mod digesting;
 pub mod events;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;

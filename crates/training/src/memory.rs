@@ -7,28 +7,41 @@ use thiserror::Error;
 
 use super::spec::ResolvedSpec;
 
-/// A training would not fit.
+/// A training would not fit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the training needs about {} MiB of memory, and {} MiB are free; \
+    "the training needs about {} MiB of memory, and {} MiB are {}; \
      a smaller hidden_size, batch_size or sequence_length needs less",
     needed_bytes >> 20,
-    available_bytes >> 20
+    limit_bytes >> 20,
+    if *installed { "installed" } else { "free" }
 )]
 pub struct OutOfMemory {
-    /// Bytes that it needs, estimated.
+    /// Estimated bytes that it needs.
     pub needed_bytes: u64,
-    /// Bytes that are free.
-    pub available_bytes: u64,
+    /// Bytes that there are.
+    pub limit_bytes: u64,
+    /// True if `limit_bytes` is the memory of the machine, so that it can
+    /// never fit; false if it is what is free now.
+    pub installed: bool,
 }
 
-/// Bytes that a training needs at its peak, about.
+/// The memory of this machine, or of its control group if that has less.
+/// `None` if the system does not report it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes in total.
+    pub total_bytes: Option<u64>,
+    /// Bytes that can be allocated without swapping.
+    pub available_bytes: Option<u64>,
+}
+
+/// Estimates the bytes that a training needs at its peak.
 ///
-/// Eight numbers for each weight (the weights, their gradients, two moments,
-/// a checkpoint of three under way, the version to publish); for each
-/// character of a batch and layer the four gates, cell, output and their
-/// gradients, and three rows of the vocabulary. The corpus is mapped from its
-/// file, which the system lets go of where memory is short.
+/// Eight values for each weight: the weights, their gradients, two moments, a
+/// checkpoint of three that is being written, the model to publish. For each
+/// character of a batch and layer, the four gates, cell, output and their
+/// gradients, and three rows of the vocabulary. The corpus stays on disk.
 pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize) -> u64 {
     let parameters = spec.architecture(vocabulary_size).parameter_count() as u64;
     let batch_chars = u64::from(spec.batch_size) * u64::from(spec.sequence_length);
@@ -37,43 +50,59 @@ pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize) -> u64 {
     4 * (8 * parameters + batch_chars * per_char)
 }
 
-/// Refuses a training that cannot fit. Where the machine does not tell what
-/// is free, everything fits.
-///
-/// # Errors
-/// The two figures.
-pub fn check(needed_bytes: u64, available_bytes: Option<u64>) -> Result<(), OutOfMemory> {
-    match available_bytes {
-        Some(available_bytes) if needed_bytes > available_bytes => Err(OutOfMemory {
+impl Memory {
+    /// Reads the current figures from files of the kernel.
+    pub fn now() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+        // A group without a limit has "max", which is not a number.
+        let group_limit = number("/sys/fs/cgroup/memory.max");
+        let group_free = group_limit
+            .zip(number("/sys/fs/cgroup/memory.current"))
+            .map(|(limit, used)| limit.saturating_sub(used));
+        Self {
+            total_bytes: lower(meminfo_bytes(&meminfo, "MemTotal:"), group_limit),
+            available_bytes: lower(meminfo_bytes(&meminfo, "MemAvailable:"), group_free),
+        }
+    }
+
+    /// Checks whether so much memory is free now.
+    ///
+    /// # Errors
+    /// It is not, with both figures.
+    pub fn check_available(&self, needed_bytes: u64) -> Result<(), OutOfMemory> {
+        check(needed_bytes, self.available_bytes, false)
+    }
+
+    /// Checks whether so much memory can ever be free.
+    ///
+    /// # Errors
+    /// It cannot, with both figures.
+    pub fn check_total(&self, needed_bytes: u64) -> Result<(), OutOfMemory> {
+        check(needed_bytes, self.total_bytes, true)
+    }
+}
+
+fn check(needed_bytes: u64, limit: Option<u64>, installed: bool) -> Result<(), OutOfMemory> {
+    match limit {
+        Some(limit_bytes) if needed_bytes > limit_bytes => Err(OutOfMemory {
             needed_bytes,
-            available_bytes,
+            limit_bytes,
+            installed,
         }),
         _ => Ok(()),
     }
 }
 
-/// Bytes that can be had without swapping: what the machine has, or what the
-/// limit of its control group leaves, whichever is less. Reads files of the
-/// kernel.
-pub fn available_bytes() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| mem_available(&text));
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    // A group without a limit says "max", which is no number.
-    let group = number("/sys/fs/cgroup/memory.max")
-        .zip(number("/sys/fs/cgroup/memory.current"))
-        .map(|(limit, used)| limit.saturating_sub(used));
-    match (machine, group) {
-        (Some(machine), Some(group)) => Some(machine.min(group)),
-        (machine, group) => machine.or(group),
+fn lower(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+fn meminfo_bytes(meminfo: &str, key: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -101,18 +130,25 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_fit_is_refused_with_both_figures() {
+    fn a_training_that_cannot_fit_is_rejected_with_both_figures() {
         let needed = estimate_bytes(&spec(4096, 4096), 78);
-        let text = check(needed, Some(8 << 30)).unwrap_err().to_string();
+        let memory = Memory {
+            total_bytes: Some(16 << 30),
+            available_bytes: Some(8 << 30),
+        };
+        let text = memory.check_available(needed).unwrap_err().to_string();
         assert!(text.contains("8192 MiB are free"), "{text}");
-        assert!(check(needed, None).is_ok());
+        let text = memory.check_total(needed).unwrap_err().to_string();
+        assert!(text.contains("16384 MiB are installed"), "{text}");
+        assert!(memory.check_available(1 << 30).is_ok());
+        assert!(Memory::default().check_available(needed).is_ok());
     }
 
     #[test]
-    fn the_kernel_is_understood() {
-        assert_eq!(
-            mem_available("MemTotal: 9 kB\nMemAvailable:   2 kB\n"),
-            Some(2048)
-        );
+    fn the_figures_of_the_kernel_are_parsed() {
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:   2 kB\n";
+        assert_eq!(meminfo_bytes(meminfo, "MemAvailable:"), Some(2048));
+        assert_eq!(meminfo_bytes(meminfo, "MemTotal:"), Some(9216));
+        assert_eq!(meminfo_bytes(meminfo, "SwapTotal:"), None);
     }
 }

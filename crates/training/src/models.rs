@@ -1,120 +1,127 @@
 //! Where trainings find models to start from and publish what they trained: a
 //! trait, and its implementation by the repository.
 
-use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
-use thiserror::Error;
-
 use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_store::unix_time;
 
-/// A model to begin with.
+/// A model to start from, without its weights.
 #[derive(Clone, Debug, PartialEq)]
-pub struct InitialModel {
+pub struct InitialModelInfo {
     /// Its name and version, as `name@version`.
     pub id: String,
+    /// Its characters.
+    pub vocabulary: Vocabulary,
+    /// The shape of its network.
+    pub architecture: Architecture,
+}
+
+/// A model to start from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InitialModel {
     /// Its characters.
     pub vocabulary: Vocabulary,
     /// Its weights.
     pub parameters: Parameters,
 }
 
-/// A model could not be found, read or stored.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ModelsError {
-    /// The text names no model.
-    #[error("{0}")]
-    BadReference(String),
-    /// There is no such model; the text says which there are.
-    #[error("{0}")]
-    NotFound(String),
-    /// It cannot be read or written; the text is for the log.
-    #[error("{0}")]
-    Broken(String),
-    /// The disk has no room for it.
-    #[error("the server's data folder has no room left")]
-    DiskFull,
+/// A version that a training has published.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Published {
+    /// The version.
+    pub version: u64,
+    /// Epochs that it was trained for.
+    pub epoch: u32,
+    /// Its mean training loss, in nats per character.
+    pub train_loss: Option<f64>,
+    /// Its validation loss, in nats per character.
+    pub validation_loss: Option<f64>,
 }
 
 /// Where models are found and published. All methods block.
 pub trait Models: Send + Sync {
-    /// A model by `name` or `name@version`.
+    /// Describes the model that `name` or `name@version` means.
     ///
     /// # Errors
-    /// An unknown model, or one that cannot be read.
-    fn find(&self, reference: &str) -> Result<InitialModel, ModelsError>;
-    /// Stores a model as the next version of its name; returns the version.
-    /// When that was is written into its facts.
+    /// The model is unknown or damaged.
+    fn describe(&self, reference: &str) -> Result<InitialModelInfo, RepositoryError>;
+
+    /// Reads the model that `name@version` means.
     ///
     /// # Errors
-    /// A disk that does not take it.
-    fn publish(&self, name: &str, model: ModelFile) -> Result<u64, ModelsError>;
-    /// The version of a name that a training has published, where it has.
+    /// The model is unknown, damaged, or cannot be read.
+    fn read(&self, reference: &str) -> Result<InitialModel, RepositoryError>;
+
+    /// Stores a model as the next version of its name, with the current time
+    /// as that of its creation. Returns the version.
     ///
     /// # Errors
-    /// A model that cannot be read.
-    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError>;
+    /// The disk does not accept it; nothing is left of it then.
+    fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError>;
+
+    /// Returns the version of a name that a training has published, if it has
+    /// and the version still exists.
+    ///
+    /// # Errors
+    /// The models cannot be listed.
+    fn published_by(
+        &self,
+        name: &str,
+        training_id: &str,
+    ) -> Result<Option<Published>, RepositoryError>;
 }
 
 impl Models for Repository {
-    fn find(&self, reference: &str) -> Result<InitialModel, ModelsError> {
-        let id = self.resolve(reference)?;
-        let model = self.read(&id)?;
+    fn describe(&self, reference: &str) -> Result<InitialModelInfo, RepositoryError> {
+        let description = Repository::describe(self, &self.resolve(reference)?)?;
+        Ok(InitialModelInfo {
+            id: description.id.to_string(),
+            vocabulary: Vocabulary::from_chars(description.vocabulary.chars().collect()),
+            architecture: description.architecture,
+        })
+    }
+
+    fn read(&self, reference: &str) -> Result<InitialModel, RepositoryError> {
+        let model = Repository::read(self, &self.resolve(reference)?)?;
         Ok(InitialModel {
-            id: id.to_string(),
             vocabulary: model.vocabulary,
             parameters: model.parameters,
         })
     }
 
-    fn publish(&self, name: &str, mut model: ModelFile) -> Result<u64, ModelsError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        model.facts.created_unix_ms = now.map_or(0, |time| time.as_millis() as u64);
-        Ok(Repository::publish(self, name, &model)?.version)
+    fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError> {
+        model.metadata.created_unix_ms = unix_time::now_ms();
+        Ok(Repository::publish(self, name, model)?.version)
     }
 
-    fn published_by(&self, name: &str, training_id: &str) -> Result<Option<u64>, ModelsError> {
+    fn published_by(
+        &self,
+        name: &str,
+        training_id: &str,
+    ) -> Result<Option<Published>, RepositoryError> {
         for version in self.versions(name) {
             let id = ModelId {
                 name: name.to_owned(),
                 version,
             };
-            match self.describe(&id) {
-                Ok(model) if model.facts.training_id == training_id => {
-                    return Ok(Some(version));
+            match Repository::describe(self, &id) {
+                Ok(model) if model.metadata.training_id == training_id => {
+                    return Ok(Some(Published {
+                        version,
+                        epoch: model.metadata.epochs,
+                        train_loss: model.metadata.train_loss,
+                        validation_loss: model.metadata.validation_loss,
+                    }));
                 }
-                // One that was deleted meanwhile is not the one.
-                Ok(_) | Err(RepositoryError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
+                // One that was deleted or damaged meanwhile is not the one.
+                Ok(_) | Err(RepositoryError::NotFound { .. } | RepositoryError::Damaged { .. }) => {
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
-}
-
-impl From<RepositoryError> for ModelsError {
-    fn from(error: RepositoryError) -> Self {
-        let text = error.to_string();
-        match error {
-            RepositoryError::BadName(_) | RepositoryError::BadReference(_) => {
-                Self::BadReference(text)
-            }
-            RepositoryError::NotFound { .. }
-            | RepositoryError::NoModels
-            | RepositoryError::Ambiguous { .. } => Self::NotFound(text),
-            RepositoryError::Io { ref source, .. } if is_full(source) => Self::DiskFull,
-            RepositoryError::Damaged { .. }
-            | RepositoryError::Device { .. }
-            | RepositoryError::NotAModel(_)
-            | RepositoryError::Io { .. } => Self::Broken(text),
-        }
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -1,36 +1,35 @@
-//! What is asked of a training, and what becomes of it once the recipe has
-//! filled the gaps and every value is checked. Whether the corpus and the
-//! machine are up to it is checked elsewhere.
+//! The specification of a training as a client sends it, and the resolved one,
+//! in which the recipe (preset) has filled in every missing value and every
+//! value is validated. Corpus and memory are checked elsewhere.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use charlstm_model::architecture::Architecture;
+use charlstm_model::model_id::{check_name, shortened};
 use charlstm_model::optimizer_config::OptimizerConfig;
 
 #[cfg(test)]
 mod tests;
 
-/// Most characters of a model's name.
-const MAX_NAME_CHARS: usize = 64;
-/// Most characters of a sample and of what it goes on from: a sample is made
-/// on the training thread, and should not hold the training up.
+/// Maximum number of characters of a sample and of its prompt: a sample is
+/// generated on the training thread, and should not delay the training.
 const MAX_SAMPLE_CHARS: u32 = 10_000;
 
-/// Characters that `fast` trains on at least, the same ones again where there
-/// are fewer.
-const LEAST_CHARS: usize = 500_000;
-/// Characters beyond which `fast` does not go over a text again.
-const MOST_CHARS: usize = 4_000_000;
-/// Most epochs that `fast` takes of itself.
-const MOST_EPOCHS: u32 = 40;
-/// Dropout of `fast` where it goes over a text more often than usual.
+/// Number of characters that `fast` trains on at least, in as many epochs as
+/// that takes.
+const MIN_TRAINED_CHARS: usize = 500_000;
+/// Number of characters beyond which `fast` does not begin another epoch.
+const MAX_TRAINED_CHARS: usize = 4_000_000;
+/// Maximum number of epochs that `fast` chooses.
+const MAX_CHOSEN_EPOCHS: u32 = 40;
+/// Dropout of `fast` if it trains for more epochs than usual.
 const REPEATED_DROPOUT: f64 = 0.3;
 
-/// What is asked for. What is `None` has the default of the recipe.
+/// A training as a client specifies it. `None` is the default of the recipe.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainingSpec {
-    /// Name of the model that gets a new version.
+    /// Name of the model; the training publishes a new version of it.
     pub model: String,
     /// Width of each LSTM layer.
     pub hidden_size: Option<u32>,
@@ -46,43 +45,43 @@ pub struct TrainingSpec {
     pub dropout: Option<f64>,
     /// Step size of the optimizer.
     pub learning_rate: Option<f64>,
-    /// Largest norm of the gradient.
+    /// Maximum norm of the gradient.
     pub clip_norm: Option<f64>,
-    /// Share of the text, at its end, that is held out.
+    /// Fraction of the text, at its end, that is held out.
     pub validation_fraction: Option<f64>,
-    /// Seed of everything that is random.
+    /// Seed of all random choices.
     pub seed: Option<u64>,
-    /// Characters to leave out at the beginning of the corpus.
+    /// Number of characters to skip at the beginning of the corpus.
     pub skip_chars: Option<u32>,
-    /// Named set of defaults.
+    /// Named preset.
     pub recipe: Option<String>,
-    /// Model whose weights to begin with, `name` or `name@version`.
+    /// Model whose weights to start from, `name` or `name@version`.
     pub init_from: Option<String>,
-    /// Whether the training ends with the stream that started it.
+    /// Whether the training is cancelled when the stream that started it breaks.
     pub cancel_on_disconnect: Option<bool>,
-    /// Text that the sample of each epoch goes on from.
+    /// Prompt of the sample of each epoch.
     pub sample_prime: Option<String>,
-    /// Characters in the sample of each epoch.
+    /// Number of characters in the sample of each epoch.
     pub sample_chars: Option<u32>,
-    /// Whether characters that the model of `init_from` does not know are
-    /// added to its vocabulary.
+    /// Whether characters that the model of `init_from` does not have are added
+    /// to its vocabulary.
     pub extend_vocabulary: Option<bool>,
 }
 
-/// A named way to train.
+/// A named preset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipe {
-    /// The notebook to the letter.
+    /// Exactly the notebook's training.
     Notebook,
-    /// Ours: a good model in a fraction of the notebook's time.
+    /// Our own: a good model in a fraction of the notebook's time.
     Fast,
 }
 
-/// A spec with every gap filled and every value checked.
+/// A spec in which every value is set and valid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResolvedSpec {
-    /// Name of the model that gets a new version.
+    /// Name of the model; the training publishes a new version of it.
     pub model: String,
     /// Width of each LSTM layer.
     pub hidden_size: u32,
@@ -98,33 +97,32 @@ pub struct ResolvedSpec {
     pub dropout: f64,
     /// Step size of the optimizer.
     pub learning_rate: f64,
-    /// Largest norm of the gradient.
+    /// Maximum norm of the gradient.
     pub clip_norm: f64,
-    /// Share of the text, at its end, that is held out.
+    /// Fraction of the text, at its end, that is held out.
     pub validation_fraction: f64,
-    /// Seed of everything that is random.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Characters to leave out at the beginning of the corpus.
+    /// Number of characters to skip at the beginning of the corpus.
     pub skip_chars: u32,
     /// The recipe.
     pub recipe: Recipe,
-    /// Model whose weights to begin with, as `name@version`.
+    /// Model whose weights to start from, as `name@version`.
     pub init_from: Option<String>,
-    /// Whether the training ends with the stream that started it.
+    /// Whether the training is cancelled when the stream that started it breaks.
     pub cancel_on_disconnect: bool,
-    /// Text that the sample goes on from; `None` is the corpus's first
-    /// character.
+    /// Prompt of the sample; `None` is the first character of the corpus.
     pub sample_prime: Option<String>,
-    /// Characters in the sample of each epoch; 0 for no sample.
+    /// Number of characters in the sample of each epoch; 0 for no sample.
     pub sample_chars: u32,
-    /// Whether characters that the model of `init_from` does not know are
-    /// added to its vocabulary.
+    /// Whether characters that the model of `init_from` does not have are added
+    /// to its vocabulary.
     #[serde(default)]
     pub extend_vocabulary: bool,
 }
 
-/// A field of the spec cannot be accepted. The message says what is allowed
-/// and what was given.
+/// A field of the spec is not valid. The message says what is allowed and what
+/// was given.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{field}: {message}")]
 pub struct SpecError {
@@ -135,7 +133,7 @@ pub struct SpecError {
 }
 
 impl SpecError {
-    /// An error of one field.
+    /// Creates the error of one field.
     pub fn new(field: &'static str, message: impl Into<String>) -> Self {
         Self {
             field,
@@ -147,10 +145,10 @@ impl SpecError {
 impl Recipe {
     const ALL: [Recipe; 2] = [Recipe::Fast, Recipe::Notebook];
 
-    /// The recipe of a spec that names none.
+    /// The recipe of a spec that does not name one.
     pub const DEFAULT: Recipe = Recipe::Fast;
 
-    /// Its name in a spec.
+    /// Returns its name in a spec.
     pub fn name(self) -> &'static str {
         match self {
             Recipe::Notebook => "notebook",
@@ -158,7 +156,7 @@ impl Recipe {
         }
     }
 
-    /// How it begins and moves.
+    /// Returns initialisation, optimizer and schedule.
     pub fn method(self) -> OptimizerConfig {
         match self {
             Recipe::Notebook => OptimizerConfig::NOTEBOOK,
@@ -172,12 +170,16 @@ impl Recipe {
             .find(|recipe| recipe.name() == name)
             .ok_or_else(|| {
                 let known: Vec<&str> = Self::ALL.into_iter().map(Recipe::name).collect();
-                let message = format!("must be one of {}, not {name:?}", known.join(", "));
+                let message = format!(
+                    "must be one of {}, not {:?}",
+                    known.join(", "),
+                    shortened(name)
+                );
                 SpecError::new("recipe", message)
             })
     }
 
-    /// What the recipe says where the spec says nothing.
+    /// Returns the values of fields that the spec does not set.
     fn defaults(self) -> ResolvedSpec {
         match self {
             // The values that the notebook trains with.
@@ -201,7 +203,7 @@ impl Recipe {
                 sample_chars: 200,
                 extend_vocabulary: false,
             },
-            // Found by `cargo bench --bench curve` on a held-out tail.
+            // Found by `cargo bench --bench curve` on held-out text.
             Recipe::Fast => ResolvedSpec {
                 batch_size: 16,
                 sequence_length: 32,
@@ -217,13 +219,13 @@ impl Recipe {
 }
 
 impl TrainingSpec {
-    /// Fills the gaps and checks every value. `draw_seed` is asked for a seed
-    /// where none is given.
+    /// Fills in missing values and validates all values. `draw_seed` returns
+    /// the seed if none is given.
     ///
     /// # Errors
     /// The first field that is outside its range.
     pub fn resolve(&self, draw_seed: impl FnOnce() -> u64) -> Result<ResolvedSpec, SpecError> {
-        check_name(&self.model)?;
+        check_name(&self.model).map_err(|error| SpecError::new("model", error.to_string()))?;
         let recipe = match self.recipe.as_deref() {
             None | Some("") => Recipe::DEFAULT,
             Some(name) => Recipe::named(name)?,
@@ -231,38 +233,38 @@ impl TrainingSpec {
         let by = recipe.defaults();
         Ok(ResolvedSpec {
             model: self.model.clone(),
-            hidden_size: whole("hidden_size", self.hidden_size, by.hidden_size, 4096)?,
-            num_layers: whole("num_layers", self.num_layers, by.num_layers, 8)?,
-            batch_size: whole("batch_size", self.batch_size, by.batch_size, 4096)?,
-            sequence_length: whole(
+            hidden_size: integer("hidden_size", self.hidden_size, by.hidden_size, 4096)?,
+            num_layers: integer("num_layers", self.num_layers, by.num_layers, 8)?,
+            batch_size: integer("batch_size", self.batch_size, by.batch_size, 4096)?,
+            sequence_length: integer(
                 "sequence_length",
                 self.sequence_length,
                 by.sequence_length,
                 4096,
             )?,
-            epochs: whole("epochs", self.epochs, by.epochs, 100_000)?,
-            dropout: real(
+            epochs: integer("epochs", self.epochs, by.epochs, 100_000)?,
+            dropout: number(
                 "dropout",
                 self.dropout,
                 by.dropout,
                 "at least 0, under 1",
                 |v| (0.0..1.0).contains(&v),
             )?,
-            learning_rate: real(
+            learning_rate: number(
                 "learning_rate",
                 self.learning_rate,
                 by.learning_rate,
                 "over 0, at most 1",
                 |v| v > 0.0 && v <= 1.0,
             )?,
-            clip_norm: real(
+            clip_norm: number(
                 "clip_norm",
                 self.clip_norm,
                 by.clip_norm,
                 "over 0, at most 1e6",
                 |v| v > 0.0 && v <= 1e6,
             )?,
-            validation_fraction: real(
+            validation_fraction: number(
                 "validation_fraction",
                 self.validation_fraction,
                 by.validation_fraction,
@@ -281,17 +283,17 @@ impl TrainingSpec {
     }
 
     fn check_extend_vocabulary(&self) -> Result<bool, SpecError> {
-        let asked = self.extend_vocabulary.unwrap_or(false);
-        if asked && self.init_from.as_deref().unwrap_or_default().is_empty() {
-            let message = "needs init_from: a new model has the vocabulary of its corpus";
+        let requested = self.extend_vocabulary.unwrap_or(false);
+        if requested && self.init_from.as_deref().unwrap_or_default().is_empty() {
+            let message = "requires init_from; a new model has the vocabulary of its corpus";
             return Err(SpecError::new("extend_vocabulary", message));
         }
-        Ok(asked)
+        Ok(requested)
     }
 }
 
 impl ResolvedSpec {
-    /// The network for a vocabulary of that size.
+    /// Returns the shape of the network for a vocabulary of that size.
     pub fn architecture(&self, vocabulary_size: usize) -> Architecture {
         Architecture {
             vocabulary_size,
@@ -300,45 +302,49 @@ impl ResolvedSpec {
         }
     }
 
-    /// Settles what depends on the length of the training text, and was not
-    /// asked for otherwise: `fast` goes over a short text more often, with
-    /// more dropout, and over a very long one less often.
-    pub fn suit(&mut self, asked: &TrainingSpec, training_chars: usize) {
+    /// Sets the values that depend on the length of the training text, unless
+    /// the client has set them: `fast` trains on a short text for more epochs,
+    /// with more dropout, and on a very long one for fewer.
+    pub fn adapt_to_length(&mut self, requested: &TrainingSpec, training_chars: usize) {
         if self.recipe != Recipe::Fast {
             return;
         }
         let usual = Recipe::Fast.defaults().epochs;
-        if asked.epochs.is_none() {
-            let times = |chars: usize| chars.div_ceil(training_chars.max(1));
-            let epochs = times(LEAST_CHARS).max(times(MOST_CHARS).min(usual as usize));
-            self.epochs =
-                u32::try_from(epochs).map_or(MOST_EPOCHS, |epochs| epochs.min(MOST_EPOCHS));
+        if requested.epochs.is_none() {
+            let epochs_for = |chars: usize| chars.div_ceil(training_chars.max(1));
+            let most = epochs_for(MAX_TRAINED_CHARS).min(usual as usize);
+            let epochs = epochs_for(MIN_TRAINED_CHARS).max(most);
+            self.epochs = u32::try_from(epochs)
+                .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
         }
-        if asked.dropout.is_none() && self.epochs > usual {
+        if requested.dropout.is_none() && self.epochs > usual {
             self.dropout = REPEATED_DROPOUT;
         }
     }
 
-    /// Takes the sizes of the network from the model that the training begins
-    /// with.
+    /// Takes the sizes of the network from the model of `init_from`.
     ///
     /// # Errors
-    /// A size that `asked` sets to something else.
+    /// `requested` sets a size to another value.
     pub fn inherit(
         &mut self,
-        asked: &TrainingSpec,
+        requested: &TrainingSpec,
         model: &str,
         architecture: &Architecture,
     ) -> Result<(), SpecError> {
-        for (field, asked, has) in [
-            ("hidden_size", asked.hidden_size, architecture.hidden_size),
-            ("num_layers", asked.num_layers, architecture.num_layers),
+        for (field, requested, has) in [
+            (
+                "hidden_size",
+                requested.hidden_size,
+                architecture.hidden_size,
+            ),
+            ("num_layers", requested.num_layers, architecture.num_layers),
         ] {
-            if let Some(asked) = asked
-                && asked as usize != has
+            if let Some(requested) = requested
+                && requested as usize != has
             {
                 let message = format!(
-                    "must be {has}, as in {model} that init_from begins with, or not set; not {asked}"
+                    "must be {has}, as in {model} of init_from, or not set; not {requested}"
                 );
                 return Err(SpecError::new(field, message));
             }
@@ -351,49 +357,22 @@ impl ResolvedSpec {
     }
 }
 
-fn check_name(name: &str) -> Result<(), SpecError> {
-    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let good = name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.len() <= MAX_NAME_CHARS
-        && name.chars().all(inner);
-    if good {
-        return Ok(());
-    }
-    Err(SpecError::new(
-        "model",
-        format!(
-            "must be 1 to {MAX_NAME_CHARS} of a-z A-Z 0-9 . _ - and begin with a letter or a \
-             digit, not {}",
-            shown(name)
-        ),
-    ))
-}
-
-/// A text from outside, quoted, and cut where it is long.
-fn shown(text: &str) -> String {
-    let mut start: String = text.chars().take(MAX_NAME_CHARS).collect();
-    if start.len() < text.len() {
-        start.push('…');
-    }
-    format!("{start:?}")
-}
-
-fn whole(
+fn integer(
     field: &'static str,
     given: Option<u32>,
     default: u32,
-    most: u32,
+    limit: u32,
 ) -> Result<u32, SpecError> {
     let value = given.unwrap_or(default);
-    if (1..=most).contains(&value) {
+    if (1..=limit).contains(&value) {
         Ok(value)
     } else {
-        let message = format!("must be 1 to {most}, not {value}");
+        let message = format!("must be 1 to {limit}, not {value}");
         Err(SpecError::new(field, message))
     }
 }
 
-fn real(
+fn number(
     field: &'static str,
     given: Option<f64>,
     default: f64,
@@ -401,7 +380,7 @@ fn real(
     holds: impl FnOnce(f64) -> bool,
 ) -> Result<f64, SpecError> {
     let value = given.unwrap_or(default);
-    // A NaN is in no range.
+    // NaN is in no range.
     if holds(value) {
         Ok(value)
     } else {

@@ -1,14 +1,15 @@
-//! What a training tells, as event files that TensorBoard opens. Everybody
-//! else reads the history.
+//! Events of a training as event files for TensorBoard. Everything else reads
+//! the history.
 //!
-//! A file is a row of records, each a message `tensorboard.Event` between two
-//! checksums. The message is written by hand: three fields of fixed shape are
-//! all that is needed of it.
+//! A file is a sequence of records, each a protobuf message `tensorboard.Event`
+//! between two checksums. The message is encoded here: it needs three fields of
+//! fixed shape, which do not justify a dependency on protobuf.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use charlstm_store::unix_time;
 
 use super::events::EventKind;
 
@@ -18,11 +19,11 @@ pub(super) struct TensorBoardWriter {
 }
 
 impl TensorBoardWriter {
-    /// Begins a file in a folder, which is made where it is not there.
+    /// Creates a file in a folder, which is created if it does not exist.
     pub(super) fn create(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let now = now();
-        // The number keeps apart what begins within one second.
+        // The number distinguishes runs that begin within one second.
         let name = |number: u32| {
             let seconds = now as u64;
             folder.join(format!(
@@ -30,8 +31,8 @@ impl TensorBoardWriter {
             ))
         };
         let path = (0..).map(name).find(|path| !path.exists());
-        let path = path.expect("there is no end of numbers");
-        let mut board = Self {
+        let path = path.expect("numbers do not end");
+        let mut writer = Self {
             file: OpenOptions::new()
                 .append(true)
                 .create_new(true)
@@ -39,12 +40,12 @@ impl TensorBoardWriter {
         };
         let mut event = wall_time(now);
         field_bytes(&mut event, 3, b"brain.Event:2");
-        board.record(&event)?;
-        Ok(board)
+        writer.record(&event)?;
+        Ok(writer)
     }
 
-    /// Writes the numbers of an event, where it has any.
-    pub(super) fn take(&mut self, event: &EventKind) -> io::Result<()> {
+    /// Writes the values of an event, if it has any.
+    pub(super) fn write(&mut self, event: &EventKind) -> io::Result<()> {
         match event {
             EventKind::Step(step) => self.scalars(
                 step.step,
@@ -65,7 +66,9 @@ impl TensorBoardWriter {
             ),
             EventKind::Accepted(_)
             | EventKind::Checkpoint(_)
+            | EventKind::CheckpointFailed(_)
             | EventKind::RolledBack(_)
+            | EventKind::Resumed(_)
             | EventKind::Finished(_) => Ok(()),
         }
     }
@@ -89,8 +92,8 @@ impl TensorBoardWriter {
         self.record(&event)
     }
 
-    /// One write for the whole record: a reader never finds half of one but
-    /// at the end.
+    /// Appends a record in one write, so that a reader finds an incomplete one
+    /// only at the end.
     fn record(&mut self, data: &[u8]) -> io::Result<()> {
         let length = (data.len() as u64).to_le_bytes();
         let mut record = length.to_vec();
@@ -103,17 +106,16 @@ impl TensorBoardWriter {
 
 /// Seconds since 1970-01-01 UTC.
 fn now() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |time| time.as_secs_f64())
+    unix_time::now_ms() as f64 / 1000.0
 }
 
-// The kinds of fields in protobuf's encoding.
+// The wire types of protobuf.
 const VARINT: u8 = 0;
 const EIGHT_BYTES: u8 = 1;
 const BYTES: u8 = 2;
 const FOUR_BYTES: u8 = 5;
 
-/// The beginning of every event: field 1.
+/// Begins an event: the wall time is its field 1.
 fn wall_time(seconds: f64) -> Vec<u8> {
     let mut event = vec![1 << 3 | EIGHT_BYTES];
     event.extend(seconds.to_le_bytes());
@@ -126,7 +128,8 @@ fn field_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// Seven bits a byte, the lowest first; the eighth says that more follow.
+/// Appends seven bits per byte, lowest first; the eighth bit says that more
+/// follow.
 fn varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
@@ -135,8 +138,8 @@ fn varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// CRC-32C as record files have it: rotated and moved, so that the checksum
-/// of a text that holds checksums is a good one too.
+/// Returns the CRC-32C as record files have it: rotated and shifted, so that
+/// the checksum of data that contains checksums is still good.
 fn masked_checksum(data: &[u8]) -> [u8; 4] {
     let sum = crc32c::crc32c(data).rotate_right(15);
     sum.wrapping_add(0xa282_ead8).to_le_bytes()
@@ -148,7 +151,7 @@ mod tests {
     use super::*;
     use crate::events::StepProgress;
 
-    /// The records of a file, whose checksums must be right.
+    /// Returns the records of a file, and checks their checksums.
     fn records(path: &Path) -> Vec<Vec<u8>> {
         let bytes = fs::read(path).unwrap();
         let mut rest = &bytes[..];
@@ -166,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn each_run_has_a_file_of_whole_records_with_the_step_and_its_numbers() {
+    fn each_run_has_a_file_of_complete_records_with_the_step_and_its_values() {
         let folder = tempfile::tempdir().unwrap();
-        let mut boards = [(); 2].map(|()| TensorBoardWriter::create(folder.path()).unwrap());
-        boards[1]
-            .take(&EventKind::Step(StepProgress {
+        let mut writers = [(); 2].map(|()| TensorBoardWriter::create(folder.path()).unwrap());
+        writers[1]
+            .write(&EventKind::Step(StepProgress {
                 epoch: 1,
                 step: 300,
                 total_steps: 600,
@@ -185,7 +188,7 @@ mod tests {
             .map(|entry| entry.unwrap().path())
             .collect();
         files.sort();
-        assert_eq!(files.len(), 2, "a second run has a file of its own");
+        assert_eq!(files.len(), 2, "a second run has its own file");
         let all: Vec<Vec<u8>> = files.iter().flat_map(|path| records(path)).collect();
         assert_eq!(all.len(), 3);
         let of_step = all.iter().max_by_key(|record| record.len()).unwrap();

@@ -366,6 +366,20 @@ impl GenerationService for FakeServer {
 }
 
 impl FakeServer {
+    /// Describes the only training.
+    fn training(&self) -> Training {
+        let state = if self.interrupts_training {
+            State::Interrupted
+        } else {
+            State::Running
+        };
+        Training {
+            training_id: "t1".into(),
+            state: state.into(),
+            ..Default::default()
+        }
+    }
+
     /// Returns the event with a sequence number, the same for every training.
     fn event(&self, sequence: u64, cancelled: bool) -> train_response::Event {
         match sequence {
@@ -494,15 +508,7 @@ impl TrainingService for FakeServer {
         let id = request.into_inner().training_id;
         self.received.lock().unwrap().cancelled.push(id);
         self.cancelled.notify_one();
-        let training = Training {
-            training_id: "t1".into(),
-            state: if self.interrupts_training {
-                State::Interrupted.into()
-            } else {
-                State::Running.into()
-            },
-            ..Default::default()
-        };
+        let training = self.training();
         Ok(Response::new(CancelTrainingResponse {
             training: Some(training),
         }))
@@ -526,7 +532,9 @@ impl TrainingService for FakeServer {
         &self,
         _: Request<GetTrainingRequest>,
     ) -> Result<Response<GetTrainingResponse>, Status> {
-        Err(Status::unimplemented("the fake server"))
+        Ok(Response::new(GetTrainingResponse {
+            training: Some(self.training()),
+        }))
     }
 
     async fn list_trainings(

@@ -15,11 +15,9 @@
 //!    client told that the call has finished. A call that is to change
 //!    nothing drops the lease instead.
 
-// The embedded backend, which follows, uses the rest.
-#![allow(dead_code)]
-
 mod cache;
 mod clock;
+mod embedded;
 mod encoding;
 mod error;
 mod identity;
@@ -29,6 +27,7 @@ mod local;
 mod memory;
 mod name;
 mod record;
+mod seal;
 mod storage;
 mod token_ids;
 mod tombstones;
@@ -37,6 +36,9 @@ mod tombstones;
 mod tests;
 
 pub use clock::RunningClock;
+pub use embedded::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, default_max_bytes,
+};
 pub use encoding::RECORD_FORMAT;
 pub use error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 pub use identity::{ARITHMETIC_REVISION, ModelVersion, Precision, SessionIdentity};
@@ -46,6 +48,9 @@ pub use name::{MAX_NAME_CHARS, NameError, Owner, SessionId, SessionKey};
 pub use record::{
     LastCall, MAX_POSITION, MAX_REPLAY_CHARS, MAX_STATE_BYTES, MAX_UNFED_CHARS, ParametersDigest,
     RandomState, SessionRecord, SessionState,
+};
+pub use seal::{
+    KeyFileError, PortableSession, SNAPSHOT_FORMAT, SealError, SessionSnapshot, SnapshotKeys,
 };
 pub use storage::{
     CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest, OpenRequest, OpenedSession,

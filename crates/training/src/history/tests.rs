@@ -3,7 +3,22 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::events::{CheckpointSaved, EpochProgress, StepProgress};
+use crate::events::{CheckpointSaved, EpochProgress, Finished, Resumed, State, StepProgress};
+
+fn accepted() -> Accepted {
+    Accepted {
+        corpus_chars: 9,
+        vocabulary_size: 3,
+        steps_per_epoch: 3,
+        total_steps: 9,
+        parameters: 7,
+        device: "cpu".to_owned(),
+    }
+}
+
+fn first() -> EventKind {
+    EventKind::Accepted(accepted())
+}
 
 fn step(step: u64) -> EventKind {
     EventKind::Step(StepProgress {
@@ -18,7 +33,7 @@ fn step(step: u64) -> EventKind {
     })
 }
 
-fn epoch(epoch: u32) -> EventKind {
+fn epoch_with_sample(epoch: u32, sample: String) -> EventKind {
     EventKind::Epoch(EpochProgress {
         epoch,
         step: u64::from(epoch),
@@ -27,8 +42,27 @@ fn epoch(epoch: u32) -> EventKind {
         bits_per_char: 4.0,
         seconds: 1.0,
         chars_per_second: 1.0,
-        sample: "é\n\u{2028}".to_owned(),
+        sample,
         best: false,
+    })
+}
+
+fn epoch(epoch: u32) -> EventKind {
+    epoch_with_sample(epoch, "é\n\u{2028}".to_owned())
+}
+
+fn checkpoint(step: u64) -> EventKind {
+    EventKind::Checkpoint(CheckpointSaved { step })
+}
+
+fn resumed(run: u32) -> EventKind {
+    EventKind::Resumed(Resumed {
+        run,
+        step: 1,
+        replica: String::new(),
+        device: "cpu".to_owned(),
+        threads: 2,
+        precision: "float32".to_owned(),
     })
 }
 
@@ -54,12 +88,26 @@ async fn all(history: &Arc<History>, from: u64) -> Vec<EventKind> {
 
 fn new() -> (tempfile::TempDir, Arc<History>) {
     let folder = tempfile::tempdir().unwrap();
-    let history = History::create(&folder.path().join("events.jsonl")).unwrap();
+    let history = History::create(&path(&folder)).unwrap();
+    history.append(first());
     (folder, Arc::new(history))
 }
 
+fn path(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("events.jsonl")
+}
+
+fn open(folder: &tempfile::TempDir) -> Arc<History> {
+    Arc::new(History::open(&path(folder), accepted).unwrap())
+}
+
+fn kinds(history: &History) -> Vec<EventKind> {
+    let events = history.events();
+    events.iter().map(|event| event.event.clone()).collect()
+}
+
 #[tokio::test]
-async fn every_watcher_gets_every_event_from_its_place_on() {
+async fn every_watcher_gets_every_event_from_its_position_on() {
     let (_folder, history) = new();
     let live = tokio::spawn({
         let history = Arc::clone(&history);
@@ -70,8 +118,9 @@ async fn every_watcher_gets_every_event_from_its_place_on() {
         tokio::task::yield_now().await;
     }
     history.append(finished(State::Succeeded));
-    let expected: Vec<EventKind> = (1..=5)
-        .map(epoch)
+    let expected: Vec<EventKind> = [first()]
+        .into_iter()
+        .chain((1..=5).map(epoch))
         .chain([finished(State::Succeeded)])
         .collect();
     assert_eq!(live.await.unwrap(), expected);
@@ -81,17 +130,51 @@ async fn every_watcher_gets_every_event_from_its_place_on() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_resumed_training_is_not_told() {
-    let (_folder, history) = new();
+async fn the_end_of_a_run_that_was_resumed_is_not_the_end_for_a_watcher() {
+    let (folder, history) = new();
     history.append(epoch(1));
     history.append(finished(State::Cancelled));
-    history.set_active(State::Queued);
+    history.append_durable(resumed(2)).unwrap();
+    let summary = history.summary();
+    assert_eq!((summary.state, summary.run), (State::Queued, 2));
+    assert_eq!(summary.message, "");
     history.append(epoch(2));
     history.append(finished(State::Succeeded));
-    assert_eq!(
-        all(&history, 0).await,
-        [epoch(1), epoch(2), finished(State::Succeeded)]
-    );
+    let expected = [
+        first(),
+        epoch(1),
+        resumed(2),
+        epoch(2),
+        finished(State::Succeeded),
+    ];
+    assert_eq!(all(&history, 0).await, expected);
+    drop(history);
+    assert_eq!(all(&open(&folder), 0).await, expected);
+}
+
+#[test]
+fn a_training_that_was_resumed_has_not_ended_after_a_crash() {
+    for after in [vec![], vec![step(2)], vec![step(2), checkpoint(2)]] {
+        let (folder, history) = new();
+        history.append(step(1));
+        history.append(finished(State::Cancelled));
+        history.append_durable(resumed(2)).unwrap();
+        for event in after {
+            history.append(event);
+        }
+        drop(history);
+        assert!(!open(&folder).summary().state.has_ended());
+    }
+}
+
+#[test]
+fn what_version_0_1_reported_after_an_end_shows_that_it_was_resumed() {
+    let (folder, history) = new();
+    history.append(finished(State::Failed));
+    history.append(step(2));
+    drop(history);
+    let summary = open(&folder).summary();
+    assert_eq!((summary.state, summary.run), (State::Running, 1));
 }
 
 #[tokio::test]
@@ -99,70 +182,253 @@ async fn a_history_is_read_back_without_its_torn_last_line() {
     let (folder, history) = new();
     history.append(step(1));
     history.append(epoch(1));
-    history.append(EventKind::Checkpoint(CheckpointSaved { step: 1 }));
     drop(history);
-    let path = folder.path().join("events.jsonl");
-    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    let mut file = OpenOptions::new().append(true).open(path(&folder)).unwrap();
     file.write_all(b"{\"sequence\":3,\"ev").unwrap();
 
-    let history = Arc::new(History::open(&path).unwrap());
+    let history = open(&folder);
     assert_eq!(history.summary().epochs_completed, 1);
-    assert!(history.summary().has_checkpoint);
     history.append(finished(State::Interrupted));
     drop(history);
-    let history = Arc::new(History::open(&path).unwrap());
+    let history = open(&folder);
     let sequences: Vec<u64> = history.events().iter().map(|e| e.sequence).collect();
     assert_eq!(sequences, [0, 1, 2, 3]);
-    assert_eq!(all(&history, 0).await[0], step(1));
+    assert_eq!(all(&history, 1).await[0], step(1));
+    assert!(!path(&folder).with_extension(DAMAGED).exists());
 }
 
 #[test]
-fn a_line_that_is_no_event_is_an_error_and_not_a_loss_in_silence() {
+fn a_history_without_its_last_byte_keeps_its_last_event() {
     let (folder, history) = new();
-    history.append(step(1));
-    let path = folder.path().join("events.jsonl");
-    fs::write(&path, b"nonsense\n").unwrap();
-    assert!(History::open(&path).is_err());
+    history.append(epoch(1));
+    history.append(finished(State::Succeeded));
+    drop(history);
+    let bytes = fs::read(path(&folder)).unwrap();
+    fs::write(path(&folder), &bytes[..bytes.len() - 1]).unwrap();
+    for _ in 0..2 {
+        let history = open(&folder);
+        assert_eq!(history.summary().state, State::Succeeded);
+        assert_eq!(history.events().len(), 3);
+    }
+    assert_eq!(fs::read(path(&folder)).unwrap(), bytes);
 }
 
-#[tokio::test]
-async fn step_events_are_thinned_and_others_never() {
+#[test]
+fn a_damaged_line_only_loses_its_own_event_and_is_kept_aside() {
     let (folder, history) = new();
-    let steps = 3 * MAX_STEP_EVENTS as u64;
-    for number in 0..steps {
-        history.append(step(number));
-        if number % 500 == 0 {
-            history.append(epoch(1));
-        }
+    for number in 1..=4 {
+        history.append(epoch(number));
     }
     history.append(finished(State::Succeeded));
-    let events = all(&history, 0).await;
-    let count = |is: fn(&EventKind) -> bool| events.iter().filter(|event| is(event)).count();
-    assert!(count(|event| matches!(event, EventKind::Step(_))) <= MAX_STEP_EVENTS);
-    assert_eq!(count(|event| matches!(event, EventKind::Epoch(_))), 6);
-    assert_eq!(events[0], step(0));
     drop(history);
-    let again = Arc::new(History::open(&folder.path().join("events.jsonl")).unwrap());
-    assert_eq!(all(&again, 0).await, events);
+    let sound = fs::read(path(&folder)).unwrap();
+    for damage in [b"nonsense".as_slice(), b"", b"{\"sequence\":2}"] {
+        let mut lines: Vec<&[u8]> = sound.split(|&byte| byte == b'\n').collect();
+        lines[2] = damage;
+        fs::write(path(&folder), lines.join(&b'\n')).unwrap();
+        let expected = [
+            first(),
+            epoch(1),
+            epoch(3),
+            epoch(4),
+            finished(State::Succeeded),
+        ];
+        assert_eq!(kinds(&open(&folder)), expected);
+        let aside = path(&folder).with_extension(DAMAGED);
+        assert_eq!(fs::read(&aside).unwrap(), [damage, b"\n"].concat());
+        fs::remove_file(aside).unwrap();
+        // It was repaired.
+        assert_eq!(kinds(&open(&folder)), expected);
+        assert!(!path(&folder).with_extension(DAMAGED).exists());
+    }
+}
+
+#[test]
+fn a_changed_bit_loses_at_most_one_event_and_changes_none() {
+    let (folder, history) = new();
+    for number in 1..=3 {
+        history.append(epoch(number));
+    }
+    history.append(finished(State::Succeeded));
+    let expected = history.events();
+    drop(history);
+    let sound = fs::read(path(&folder)).unwrap();
+    for bit in (0..8 * sound.len()).step_by(37) {
+        let mut changed = sound.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        fs::write(path(&folder), &changed).unwrap();
+        let events = open(&folder).events();
+        // A changed line break damages the two lines that it separates.
+        let lost = if sound[bit / 8] == b'\n' { 2 } else { 1 };
+        assert!(events.len() + lost >= expected.len(), "bit {bit}");
+        assert!(events.iter().all(|event| expected.contains(event)), "{bit}");
+        assert_eq!(events[0], expected[0]);
+    }
+}
+
+#[test]
+fn a_wrong_sequence_number_of_version_0_1_only_loses_its_own_event() {
+    let (folder, history) = new();
+    for number in 1..=4 {
+        history.append(epoch(number));
+    }
+    drop(history);
+    let events = open(&folder).events();
+    for (wrong, lost) in [(92, 2), (1, 2), (0, 2)] {
+        let lines: Vec<String> = events
+            .iter()
+            .map(|event| {
+                let mut event = event.as_ref().clone();
+                if event.sequence == lost {
+                    event.sequence = wrong;
+                }
+                serde_json::to_string(&event).unwrap() + "\n"
+            })
+            .collect();
+        fs::write(path(&folder), lines.concat()).unwrap();
+        let expected = [first(), epoch(1), epoch(3), epoch(4)];
+        assert_eq!(kinds(&open(&folder)), expected, "{wrong}");
+    }
+}
+
+#[test]
+fn an_empty_or_missing_history_begins_with_its_first_event_again() {
+    let (folder, history) = new();
+    history.append(epoch(1));
+    drop(history);
+    fs::write(path(&folder), b"").unwrap();
+    assert_eq!(kinds(&open(&folder)), [first()]);
+    fs::remove_file(path(&folder)).unwrap();
+    let history = open(&folder);
+    history.append(epoch(1));
+    drop(history);
+    assert_eq!(kinds(&open(&folder)), [first(), epoch(1)]);
 }
 
 #[tokio::test]
-async fn what_a_full_disk_did_not_take_is_written_once_it_takes_events_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("events.jsonl");
-    History::create(&path).unwrap().append(epoch(1));
-    let history = Arc::new(History::open(&path).unwrap());
-    // Writes to it find no room; nor does the file beside it.
-    let sound = lock(&history.writer).file.try_clone().unwrap();
-    lock(&history.writer).file = File::options().write(true).open("/dev/full").unwrap();
-    fs::create_dir(path.with_extension("new")).unwrap();
+async fn step_events_are_thinned_out_and_the_file_is_bounded() {
+    let (folder, history) = new();
+    let count = 10 * MAX_STEP_EVENTS as u64;
+    for number in 0..count {
+        history.append(step(number));
+    }
+    history.append(epoch(1));
+    history.append(finished(State::Succeeded));
+    for history in [history, open(&folder)] {
+        let events = all(&history, 0).await;
+        let is_step = |event: &&EventKind| matches!(event, EventKind::Step(_));
+        let steps = events.iter().filter(is_step).count();
+        assert!(
+            (MAX_STEP_EVENTS / 4..=MAX_STEP_EVENTS).contains(&steps),
+            "{steps}"
+        );
+        assert_eq!(events[..2], [first(), step(0)]);
+        let end = [epoch(1), finished(State::Succeeded)];
+        assert_eq!(events[events.len() - 2..], end);
+    }
+    let bytes = fs::metadata(path(&folder)).unwrap().len();
+    let one = Event {
+        sequence: count,
+        event: step(count),
+    };
+    let most = 2 * (MAX_STEP_EVENTS * line(&one).unwrap().len()) as u64 + REWRITE_SLACK_BYTES;
+    assert!(bytes <= most + 1000, "{bytes} of {most}");
+}
+
+#[test]
+fn every_kind_of_event_is_bounded_and_its_last_event_is_kept() {
+    let mut kept = Kept::default();
+    let mut add = |event| {
+        let sequence = kept.events.len() as u64;
+        kept.add(Arc::new(Event { sequence, event }), 100);
+    };
+    add(first());
+    for number in 1..=5000 {
+        add(epoch(number));
+        add(checkpoint(u64::from(number)));
+        add(finished(State::Cancelled));
+        add(resumed(number + 1));
+    }
+    let limits: usize = Kind::ALL.iter().map(|(_, limit)| limit).sum();
+    assert!(kept.events.len() <= 1 + limits);
+    assert_eq!(kept.line_bytes, 100 * kept.events.len() as u64);
+    assert_eq!(kept.events[0].event.event, first());
+    let newest = [epoch(5000), checkpoint(5000), resumed(5001)];
+    for event in newest {
+        assert!(kept.events.iter().any(|stored| stored.event.event == event));
+    }
+}
+
+#[test]
+fn samples_of_old_epochs_are_dropped_beyond_a_total_size() {
+    let (folder, history) = new();
+    let sample = "x".repeat(20_000);
+    for number in 1..=40 {
+        history.append(epoch_with_sample(number, sample.clone()));
+    }
+    for history in [history, open(&folder)] {
+        let events = history.events();
+        let samples: Vec<&str> = events
+            .iter()
+            .filter_map(|event| match &event.event {
+                EventKind::Epoch(epoch) => Some(epoch.sample.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(samples.len(), 40, "the epochs themselves are kept");
+        assert!(samples.concat().len() <= MAX_SAMPLE_BYTES);
+        assert_eq!((samples[0], samples[39]), ("", sample.as_str()));
+    }
+    let bytes = fs::metadata(path(&folder)).unwrap().len();
+    assert!(bytes < 800_000 - 100_000, "the file was rewritten: {bytes}");
+}
+
+#[tokio::test]
+async fn events_that_a_full_disk_does_not_accept_are_written_once_it_does() {
+    let (folder, history) = new();
+    history.append(epoch(1));
+    let full = FullDisk::under(&history);
     history.append(epoch(2));
-    fs::remove_dir(path.with_extension("new")).unwrap();
-    lock(&history.writer).file = sound;
+    history.append(epoch(3));
+    drop(full);
     history.append(finished(State::Failed));
     let expected = all(&history, 0).await;
-    assert_eq!(expected.len(), 3);
+    assert_eq!(expected.len(), 5);
     drop(history);
-    let again = Arc::new(History::open(&path).unwrap());
-    assert_eq!(all(&again, 0).await, expected);
+    assert_eq!(all(&open(&folder), 0).await, expected);
+}
+
+#[test]
+fn an_event_that_must_be_durable_does_not_exist_if_the_disk_does_not_accept_it() {
+    let (folder, history) = new();
+    history.append(finished(State::Cancelled));
+    let full = FullDisk::under(&history);
+    assert!(history.append_durable(resumed(2)).is_err());
+    assert_eq!(history.summary().state, State::Cancelled);
+    drop(full);
+    history.append_durable(resumed(2)).unwrap();
+    let expected = [first(), finished(State::Cancelled), resumed(2)];
+    assert_eq!(kinds(&history), expected);
+    drop(history);
+    let history = open(&folder);
+    assert_eq!(kinds(&history), expected);
+    assert_eq!(history.events()[2].sequence, 2);
+}
+
+#[test]
+fn events_after_a_rewrite_are_in_the_file_that_has_the_name() {
+    let (folder, history) = new();
+    history.append(epoch(1));
+    lock(&history.writer)
+        .rewrite(&mut lock(&history.kept))
+        .unwrap();
+    history.append(epoch(2));
+    // Even if the folder could not be synced after the rename.
+    lock(&history.writer).behind = true;
+    history.append(finished(State::Succeeded));
+    drop(history);
+    let expected = [first(), epoch(1), epoch(2), finished(State::Succeeded)];
+    assert_eq!(kinds(&open(&folder)), expected);
+    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(names.len(), 1, "no temporary file remains");
 }

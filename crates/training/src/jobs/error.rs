@@ -1,86 +1,92 @@
-//! Why something that is asked of the trainings cannot be done.
+//! The errors of the list of trainings.
 
 use std::io;
 
+use charlstm_model::corpus::{CorpusError, ReadError};
+use charlstm_model::learner::TrainingUnsupported;
+use charlstm_model::vocabulary::UnknownCharacter;
+use charlstm_repository::RepositoryError;
 use thiserror::Error;
 
 use crate::checkpoint::LoadError;
 use crate::memory::OutOfMemory;
-use crate::models::ModelsError;
 use crate::spec::SpecError;
-use charlstm_model::corpus::{CorpusError, ReadError};
-use charlstm_model::learner::TrainingUnsupported;
-use charlstm_model::vocabulary::UnknownCharacter;
 
-/// Something that is asked of the trainings cannot be done.
+/// A training could not be started, found, cancelled or resumed.
 #[derive(Debug, Error)]
 pub enum JobsError {
     /// This build cannot train.
     #[error(transparent)]
     Unsupported(#[from] TrainingUnsupported),
-    /// A field of the spec cannot be accepted.
+    /// A field of the spec is not valid.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// The text cannot be trained on.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
-    /// The model to begin with does not know characters of the corpus.
+    /// The corpus has characters that the model of `init_from` does not have.
     #[error(
-        "the model {model} that init_from begins with does not know {}; \
-         extend_vocabulary adds them to its vocabulary",
+        "the model {model} of init_from does not have {}; set extend_vocabulary to add them \
+         to its vocabulary",
         named(unknown)
     )]
     UnknownCharacters {
         /// The model.
         model: String,
-        /// Each of the characters, where it comes first.
+        /// Each of the characters, at its first position.
         unknown: Vec<UnknownCharacter>,
     },
-    /// The model to begin with cannot be had, or the new one not be stored.
+    /// The model of `init_from` cannot be read.
     #[error(transparent)]
-    Models(#[from] ModelsError),
+    Model(#[from] RepositoryError),
     /// There is no such training.
     #[error("there is no training {id:?}")]
     NotFound {
-        /// The name that was asked for.
+        /// The id, shortened if it is long.
         id: String,
     },
-    /// Too many trainings wait already.
-    #[error("{limit} trainings wait already; try again when one has ended")]
+    /// The queue is full.
+    #[error("{limit} trainings are waiting already; try again when one has ended")]
     QueueFull {
-        /// Most trainings that may wait.
+        /// Maximum number of waiting trainings.
         limit: usize,
     },
     /// Too many corpora are being uploaded.
     #[error("{limit} corpora are being uploaded already; try again when one is complete")]
     TooManyUploads {
-        /// Most uploads at a time.
+        /// Maximum number of concurrent uploads.
         limit: usize,
     },
     /// The training would not fit into memory.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
-    /// It is in a state from which it cannot be resumed.
-    #[error("training {id} cannot be resumed: it is {state}")]
+    /// The training is in a state from which it cannot be resumed.
+    #[error("training {id} cannot be resumed: it {state}")]
     NotResumable {
-        /// The training.
+        /// Id of the training.
         id: String,
-        /// Its state, in words.
+        /// Its state, as a verb.
         state: &'static str,
     },
-    /// It has no checkpoint that could be used.
+    /// Its checkpoints are damaged.
     #[error("training {id} cannot be resumed: {reason}")]
     NoCheckpoint {
-        /// The training.
+        /// Id of the training.
         id: String,
         /// What is wrong.
         reason: LoadError,
     },
-    /// The server is about to end.
-    #[error("the server is stopping")]
+    /// Its corpus is gone.
+    #[error("training {id} cannot be resumed: its corpus is missing or damaged")]
+    NoCorpus {
+        /// Id of the training.
+        id: String,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
     Stopping,
-    /// The disk failed.
-    #[error("the trainings' folder: {0}")]
+    /// The disk reported an error. The text is for the log.
+    #[error("the folder of the trainings: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -93,10 +99,10 @@ impl From<ReadError> for JobsError {
     }
 }
 
-/// Names characters with their code points and places, not more of them than
-/// fit into a message.
+/// Lists characters with their code points and positions, as many as fit into
+/// a message.
 fn named(unknown: &[UnknownCharacter]) -> String {
-    const MOST: usize = 10;
+    const LIMIT: usize = 10;
     let name = |unknown: &UnknownCharacter| {
         let UnknownCharacter {
             character,
@@ -105,9 +111,9 @@ fn named(unknown: &[UnknownCharacter]) -> String {
         let code = u32::from(character);
         format!("{character:?} (U+{code:04X}) at position {position}")
     };
-    let mut names: Vec<String> = unknown.iter().take(MOST).map(name).collect();
-    if unknown.len() > MOST {
-        names.push(format!("and {} more", unknown.len() - MOST));
+    let mut names: Vec<String> = unknown.iter().take(LIMIT).map(name).collect();
+    if unknown.len() > LIMIT {
+        names.push(format!("and {} more", unknown.len() - LIMIT));
     }
     format!(
         "{} of the corpus's characters: {}",

@@ -1,55 +1,82 @@
-//! The folder of all trainings: reading it when the server starts, naming what
-//! is new. What is in the folder of one training is in `job`.
+//! The folder of all trainings: reads it at startup and names new trainings.
+//! `job` defines the folder of one training.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::INTERRUPTED;
-use crate::events::State;
-use crate::job::Job;
+use crate::events::{Finished, State};
+use crate::job::{Job, Resumability};
+use crate::models::Models;
 
-/// Reads all trainings of a folder, and interrupts those that had not ended.
-pub(super) fn read_all(folder: &Path) -> io::Result<BTreeMap<String, Arc<Job>>> {
+/// Reads all trainings of a folder. A training that had not ended is
+/// interrupted now, unless its model was published.
+pub(super) fn read_all(
+    folder: &Path,
+    models: &dyn Models,
+) -> io::Result<BTreeMap<String, Arc<Job>>> {
     let mut jobs = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(".new-") {
-            // It was never whole, and nobody was reported of it.
-            fs::remove_dir_all(&path)?;
+            // It was never complete, and no client was told of it.
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(%error, path = %path.display(), "an incomplete training cannot be removed");
+            }
             continue;
         }
         match Job::open(&path) {
             Ok(job) if job.id() == name => {
                 if !job.summary().state.has_ended() {
-                    job.end(State::Interrupted, INTERRUPTED);
+                    end(&job, models);
                 }
-                job.let_go_of_spent_files();
+                job.delete_spent_files();
                 jobs.insert(job.id().to_owned(), Arc::new(job));
             }
             Ok(job) => {
-                tracing::error!(path = %path.display(), id = job.id(), "a training lies in a folder of another name; it is left out");
+                tracing::error!(path = %path.display(), id = job.id(), "the folder of a training has another name than the training; it is ignored");
             }
             Err(error) => {
-                tracing::error!(%error, path = %path.display(), "a training cannot be read; it is left out");
+                tracing::error!(%error, path = %path.display(), "a training cannot be read; it is ignored");
             }
         }
     }
     Ok(jobs)
 }
 
-/// A name that sorts by time and is not guessed.
-pub(super) fn new_id(unix_ms: u64) -> String {
-    format!("t-{unix_ms:011x}{:08x}", rand::random::<u32>())
+/// Reports the end of a training that was running or waiting when the server
+/// stopped.
+fn end(job: &Job, models: &dyn Models) {
+    let metadata = job.metadata();
+    match models.published_by(&metadata.spec.model, &metadata.id) {
+        Ok(Some(published)) => {
+            return job.finish(Finished {
+                state: State::Succeeded,
+                version: published.version,
+                train_loss: published.train_loss,
+                validation_loss: published.validation_loss,
+                message: String::new(),
+                best_epoch: Some(published.epoch),
+            });
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(%error, id = job.id(), "whether a training has published its model is unknown");
+        }
+    }
+    match job.resumability() {
+        Resumability::Impossible => {
+            let text = format!("the server stopped; {}", Resumability::Impossible.message());
+            job.finish_without_model(State::Failed, text);
+        }
+        resumability => job.interrupt(resumability),
+    }
 }
 
-pub(super) fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
+/// Returns an id that sorts by time and cannot be guessed.
+pub(super) fn new_id(unix_ms: u64) -> String {
+    format!("t-{unix_ms:011x}{:08x}", rand::random::<u32>())
 }

@@ -2,29 +2,32 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod durability;
 mod folders;
+mod full_disk;
+mod version_0_1;
 
 use std::path::Path;
 
 use super::*;
 use crate::events::{Event, EventKind, Finished, RolledBack};
-use crate::fake::{FakeLearners, FakeModels, Trouble};
-use crate::models::{InitialModel, ModelsError};
+use crate::fake::{FakeLearners, FakeModels, Fault, Hold};
+use crate::models::InitialModel;
 use charlstm_model::corpus::CorpusError;
-use charlstm_model::learner::LearnerState;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_repository::RepositoryError;
 
 /// Far longer than anything here takes: a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Bench {
+struct Fixture {
     folder: tempfile::TempDir,
     learners: Arc<FakeLearners>,
     models: Arc<FakeModels>,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -35,6 +38,30 @@ impl Bench {
 
     fn open(&self) -> Jobs {
         self.open_with(|_| {})
+    }
+
+    /// Saves a checkpoint after every step.
+    fn open_with_checkpoints(&self) -> Jobs {
+        self.open_with(|config| config.checkpoint_interval = Duration::ZERO)
+    }
+
+    /// Starts a training and holds it before a step.
+    fn start_and_hold(&self, jobs: &Jobs, step: u64) -> (Arc<Job>, Hold) {
+        let hold = self.learners.hold_before_step(step);
+        let job = start(jobs, &spec()).unwrap();
+        hold.wait_until_reached();
+        (job, hold)
+    }
+
+    /// Copies what a kill of the server would leave now.
+    fn killed(&self) -> Self {
+        let after = Self::new();
+        copy(self.folder.path(), after.folder.path());
+        after
+    }
+
+    fn fault(&self, step: u64, fault: Fault) {
+        self.learners.faults.lock().unwrap().push((step, fault));
     }
 
     fn open_with(&self, change: impl FnOnce(&mut JobsConfig)) -> Jobs {
@@ -79,7 +106,7 @@ fn start(jobs: &Jobs, spec: &TrainingSpec) -> Result<Arc<Job>, JobsError> {
     jobs.start(upload)
 }
 
-/// All events up to the end.
+/// Returns all events up to the end.
 fn watch(job: &Job, from: u64) -> Vec<Event> {
     let mut watcher = job.watch(from);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -96,6 +123,15 @@ fn watch(job: &Job, from: u64) -> Vec<Event> {
         tokio::time::timeout(PATIENCE, all).await.unwrap();
         events
     })
+}
+
+/// Blocks until no training runs: a moment after the last event of one.
+fn wait_until_idle(jobs: &Jobs) {
+    let patience = std::time::Instant::now() + PATIENCE;
+    while jobs.load() != Load::default() {
+        assert!(std::time::Instant::now() < patience);
+        std::thread::yield_now();
+    }
 }
 
 fn end(job: &Job) -> Finished {
@@ -123,8 +159,8 @@ fn epochs(events: &[Event]) -> Vec<u32> {
 
 #[test]
 fn a_training_tells_its_course_and_publishes_a_model() {
-    let bench = Bench::new();
-    let jobs = bench.open();
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
     let job = start(&jobs, &spec()).unwrap();
     let events = watch(&job, 0);
     assert!(matches!(&events[0].event, EventKind::Accepted(accepted)
@@ -152,16 +188,16 @@ fn a_training_tells_its_course_and_publishes_a_model() {
     assert!((first.bits_per_char - first.train_loss / std::f64::consts::LN_2).abs() < 1e-12);
     let finished = end(&job);
     assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
-    let (name, model) = bench.models.published.lock().unwrap()[0].clone();
-    assert_eq!((name.as_str(), model.facts.steps), ("m", 12));
-    assert_eq!(model.facts.corpus_sha256.len(), 64);
+    let (name, model) = fixture.models.published.lock().unwrap()[0].clone();
+    assert_eq!((name.as_str(), model.metadata.steps), ("m", 12));
+    assert_eq!(model.metadata.corpus_sha256.len(), 64);
     assert!(jobs.stop(PATIENCE));
 }
 
 #[test]
 fn a_watcher_from_any_event_gets_the_rest_once() {
-    let bench = Bench::new();
-    let jobs = bench.open();
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
     let job = start(&jobs, &spec()).unwrap();
     let all = watch(&job, 0);
     for from in 0..=all.len() {
@@ -171,8 +207,8 @@ fn a_watcher_from_any_event_gets_the_rest_once() {
 
 #[test]
 fn the_best_epoch_by_validation_loss_is_published() {
-    let bench = Bench::new();
-    let jobs = bench.open();
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
     let mut spec = spec();
     spec.validation_fraction = Some(0.2);
     spec.batch_size = Some(1);
@@ -188,35 +224,34 @@ fn the_best_epoch_by_validation_loss_is_published() {
         })
         .collect();
     assert_eq!(best, [true, true, false, false]);
-    let published = bench.models.published.lock().unwrap();
-    assert_eq!(published[0].1.facts.epochs, 2);
+    let published = fixture.models.published.lock().unwrap();
+    assert_eq!(published[0].1.metadata.epochs, 2);
 }
 
 #[test]
 fn cancelling_saves_a_checkpoint_from_which_it_resumes_bit_for_bit() {
-    let whole = Bench::new();
+    let whole = Fixture::new();
     end(&start(&whole.open(), &spec()).unwrap());
 
-    let bench = Bench::new();
-    let jobs = bench.open();
-    let hold = bench.learners.hold_before_step(5);
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
+    let hold = fixture.learners.hold_before_step(5);
     let job = start(&jobs, &spec()).unwrap();
     hold.wait_until_reached();
     jobs.cancel(job.id()).unwrap();
     hold.release();
     assert_eq!(end(&job).state, State::Cancelled);
-    let saved = checkpoint::load(job.folder(), job.id()).unwrap();
-    assert_eq!(saved.snapshot.step, 5);
+    assert_eq!(job.checkpoints().load().unwrap().learner.step, 5);
 
     jobs.resume(job.id()).unwrap();
     let events = watch(&job, 0);
     assert_eq!(end(&job).state, State::Succeeded);
     assert_eq!(epochs(&events), [1, 2, 3, 4]);
-    assert_eq!(bench.published(), whole.published());
+    assert_eq!(fixture.published(), whole.published());
     assert!(matches!(
         jobs.resume(job.id()),
         Err(JobsError::NotResumable {
-            state: "complete",
+            state: "has succeeded",
             ..
         })
     ));
@@ -224,36 +259,35 @@ fn cancelling_saves_a_checkpoint_from_which_it_resumes_bit_for_bit() {
 
 #[test]
 fn a_killed_server_leaves_an_interrupted_training_that_resumes_bit_for_bit() {
-    let whole = Bench::new();
+    let whole = Fixture::new();
     end(&start(&whole.open(), &spec()).unwrap());
-    for kill_before_step in 1..=12 {
-        let bench = Bench::new();
-        let jobs = bench.open();
-        let hold = bench.learners.hold_before_step(kill_before_step);
-        let id = start(&jobs, &spec()).unwrap().id().to_owned();
-        hold.wait_until_reached();
-        // What is on the disk at this moment is all that a kill leaves.
-        let after = Bench::new();
-        copy(bench.folder.path(), after.folder.path());
-        drop(hold);
+    for interval in [Duration::ZERO, Duration::MAX] {
+        let with_interval = |config: &mut JobsConfig| config.checkpoint_interval = interval;
+        for kill_before_step in 1..=12 {
+            let fixture = Fixture::new();
+            let jobs = fixture.open_with(with_interval);
+            let (job, hold) = fixture.start_and_hold(&jobs, kill_before_step);
+            let after = fixture.killed();
+            drop(hold);
 
-        let jobs = after.open();
-        let job = jobs.get(&id).unwrap();
-        assert_eq!(job.summary().state, State::Interrupted);
-        let reported = epochs(&watch(&job, 0));
-        assert_eq!(reported.len() as u64, (kill_before_step - 1) / 3);
-        jobs.resume_interrupted();
-        assert_eq!(end(&job).state, State::Succeeded);
-        assert_eq!(epochs(&watch(&job, 0)), [1, 2, 3, 4]);
-        assert_eq!(after.published(), whole.published());
+            let jobs = after.open_with(with_interval);
+            let job = jobs.get(job.id()).unwrap();
+            assert_eq!(job.summary().state, State::Interrupted);
+            let reported = epochs(&watch(&job, 0));
+            assert_eq!(reported.len() as u64, (kill_before_step - 1) / 3);
+            jobs.resume_interrupted();
+            assert_eq!(end(&job).state, State::Succeeded);
+            assert_eq!(epochs(&watch(&job, 0)), [1, 2, 3, 4]);
+            assert_eq!(after.published(), whole.published());
+        }
     }
 }
 
 #[test]
 fn stopping_interrupts_what_runs_and_what_waits() {
-    let bench = Bench::new();
-    let jobs = bench.open();
-    let hold = bench.learners.hold_before_step(5);
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
+    let hold = fixture.learners.hold_before_step(5);
     let running = start(&jobs, &spec()).unwrap();
     hold.wait_until_reached();
     let waiting = start(&jobs, &spec()).unwrap();
@@ -271,7 +305,7 @@ fn stopping_interrupts_what_runs_and_what_waits() {
     assert_eq!(end(&waiting).state, State::Interrupted);
     assert!(matches!(start(&jobs, &spec()), Err(JobsError::Stopping)));
 
-    let jobs = bench.open();
+    let jobs = fixture.open();
     jobs.resume_interrupted();
     for job in jobs.list() {
         assert_eq!(end(&job).state, State::Succeeded);
@@ -279,10 +313,10 @@ fn stopping_interrupts_what_runs_and_what_waits() {
 }
 
 #[test]
-fn trainings_wait_in_order_and_not_more_of_them_than_there_is_room() {
-    let bench = Bench::new();
-    let jobs = bench.open();
-    let hold = bench.learners.hold_before_step(1);
+fn trainings_wait_in_order_and_the_queue_is_bounded() {
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
+    let hold = fixture.learners.hold_before_step(1);
     let first = start(&jobs, &spec()).unwrap();
     hold.wait_until_reached();
     let second = start(&jobs, &spec()).unwrap();
@@ -297,7 +331,7 @@ fn trainings_wait_in_order_and_not_more_of_them_than_there_is_room() {
     hold.release();
     assert_eq!(end(&first).version, 1);
     assert_eq!(end(&third).version, 2);
-    // It never had its turn: nothing is lost by beginning it.
+    // It never had its turn, so it starts from the beginning.
     jobs.resume(second.id()).unwrap();
     assert_eq!(end(&second).version, 3);
     let listed: Vec<String> = jobs.list().iter().map(|job| job.id().to_owned()).collect();
@@ -306,10 +340,10 @@ fn trainings_wait_in_order_and_not_more_of_them_than_there_is_room() {
 
 #[test]
 fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
-    let bench = Bench::new();
-    let jobs = bench.open();
-    for trouble in [Trouble::Panics, Trouble::Fails] {
-        bench.learners.troubles.lock().unwrap().push((4, trouble));
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
+    for fault in [Fault::Panics, Fault::Fails] {
+        fixture.learners.faults.lock().unwrap().push((4, fault));
         let job = start(&jobs, &spec()).unwrap();
         let finished = end(&job);
         assert_eq!(finished.state, State::Failed);
@@ -317,16 +351,16 @@ fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
         jobs.resume(job.id()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
     }
-    let published = bench.published();
+    let published = fixture.published();
     assert_eq!(published[0], published[1]);
 }
 
 #[test]
-fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
-    let bench = Bench::new();
-    let jobs = bench.open();
-    for trouble in [Trouble::LossIsNan, Trouble::LossExplodes] {
-        bench.learners.troubles.lock().unwrap().push((5, trouble));
+fn a_training_that_diverges_is_rolled_back_to_a_checkpoint_with_half_the_learning_rate() {
+    let fixture = Fixture::new();
+    let jobs = fixture.open_with_checkpoints();
+    for fault in [Fault::LossIsNan, Fault::LossExplodes] {
+        fixture.fault(5, fault);
         let job = start(&jobs, &spec()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
         let rates: Vec<f64> = watch(&job, 0)
@@ -340,20 +374,19 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
         let reported = rolled_back(&watch(&job, 0));
         assert_eq!(reported.len(), 1);
         let back = &reported[0];
+        // No step has shown that the weights after step 4 are sound.
         assert_eq!((back.step, back.checkpoint_step, back.attempt), (5, 3, 1));
         assert_eq!(back.learning_rate, 0.0005);
-        assert_eq!(back.loss.is_nan(), trouble == Trouble::LossIsNan);
+        assert_eq!(back.loss.is_nan(), fault == Fault::LossIsNan);
         assert!(back.message.contains("loss"), "{}", back.message);
-        // It is in the history, with its loss that JSON has no name for.
-        let kept = crate::history::History::open(&job.folder().join("events.jsonl"));
-        let kept: Vec<Event> = (kept.unwrap().events().iter())
-            .map(|event| event.as_ref().clone())
-            .collect();
-        assert_eq!(rolled_back(&kept).len(), 1);
+        // It is in the stored history, with its loss that JSON cannot express.
+        let stored = fs::read_to_string(job.folder().join("events.jsonl")).unwrap();
+        assert_eq!(stored.matches("rolled_back").count(), 1);
     }
 
-    let again = [(5, Trouble::LossIsNan); 4];
-    bench.learners.troubles.lock().unwrap().extend(again);
+    for _ in 0..4 {
+        fixture.fault(5, Fault::LossIsNan);
+    }
     let finished = end(&start(&jobs, &spec()).unwrap());
     assert_eq!(finished.state, State::Failed);
     assert!(
@@ -364,9 +397,9 @@ fn a_training_that_diverges_goes_back_to_the_checkpoint_with_half_the_rate() {
 }
 
 #[test]
-fn a_training_begins_with_a_model_that_knows_the_text() {
-    let bench = Bench::new();
-    let jobs = bench.open();
+fn a_training_starts_from_a_model_that_has_the_characters_of_its_corpus() {
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
     let vocabulary = Vocabulary::of("abcdef".chars());
     let architecture = charlstm_model::architecture::Architecture {
         vocabulary_size: 6,
@@ -376,25 +409,24 @@ fn a_training_begins_with_a_model_that_knows_the_text() {
     let mut parameters = Parameters::zeros(architecture);
     parameters.values[0] = 100.0;
     let model = InitialModel {
-        id: "base@1".to_owned(),
         vocabulary: vocabulary.clone(),
         parameters,
     };
     for reference in ["base", "base@1"] {
-        bench
+        fixture
             .models
             .stored
             .lock()
             .unwrap()
-            .insert(reference.to_owned(), model.clone());
+            .insert(reference.to_owned(), ("base@1".to_owned(), model.clone()));
     }
     let mut spec = spec();
     (spec.hidden_size, spec.num_layers) = (None, None);
     spec.init_from = Some("base".to_owned());
     let job = start(&jobs, &spec).unwrap();
-    assert_eq!(job.facts().spec.init_from.as_deref(), Some("base@1"));
+    assert_eq!(job.metadata().spec.init_from.as_deref(), Some("base@1"));
     assert_eq!(end(&job).state, State::Succeeded);
-    let published = bench.models.published.lock().unwrap()[0].1.clone();
+    let published = fixture.models.published.lock().unwrap()[0].1.clone();
     assert_eq!(published.vocabulary, vocabulary);
     assert!(published.parameters.values[0] > 99.0);
 
@@ -412,23 +444,23 @@ fn a_training_begins_with_a_model_that_knows_the_text() {
     upload.push("abcé".repeat(4).as_bytes()).unwrap();
     let job = jobs.start(upload).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
-    let published = bench.models.published.lock().unwrap()[1].1.clone();
+    let published = fixture.models.published.lock().unwrap()[1].1.clone();
     assert_eq!(published.vocabulary, Vocabulary::of("abcdefé".chars()));
     assert!(published.parameters.values[0] > 99.0);
     spec.init_from = None;
     let error = jobs.begin(&spec).err().unwrap().to_string();
-    assert!(error.starts_with("extend_vocabulary: needs"), "{error}");
+    assert!(error.starts_with("extend_vocabulary: requires"), "{error}");
     spec.init_from = Some("nothing".to_owned());
     assert!(matches!(
         jobs.begin(&spec),
-        Err(JobsError::Models(ModelsError::NotFound(_)))
+        Err(JobsError::Model(RepositoryError::NotFound { .. }))
     ));
 }
 
 #[test]
-fn what_cannot_be_trained_on_leaves_nothing_behind() {
-    let bench = Bench::new();
-    let jobs = bench.open();
+fn a_rejected_training_leaves_nothing_behind() {
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
     let mut long = spec();
     long.batch_size = Some(100);
     let error = start(&jobs, &long).err().unwrap();
@@ -449,7 +481,7 @@ fn what_cannot_be_trained_on_leaves_nothing_behind() {
         Err(JobsError::Corpus(CorpusError::Empty))
     ));
     assert_eq!(
-        fs::read_dir(bench.folder.path().join("trainings"))
+        fs::read_dir(fixture.folder.path().join("trainings"))
             .unwrap()
             .count(),
         0
@@ -458,16 +490,20 @@ fn what_cannot_be_trained_on_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_snapshot_of_the_fake_is_what_the_trainer_saves() {
-    // Guards the tests above: a fake that kept no state would prove nothing.
-    let bench = Bench::new();
-    let jobs = bench.open();
-    let job = start(&jobs, &spec()).unwrap();
+fn the_state_of_the_fake_learner_is_what_is_saved() {
+    // Guards the tests above: a fake without state would prove nothing.
+    let fixture = Fixture::new();
+    let jobs = fixture.open_with_checkpoints();
+    let (job, hold) = fixture.start_and_hold(&jobs, 11);
+    jobs.cancel(job.id()).unwrap();
+    hold.release();
     end(&job);
-    let saved: LearnerState = checkpoint::load(job.folder(), job.id()).unwrap().snapshot;
-    assert_eq!(saved.step, 12);
-    assert_eq!(saved.parameters, bench.published()[0]);
-    assert_eq!(saved.hidden, [12.0, 12.0]);
+    let checkpoints = job.checkpoints();
+    let saved = checkpoints.load().unwrap().learner;
+    let before = checkpoints.load_previous().unwrap().learner;
+    assert_eq!((before.step, saved.step), (10, 11));
+    assert_eq!(saved.hidden, [11.0, 11.0]);
+    assert_ne!(saved.parameters, before.parameters);
 }
 
 fn copy(from: &Path, to: &Path) {

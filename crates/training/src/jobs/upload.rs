@@ -1,96 +1,53 @@
-//! A corpus on its way to the server, and how many there may be at a time.
+//! A corpus that is being uploaded.
 
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use charlstm_model::corpus::CorpusReader;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::JobsError;
-use crate::models::InitialModel;
+use crate::models::InitialModelInfo;
 use crate::spec::{ResolvedSpec, TrainingSpec};
-use charlstm_model::corpus::CorpusReader;
 
-/// Most corpora that are uploaded at a time: each may grow to the limit of a
-/// corpus.
-const MAX_UPLOADS: usize = 8;
+/// Maximum number of corpora that are uploaded at a time: each may grow to the
+/// maximum length of a corpus.
+pub(super) const MAX_UPLOADS: usize = 8;
 
-/// A training whose spec is valid and whose corpus is under way.
+/// A training whose spec is valid and whose corpus is being uploaded.
 pub struct Upload {
-    pub(super) asked: TrainingSpec,
+    pub(super) requested: TrainingSpec,
     pub(super) spec: ResolvedSpec,
-    pub(super) initial: Option<InitialModel>,
+    /// The model of `init_from`, without its weights: an upload takes as long
+    /// as its client likes.
+    pub(super) initial: Option<InitialModelInfo>,
     pub(super) reader: CorpusReader,
-    _place: Place,
-}
-
-/// Counts the uploads.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Places(Arc<AtomicUsize>);
-
-/// One upload's place, free again when this is dropped.
-#[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
-
-impl Places {
-    pub(super) fn take(&self) -> Result<Place, JobsError> {
-        let more = |taken| (taken < MAX_UPLOADS).then_some(taken + 1);
-        match self
-            .0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-        {
-            Ok(_) => Ok(Place(Arc::clone(&self.0))),
-            Err(limit) => Err(JobsError::TooManyUploads { limit }),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Upload {
     pub(super) fn new(
-        place: Place,
-        asked: TrainingSpec,
+        permit: OwnedSemaphorePermit,
+        requested: TrainingSpec,
         spec: ResolvedSpec,
-        initial: Option<InitialModel>,
+        initial: Option<InitialModelInfo>,
         spill: File,
         max_bytes: u64,
     ) -> Self {
         Self {
             reader: CorpusReader::new(spill, u64::from(spec.skip_chars), max_bytes),
-            asked,
+            requested,
             spec,
             initial,
-            _place: place,
+            _permit: permit,
         }
     }
 
-    /// Takes the next bytes of the corpus, which go to the disk. Computes for
-    /// some milliseconds a megabyte.
+    /// Adds the next bytes of the corpus and writes them to the disk. Computes
+    /// for some milliseconds per megabyte.
     ///
     /// # Errors
     /// Those of [`CorpusReader::push`].
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JobsError> {
         Ok(self.reader.push(chunk)?)
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_is_free_again_when_its_upload_ends() {
-        let places = Places::default();
-        let mut taken: Vec<Place> = (0..MAX_UPLOADS).map(|_| places.take().unwrap()).collect();
-        assert!(matches!(
-            places.take(),
-            Err(JobsError::TooManyUploads { limit: MAX_UPLOADS })
-        ));
-        taken.pop();
-        assert!(places.take().is_ok());
     }
 }

@@ -11,7 +11,7 @@ fn named() -> TrainingSpec {
     }
 }
 
-fn refusal(change: impl FnOnce(&mut TrainingSpec)) -> String {
+fn rejection(change: impl FnOnce(&mut TrainingSpec)) -> String {
     let mut spec = named();
     change(&mut spec);
     spec.resolve(|| 0).unwrap_err().to_string()
@@ -33,7 +33,7 @@ fn the_recipe_notebook_is_the_notebook() {
 }
 
 #[test]
-fn an_empty_spec_is_fast_and_a_value_that_is_given_wins() {
+fn an_empty_spec_is_fast_and_a_given_value_overrides_it() {
     let spec = named().resolve(|| 77).unwrap();
     assert_eq!(spec.recipe.name(), "fast");
     assert_eq!((spec.hidden_size, spec.num_layers), (512, 2));
@@ -46,69 +46,71 @@ fn an_empty_spec_is_fast_and_a_value_that_is_given_wins() {
 }
 
 #[test]
-fn a_value_outside_its_range_is_named_with_the_range() {
+fn the_error_for_a_value_outside_its_range_names_the_range() {
     assert_eq!(
-        refusal(|spec| spec.batch_size = Some(0)),
+        rejection(|spec| spec.batch_size = Some(0)),
         "batch_size: must be 1 to 4096, not 0"
     );
     assert_eq!(
-        refusal(|spec| spec.epochs = Some(100_001)),
+        rejection(|spec| spec.epochs = Some(100_001)),
         "epochs: must be 1 to 100000, not 100001"
     );
     assert_eq!(
-        refusal(|spec| spec.learning_rate = Some(f64::NAN)),
+        rejection(|spec| spec.learning_rate = Some(f64::NAN)),
         "learning_rate: must be over 0, at most 1, not NaN"
     );
     assert_eq!(
-        refusal(|spec| spec.dropout = Some(1.0)),
+        rejection(|spec| spec.dropout = Some(1.0)),
         "dropout: must be at least 0, under 1, not 1"
     );
     assert_eq!(
-        refusal(|spec| spec.clip_norm = Some(f64::INFINITY)),
+        rejection(|spec| spec.clip_norm = Some(f64::INFINITY)),
         "clip_norm: must be over 0, at most 1e6, not inf"
     );
     assert_eq!(
-        refusal(|spec| spec.validation_fraction = Some(-0.1)),
+        rejection(|spec| spec.validation_fraction = Some(-0.1)),
         "validation_fraction: must be 0 to 0.5, not -0.1"
     );
     assert_eq!(
-        refusal(|spec| spec.sample_chars = Some(10_001)),
+        rejection(|spec| spec.sample_chars = Some(10_001)),
         "sample_chars: must be 0 to 10000, not 10001"
     );
 }
 
 #[test]
-fn an_unknown_recipe_is_answered_with_the_known_ones() {
+fn the_error_for_an_unknown_recipe_lists_the_known_ones() {
     assert_eq!(
-        refusal(|spec| spec.recipe = Some("slow".to_owned())),
+        rejection(|spec| spec.recipe = Some("slow".to_owned())),
         "recipe: must be one of fast, notebook, not \"slow\""
     );
 }
 
 #[test]
-fn a_model_name_that_could_leave_the_folder_is_refused() {
+fn a_model_name_that_could_leave_the_folder_is_rejected() {
     for name in ["", "../x", "a/b", ".hidden", "a b", "é", &"a".repeat(65)] {
         assert!(
-            refusal(|spec| spec.model = name.to_owned()).starts_with("model: must be 1 to 64"),
+            rejection(|spec| spec.model = name.to_owned()).starts_with("model: invalid model name"),
             "{name}"
         );
     }
 }
 
 #[test]
-fn the_sizes_come_from_the_model_that_it_begins_with() {
+fn the_sizes_are_those_of_the_model_of_init_from() {
     let architecture = Architecture {
         vocabulary_size: 3,
         hidden_size: 8,
         num_layers: 1,
     };
-    let mut asked = named();
-    let mut spec = asked.resolve(|| 0).unwrap();
-    spec.inherit(&asked, "base@2", &architecture).unwrap();
+    let mut requested = named();
+    let mut spec = requested.resolve(|| 0).unwrap();
+    spec.inherit(&requested, "base@2", &architecture).unwrap();
     assert_eq!((spec.hidden_size, spec.num_layers), (8, 1));
     assert_eq!(spec.init_from.as_deref(), Some("base@2"));
-    asked.hidden_size = Some(16);
-    let error = spec.inherit(&asked, "base@2", &architecture).unwrap_err();
+    requested.hidden_size = Some(16);
+    let error = spec
+        .inherit(&requested, "base@2", &architecture)
+        .unwrap_err();
     assert_eq!(error.field, "hidden_size");
 }
 
@@ -121,31 +123,31 @@ fn a_stored_spec_is_read_back_to_the_last_bit() {
 }
 
 #[test]
-fn fast_goes_over_a_short_text_more_often_and_over_a_long_one_less() {
-    let suited = |spec: TrainingSpec, chars| {
+fn fast_trains_on_a_short_text_for_more_epochs_and_on_a_long_one_for_fewer() {
+    let adapted = |spec: TrainingSpec, chars| {
         let mut resolved = spec.resolve(|| 1).unwrap();
-        resolved.suit(&spec, chars);
+        resolved.adapt_to_length(&spec, chars);
         (resolved.epochs, resolved.dropout)
     };
-    assert_eq!(suited(named(), 500), (40, 0.3));
-    assert_eq!(suited(named(), 50_000), (10, 0.3));
-    assert_eq!(suited(named(), 336_000), (4, 0.1));
-    assert_eq!(suited(named(), 1_000_000), (4, 0.1));
-    assert_eq!(suited(named(), 1_000_000_000), (1, 0.1));
-    let asked = TrainingSpec {
+    assert_eq!(adapted(named(), 500), (40, 0.3));
+    assert_eq!(adapted(named(), 50_000), (10, 0.3));
+    assert_eq!(adapted(named(), 336_000), (4, 0.1));
+    assert_eq!(adapted(named(), 1_000_000), (4, 0.1));
+    assert_eq!(adapted(named(), 1_000_000_000), (1, 0.1));
+    let given = TrainingSpec {
         epochs: Some(2),
         dropout: Some(0.2),
         ..named()
     };
-    assert_eq!(suited(asked, 500), (2, 0.2));
+    assert_eq!(adapted(given, 500), (2, 0.2));
     let long = TrainingSpec {
         epochs: Some(16),
         ..named()
     };
-    assert_eq!(suited(long, 336_000), (16, 0.3));
+    assert_eq!(adapted(long, 336_000), (16, 0.3));
     let notebook = TrainingSpec {
         recipe: Some("notebook".to_owned()),
         ..named()
     };
-    assert_eq!(suited(notebook, 500), (20, 0.5));
+    assert_eq!(adapted(notebook, 500), (20, 0.5));
 }

@@ -1,21 +1,83 @@
-//! The end of a training that took all its steps: its weights become a
-//! version of its model, once.
+//! The end of a training that has taken all its steps: its weights become a
+//! version of its model, exactly once.
 
-use super::{Failure, Run};
-use crate::events::{Finished, State};
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
+use charlstm_model::parameters::Parameters;
+use charlstm_store::disk_error;
+
+use super::{Ending, Failure, Run};
+use crate::events::{CheckpointFailed, EventKind, Finished, State};
+use crate::job::StopRequest;
 
 impl Run<'_> {
-    /// Publishes the weights of the best epoch, or the last where nothing is
-    /// held out. Where a crash came between that and the last event of the
-    /// training, the version is there already, and is the one that is reported.
-    pub(super) fn publish(&mut self) -> Result<Finished, Failure> {
+    /// Publishes the weights of the best epoch, or the last ones if nothing is
+    /// held out.
+    ///
+    /// If the disk does not accept the model, it waits in memory, and the
+    /// attempt is repeated until the disk does or the training is asked to
+    /// stop. There is one training thread, so at most one model waits.
+    pub(super) fn publish(&mut self) -> Result<Ending, Failure> {
+        let mut model = None;
+        let mut is_waiting = false;
+        loop {
+            let error = match self.try_publish(&mut model) {
+                Ok(finished) => return Ok(Ending::Published(finished)),
+                Err(Failure::Publish(error)) => error,
+                Err(failure) => return Err(failure),
+            };
+            let Some(reason) = error.disk_error() else {
+                return Err(Failure::Publish(error));
+            };
+            tracing::error!(%error, id = self.job.id(), "a finished model cannot be stored; the server tries again");
+            if !std::mem::replace(&mut is_waiting, true) {
+                let message = format!(
+                    "the finished model could not be stored: {}; the server tries again until \
+                     it can",
+                    error.client_message()
+                );
+                let step = self.step;
+                self.report(EventKind::CheckpointFailed(CheckpointFailed {
+                    step,
+                    message,
+                }));
+            }
+            // The last checkpoint has everything that the one before it has.
+            if disk_error::is_full(reason) && self.last_is_saved {
+                match self.checkpoints.delete_previous() {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, id = self.job.id(), "the previous checkpoint cannot be deleted");
+                    }
+                }
+            }
+            let patience = self.context.intervals.publishing;
+            let stop_request = self.job.wait_for_stop_request(patience);
+            if stop_request != StopRequest::Nothing {
+                self.save_last()?;
+                return Ok(Ending::Stopped(stop_request));
+            }
+        }
+    }
+
+    /// If a crash or an error came between publishing and the last event of the
+    /// training, the version exists already and is the one that is reported.
+    fn try_publish(&mut self, model: &mut Option<ModelFile>) -> Result<Finished, Failure> {
         let models = &self.context.models;
-        let facts = self.job.facts();
-        let name = &facts.spec.model;
-        let version = match models.published_by(name, &facts.id)? {
-            Some(version) => version,
-            None => models.publish(name, self.model()?)?,
+        let metadata = self.job.metadata();
+        let name = &metadata.spec.model;
+        let published = models
+            .published_by(name, &metadata.id)
+            .map_err(Failure::Publish)?;
+        let version = match published {
+            Some(published) => published.version,
+            None => {
+                let model = match model {
+                    Some(model) => model,
+                    None => model.insert(self.model()?),
+                };
+                models.publish(name, model).map_err(Failure::Publish)?
+            }
         };
         let (train_loss, validation_loss) = self.published_losses();
         Ok(Finished {
@@ -29,33 +91,37 @@ impl Run<'_> {
     }
 
     fn model(&self) -> Result<ModelFile, Failure> {
-        let mut parameters = self.learner.parameters()?;
-        let mut steps = self.step;
-        if let (Some(best), Some(values)) = (self.position.best, &self.best_parameters) {
-            parameters.values.clone_from(values);
-            steps = best.step;
-        }
-        let facts = self.job.facts();
+        let (parameters, steps) = match (&self.position.best, &self.best_parameters) {
+            (Some(best), Some(values)) => {
+                let parameters = Parameters {
+                    architecture: self.config.architecture,
+                    values: values.as_ref().clone(),
+                };
+                (parameters, best.step)
+            }
+            _ => (self.learner.parameters()?, self.step),
+        };
+        let metadata = self.job.metadata();
         let (train_loss, validation_loss) = self.published_losses();
         Ok(ModelFile {
             parameters,
             vocabulary: self.job.vocabulary().clone(),
-            facts: ModelMetadata {
-                recipe: facts.spec.recipe.name().to_owned(),
+            metadata: ModelMetadata {
+                recipe: metadata.spec.recipe.name().to_owned(),
                 epochs: self.published_epoch(),
                 steps,
-                corpus_chars: facts.corpus_chars as u64,
-                corpus_sha256: facts.corpus_sha256.clone(),
-                training_id: facts.id.clone(),
+                corpus_chars: metadata.corpus_chars as u64,
+                corpus_sha256: metadata.corpus_sha256.clone(),
+                training_id: metadata.id.clone(),
                 train_loss,
                 validation_loss,
-                // The repository knows when it takes the model in.
+                // Set when the model is stored.
                 created_unix_ms: 0,
             },
         })
     }
 
-    /// Training and validation loss of the weights that are published.
+    /// Returns training and validation loss of the published weights.
     fn published_losses(&self) -> (Option<f64>, Option<f64>) {
         match self.position.best {
             Some(best) => (Some(best.train_loss), Some(best.validation_loss)),

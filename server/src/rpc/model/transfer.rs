@@ -1,35 +1,34 @@
-//! Models as streams of bytes, out and in, a bounded number of chunks in
+//! Models as streams of chunks, out and in, with a bounded number of chunks in
 //! memory at a time.
 
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
-use charlstm_proto::v1 as proto;
-use proto::export_model_response::Payload as Exported;
-use proto::import_model_request::Payload as Imported;
+use charlstm_proto::v1 as pb;
+use pb::export_model_response::Payload as Exported;
+use pb::import_model_request::Payload as Imported;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 
-use super::{blocking, status};
+use super::{run_blocking, status};
+use charlstm_model::model_id::check_name;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::{
-    ModelDescription, ModelId, Repository, RepositoryError, Upload, check_name,
-};
+use charlstm_repository::{ModelDescription, ModelId, Repository, RepositoryError, Upload};
 
-/// Bytes of an exported chunk: far under the 4 MiB that clients take by
-/// default.
+/// Size of an exported chunk in bytes: far below the 4 MiB that clients accept
+/// by default.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Chunks that wait between the disk and the network.
+/// Number of chunks buffered between the disk and the network.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-type Answer = Result<proto::ExportModelResponse, Status>;
+type ExportMessage = Result<pb::ExportModelResponse, Status>;
 
-/// A file on its way to a client.
+/// The export of one file.
 pub(super) struct Export {
     repository: Repository,
     file: File,
@@ -47,30 +46,30 @@ impl Export {
         })
     }
 
-    /// Sends the file from a thread that may wait for the disk and for the
-    /// client. It ends when the client leaves.
-    pub(super) fn start(self) -> ReceiverStream<Answer> {
+    /// Starts to send the file, on a thread that may wait for the disk and for
+    /// the client. It ends when the client leaves.
+    pub(super) fn start(self) -> ReceiverStream<ExportMessage> {
         let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
         tokio::task::spawn_blocking(move || {
             if let Err(status) = self.send(&sender) {
-                // Where nobody listens any more, nobody needs to know.
+                // Fails only if the client has left.
                 let _ = sender.blocking_send(Err(status));
             }
         });
         ReceiverStream::new(receiver)
     }
 
-    fn send(mut self, sender: &mpsc::Sender<Answer>) -> Result<(), Status> {
+    fn send(mut self, sender: &mpsc::Sender<ExportMessage>) -> Result<(), Status> {
         let id = &self.description.id;
-        let answer = |payload| proto::ExportModelResponse {
+        let message = |payload| pb::ExportModelResponse {
             payload: Some(payload),
         };
-        let header = Exported::Header(proto::ExportModelHeader {
+        let header = Exported::Header(pb::ExportModelHeader {
             name: id.name.clone(),
             version: id.version,
             bytes: self.description.bytes,
         });
-        if sender.blocking_send(Ok(answer(header))).is_err() {
+        if sender.blocking_send(Ok(message(header))).is_err() {
             return Ok(());
         }
         let mut digest = Sha256::new();
@@ -85,13 +84,14 @@ impl Export {
             }
             digest.update(&chunk);
             let chunk = Exported::Chunk(Bytes::from(chunk));
-            if sender.blocking_send(Ok(answer(chunk))).is_err() {
+            if sender.blocking_send(Ok(message(chunk))).is_err() {
                 return Ok(());
             }
         }
-        // What was sent can not be taken back, but it can be called wrong.
+        // What was sent cannot be taken back, but the client learns that it is
+        // damaged.
         if <[u8; 32]>::from(digest.finalize()) != self.description.digest {
-            let reason = "its bytes are not those that were stored".to_owned();
+            let reason = "its content differs from what was stored".to_owned();
             self.repository.mark_damaged(id, &reason);
             let error = RepositoryError::Damaged {
                 id: id.clone(),
@@ -103,34 +103,34 @@ impl Export {
     }
 }
 
-/// Stores what a client streams. Nothing is left behind where it leaves or
-/// the file is no model.
+/// Stores the model that a client streams. Nothing is left behind if the client
+/// leaves or the file is not a model.
 pub(super) async fn import(
     repository: &Repository,
-    mut stream: Streaming<proto::ImportModelRequest>,
+    mut stream: Streaming<pb::ImportModelRequest>,
 ) -> Result<ModelId, Status> {
     let header = match stream.message().await?.and_then(|message| message.payload) {
         Some(Imported::Header(header)) => header,
-        _ => return Err(status::invalid("header", "the first message must carry it")),
+        _ => return Err(status::invalid("header", "must be in the first message")),
     };
-    let arrival = check_header(header)?;
+    let header = check_header(header)?;
 
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let repository = repository.clone();
-    let storing = tokio::spawn(blocking(move || store(&repository, &arrival, receiver)));
-    // Dropping `sender` before `End` tells that the client left.
+    let storing = tokio::spawn(run_blocking(move || store(&repository, &header, receiver)));
+    // If `sender` is dropped before it has sent `End`, the client has left.
     loop {
         let part = match stream.message().await?.map(|message| message.payload) {
             Some(Some(Imported::Chunk(chunk))) => Part::Chunk(chunk),
             Some(_) => {
-                let reason = "each message after the first must carry it";
-                return Err(status::invalid("chunk", reason));
+                let requirement = "must be in each message after the first";
+                return Err(status::invalid("chunk", requirement));
             }
             None => Part::End,
         };
-        let ended = matches!(part, Part::End);
-        // A receiver that is gone has a reason; it is told below.
-        if sender.send(part).await.is_err() || ended {
+        let is_end = matches!(part, Part::End);
+        // If the receiver is gone, storing has failed: see below.
+        if sender.send(part).await.is_err() || is_end {
             break;
         }
     }
@@ -138,67 +138,69 @@ pub(super) async fn import(
     let stored = storing.await.map_err(|error| status::internal(&error))??;
     match stored {
         Ok(Some(id)) => Ok(id),
-        // Only a client that left drops the sender without an end.
+        // `End` was sent, or `store` has ended with an error.
         Ok(None) => Err(status::internal(&"an import ended without its end")),
         Err(error) => Err(status::repository("header.name", &error)),
     }
 }
 
-/// What the thread that stores is given.
+/// A part of an upload, for the thread that stores it.
 enum Part {
     Chunk(Bytes),
     End,
 }
 
-/// What the header says, checked.
-struct Arrival {
+/// A checked header of an upload.
+struct ImportHeader {
     name: String,
-    format: proto::ModelFormat,
+    format: pb::ModelFormat,
     vocabulary: Option<Vocabulary>,
 }
 
-fn check_header(header: proto::ImportModelHeader) -> Result<Arrival, Status> {
-    check_name(&header.name).map_err(|error| status::repository("header.name", &error))?;
-    let format = proto::ModelFormat::try_from(header.format)
-        .map_err(|_| status::invalid("header.format", "it is no known format"))?;
+fn check_header(header: pb::ImportModelHeader) -> Result<ImportHeader, Status> {
+    check_name(&header.name)
+        .map_err(|error| status::repository("header.name", &RepositoryError::from(error)))?;
+    let format = pb::ModelFormat::try_from(header.format)
+        .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
-    Ok(Arrival {
+    Ok(ImportHeader {
         name: header.name,
         format,
         vocabulary: given.then(|| Vocabulary::from_chars(header.vocabulary.chars().collect())),
     })
 }
 
-/// `None`: the client left.
+/// Stores the parts as they arrive, and publishes the model at the end. `None`
+/// if the client has left. Blocks.
 fn store(
     repository: &Repository,
-    arrival: &Arrival,
+    header: &ImportHeader,
     mut parts: mpsc::Receiver<Part>,
 ) -> Result<Option<ModelId>, RepositoryError> {
     let mut upload: Upload = repository.upload()?;
     loop {
         match parts.blocking_recv() {
             Some(Part::Chunk(chunk)) => upload.append(&chunk)?,
-            Some(Part::End) => return settle(repository, arrival, upload).map(Some),
+            Some(Part::End) => return publish(repository, header, upload).map(Some),
             None => return Ok(None),
         }
     }
 }
 
-fn settle(
+fn publish(
     repository: &Repository,
-    arrival: &Arrival,
+    header: &ImportHeader,
     upload: Upload,
 ) -> Result<ModelId, RepositoryError> {
-    let is_notebook = match arrival.format {
-        proto::ModelFormat::Pth => true,
-        proto::ModelFormat::Safetensors => false,
-        proto::ModelFormat::Unspecified => upload.looks_like_notebook(),
+    let is_torch_checkpoint = match header.format {
+        pb::ModelFormat::Pth => true,
+        pb::ModelFormat::Safetensors => false,
+        pb::ModelFormat::Unspecified => upload.is_torch_checkpoint(),
     };
-    let vocabulary = arrival.vocabulary.as_ref();
-    if is_notebook {
-        repository.import_notebook(&arrival.name, upload, vocabulary)
+    let vocabulary = header.vocabulary.as_ref();
+    if is_torch_checkpoint {
+        repository.import_torch_checkpoint(&header.name, upload, vocabulary)
     } else {
-        repository.import(&arrival.name, upload, vocabulary)
+        repository.import(&header.name, upload, vocabulary)
     }
 }

@@ -1,37 +1,63 @@
-//! Statuses of the repository's errors.
+//! How the errors of the model repository become statuses.
 
+use charlstm_repository::RepositoryError;
 use tonic::{Code, Status};
 
+use super::disk::disk;
 use super::{internal, invalid, refused};
-use charlstm_repository::RepositoryError;
 
-/// The status of an error about the model that the request names in `field`.
+/// Returns the status of an error about the model that the request names in
+/// `field`.
 pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status {
+    let text = error.to_string();
     match error {
         RepositoryError::BadName(_)
         | RepositoryError::BadReference(_)
-        | RepositoryError::Ambiguous { .. } => invalid(field, error.to_string()),
-        RepositoryError::NotAModel(_) => invalid("chunk", error.to_string()),
-        RepositoryError::NotFound { .. } => {
-            refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
+        | RepositoryError::Ambiguous { .. } => invalid(field, text),
+        RepositoryError::NotAModel(_) => invalid("chunk", text),
+        RepositoryError::NotFound { .. } => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
+        RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", text),
+        RepositoryError::Damaged { .. } | RepositoryError::VersionsUnknown { .. } => {
+            refused(Code::DataLoss, "MODEL_DAMAGED", text)
         }
-        RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", error.to_string()),
-        RepositoryError::Damaged { .. } => {
-            refused(Code::DataLoss, "MODEL_DAMAGED", error.to_string())
+        RepositoryError::Io { source, .. } => {
+            // The client gets the kind of the error, the log also the path.
+            tracing::error!(%error, "a model could not be read or stored");
+            disk(source)
         }
-        RepositoryError::Device { .. } | RepositoryError::Io { .. } => internal(error),
+        RepositoryError::Device { .. } => internal(error),
     }
+}
+
+/// Returns the status of the deletion of a model that has sessions.
+pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
+    let sessions = match sessions {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    };
+    let text =
+        format!("model {reference:?} is in use by {sessions}; set force to delete it anyway");
+    refused(Code::FailedPrecondition, "MODEL_IN_USE", text)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
+
     use tonic_types::StatusExt;
 
     use super::*;
 
+    fn io_error(kind: io::ErrorKind) -> RepositoryError {
+        RepositoryError::Io {
+            path: "/secret".into(),
+            source: kind.into(),
+        }
+    }
+
     #[test]
-    fn an_unknown_model_is_not_found_and_the_message_lists_what_there_is() {
+    fn an_unknown_model_is_not_found_and_the_message_lists_the_available_ones() {
         let error = RepositoryError::NotFound {
             reference: "x".to_owned(),
             available: "a, b".to_owned(),
@@ -44,13 +70,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_said_is_not_told_to_the_caller() {
-        let error = RepositoryError::Io {
-            path: "/secret".into(),
-            source: std::io::Error::other("broken"),
-        };
-        let status = repository("model", &error);
-        assert_eq!(status.code(), Code::Internal);
-        assert!(!status.message().contains("secret"));
+    fn a_full_disk_is_named_and_no_path_is_shown() {
+        let status = repository("model", &io_error(io::ErrorKind::StorageFull));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "DISK_FULL");
+        let other = repository("model", &io_error(io::ErrorKind::Other));
+        assert_eq!(other.code(), Code::Internal);
+        for status in [status, other] {
+            assert!(!status.message().contains("secret"), "{status}");
+        }
     }
 }

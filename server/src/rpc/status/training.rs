@@ -1,83 +1,44 @@
-//! How the errors of trainings become statuses.
+//! The statuses of errors of the trainings.
 
-use std::io;
 use std::time::Duration;
 
+use charlstm_training::jobs::JobsError;
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, refused};
-use charlstm_training::jobs::JobsError;
-use charlstm_training::models::ModelsError;
+use super::disk::disk;
+use super::{full, invalid, refused, repository};
 
-/// When a full queue is worth another try: trainings take minutes.
+/// Retry delay of a full queue: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The status of an error of the trainings.
+/// Returns the status of an error of the trainings.
 pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
+    let text = error.to_string();
     match error {
-        JobsError::Unsupported(_) => refused(
-            Code::Unimplemented,
-            "TRAINING_UNSUPPORTED",
-            error.to_string(),
-        ),
+        JobsError::Unsupported(_) => refused(Code::Unimplemented, "TRAINING_UNSUPPORTED", text),
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
-        JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
-        JobsError::UnknownCharacters { .. } => invalid("corpus", error.to_string()),
-        JobsError::Models(ModelsError::BadReference(text)) => invalid("init_from", text),
-        JobsError::Models(ModelsError::NotFound(_)) => {
-            refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
+        JobsError::Corpus(_) | JobsError::UnknownCharacters { .. } => invalid("corpus", text),
+        JobsError::Model(error) => repository("init_from", error),
+        JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
+        JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
+        JobsError::TooManyUploads { .. } => full("TOO_MANY_UPLOADS", text, RETRY_AFTER),
+        JobsError::OutOfMemory(_) => refused(Code::ResourceExhausted, "OUT_OF_MEMORY", text),
+        JobsError::NotResumable { .. } => {
+            refused(Code::FailedPrecondition, "TRAINING_NOT_RESUMABLE", text)
         }
-        JobsError::Models(ModelsError::Broken(_)) => internal(error),
-        JobsError::Models(ModelsError::DiskFull) => of_disk(&io::ErrorKind::StorageFull.into()),
-        JobsError::NotFound { .. } => {
-            refused(Code::NotFound, "TRAINING_NOT_FOUND", error.to_string())
-        }
-        JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", error.to_string(), RETRY_AFTER),
-        JobsError::TooManyUploads { .. } => {
-            full("TOO_MANY_UPLOADS", error.to_string(), RETRY_AFTER)
-        }
-        JobsError::OutOfMemory(_) => {
-            refused(Code::ResourceExhausted, "OUT_OF_MEMORY", error.to_string())
-        }
-        JobsError::NotResumable { .. } => refused(
-            Code::FailedPrecondition,
-            "TRAINING_NOT_RESUMABLE",
-            error.to_string(),
-        ),
-        JobsError::NoCheckpoint { .. } => {
-            refused(Code::FailedPrecondition, "NO_CHECKPOINT", error.to_string())
-        }
-        JobsError::Stopping => refused(Code::Unavailable, "STOPPING", error.to_string()),
-        JobsError::Io(io) => of_disk(io),
+        JobsError::NoCheckpoint { .. } => refused(Code::FailedPrecondition, "NO_CHECKPOINT", text),
+        JobsError::NoCorpus { .. } => refused(Code::FailedPrecondition, "NO_CORPUS", text),
+        JobsError::Stopping => refused(Code::Unavailable, "STOPPING", text),
+        JobsError::Io(error) => disk(error),
     }
 }
 
-/// What a client can wait for or tell the operator is named; the rest is for
-/// the log.
-fn of_disk(error: &io::Error) -> Status {
-    let (code, reason, message) = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
-            Code::ResourceExhausted,
-            "DISK_FULL",
-            "the server's data folder has no room left",
-        ),
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => (
-            Code::FailedPrecondition,
-            "DATA_FOLDER_NOT_WRITABLE",
-            "the server cannot write to its data folder",
-        ),
-        _ => return internal(error),
-    };
-    tracing::error!(%error, "the trainings' folder cannot be written");
-    refused(code, reason, message)
-}
-
-/// The first message of a stream holds no spec.
+/// Returns the status of a stream whose first message has no spec.
 pub(in crate::rpc) fn spec_missing() -> Status {
-    invalid("spec", "must be in the first message, and is not")
+    invalid("spec", "must be in the first message")
 }
 
-/// A later message holds a spec, or nothing.
+/// Returns the status of a stream with a later message that has no chunk.
 pub(in crate::rpc) fn chunk_missing() -> Status {
     invalid(
         "payload",
@@ -85,24 +46,25 @@ pub(in crate::rpc) fn chunk_missing() -> Status {
     )
 }
 
-/// Work beside the async threads could not be done.
-pub(in crate::rpc) fn of_blocking_work(error: &tokio::task::JoinError) -> Status {
-    internal(error)
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use charlstm_repository::{ModelId, RepositoryError};
+    use tonic_types::StatusExt;
+
     use super::*;
 
     #[test]
-    fn a_full_or_read_only_disk_is_told_and_other_failures_are_for_the_log() {
-        let of = |kind: io::ErrorKind| of_jobs(&JobsError::Io(kind.into()));
-        let full = of(io::ErrorKind::StorageFull);
-        assert_eq!(full.code(), Code::ResourceExhausted);
-        assert!(full.message().contains("no room left"), "{full}");
-        let read_only = of(io::ErrorKind::ReadOnlyFilesystem);
-        assert_eq!(read_only.code(), Code::FailedPrecondition);
-        assert!(read_only.message().contains("cannot write"), "{read_only}");
-        assert_eq!(of(io::ErrorKind::Other).code(), Code::Internal);
+    fn a_damaged_model_of_init_from_is_data_loss() {
+        let id = ModelId {
+            name: "m".to_owned(),
+            version: 1,
+        };
+        let reason = "a test says so".to_owned();
+        let error = JobsError::Model(RepositoryError::Damaged { id, reason });
+        let status = of_jobs(&error);
+        assert_eq!(status.code(), Code::DataLoss);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "MODEL_DAMAGED");
     }
 }

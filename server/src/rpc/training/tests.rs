@@ -5,30 +5,34 @@
 use std::time::Duration;
 
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
-use charlstm_proto::v1::training_service_server::TrainingServiceServer;
-use charlstm_proto::v1::{self, train_response, watch_training_response};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
+use tonic::service::LayerExt;
 use tonic::transport::{Channel, Server};
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::rpc::layers::auth::AuthLayer;
+use charlstm_training::events::State;
 use charlstm_training::fake::{FakeLearners, FakeModels, Hold};
+use charlstm_training::job::StopRequest;
 use charlstm_training::jobs::JobsConfig;
+use pb::{train_request, train_response, watch_training_response};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Reached only if what a test waits for never happens.
+const LIMIT: Duration = Duration::from_secs(60);
 
-struct Bench {
+struct Fixture {
     client: TrainingServiceClient<Channel>,
     jobs: Jobs,
     learners: Arc<FakeLearners>,
     _folder: tempfile::TempDir,
 }
 
-impl Bench {
+impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let learners = Arc::new(FakeLearners::default());
@@ -41,7 +45,7 @@ impl Bench {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
+        let service = AuthLayer::new(None).named_layer(TrainingRpc::server(jobs.clone()));
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self {
@@ -52,7 +56,10 @@ impl Bench {
         }
     }
 
-    async fn train(&mut self, messages: Vec<TrainRequest>) -> Result<Vec<TrainResponse>, Status> {
+    async fn train(
+        &mut self,
+        messages: Vec<pb::TrainRequest>,
+    ) -> Result<Vec<pb::TrainResponse>, Status> {
         let call = async {
             let stream = self.client.train(stream::iter(messages)).await?;
             let mut stream = stream.into_inner();
@@ -62,10 +69,10 @@ impl Bench {
             }
             Ok(events)
         };
-        tokio::time::timeout(PATIENCE, call).await.unwrap()
+        tokio::time::timeout(LIMIT, call).await.unwrap()
     }
 
-    async fn refusal(&mut self, messages: Vec<TrainRequest>) -> Status {
+    async fn rejection(&mut self, messages: Vec<pb::TrainRequest>) -> Status {
         self.train(messages).await.unwrap_err()
     }
 
@@ -74,8 +81,8 @@ impl Bench {
     }
 }
 
-fn small() -> v1::TrainingSpec {
-    v1::TrainingSpec {
+fn small() -> pb::TrainingSpec {
+    pb::TrainingSpec {
         model: "m".to_owned(),
         hidden_size: Some(2),
         num_layers: Some(1),
@@ -83,18 +90,18 @@ fn small() -> v1::TrainingSpec {
         sequence_length: Some(2),
         epochs: Some(2),
         recipe: Some("notebook".to_owned()),
-        ..v1::TrainingSpec::default()
+        ..pb::TrainingSpec::default()
     }
 }
 
-fn spec(spec: v1::TrainingSpec) -> TrainRequest {
-    TrainRequest {
+fn spec(spec: pb::TrainingSpec) -> pb::TrainRequest {
+    pb::TrainRequest {
         payload: Some(train_request::Payload::Spec(spec)),
     }
 }
 
-fn chunk(bytes: &'static [u8]) -> TrainRequest {
-    TrainRequest {
+fn chunk(bytes: &'static [u8]) -> pb::TrainRequest {
+    pb::TrainRequest {
         payload: Some(train_request::Payload::CorpusChunk(bytes.into())),
     }
 }
@@ -107,23 +114,23 @@ async fn reached(hold: Hold) -> Hold {
     tokio::task::spawn_blocking(wait).await.unwrap()
 }
 
-async fn end(job: &Job) -> charlstm_training::events::State {
+async fn end(job: &Job) -> State {
     let mut watcher = job.watch(0);
     let all = async { while watcher.next().await.is_some() {} };
-    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    tokio::time::timeout(LIMIT, all).await.unwrap();
     job.summary().state
 }
 
 #[tokio::test]
-async fn a_text_in_chunks_that_split_a_character_is_trained_on() {
-    let mut bench = Bench::new().await;
+async fn a_corpus_in_chunks_that_split_a_character_is_trained_on() {
+    let mut fixture = Fixture::new().await;
     let messages = vec![
         spec(small()),
         chunk(b"ab\xc3"),
         chunk(b"\xa9a"),
         chunk(b"b"),
     ];
-    let events = bench.train(messages).await.unwrap();
+    let events = fixture.train(messages).await.unwrap();
     let Some(train_response::Event::Accepted(accepted)) = &events[0].event else {
         panic!("the first event is {:?}", events[0]);
     };
@@ -134,22 +141,22 @@ async fn a_text_in_chunks_that_split_a_character_is_trained_on() {
     let Some(train_response::Event::Finished(finished)) = &events.last().unwrap().event else {
         panic!("the last event is {:?}", events.last());
     };
-    assert_eq!(finished.state(), v1::State::Succeeded);
+    assert_eq!(finished.state(), pb::State::Succeeded);
     assert_eq!((finished.model.as_str(), finished.version), ("m", 1));
 }
 
 #[tokio::test]
-async fn a_bad_spec_is_refused_while_the_corpus_is_still_to_come() {
-    let mut bench = Bench::new().await;
-    let bad = v1::TrainingSpec {
+async fn an_invalid_spec_is_rejected_before_the_corpus_arrives() {
+    let mut fixture = Fixture::new().await;
+    let bad = pb::TrainingSpec {
         learning_rate: Some(f64::NAN),
         ..small()
     };
-    // The stream never ends: only an early refusal answers.
-    let messages: BoxStream<'static, TrainRequest> =
+    // The stream never ends: only an early rejection answers.
+    let messages: BoxStream<'static, pb::TrainRequest> =
         stream::iter([spec(bad)]).chain(stream::pending()).boxed();
-    let call = bench.client.train(messages);
-    let status = tokio::time::timeout(PATIENCE, call)
+    let call = fixture.client.train(messages);
+    let status = tokio::time::timeout(LIMIT, call)
         .await
         .unwrap()
         .unwrap_err();
@@ -164,8 +171,8 @@ async fn a_bad_spec_is_refused_while_the_corpus_is_still_to_come() {
 }
 
 #[tokio::test]
-async fn a_bad_corpus_is_refused_and_says_why() {
-    let mut bench = Bench::new().await;
+async fn an_invalid_corpus_is_rejected_with_the_reason() {
+    let mut fixture = Fixture::new().await;
     for (messages, text) in [
         (vec![spec(small())], "the corpus is empty"),
         (
@@ -177,21 +184,21 @@ async fn a_bad_corpus_is_refused_and_says_why() {
         (vec![], "spec: must be in the first message"),
         (vec![spec(small()), spec(small())], "must be a corpus_chunk"),
     ] {
-        let status = bench.refusal(messages).await;
+        let status = fixture.rejection(messages).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains(text), "{status}");
     }
-    assert!(bench.jobs.list().is_empty());
+    assert!(fixture.jobs.list().is_empty());
 }
 
 #[tokio::test]
 async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
-    let mut bench = Bench::new().await;
-    let request = v1::StartTrainingRequest {
+    let mut fixture = Fixture::new().await;
+    let request = pb::StartTrainingRequest {
         spec: Some(small()),
         corpus: b"abababab".as_slice().into(),
     };
-    let training_id = bench
+    let training_id = fixture
         .client
         .start_training(request)
         .await
@@ -200,17 +207,17 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
         .training_id;
     let mut watched = Vec::new();
     for from_sequence in [None, Some(2)] {
-        let request = WatchTrainingRequest {
+        let request = pb::WatchTrainingRequest {
             training_id: training_id.clone(),
             from_sequence,
         };
-        let stream = bench
+        let stream = fixture
             .client
             .watch_training(request)
             .await
             .unwrap()
             .into_inner();
-        let events: Vec<WatchTrainingResponse> = stream.map(Result::unwrap).collect().await;
+        let events: Vec<pb::WatchTrainingResponse> = stream.map(Result::unwrap).collect().await;
         watched.push(events);
     }
     assert_eq!(watched[0][2..], watched[1]);
@@ -218,29 +225,29 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
         watched[1].last().unwrap().event,
         Some(watch_training_response::Event::Finished(_))
     ));
-    let list = bench
+    let list = fixture
         .client
-        .list_trainings(ListTrainingsRequest {})
+        .list_trainings(pb::ListTrainingsRequest {})
         .await
         .unwrap()
         .into_inner();
     assert_eq!(list.trainings.len(), 1);
-    assert_eq!(list.trainings[0].state(), v1::State::Succeeded);
+    assert_eq!(list.trainings[0].state(), pb::State::Succeeded);
     assert_eq!(list.trainings[0].epochs_completed, 2);
-    let again = bench
+    let again = fixture
         .client
-        .resume_training(ResumeTrainingRequest { training_id })
+        .resume_training(pb::ResumeTrainingRequest { training_id })
         .await;
     assert_eq!(again.unwrap_err().code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]
 async fn an_unknown_training_is_not_found() {
-    let mut bench = Bench::new().await;
+    let mut fixture = Fixture::new().await;
     let training_id = "t-0".to_owned();
-    let get = bench
+    let get = fixture
         .client
-        .get_training(GetTrainingRequest { training_id })
+        .get_training(pb::GetTrainingRequest { training_id })
         .await;
     let status = get.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
@@ -251,28 +258,28 @@ async fn an_unknown_training_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
-    let mut bench = Bench::new().await;
-    for (bound, state) in [
-        (false, charlstm_training::events::State::Succeeded),
-        (true, charlstm_training::events::State::Cancelled),
-    ] {
-        let hold = bench.hold(2);
-        let request = v1::TrainingSpec {
+async fn a_training_outlives_its_stream_unless_it_is_bound_to_it() {
+    let mut fixture = Fixture::new().await;
+    for (bound, state) in [(false, State::Succeeded), (true, State::Cancelled)] {
+        let hold = fixture.hold(2);
+        let request = pb::TrainingSpec {
             cancel_on_disconnect: Some(bound),
             ..small()
         };
         let messages = stream::iter([spec(request), chunk(b"abababab")]);
-        let mut events = bench.client.train(messages).await.unwrap().into_inner();
+        let mut events = fixture.client.train(messages).await.unwrap().into_inner();
         let id = events.message().await.unwrap().unwrap().training_id;
         let hold = reached(hold).await;
         drop(events);
-        let job = bench.jobs.get(&id).unwrap();
+        let job = fixture.jobs.get(&id).unwrap();
         if bound {
-            // The server hears of the end of the stream at some later moment.
-            while job.stop_request() == charlstm_training::job::StopRequest::Nothing {
-                tokio::task::yield_now().await;
-            }
+            // The server notices the end of the stream at some later moment.
+            let cancelled = async {
+                while job.stop_request() == StopRequest::Nothing {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(LIMIT, cancelled).await.unwrap();
         }
         hold.release();
         assert_eq!(end(&job).await, state);
@@ -280,14 +287,14 @@ async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
 }
 
 #[tokio::test]
-async fn a_cancelled_training_says_so_and_goes_on_when_resumed() {
-    let mut bench = Bench::new().await;
-    let hold = bench.hold(2);
-    let request = v1::StartTrainingRequest {
+async fn a_cancelled_training_reports_it_and_continues_when_resumed() {
+    let mut fixture = Fixture::new().await;
+    let hold = fixture.hold(2);
+    let request = pb::StartTrainingRequest {
         spec: Some(small()),
         corpus: b"abababab".as_slice().into(),
     };
-    let training_id = bench
+    let training_id = fixture
         .client
         .start_training(request)
         .await
@@ -295,20 +302,21 @@ async fn a_cancelled_training_says_so_and_goes_on_when_resumed() {
         .into_inner()
         .training_id;
     let hold = reached(hold).await;
-    let request = CancelTrainingRequest {
+    let request = pb::CancelTrainingRequest {
         training_id: training_id.clone(),
     };
-    let before = bench
+    let after = fixture
         .client
         .cancel_training(request)
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(before.training.unwrap().state(), v1::State::Running);
+    // It runs until its checkpoint is saved.
+    assert_eq!(after.training.unwrap().state(), pb::State::Running);
     hold.release();
-    let job = bench.jobs.get(&training_id).unwrap();
-    assert_eq!(end(&job).await, charlstm_training::events::State::Cancelled);
-    let request = ResumeTrainingRequest { training_id };
-    bench.client.resume_training(request).await.unwrap();
-    assert_eq!(end(&job).await, charlstm_training::events::State::Succeeded);
+    let job = fixture.jobs.get(&training_id).unwrap();
+    assert_eq!(end(&job).await, State::Cancelled);
+    let request = pb::ResumeTrainingRequest { training_id };
+    fixture.client.resume_training(request).await.unwrap();
+    assert_eq!(end(&job).await, State::Succeeded);
 }
