@@ -126,7 +126,9 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
 pub(crate) fn ago(unix_ms: u64) -> String {
     let then = UNIX_EPOCH + Duration::from_millis(unix_ms);
     match SystemTime::now().duration_since(then) {
-        Ok(age) => format!("{} ago", seconds(age.as_secs().max(1) as f64)),
+        // Below ten seconds, `seconds` would show tenths.
+        Ok(age) if age.as_secs() < 10 => format!("{} s ago", age.as_secs().max(1)),
+        Ok(age) => format!("{} ago", seconds(age.as_secs() as f64)),
         Err(_) => "just now".into(),
     }
 }
@@ -237,6 +239,18 @@ mod tests {
         assert_eq!(seconds(90000.0), "1 d 01 h");
         assert_eq!(seconds(f64::NAN), "?");
         assert_eq!(seconds(-1.0), "?");
+    }
+
+    #[test]
+    fn an_age_has_whole_seconds() {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let age = |seconds: u64| ago(now.as_millis() as u64 - 1000 * seconds - 500);
+        assert_eq!(age(0), "1 s ago");
+        assert_eq!(age(4), "4 s ago");
+        assert_eq!(age(180), "3 min 00 s ago");
+        assert_eq!(ago(now.as_millis() as u64 + 10_000), "just now");
     }
 
     #[test]

@@ -193,6 +193,7 @@ fn remedy(status: &Status) -> Option<&'static str> {
         "TRAINING_NOT_FOUND" => "`charlstm-client trainings list` lists the trainings",
         "SESSION_NOT_FOUND" => "`charlstm-client sessions list` lists the sessions",
         "SESSION_BUSY" => "wait for the other call, or use another session",
+        "POSITION_MISMATCH" => "another client has used the session; repeat the command",
         "DISK_FULL" => "delete models with `charlstm-client models delete`, or free disk space",
         _ => return None,
     };

@@ -416,7 +416,8 @@ impl CurrentFile {
         let limit = READ_BYTES as u64;
         let read = self.reader.by_ref().take(limit).read_to_end(&mut bytes);
         read.map_err(ReadError::Io)?;
-        self.is_at_end = bytes.is_empty();
+        // A terminal reports its end (Ctrl-D) only once.
+        self.is_at_end = bytes.len() < READ_BYTES;
         let text = self.decoder.decode(&bytes, self.is_at_end);
         text.map(Some).map_err(ReadError::Invalid)
     }

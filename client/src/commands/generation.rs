@@ -230,6 +230,12 @@ async fn no_such_session(connection: &Connection, id: &str) -> Failure {
 
 /// Creates the failure of a call, with the command that helps if there is one.
 fn with_remedy(status: Box<Status>, session: Option<&str>) -> Failure {
+    // The message is larger than the server accepts.
+    if status.code() == Code::OutOfRange {
+        return Failure::Refused("the prompt is too long for one call".into()).with_remedy(
+            "split it, and read the parts one after another in a session with --length 0",
+        );
+    }
     let reason = failure::reason(&status).unwrap_or_default();
     let is_evicted = reason.starts_with("SESSION_EVICTED") || reason.starts_with("SESSION_LOST");
     let failure = Failure::Server(status);

@@ -256,7 +256,7 @@ fn table(sessions: &[Session]) -> String {
 }
 
 fn description(session: &Session) -> String {
-    let pairs = [
+    let mut pairs = vec![
         ("session", session.session_id.clone()),
         ("model", format!("{}@{}", session.model, session.version)),
         ("position", display::count(session.position)),
@@ -268,6 +268,9 @@ fn description(session: &Session) -> String {
         ("idle", display::seconds(session.idle_ms as f64 / 1e3)),
         ("size", display::bytes(session.bytes)),
     ];
+    if !session.precision.is_empty() {
+        pairs.push(("precision", session.precision.clone()));
+    }
     display::key_values(&pairs, output::stdout_columns())
 }
 

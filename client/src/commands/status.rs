@@ -146,6 +146,15 @@ fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String
             ),
         ),
     ];
+    // An older server does not report these.
+    for (key, value) in [
+        ("precision", &server.precision),
+        ("kernels", &server.kernels),
+    ] {
+        if !value.is_empty() {
+            pairs.push((key, value.clone()));
+        }
+    }
     for check in &server.step_checks {
         let warning = if check.row_invariant {
             ""

@@ -203,6 +203,19 @@ fn a_training_fits_a_narrow_terminal() {
 }
 
 #[test]
+fn a_text_that_is_typed_says_how_it_ends() {
+    let fake = FakeServer::default();
+    let server = fake.serve("127.0.0.1:0");
+    let arguments = ["train", "--text", "-", "--model", "m"];
+    let mut session = TerminalSession::start(client(server.address, &arguments), 80);
+    session.wait_for("then press Ctrl-D");
+    session.type_text("some text\n\u{4}");
+    let (status, shown) = session.finish();
+    assert!(status.success(), "{shown}");
+    assert_eq!(fake.received.lock().unwrap().corpus, b"some text\n");
+}
+
+#[test]
 fn a_queued_training_says_what_it_waits_for() {
     let turn = Arc::new(Notify::new());
     let fake = FakeServer {

@@ -168,6 +168,28 @@ fn a_prompt_can_come_from_standard_input() {
 }
 
 #[test]
+fn a_text_that_is_too_long_for_one_message_is_an_error_that_says_what_to_do() {
+    let server = FakeServer::default().serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let long = write(folder.path(), "long.txt", "a".repeat(5_000_000).as_bytes());
+    for (arguments, words) in [
+        (
+            ["score", "--text", &long],
+            "a text of 5.00 MB is too long for one call; score it in parts",
+        ),
+        (
+            ["generate", "--prime-file", &long],
+            "the prompt is too long for one call; split it",
+        ),
+    ] {
+        let output = run(server.address, &arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let message = text(&output.stderr);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
 fn several_samples_have_consecutive_seeds_and_a_line_between_them() {
     let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");
