@@ -10,10 +10,10 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use charlstm_model::device::Device;
-use charlstm_model::learner::{Learner, LearnerConfig};
+use charlstm_model::learner::{LearnerConfig, LearnerFactory};
 use charlstm_model::tokens::CorpusTokens;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_torch::learner::{TorchLearner, TorchLearners};
+use charlstm_torch::learner::TorchLearnerFactory;
 use charlstm_training::spec::TrainingSpec;
 use clap::Parser;
 
@@ -93,7 +93,7 @@ fn main() {
         seed: spec.seed,
         optimizer: method,
     };
-    let place = TorchLearners {
+    let factory = TorchLearnerFactory {
         device: Device::Cpu,
         threads: options
             .threads
@@ -102,9 +102,9 @@ fn main() {
     let held_out = (tokens.len() as f64 * spec.validation_fraction) as usize;
     let (training, validation) = tokens.split_at(tokens.len() - held_out);
     let (training, validation) = (CorpusTokens::from(training), CorpusTokens::from(validation));
-    println!("{config:?}, {place:?}, {} tokens", training.len());
+    println!("{config:?}, {factory:?}, {} tokens", training.len());
     let begin = Instant::now();
-    let mut learner = TorchLearner::new(config, place, training, None).expect("a learner");
+    let mut learner = factory.start(&config, training, None).expect("a learner");
     let mut evaluating = 0.0;
     for _ in 0..learner.steps_per_epoch() * u64::from(spec.epochs) {
         let outcome = learner.step().expect("a step");

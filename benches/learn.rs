@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::device::Device;
-use charlstm_model::learner::{Learner, LearnerConfig};
+use charlstm_model::learner::{LearnerConfig, LearnerFactory};
 use charlstm_model::optimizer_config::OptimizerConfig;
 use charlstm_model::tokens::CorpusTokens;
-use charlstm_torch::learner::{TorchLearner, TorchLearners};
+use charlstm_torch::learner::TorchLearnerFactory;
 use tch::{Kind, Tensor};
 
 fn main() {
@@ -37,14 +37,14 @@ fn main() {
             seed: 1,
             optimizer: OptimizerConfig::NOTEBOOK,
         };
-        let place = TorchLearners {
+        let factory = TorchLearnerFactory {
             device: Device::Cpu,
             threads,
         };
         let tokens: CorpusTokens = (0..373_097u32)
             .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)
             .collect();
-        let mut learner = TorchLearner::new(config, place, tokens, None).expect("a learner");
+        let mut learner = factory.start(&config, tokens, None).expect("a learner");
         learner.step().expect("a step");
         let begin = Instant::now();
         for _ in 0..steps {

@@ -30,24 +30,24 @@ fn main() {
     let weights = Arc::new(DecodeWeights::on_processor(&parameters));
     println!("one thread, {ARCHITECTURE:?}");
     for rows in [1, 2, 3, 4, 8, 16, 32, 64, 128, 256] {
-        let mut stepper = DecodeBatch::new(weights.clone(), rows).expect("a stepper");
+        let mut batch = DecodeBatch::new(weights.clone(), rows).expect("a batch");
         for _ in 0..rows {
-            stepper.push(&HiddenState::zeros(&ARCHITECTURE));
+            batch.push(&HiddenState::zeros(&ARCHITECTURE));
         }
         let tokens: Vec<u32> = (0..rows as u32).map(|row| row % 78).collect();
         let mut steps = 0;
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < 1.0 {
-            black_box(stepper.step(&tokens).expect("a step"));
+            black_box(batch.step(&tokens).expect("a step"));
             steps += 1;
         }
         report(&format!("decode, batch {rows}"), steps * rows, begin);
     }
-    let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
+    let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
     let tokens: Vec<u32> = (0..2000).map(|i| i % 78).collect();
     let mut state = HiddenState::zeros(&ARCHITECTURE);
     let begin = Instant::now();
-    stepper.prefill(&mut state, &tokens).expect("a prefill");
+    batch.prefill(&mut state, &tokens).expect("a prefill");
     black_box(&state);
     report("prefill", tokens.len(), begin);
 }

@@ -168,7 +168,7 @@ fn a_large_model_is_moved_in_little_memory() {
     let model = ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata::default(),
+        metadata: ModelMetadata::default(),
     };
     repository.publish("large", &model).unwrap();
     drop(repository);

@@ -37,7 +37,7 @@ fn model() -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata {
+        metadata: ModelMetadata {
             recipe: "notebook".to_owned(),
             epochs: 2,
             training_id: "t".to_owned(),

@@ -146,7 +146,7 @@ fn a_device_that_is_not_there_is_an_error_at_the_start() {
     let (code, error) = refused(&["--device", "cuda:99"]);
     assert_eq!(code, Some(1));
     assert!(
-        error.contains("error: cuda:99 is not there: this machine has"),
+        error.contains("error: device cuda:99 is not available (available: cpu"),
         "{error}"
     );
 }

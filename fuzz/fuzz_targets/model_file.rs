@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use charlstm_model::checkpoint::ModelFile;
+use charlstm_model::model_file::ModelFile;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -6,11 +6,11 @@
 
 use std::io::Cursor;
 
-use charlstm_model::notebook;
+use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = notebook::read(Cursor::new(bytes), None);
-    let _ = notebook::read(Cursor::new(bytes), Some(&Vocabulary::of("abc".chars())));
+    let _ = torch_checkpoint::read(Cursor::new(bytes), None);
+    let _ = torch_checkpoint::read(Cursor::new(bytes), Some(&Vocabulary::of("abc".chars())));
 });

@@ -36,7 +36,7 @@ pub(crate) fn decode_device(device: Device, max_rows: usize) -> Arc<dyn DecodeDe
 /// Returns what trains networks.
 #[cfg(feature = "torch")]
 pub(crate) fn learners(device: Device, threads: usize) -> Arc<dyn LearnerFactory> {
-    Arc::new(charlstm_torch::learner::TorchLearners { device, threads })
+    Arc::new(charlstm_torch::learner::TorchLearnerFactory { device, threads })
 }
 
 /// Returns a factory that rejects every training: this build has no training

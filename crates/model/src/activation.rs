@@ -1,14 +1,14 @@
-//! The pointwise functions of an LSTM on SIMD registers, shared by the step
-//! that generates and the pass that trains.
+//! The pointwise functions of an LSTM on SIMD registers, shared by the decode
+//! step and by training.
 
 use pulp::Simd;
 
-/// Past this the hyperbolic tangent is 1 in single precision.
+/// Above this argument, tanh is 1 in single precision.
 const TANH_LIMIT: f32 = 7.905_311;
 
-/// Coefficients of the numerator, odd powers from the 13th down to the 1st.
-/// The rational approximation of degree 13 over 6 is the one of the Eigen
-/// library (`ptanh_float`); its error is a few units in the last place.
+/// Coefficients of the numerator, for the odd powers from 13 down to 1.
+/// Source: the rational approximation of degree 13 over 6 in the Eigen library
+/// (`ptanh_float`). Its error is a few units in the last place.
 const NUMERATOR: [f32; 7] = [
     -2.760_768_5e-16,
     2.000_188e-13,
@@ -19,10 +19,10 @@ const NUMERATOR: [f32; 7] = [
     4.893_524_6e-3,
 ];
 
-/// Coefficients of the denominator, even powers from the 6th down to the 0th.
+/// Coefficients of the denominator, for the even powers from 6 down to 0.
 const DENOMINATOR: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
 
-/// tanh of each lane.
+/// Returns tanh of each lane.
 #[inline(always)]
 pub fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let limit = simd.splat_f32s(TANH_LIMIT);
@@ -32,8 +32,9 @@ pub fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(numerator, polynomial(simd, square, &DENOMINATOR))
 }
 
-/// A polynomial by Horner's rule, the highest coefficient first. Not a closure:
-/// those are not inlined for sure, and then lose the registers.
+/// Evaluates a polynomial by Horner's rule, highest coefficient first. This is
+/// not a closure because closures are not always inlined, and registers would
+/// be spilled.
 #[inline(always)]
 fn polynomial<S: Simd>(simd: S, x: S::f32s, coefficients: &[f32]) -> S::f32s {
     let mut value = simd.splat_f32s(coefficients[0]);
@@ -43,7 +44,7 @@ fn polynomial<S: Simd>(simd: S, x: S::f32s, coefficients: &[f32]) -> S::f32s {
     value
 }
 
-/// 1 / (1 + exp(-x)) of each lane.
+/// Returns 1 / (1 + exp(-x)) of each lane.
 #[inline(always)]
 pub fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let half = simd.splat_f32s(0.5);

@@ -1,5 +1,5 @@
-//! How a text is cut into batches: the notebook's way, which lets the hidden
-//! state of each row go on from batch to batch.
+//! Cuts a text into batches as the notebook does, so that the hidden state of
+//! each row can be carried from batch to batch.
 
 use std::io;
 
@@ -64,9 +64,10 @@ impl Batches {
     }
 
     /// Writes one batch, time first: `inputs` and `targets` are
-    /// `[sequence_length, batch_size]`. Targets are the inputs one character
-    /// on; that of the last column of all is the first column (the notebook
-    /// wraps them around). The text is a ring that is cut at `offset`.
+    /// `[sequence_length, batch_size]`. The target of an input is the next
+    /// character in its row; that of the last column of all is the first column
+    /// (the notebook wraps around). The end of the text is joined to its
+    /// beginning, and the first row starts at `offset`.
     ///
     /// Blocks on the disk if the text is in a file.
     ///
@@ -74,7 +75,7 @@ impl Batches {
     /// Those of [`CorpusTokens::read`].
     ///
     /// # Panics
-    /// If `step` is not under [`Self::steps`] or a slice has another size.
+    /// If `step` is not less than [`Self::steps`], or a slice is shorter.
     pub fn fill(
         &self,
         tokens: &CorpusTokens,

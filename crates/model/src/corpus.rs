@@ -1,7 +1,7 @@
-//! A text becomes numbers: decoded while it streams in, numbered, split into
-//! a training and a validation part. It is never held in memory. How the
-//! numbers are read is in `tokens`, how they are cut into batches in
-//! `batches`.
+//! Ingests a corpus: decodes a text while it arrives, encodes it as token ids
+//! in a file, and splits it into a training and a validation set. The text is
+//! never in memory as a whole. `tokens` reads the file, and `batches` cuts it
+//! into batches.
 
 mod numbering;
 
@@ -19,129 +19,128 @@ use super::vocabulary::{UnknownCharacter, Vocabulary};
 #[cfg(test)]
 mod tests;
 
-/// Most distinct characters of a corpus: as many as two bytes can number.
+/// Maximum number of distinct characters of a corpus: token ids have two bytes.
 pub const MAX_DISTINCT: usize = 1 << 16;
 
-/// Fewest characters that a validation loss can be taken on: one to feed, one
-/// to predict.
+/// Minimum number of characters for a validation loss: one to feed, one to
+/// predict.
 const MIN_VALIDATION_CHARS: usize = 2;
 
-/// A text cannot be trained on.
+/// A corpus cannot be used for training.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum CorpusError {
-    /// There is no text.
+    /// The text is empty.
     #[error("the corpus is empty")]
     Empty,
-    /// Nothing is left once the header is skipped.
-    #[error("the corpus has {has} characters, and skip_chars leaves out {skip}: nothing is left")]
+    /// All characters are skipped.
+    #[error("skip_chars is {skip}, but the corpus has only {has} characters: none are left")]
     AllSkipped {
-        /// Characters to leave out.
+        /// Number of characters to skip.
         skip: u64,
-        /// Characters of the corpus.
+        /// Number of characters of the corpus.
         has: u64,
     },
     /// The bytes are not UTF-8.
     #[error("the corpus is not valid UTF-8 at byte {byte}")]
     InvalidUtf8 {
-        /// How many bytes of the corpus come before the invalid ones.
+        /// Number of bytes before the first invalid one.
         byte: u64,
     },
-    /// There are more bytes than the server takes.
-    #[error("the corpus is larger than the {limit} bytes that this server takes")]
+    /// The corpus is larger than the server accepts.
+    #[error("the corpus is larger than this server's limit of {limit} bytes")]
     TooLarge {
-        /// Most bytes.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// There are more distinct characters than can be numbered.
+    /// There are more distinct characters than token ids.
     #[error("the corpus has more than {MAX_DISTINCT} distinct characters")]
     TooManyDistinct,
-    /// Not even one batch can be made.
+    /// The training set does not fill one batch.
     #[error(
-        "the corpus needs at least {needed} characters for one batch of \
-         {batch_size} x {sequence_length}, has {has}"
+        "the corpus has {has} characters, but one batch of {batch_size} x {sequence_length} needs \
+         at least {needed}"
     )]
     TooShort {
-        /// Characters that are needed, held-out ones included.
+        /// Number of characters needed, including held-out ones.
         needed: usize,
         /// Sequences in a batch.
         batch_size: usize,
         /// Characters in a sequence.
         sequence_length: usize,
-        /// Characters that there are, after `skip_chars`.
+        /// Number of characters after `skip_chars`.
         has: usize,
     },
-    /// The held-out part is too short to take a loss on.
+    /// The validation set is too short for a loss.
     #[error(
-        "validation_fraction {fraction} of {has} characters holds out {held_out}; \
-         at least {MIN_VALIDATION_CHARS} are needed"
+        "validation_fraction {fraction} of {has} characters is {held_out}, but at least \
+         {MIN_VALIDATION_CHARS} are needed; use 0 or a larger fraction"
     )]
     HeldOutTooShort {
-        /// Share to hold out.
+        /// Fraction to hold out.
         fraction: f64,
-        /// Characters of the corpus.
+        /// Number of characters of the corpus.
         has: usize,
-        /// Characters that it holds out.
+        /// Number of characters that would be held out.
         held_out: usize,
     },
 }
 
-/// A corpus could not be taken in.
+/// A corpus could not be ingested.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The text is at fault.
+    /// The text is invalid.
     #[error(transparent)]
     Text(#[from] CorpusError),
-    /// The disk is.
+    /// Writing or reading the file of token ids failed.
     #[error(transparent)]
     Disk(#[from] io::Error),
 }
 
-/// Takes the bytes of a corpus as they come.
+/// Ingests the bytes of a corpus as they arrive.
 ///
-/// It holds neither the text nor its numbers: each character gets a
-/// provisional number by its first appearance, which goes to a file, two bytes
-/// each. Only when all are there is it known which number each has in the
-/// order of the vocabulary.
+/// Keeps neither the text nor its token ids in memory. Token ids depend on the
+/// whole vocabulary, so each character first gets a provisional id, in the
+/// order of first occurrence, which is written to a file with two bytes.
 pub struct CorpusReader {
     skip_chars: u64,
     max_bytes: u64,
     decoded_chars: u64,
     decoded_bytes: u64,
-    /// The beginning of a character whose end is in the next chunk.
+    /// The first bytes of a character that continues in the next chunk.
     pending: Vec<u8>,
     numbering: Numbering,
     chars: usize,
-    spill: BufWriter<File>,
+    provisional_ids: BufWriter<File>,
     digest: Sha256,
 }
 
-/// A corpus in a file, whose numbers are yet to be put into the order of the
-/// vocabulary.
+/// An ingested corpus, in a file of provisional ids. [`Self::write`] converts
+/// them to token ids.
 #[derive(Debug)]
 pub struct Corpus {
     /// Its characters, or those of the model that it was recoded for.
     pub vocabulary: Vocabulary,
-    /// SHA-256 of all its bytes, skipped ones included.
+    /// SHA-256 of all its bytes, including skipped ones.
     pub sha256: [u8; 32],
     chars: usize,
     numbering: Numbering,
-    spill: File,
+    provisional_ids: File,
 }
 
-/// Where the two parts of a corpus lie in it.
+/// Ranges of the training and the validation set within a corpus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// The part to train on, at the beginning.
+    /// The training set, at the beginning.
     pub training: Range<usize>,
-    /// The part that is held out, at the end; may be empty.
+    /// The validation set, at the end; may be empty.
     pub validation: Range<usize>,
 }
 
 impl CorpusReader {
-    /// A reader that leaves out the first `skip_chars` characters and takes at
-    /// most `max_bytes`. The file, empty and open for reading too, takes two
-    /// bytes a character.
-    pub fn new(spill: File, skip_chars: u64, max_bytes: u64) -> Self {
+    /// Creates a reader that skips the first `skip_chars` characters and accepts
+    /// at most `max_bytes`. `file` must be empty and open for reading and
+    /// writing; it grows by two bytes per character.
+    pub fn new(file: File, skip_chars: u64, max_bytes: u64) -> Self {
         Self {
             skip_chars,
             max_bytes,
@@ -150,19 +149,20 @@ impl CorpusReader {
             pending: Vec::with_capacity(4),
             numbering: Numbering::new(),
             chars: 0,
-            spill: BufWriter::with_capacity(1 << 16, spill),
+            provisional_ids: BufWriter::with_capacity(1 << 16, file),
             digest: Sha256::new(),
         }
     }
 
-    /// Takes the next bytes. A character may be split between two calls.
+    /// Ingests the next bytes. A character may be split between two calls.
+    /// Blocks on the file.
     ///
     /// # Errors
-    /// Invalid UTF-8, too many bytes, too many distinct characters, a disk
-    /// that does not take them. The reader is of no use afterwards.
+    /// Invalid UTF-8, too many bytes, too many distinct characters, or a failed
+    /// write. The reader must be dropped then.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), ReadError> {
-        let taken = self.decoded_bytes + self.pending.len() as u64;
-        if chunk.len() as u64 > self.max_bytes.saturating_sub(taken) {
+        let accepted = self.decoded_bytes + self.pending.len() as u64;
+        if chunk.len() as u64 > self.max_bytes.saturating_sub(accepted) {
             return Err(CorpusError::TooLarge {
                 limit: self.max_bytes,
             }
@@ -173,11 +173,11 @@ impl CorpusReader {
         self.decode(rest)
     }
 
-    /// Ends the corpus.
+    /// Finishes the corpus. Blocks on the file.
     ///
     /// # Errors
-    /// An empty corpus, one that is skipped whole, or one that ends within a
-    /// character; the disk's.
+    /// The corpus is empty, skipped entirely, or ends within a character, or a
+    /// write failed.
     pub fn finish(self) -> Result<Corpus, ReadError> {
         if !self.pending.is_empty() {
             return Err(CorpusError::InvalidUtf8 {
@@ -200,12 +200,12 @@ impl CorpusReader {
             sha256: self.digest.finalize().into(),
             chars: self.chars,
             numbering: self.numbering,
-            spill: self.spill.into_inner().map_err(io::Error::from)?,
+            provisional_ids: self.provisional_ids.into_inner().map_err(io::Error::from)?,
         })
     }
 
-    /// Ends the character that the last chunk broke off in; returns what is
-    /// left of this chunk.
+    /// Completes the character that the previous chunk ended in; returns the
+    /// rest of this chunk.
     fn complete_pending<'a>(&mut self, mut chunk: &'a [u8]) -> Result<&'a [u8], ReadError> {
         while let (false, Some((&byte, rest))) = (self.pending.is_empty(), chunk.split_first()) {
             self.pending.push(byte);
@@ -216,16 +216,16 @@ impl CorpusReader {
         Ok(chunk)
     }
 
-    /// Decodes all whole characters, and keeps the beginning of one at the end.
+    /// Decodes all complete characters, and keeps the bytes of an incomplete one
+    /// at the end.
     fn decode(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         for part in bytes.utf8_chunks() {
-            self.take(part.valid())?;
+            self.ingest(part.valid())?;
             let invalid = part.invalid();
             if invalid.is_empty() {
                 continue;
             }
-            let at_end = part_ends(bytes, invalid);
-            if !(at_end && is_beginning(invalid)) {
+            if !(is_suffix(bytes, invalid) && is_incomplete(invalid)) {
                 return Err(CorpusError::InvalidUtf8 {
                     byte: self.decoded_bytes,
                 }
@@ -236,11 +236,12 @@ impl CorpusReader {
         Ok(())
     }
 
-    fn take(&mut self, text: &str) -> Result<(), ReadError> {
+    /// Writes the provisional ids of a text.
+    fn ingest(&mut self, text: &str) -> Result<(), ReadError> {
         for character in text.chars() {
             if self.decoded_chars >= self.skip_chars {
-                let number = self.numbering.number(character, self.chars)?;
-                self.spill.write_all(&number.to_le_bytes())?;
+                let id = self.numbering.provisional_id(character, self.chars)?;
+                self.provisional_ids.write_all(&id.to_le_bytes())?;
                 self.chars += 1;
             }
             self.decoded_chars += 1;
@@ -250,32 +251,32 @@ impl CorpusReader {
     }
 }
 
-/// True where `part`, a piece of `whole`, reaches to its end.
-fn part_ends(whole: &[u8], part: &[u8]) -> bool {
+/// Returns whether `part`, a slice of `whole`, extends to its end.
+fn is_suffix(whole: &[u8], part: &[u8]) -> bool {
     std::ptr::eq(whole.as_ptr_range().end, part.as_ptr_range().end)
 }
 
-/// True where the bytes may yet become a character.
-fn is_beginning(bytes: &[u8]) -> bool {
+/// Returns whether more bytes could complete a character.
+fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
 impl Corpus {
-    /// Characters in it, after `skip_chars`.
+    /// Returns the number of characters, without skipped ones.
     pub fn chars(&self) -> usize {
         self.chars
     }
 
-    /// Distinct characters in it.
+    /// Returns the number of distinct characters.
     pub fn distinct(&self) -> usize {
         self.numbering.characters().len()
     }
 
-    /// The characters that a vocabulary has not, each once and where it comes
-    /// first, in the order of the text.
+    /// Returns the characters that are not in a vocabulary, each with its first
+    /// position, in the order of the text.
     pub fn unknown_to(&self, vocabulary: &Vocabulary) -> Vec<UnknownCharacter> {
         let characters = self.numbering.characters().iter();
-        let unknown = characters.filter(|(character, _)| vocabulary.number(*character).is_none());
+        let unknown = characters.filter(|(character, _)| vocabulary.token_id(*character).is_none());
         unknown
             .map(|&(character, position)| UnknownCharacter {
                 character,
@@ -284,11 +285,12 @@ impl Corpus {
             .collect()
     }
 
-    /// Replaces the vocabulary by that of a model, and what the model does not
-    /// know is added to it in the order of code points.
+    /// Replaces the vocabulary by that of a model. If the model does not know
+    /// all characters, the new vocabulary has those of both, sorted by code
+    /// point.
     ///
     /// # Errors
-    /// More characters than can be numbered.
+    /// There are more distinct characters than token ids.
     pub fn recode(&mut self, vocabulary: &Vocabulary) -> Result<(), CorpusError> {
         let unknown = self.unknown_to(vocabulary);
         if unknown.is_empty() {
@@ -305,42 +307,42 @@ impl Corpus {
         Ok(())
     }
 
-    /// Writes the numbers that the characters have in the vocabulary, the
-    /// lower byte first, as wide as [`Width::of`] says. Holds a small part of
-    /// them at a time.
+    /// Writes the token ids of all characters in little-endian order, each as
+    /// wide as [`Width::of`] the vocabulary says. Blocks on the file; keeps only
+    /// a small part of it in memory.
     ///
     /// # Errors
-    /// The disk's.
+    /// Reading the file of provisional ids or writing failed.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let order = self.numbering.numbers_in(&self.vocabulary);
+        let token_ids = self.numbering.token_ids_in(&self.vocabulary);
         let width = Width::of(self.vocabulary.len());
-        let mut spill = &self.spill;
-        spill.seek(SeekFrom::Start(0))?;
+        let mut provisional_ids = &self.provisional_ids;
+        provisional_ids.seek(SeekFrom::Start(0))?;
         let mut left = 2 * self.chars;
         let (mut chunk, mut bytes) = (vec![0; 1 << 16], Vec::new());
         while left > 0 {
             let part = left.min(chunk.len());
-            spill.read_exact(&mut chunk[..part])?;
+            provisional_ids.read_exact(&mut chunk[..part])?;
             left -= part;
             let (pairs, _) = chunk[..part].as_chunks::<2>();
-            let numbers = pairs
+            let ids = pairs
                 .iter()
-                .map(|pair| order[usize::from(u16::from_le_bytes(*pair))].to_le_bytes());
+                .map(|pair| token_ids[usize::from(u16::from_le_bytes(*pair))].to_le_bytes());
             bytes.clear();
             match width {
-                Width::One => bytes.extend(numbers.map(|[low, _]| low)),
-                Width::Two => bytes.extend(numbers.flatten()),
+                Width::One => bytes.extend(ids.map(|[low, _]| low)),
+                Width::Two => bytes.extend(ids.flatten()),
             }
             out.write_all(&bytes)?;
         }
         Ok(())
     }
 
-    /// Parts the corpus: `validation_fraction` of it, at its end, is held out.
+    /// Splits the corpus: `validation_fraction` of it, at the end, is held out.
     ///
     /// # Errors
-    /// A training part that is too short for one batch, or a held-out part
-    /// that is too short for a loss.
+    /// The training set is too short for one batch, or the validation set for a
+    /// loss.
     pub fn split(
         &self,
         validation_fraction: f64,
@@ -351,7 +353,7 @@ impl Corpus {
     }
 }
 
-/// As [`Corpus::split`], for a corpus of `has` characters.
+/// Splits a corpus of `has` characters as [`Corpus::split`] does.
 ///
 /// # Errors
 /// As [`Corpus::split`].
@@ -364,7 +366,7 @@ pub fn split(
     let batch = batch_size * sequence_length;
     let held_out = held_out(has, fraction);
     if has - held_out < batch {
-        // The least is within a character or two of the quotient.
+        // The minimum is within two characters of the quotient.
         let mut needed = ((batch as f64 / (1.0 - fraction)) as usize).saturating_sub(2);
         while needed - self::held_out(needed, fraction) < batch {
             needed += 1;
@@ -389,6 +391,7 @@ pub fn split(
     })
 }
 
+/// Returns the number of held-out characters.
 fn held_out(has: usize, fraction: f64) -> usize {
     ((has as f64 * fraction).floor() as usize).min(has)
 }

@@ -1,7 +1,8 @@
-//! One step of the network for a batch of sequences whose states stay
-//! resident, and the prefill of known characters. This module holds the batch
-//! and its rows; the arithmetic is behind [`BatchBackend`]: `simd` on the
-//! processor, other crates for other devices.
+//! The decode step of the network for a batch of sequences whose states stay
+//! in the memory of the device, and the prefill of known characters.
+//!
+//! This module manages the rows of a batch. The arithmetic is behind
+//! [`BatchBackend`]: `simd` for the CPU, other crates for other devices.
 
 pub mod check;
 mod layers;
@@ -9,11 +10,11 @@ mod simd;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use self::simd::SimdWeights;
 use super::architecture::Architecture;
@@ -58,7 +59,7 @@ pub struct Arithmetic {
 }
 
 impl Arithmetic {
-    /// The only arithmetic of version 0.1.
+    /// The float32 arithmetic, the only one of version 0.1.
     pub const FLOAT32: Self = Self {
         precision: Precision::Float32,
         revision: 1,
@@ -76,7 +77,7 @@ pub trait DecodeDevice: fmt::Debug + Send + Sync {
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError>;
 }
 
-/// The processor with float32 arithmetic; batches of any size.
+/// The CPU with float32 arithmetic, for batches of any size.
 #[derive(Clone, Copy, Debug)]
 pub struct Processor;
 
@@ -86,12 +87,12 @@ impl DecodeDevice for Processor {
     }
 }
 
-/// Weights as a device needs them.
+/// The weights of a network in the memory of a device.
 pub trait WeightLayout: fmt::Debug + Send + Sync {
     /// Returns the arithmetic that batches of these weights use.
     fn arithmetic(&self) -> Arithmetic;
 
-    /// Returns the bytes of memory used, on whichever device.
+    /// Returns the memory that the weights take on their device, in bytes.
     fn bytes(&self) -> usize;
 
     /// Creates an empty batch with room for `max_rows` rows.
@@ -118,8 +119,8 @@ impl DecodeWeights {
         }
     }
 
-    /// Lays the weights out for the processor. Takes some milliseconds per
-    /// million parameters.
+    /// Lays out the weights for the CPU. Blocks for some milliseconds per million
+    /// parameters.
     pub fn on_processor(parameters: &Parameters) -> Self {
         Self::new(
             parameters.architecture,
@@ -137,35 +138,36 @@ impl DecodeWeights {
         self.layout.arithmetic()
     }
 
-    /// Returns the bytes of memory used, on whichever device.
+    /// Returns the memory that the weights take on their device, in bytes.
     pub fn bytes(&self) -> usize {
         self.layout.bytes()
     }
 }
 
-/// A decode step could not be computed (a device failed).
-#[derive(Debug, Error)]
+/// A device failed, so that a decode step could not be computed.
+#[derive(Debug, thiserror::Error)]
 #[error("the decode step failed: {0}")]
-pub struct DecodeError(pub String);
+pub struct DecodeError(#[source] pub Box<dyn Error + Send + Sync>);
 
 /// The states of a batch and the arithmetic on them, on one device. The caller,
-/// [`DecodeBatch`], checks rows and tokens.
+/// [`DecodeBatch`], checks rows and token ids. All methods block. After an
+/// error, the states are undefined.
 pub trait BatchBackend: Send {
     /// Sets the state of a row.
     fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError>;
 
-    /// A copy of the state of a row.
+    /// Returns a copy of the state of a row.
     fn read(&self, row: usize) -> Result<HiddenState, DecodeError>;
 
     /// Copies the state of one row over another.
     fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError>;
 
-    /// Feeds `tokens[row]` to the rows `0..tokens.len()`; the logits `[rows,
-    /// vocabulary]`.
+    /// Feeds `tokens[row]` to each row in `0..tokens.len()`; returns the logits,
+    /// `[rows, vocabulary]`.
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError>;
 
-    /// Feeds a stretch to a sequence outside the batch; adds the logits after
-    /// each character to `logits`, where they are wanted.
+    /// Feeds a chunk of characters to a sequence outside the batch; appends the
+    /// logits after each character to `logits`, if given.
     fn prefill(
         &mut self,
         state: &mut HiddenState,
@@ -174,13 +176,14 @@ pub trait BatchBackend: Send {
     ) -> Result<(), DecodeError>;
 }
 
-/// A batch of sequences in step. Rows are `0..rows()`, without gaps; the row
-/// that is taken out is filled by the last one. Belongs to one thread.
+/// A batch of sequences that are stepped together. Its rows are `0..rows()`; if
+/// one is removed, the last one takes its index. Methods block the calling
+/// thread.
 ///
-/// The logits and the new state of a row are, bit for bit, the same whatever
-/// other rows there are, and whether its characters came through
-/// [`Self::step`] or [`Self::prefill`]. [`check`] finds out where a device
-/// breaks that.
+/// The logits and the new state of a row are bit for bit the same whichever
+/// other rows the batch has, and whether the characters came through
+/// [`Self::step`] or [`Self::prefill`]. [`check`] detects devices that violate
+/// this.
 pub struct DecodeBatch {
     architecture: Architecture,
     max_rows: usize,
@@ -189,13 +192,13 @@ pub struct DecodeBatch {
 }
 
 impl DecodeBatch {
-    /// An empty batch with room for `max_rows` rows.
+    /// Creates an empty batch with room for `max_rows` rows.
     ///
     /// # Errors
-    /// The device failed, or has too little memory. None on the processor.
+    /// The device failed or has too little memory; never on the CPU.
     ///
     /// # Panics
-    /// Where the weights were laid out for fewer rows.
+    /// If the weights were laid out for fewer rows.
     pub fn new(weights: Arc<DecodeWeights>, max_rows: usize) -> Result<Self, DecodeError> {
         let architecture = weights.architecture;
         let states = weights.layout.batch(max_rows)?;
@@ -207,66 +210,65 @@ impl DecodeBatch {
         })
     }
 
-    /// Rows in use.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Adds a row that begins in `state`; returns its index, `rows() - 1`.
+    /// Adds a row with this state; returns its index, `rows() - 1`.
     ///
     /// # Panics
-    /// Where the batch is full, the state has another architecture, or the
-    /// device fails.
+    /// If the batch is full, the state has another architecture, or the device
+    /// fails.
     pub fn push(&mut self, state: &HiddenState) -> usize {
         assert!(self.rows < self.max_rows, "the batch is full");
         assert_eq!(state.0.len(), self.architecture.state_len());
         let row = self.rows;
         self.rows += 1;
-        done(self.states.write(row, state));
+        expect_done(self.states.write(row, state));
         row
     }
 
-    /// Takes a row out and returns its state. The last row moves into its
-    /// place.
+    /// Removes a row and returns its state. The last row takes its index.
     ///
     /// # Panics
-    /// Where there is no such row, or the device fails.
+    /// If there is no such row, or the device fails.
     pub fn swap_remove(&mut self, row: usize) -> HiddenState {
         let state = self.state(row);
         self.rows -= 1;
         if row < self.rows {
-            done(self.states.copy(self.rows, row));
+            expect_done(self.states.copy(self.rows, row));
         }
         state
     }
 
-    /// Sets a row back to the state before the first character.
+    /// Resets a row to the state before the first character.
     ///
     /// # Panics
-    /// Where there is no such row, or the device fails.
+    /// If there is no such row, or the device fails.
     pub fn reset(&mut self, row: usize) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let zeros = HiddenState::zeros(&self.architecture);
-        done(self.states.write(row, &zeros));
+        expect_done(self.states.write(row, &zeros));
     }
 
-    /// A copy of the state of a row.
+    /// Returns a copy of the state of a row.
     ///
     /// # Panics
-    /// Where there is no such row, or the device fails.
+    /// If there is no such row, or the device fails.
     pub fn state(&self, row: usize) -> HiddenState {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        done(self.states.read(row))
+        expect_done(self.states.read(row))
     }
 
-    /// Feeds `tokens[row]` to each row; returns the logits
-    /// `[rows, vocabulary]`.
+    /// Feeds `tokens[row]` to each row; returns the logits, `[rows,
+    /// vocabulary]`.
     ///
     /// # Errors
-    /// The device failed. None on the processor.
+    /// The device failed; never on the CPU. The batch must be dropped then.
     ///
     /// # Panics
-    /// Where there is not one token for each row, or one is outside the
+    /// If there is not one token for each row, or a token is outside the
     /// vocabulary.
     pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
         assert_eq!(tokens.len(), self.rows, "one token for each row");
@@ -274,22 +276,22 @@ impl DecodeBatch {
         self.states.step(tokens)
     }
 
-    /// Feeds a stretch of characters to a sequence that is not in the batch,
-    /// without its logits. The caller bounds the stretch: it blocks until the
-    /// stretch is done.
+    /// Feeds a chunk of characters to a sequence that is not in the batch,
+    /// without computing logits. Blocks until all of it has been fed, which the
+    /// caller keeps short by the length of the chunk.
     ///
     /// # Errors
     /// As [`Self::step`].
     ///
     /// # Panics
-    /// Where a token is outside the vocabulary or the state has another
+    /// If a token is outside the vocabulary, or the state has another
     /// architecture.
     pub fn prefill(&mut self, state: &mut HiddenState, tokens: &[u32]) -> Result<(), DecodeError> {
         self.prefill_each(state, tokens, None)
     }
 
-    /// As [`Self::prefill`], and returns the logits after each character,
-    /// `[tokens.len(), vocabulary]`, for scoring.
+    /// Feeds a chunk as [`Self::prefill`] does, and returns the logits after
+    /// each character, `[tokens.len(), vocabulary]`, for scoring.
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -318,17 +320,17 @@ impl DecodeBatch {
     }
 
     fn assert_known(&self, tokens: &[u32]) {
-        let known = self.architecture.vocabulary_size;
+        let vocabulary = self.architecture.vocabulary_size;
         assert!(
-            tokens.iter().all(|&token| (token as usize) < known),
-            "a token outside the vocabulary of {known}"
+            tokens.iter().all(|&token| (token as usize) < vocabulary),
+            "a token outside the vocabulary of {vocabulary}"
         );
     }
 }
 
-/// Moves of states fail with the device, and then nothing in the batch is
-/// worth anything: its owner catches the panic and drops it whole.
-fn done<T>(result: Result<T, DecodeError>) -> T {
+/// Panics if a state could not be copied: the device has failed, and all states
+/// of the batch are lost. The owner of the batch catches the panic and drops it.
+fn expect_done<T>(result: Result<T, DecodeError>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -337,22 +339,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logits_are_those_of_the_textbook_network() {
-        testing::logits_are_those_of_the_textbook_network(&Processor);
+    fn logits_match_the_textbook_network() {
+        testing::logits_match_the_textbook_network(&Processor);
     }
 
     #[test]
-    fn a_row_is_the_same_alone_and_among_any_number_of_others() {
-        testing::a_row_is_the_same_alone_and_among_any_number_of_others(&Processor);
+    fn a_row_is_the_same_alone_and_in_any_batch() {
+        testing::a_row_is_the_same_alone_and_in_any_batch(&Processor);
     }
 
     #[test]
-    fn prefill_in_pieces_of_any_length_equals_steps() {
-        testing::prefill_in_pieces_of_any_length_equals_steps(&Processor);
+    fn prefill_in_chunks_of_any_length_equals_steps() {
+        testing::prefill_in_chunks_of_any_length_equals_steps(&Processor);
     }
 
     #[test]
-    fn the_last_row_fills_the_place_of_one_that_leaves() {
-        testing::the_last_row_fills_the_place_of_one_that_leaves(&Processor);
+    fn a_removed_row_is_replaced_by_the_last_one() {
+        testing::a_removed_row_is_replaced_by_the_last_one(&Processor);
     }
 }

@@ -1,17 +1,17 @@
-//! Where tensors are computed: which devices a person can ask for, and which
-//! of them this machine has.
+//! Devices for training and generation: how a user names them, and the
+//! selection of one that this computer has.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// A device that was asked for and is there.
+/// A device of this computer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// The CUDA device of that index.
+    /// The CUDA device with this index.
     Cuda(usize),
 }
 
@@ -24,28 +24,28 @@ impl fmt::Display for Device {
     }
 }
 
-/// What a person asks for. Whether it is there, [`Self::select`] finds out.
+/// A user's choice of a device. [`Self::select`] checks that it is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first CUDA device, or the processor where there is none.
+    /// The first CUDA device, or the CPU if there is none.
     #[default]
     Auto,
-    /// This one and no other.
+    /// This device and no other.
     Only(Device),
 }
 
 /// A device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeviceError {
-    /// The text names no device.
+    /// The text does not name a device.
     #[error("invalid device {0:?}: use auto, cpu, cuda or cuda:N, where N starts at 0")]
     Unknown(String),
-    /// The device is not on this machine, or this libtorch cannot use it.
-    #[error("device {asked} is not available (available: {available})")]
+    /// The computer does not have the device, or this build cannot use it.
+    #[error("device {chosen} is not available (available: {available})")]
     Absent {
-        /// What was asked for.
-        asked: Device,
-        /// The available devices, for a person.
+        /// The chosen device.
+        chosen: Device,
+        /// The available devices, as text.
         available: String,
     },
 }
@@ -61,7 +61,7 @@ impl FromStr for DeviceChoice {
             "cuda" => Ok(Self::Only(Device::Cuda(0))),
             _ => {
                 let index = text.strip_prefix("cuda:").ok_or_else(unknown)?;
-                // `parse` would also take "+1".
+                // `parse` would also accept "+1".
                 if !index.bytes().all(|byte| byte.is_ascii_digit()) {
                     return Err(unknown());
                 }
@@ -82,7 +82,7 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Selects a device of this machine. `cuda_devices` counts its CUDA
+    /// Selects a device of this computer. `cuda_devices` counts its CUDA
     /// devices; it is called only if the answer matters, because it may start
     /// a driver, which takes seconds.
     ///
@@ -100,8 +100,8 @@ impl DeviceChoice {
             Self::Auto if cuda_devices > 0 => Ok(Device::Cuda(0)),
             Self::Auto | Self::Only(Device::Cpu) => Ok(Device::Cpu),
             Self::Only(Device::Cuda(index)) if index < cuda_devices => Ok(Device::Cuda(index)),
-            Self::Only(asked) => Err(DeviceError::Absent {
-                asked,
+            Self::Only(chosen) => Err(DeviceError::Absent {
+                chosen,
                 available: available_devices(cuda_devices),
             }),
         }
@@ -111,7 +111,7 @@ impl DeviceChoice {
 fn available_devices(cuda_devices: usize) -> String {
     match cuda_devices {
         0 => {
-            "cpu (this machine has no CUDA device, or this build does not support CUDA)".to_owned()
+            "cpu (this computer has no CUDA device, or this build does not support CUDA)".to_owned()
         }
         1 => "cpu, cuda:0".to_owned(),
         count => format!("cpu, cuda:0 to cuda:{}", count - 1),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_written_as_it_is_read() {
+    fn a_displayed_choice_parses_to_the_same_choice() {
         for text in ["auto", "cpu", "cuda:0", "cuda:13"] {
             assert_eq!(choice(text).to_string(), text);
         }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_names_no_device_is_refused_with_what_would_be_right() {
+    fn an_invalid_device_is_rejected_with_the_valid_ones() {
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "CPU", "cuda:1x"] {
             let error = text.parse::<DeviceChoice>().unwrap_err();
             assert!(error.to_string().contains("use auto, cpu"), "{error}");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_not_there_is_named_with_those_that_are() {
+    fn an_unavailable_device_is_rejected_with_the_available_ones() {
         let error = choice("cuda:1").among(1).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -154,13 +154,13 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("(available: cpu (this machine has no CUDA"),
+                .contains("(available: cpu (this computer has no CUDA"),
             "{error}"
         );
     }
 
     #[test]
-    fn auto_takes_the_first_cuda_device_or_the_processor() {
+    fn auto_selects_the_first_cuda_device_or_the_cpu() {
         assert_eq!(choice("auto").among(2), Ok(Device::Cuda(0)));
         assert_eq!(choice("auto").among(0), Ok(Device::Cpu));
     }

@@ -1,4 +1,4 @@
-//! The parameters that a training begins from.
+//! Initialises the parameters of a new network.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -7,24 +7,26 @@ use rand_distr::{Distribution, StandardNormal};
 use super::architecture::Architecture;
 use super::parameters::{Parameters, layout};
 
-/// A rule for the first values of all parameters.
+/// A rule for the initial parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initial {
-    /// PyTorch's own of `nn.LSTM` and `nn.Linear`, which the notebook uses:
-    /// every number uniform within 1 / sqrt(hidden).
+    /// PyTorch's rule for `nn.LSTM` and `nn.Linear`, which the notebook uses:
+    /// all values uniform in ±1 / sqrt(hidden).
     Uniform,
-    /// Recurrent weights of each gate orthogonal (Saxe et al., 2014), those
-    /// of one character's input drawn with a deviation of 0.3, forget gates
-    /// open (a bias of 1: Jozefowicz et al., 2015), other biases 0.
+    /// Recurrent weights of each gate orthogonal (Saxe et al., 2014), input
+    /// weights of the first layer normal with a standard deviation of 0.3,
+    /// forget gates open (a bias of 1; Jozefowicz et al., 2015), other biases
+    /// 0.
     Orthogonal,
 }
 
-/// Deviation of the weights from a character to the first layer: a character
-/// is a single number of its one-hot row, so its weights are its whole signal.
+/// Standard deviation of the input weights of the first layer. The input is a
+/// one-hot vector, so a single column of them is the whole signal; with
+/// PyTorch's rule, it is too weak for a network to learn from at first.
 const CHARACTER_DEVIATION: f32 = 0.3;
 
 impl Initial {
-    /// The parameters that a seed gives.
+    /// Returns the initial parameters for a seed.
     pub fn parameters(self, architecture: Architecture, seed: u64) -> Parameters {
         match self {
             Self::Uniform => uniform(architecture, seed),
@@ -76,14 +78,13 @@ fn normal(values: &mut [f32], deviation: f32, random: &mut ChaCha8Rng) {
     }
 }
 
-/// Makes the rows of a square matrix orthogonal and of length 1, by the
-/// modified method of Gram and Schmidt. Rows drawn at random are far enough
-/// from dependent for it.
+/// Makes the rows of a square matrix orthonormal by the modified Gram-Schmidt
+/// process. Random rows are far enough from linear dependence for it.
 fn orthonormalize(matrix: &mut [f32], size: usize) {
     for row in 0..size {
         let (before, rest) = matrix.split_at_mut(row * size);
         let current = &mut rest[..size];
-        // Twice is enough to lose nothing to rounding (Giraud et al., 2005).
+        // A second pass removes the rounding errors (Giraud et al., 2005).
         for _ in 0..2 {
             for other in before.chunks_exact(size) {
                 let product = dot(current, other);
@@ -99,7 +100,7 @@ fn orthonormalize(matrix: &mut [f32], size: usize) {
     }
 }
 
-/// A sum in eight parts, which the compiler can keep in one register.
+/// Returns the dot product, as eight partial sums that fit one register.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     for (a, b) in a.chunks(8).zip(b.chunks(8)) {
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_one_set_of_numbers() {
+    fn the_same_seed_gives_the_same_parameters() {
         for rule in [Initial::Uniform, Initial::Orthogonal] {
             let parameters = rule.parameters(small(), 3);
             assert_eq!(parameters, rule.parameters(small(), 3));
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_fill_their_limit() {
+    fn uniform_values_fill_their_range() {
         let parameters = Initial::Uniform.parameters(small(), 3);
         assert!(parameters.values.iter().all(|value| value.abs() <= 0.25));
         let far = parameters.values.iter().filter(|value| value.abs() > 0.2);
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn recurrent_weights_are_orthogonal_and_forget_gates_open() {
+    fn recurrent_weights_are_orthonormal_and_forget_gates_open() {
         let parameters = Initial::Orthogonal.parameters(small(), 3);
         for layer in 0..2 {
             let weights = parameters.get(&format!("lstm.weight_hh_l{layer}"));

@@ -12,7 +12,7 @@ use super::optimizer_config::OptimizerConfig;
 use super::parameters::Parameters;
 use super::tokens::CorpusTokens;
 
-/// What to train and how. The values must have been validated.
+/// What to train and how. The caller has validated all values.
 #[derive(Clone, Debug)]
 pub struct LearnerConfig {
     /// Shape of the network.
@@ -21,13 +21,13 @@ pub struct LearnerConfig {
     pub batch_size: usize,
     /// Characters of a sequence.
     pub sequence_length: usize,
-    /// Passes over the text.
+    /// Number of passes over the text.
     pub epochs: u32,
-    /// Probability of dropping a value, below 1.
+    /// Probability of dropping an output of a layer, from 0 to below 1.
     pub dropout: f64,
     /// Learning rate of the optimizer at its peak.
     pub learning_rate: f64,
-    /// Largest norm of a gradient.
+    /// Maximum norm of the gradient; a longer one is scaled down to it.
     pub clip_norm: f64,
     /// Seed of the initial parameters and of dropout.
     pub seed: u64,
@@ -35,7 +35,7 @@ pub struct LearnerConfig {
     pub optimizer: OptimizerConfig,
 }
 
-/// An optimizer step could not be computed.
+/// A training could not be started or a step could not be computed.
 #[derive(Debug, Error)]
 pub enum LearnError {
     /// The text does not fill one batch.

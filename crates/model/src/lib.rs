@@ -1,7 +1,10 @@
-//! The network and everything it is made of, in pure Rust: vocabulary,
-//! corpus, parameters, model files, the decode step, the sampler. Depends on
-//! no libtorch, no async runtime and no gRPC; the training arithmetic is in
-//! `charlstm-torch`, behind the trait in [`learner`].
+//! The character LSTM in pure Rust: vocabulary, corpus, parameters, model
+//! files, the decode step and the sampler. This crate depends neither on
+//! libtorch nor on an async runtime or gRPC; the training arithmetic is in
+//! `charlstm-torch`, behind the traits in [`learner`].
+//!
+//! A *token id* is the index of a character in the vocabulary. *Hidden* is the
+//! width of an LSTM layer; shapes are written `[rows, columns]`, row by row.
 
 pub mod activation;
 pub mod architecture;

@@ -1,9 +1,9 @@
-//! The model file: one safetensors file with the tensors under PyTorch's
-//! names, and vocabulary, architecture and training facts in its metadata.
-//! Where such files are kept is the repository's business.
+//! The model file: a safetensors file that has the tensors under PyTorch's
+//! names, and vocabulary, architecture and training metadata in its header. The
+//! folders of model files are in `charlstm-repository`.
 //!
-//! What is read may come from anybody: everything is checked before anything
-//! of that size is allocated.
+//! Files are untrusted: everything is checked before memory of its size is
+//! allocated.
 
 mod header;
 
@@ -22,107 +22,114 @@ use super::parameters::Parameters;
 use super::torch_checkpoint::TorchCheckpointError;
 use super::vocabulary::Vocabulary;
 
-/// Largest width of a layer.
+/// Maximum width of a layer. A limit lets a bad file be rejected by its header
+/// alone; with [`MAX_LAYERS`], it allows networks of a billion parameters.
 pub const MAX_HIDDEN_SIZE: usize = 4096;
-/// Most layers.
+/// Maximum number of LSTM layers.
 pub const MAX_LAYERS: usize = 8;
-/// Most distinct characters.
+/// Maximum number of distinct characters: token ids have two bytes in a corpus
+/// file.
 pub const MAX_VOCABULARY: usize = 65_536;
 
-/// No model has more bytes: those of its first and last matrix, and of two
-/// square ones a layer, each with the gates' factor of four.
+/// Maximum size of a model file in bytes, a little more than any model takes:
+/// the first and the last matrix, and two square matrices per layer, all with
+/// the factor of four of the gates.
 pub const MAX_FILE_BYTES: u64 = 4
     * (4 * MAX_HIDDEN_SIZE as u64)
     * (2 * MAX_VOCABULARY as u64 + 2 * (MAX_LAYERS * MAX_HIDDEN_SIZE) as u64);
 
-/// Floats that are read or written at a time.
-const CHUNK_FLOATS: usize = 64 * 1024;
+/// Number of values that are read or written at a time.
+const CHUNK_VALUES: usize = 64 * 1024;
 
-/// How a model came to be. What is not known is zero, empty or `None`.
+/// Maximum number of characters of a text from a file in an error.
+const MAX_SHOWN_CHARS: usize = 100;
+
+/// Describes how a model was made. Unknown values are zero, empty or `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelMetadata {
-    /// Recipe of the training.
+    /// Preset of the training.
     pub recipe: String,
-    /// Epochs that were trained.
+    /// Epochs trained.
     pub epochs: u32,
-    /// Optimizer steps that were taken.
+    /// Optimizer steps taken.
     pub steps: u64,
     /// Characters of the corpus.
     pub corpus_chars: u64,
-    /// SHA-256 of the corpus, UTF-8, in hexadecimal.
+    /// SHA-256 of the corpus in UTF-8, in hexadecimal.
     pub corpus_sha256: String,
-    /// The training; empty for an imported model.
+    /// Id of the training; empty for an imported model.
     pub training_id: String,
     /// Mean training loss of the last epoch, in nats per character.
     pub train_loss: Option<f64>,
-    /// Loss on the held-out text, in nats per character.
+    /// Loss on the held-out set, in nats per character.
     pub validation_loss: Option<f64>,
-    /// When it was made, in milliseconds since 1970-01-01 UTC.
+    /// Time of creation, in milliseconds since 1970-01-01 UTC.
     pub created_unix_ms: u64,
 }
 
-/// Everything that a model file holds.
+/// The content of a model file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFile {
     /// The weights.
     pub parameters: Parameters,
-    /// The characters in the order of their numbers.
+    /// The characters in the order of their token ids.
     pub vocabulary: Vocabulary,
-    /// How it came to be.
-    pub facts: ModelMetadata,
+    /// How the model was made.
+    pub metadata: ModelMetadata,
 }
 
-/// What a model file says about itself, without its weights.
+/// The content of a model file without its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contents {
     /// The shape of the network.
     pub architecture: Architecture,
-    /// The characters in the order of their numbers.
+    /// The characters in the order of their token ids.
     pub vocabulary: Vocabulary,
-    /// How it came to be.
-    pub facts: ModelMetadata,
+    /// How the model was made.
+    pub metadata: ModelMetadata,
     /// SHA-256 of the whole file.
     pub sha256: [u8; 32],
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// False for a bare `state_dict`: all but the sizes came from elsewhere.
+    /// False for a bare `state_dict`: everything but the sizes came from
+    /// elsewhere.
     pub has_metadata: bool,
 }
 
-/// A file is not a model, or could not be read or written.
+/// A file is not a valid model, or could not be read or written.
 #[derive(Debug, Error)]
-pub enum CheckpointError {
-    /// The container is broken.
+pub enum ModelFileError {
+    /// The container format is invalid.
     #[error("not a safetensors file: {0}")]
     NotSafetensors(String),
-    /// The file is cut short, or something was added to it.
-    #[error("the file has {actual} bytes where its header says {expected}")]
+    /// The file is truncated, or something was appended to it.
+    #[error("the file has {actual} bytes, but its header requires {expected}")]
     Length {
-        /// Bytes that it should have.
+        /// Length that the header requires, in bytes.
         expected: u64,
-        /// Bytes that it has.
+        /// Length of the file, in bytes.
         actual: u64,
     },
-    /// Something that a model needs is not in the metadata.
+    /// A required entry of the metadata is missing.
     #[error("its metadata has no {0}")]
     MetadataMissing(&'static str),
-    /// Something in the metadata is not what it should be.
-    #[error("its metadata is wrong at {key}: {reason}")]
+    /// An entry of the metadata is invalid.
+    #[error("its metadata has an invalid {key}: {reason}")]
     Metadata {
-        /// Key in the metadata.
+        /// Key of the entry.
         key: &'static str,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: String,
     },
-    /// A size is beyond what this program handles.
+    /// A size is outside the limits of this program.
     #[error("{what} is {actual}; it must be from 1 to {limit}")]
     Size {
-        /// Which size.
+        /// Name of the size.
         what: &'static str,
-        /// Most that is allowed.
+        /// Maximum.
         limit: usize,
-        /// What the file says.
+        /// The size in the file.
         actual: usize,
     },
     /// A tensor of the network is missing.
@@ -132,46 +139,48 @@ pub enum CheckpointError {
     #[error("tensor {0:?} does not belong to this network")]
     TensorUnknown(String),
     /// A tensor has another shape.
-    #[error("tensor {name} has the shape {actual:?}; {expected:?} is needed")]
+    #[error("tensor {name} has the shape {actual:?}; it must be {expected:?}")]
     Shape {
         /// Name of the tensor.
         name: String,
-        /// Shape that it should have.
+        /// Required shape.
         expected: Vec<usize>,
-        /// Shape that it has.
+        /// Shape in the file.
         actual: Vec<usize>,
     },
-    /// A tensor has another type of numbers.
-    #[error("tensor {name} holds {actual}; F32 is needed")]
+    /// A tensor has another element type.
+    #[error("tensor {name} has elements of type {actual}; they must be F32")]
     Type {
         /// Name of the tensor.
         name: String,
-        /// Type of its numbers.
+        /// Element type in the file.
         actual: String,
     },
     /// A weight is infinite or not a number.
-    #[error("tensor {name} holds a number that is not finite, at index {index}")]
+    #[error("tensor {name} has a value that is not finite, at index {index}")]
     NotFinite {
         /// Name of the tensor.
         name: String,
         /// Index within the tensor, row by row.
         index: usize,
     },
-    /// A checkpoint of the notebook is not one.
-    #[error("as a checkpoint of the notebook: {0}")]
-    Notebook(#[source] TorchCheckpointError),
+    /// A file written by `torch.save` is not a valid checkpoint.
+    #[error("invalid PyTorch checkpoint: {0}")]
+    TorchCheckpoint(#[source] TorchCheckpointError),
     /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl ModelFile {
-    /// Writes the file. The same model gives the same bytes.
+    /// Writes the file. The same model always gives the same bytes.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] from the writer, and what [`Self::read_from`]
-    /// would refuse about vocabulary, sizes or finiteness.
-    pub fn write_to(&self, mut writer: impl Write) -> Result<(), CheckpointError> {
+    /// The writer failed, or vocabulary, sizes or values are invalid.
+    ///
+    /// # Panics
+    /// If the number of values does not match the architecture.
+    pub fn write_to(&self, mut writer: impl Write) -> Result<(), ModelFileError> {
         let header = Header::of(self)?;
         for tensor in header.tensors() {
             check_finite(
@@ -181,8 +190,8 @@ impl ModelFile {
             )?;
         }
         writer.write_all(&header.to_bytes())?;
-        let mut bytes = Vec::with_capacity(4 * CHUNK_FLOATS);
-        for chunk in self.parameters.values.chunks(CHUNK_FLOATS) {
+        let mut bytes = Vec::with_capacity(4 * CHUNK_VALUES);
+        for chunk in self.parameters.values.chunks(CHUNK_VALUES) {
             bytes.clear();
             for value in chunk {
                 bytes.extend_from_slice(&value.to_le_bytes());
@@ -192,11 +201,11 @@ impl ModelFile {
         Ok(())
     }
 
-    /// The file as bytes.
+    /// Returns the file as bytes.
     ///
     /// # Errors
-    /// As [`Self::write_to`], without IO.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
+    /// As [`Self::write_to`], except I/O errors.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ModelFileError> {
         let mut bytes = Vec::new();
         self.write_to(&mut bytes)?;
         Ok(bytes)
@@ -205,8 +214,8 @@ impl ModelFile {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// Any [`CheckpointError`].
-    pub fn read(path: &Path) -> Result<Self, CheckpointError> {
+    /// Any [`ModelFileError`].
+    pub fn read(path: &Path) -> Result<Self, ModelFileError> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         Self::read_from(file, length, None).map(|(model, _)| model)
@@ -215,28 +224,29 @@ impl ModelFile {
     /// Reads and checks a file in memory.
     ///
     /// # Errors
-    /// Any [`CheckpointError`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
+    /// Any [`ModelFileError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileError> {
         Self::read_from(bytes, bytes.len() as u64, None).map(|(model, _)| model)
     }
 
-    /// Reads `length` bytes, checks them, and returns the SHA-256 of what was
-    /// read. `vocabulary` is that of a bare `state_dict`, without metadata.
+    /// Reads and checks a file of `length` bytes; the returned [`Contents`] have
+    /// its SHA-256. `vocabulary` is used for a bare `state_dict`, which has no
+    /// metadata.
     ///
     /// # Errors
-    /// Any [`CheckpointError`].
+    /// Any [`ModelFileError`].
     pub fn read_from(
         reader: impl Read,
         length: u64,
         vocabulary: Option<&Vocabulary>,
-    ) -> Result<(Self, Contents), CheckpointError> {
+    ) -> Result<(Self, Contents), ModelFileError> {
         let mut values = Vec::new();
         let contents = read(reader, length, vocabulary, |header, chunk| {
             if values.is_empty() {
-                // The length of the file was found right: as much is there.
+                // The length of the file has been checked: this much follows.
                 values.resize(header.architecture.parameter_count(), 0.0);
             }
-            values[chunk.start..chunk.start + chunk.floats.len()].copy_from_slice(chunk.floats);
+            values[chunk.start..chunk.start + chunk.values.len()].copy_from_slice(chunk.values);
         })?;
         let model = Self {
             parameters: Parameters {
@@ -244,64 +254,66 @@ impl ModelFile {
                 values,
             },
             vocabulary: contents.vocabulary.clone(),
-            facts: contents.facts.clone(),
+            metadata: contents.metadata.clone(),
         };
         Ok((model, contents))
     }
 }
 
 impl Contents {
-    /// Reads and checks a whole file as [`ModelFile::read_from`] does, in
-    /// little memory, and keeps no weights.
+    /// Reads and checks a whole file as [`ModelFile::read_from`] does, but with
+    /// little memory: the weights are not kept.
     ///
     /// # Errors
-    /// Any [`CheckpointError`].
+    /// Any [`ModelFileError`].
     pub fn read_from(
         reader: impl Read,
         length: u64,
         vocabulary: Option<&Vocabulary>,
-    ) -> Result<Self, CheckpointError> {
+    ) -> Result<Self, ModelFileError> {
         read(reader, length, vocabulary, |_, _| {})
     }
 }
 
-/// Some floats of the file, and where in the flat row they belong.
-struct Chunk<'a> {
+/// Some values of the file.
+struct ValueChunk<'a> {
+    /// Index of the first one within `Parameters::values`.
     start: usize,
-    floats: &'a [f32],
+    values: &'a [f32],
 }
 
+/// Reads and checks a file of `length` bytes, and passes its values to `take`.
 fn read(
     reader: impl Read,
     length: u64,
     vocabulary: Option<&Vocabulary>,
-    mut take: impl FnMut(&Header, Chunk<'_>),
-) -> Result<Contents, CheckpointError> {
-    let mut reader = Digesting {
+    mut take: impl FnMut(&Header, ValueChunk<'_>),
+) -> Result<Contents, ModelFileError> {
+    let mut reader = DigestingReader {
         inner: reader,
         digest: Sha256::new(),
     };
     let header = Header::read_from(&mut reader, length, vocabulary)?;
-    let mut bytes = vec![0; 4 * CHUNK_FLOATS];
-    let mut floats = Vec::with_capacity(CHUNK_FLOATS);
+    let mut bytes = vec![0; 4 * CHUNK_VALUES];
+    let mut values = Vec::with_capacity(CHUNK_VALUES);
     for tensor in header.tensors() {
         let mut start = tensor.range.start;
         while start < tensor.range.end {
-            let count = (tensor.range.end - start).min(CHUNK_FLOATS);
+            let count = (tensor.range.end - start).min(CHUNK_VALUES);
             let bytes = &mut bytes[..4 * count];
             reader.read_exact(bytes)?;
-            floats.clear();
-            floats.extend(
+            values.clear();
+            values.extend(
                 bytes
                     .chunks_exact(4)
                     .map(|four| f32::from_le_bytes(four.try_into().expect("chunks of four bytes"))),
             );
-            check_finite(&tensor.name, start - tensor.range.start, &floats)?;
+            check_finite(&tensor.name, start - tensor.range.start, &values)?;
             take(
                 &header,
-                Chunk {
+                ValueChunk {
                     start,
-                    floats: &floats,
+                    values: &values,
                 },
             );
             start += count;
@@ -313,33 +325,47 @@ fn read(
         has_metadata: header.has_metadata,
         architecture: header.architecture,
         vocabulary: header.vocabulary,
-        facts: header.facts,
+        metadata: header.metadata,
     })
 }
 
-/// Refuses the first number that is not finite; `offset` is the index of the
-/// first in the tensor.
+/// Rejects values that are not finite. `offset` is the index of the first value
+/// within the tensor.
 pub(super) fn check_finite(
     name: &str,
     offset: usize,
-    floats: &[f32],
-) -> Result<(), CheckpointError> {
-    match floats.iter().position(|value| !value.is_finite()) {
+    values: &[f32],
+) -> Result<(), ModelFileError> {
+    match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
-        Some(index) => Err(CheckpointError::NotFinite {
+        Some(index) => Err(ModelFileError::NotFinite {
             name: name.to_owned(),
             index: offset + index,
         }),
     }
 }
 
-/// Takes the digest of all that is read through it.
-struct Digesting<R> {
+/// Returns the error for a tensor that does not belong to the network.
+pub(super) fn unknown_tensor(name: &str) -> ModelFileError {
+    ModelFileError::TensorUnknown(shortened(name))
+}
+
+/// Returns a text from a file as an error shows it: its beginning, if it is
+/// long.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Computes the SHA-256 of everything that is read through it.
+struct DigestingReader<R> {
     inner: R,
     digest: Sha256,
 }
 
-impl<R: Read> Read for Digesting<R> {
+impl<R: Read> Read for DigestingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.digest.update(&buffer[..count]);

@@ -1,5 +1,5 @@
-//! Weights laid out for the step: panels of columns that one pass over the
-//! input keeps in registers. The kernels that read them are in `kernel`.
+//! Weights packed for the decode step: panels of columns whose sums fit the
+//! registers. The kernels that read them are in `kernel`.
 
 use super::architecture::Architecture;
 use super::parameters::Parameters;
@@ -7,28 +7,30 @@ use super::parameters::Parameters;
 /// Gates of an LSTM cell: input, forget, cell, output.
 pub const GATES: usize = 4;
 
-/// One LSTM layer. A panel holds the four gates of `lanes` hidden units, so
-/// that what a unit needs for its activation ends in one set of registers.
+/// The packed weights of one LSTM layer. A panel holds the four gates of
+/// `lanes` hidden units, so that all sums that a unit needs for its activation
+/// end up in one set of registers.
 #[derive(Debug)]
 pub struct PackedLayer {
-    /// What the sum begins from, `[tokens, panels, 4, lanes]`: for the first
-    /// layer a row per character (its column of `weight_ih` and both biases;
-    /// the product with a one-hot row is a row), for others one row of biases.
+    /// Initial values of the sums, `[tokens, panels, 4, lanes]`. In the first
+    /// layer there is a row for each token: its column of `weight_ih` (the
+    /// product with a one-hot vector) plus both biases. Other layers have one
+    /// row, of biases.
     pub initial: Vec<f32>,
-    /// `weight_ih`, `[panels, input, 4, lanes]`; empty for the first layer.
+    /// `weight_ih`, `[panels, input, 4, lanes]`; empty in the first layer.
     pub input: Vec<f32>,
     /// `weight_hh`, `[panels, hidden, 4, lanes]`.
     pub recurrent: Vec<f32>,
 }
 
-/// A whole network.
+/// The packed weights of a whole network.
 #[derive(Debug)]
 pub struct PackedNetwork {
     /// Shape of the network.
     pub architecture: Architecture,
-    /// Numbers in one register of this machine.
+    /// Values in one register of this CPU.
     pub lanes: usize,
-    /// Panels of a layer; the last one is filled up with zeros.
+    /// Panels of a layer; the last one is padded with zeros.
     pub panels: usize,
     /// The LSTM layers, bottom first.
     pub layers: Vec<PackedLayer>,
@@ -41,7 +43,7 @@ pub struct PackedNetwork {
 }
 
 impl PackedNetwork {
-    /// Lays out the parameters for registers of `lanes` numbers.
+    /// Packs the parameters for registers of `lanes` values.
     pub fn new(parameters: &Parameters, lanes: usize) -> Self {
         let architecture = parameters.architecture;
         let panels = architecture.hidden_size.div_ceil(lanes);
@@ -51,17 +53,17 @@ impl PackedNetwork {
         let width = GATES * lanes;
         let output_panels = architecture.vocabulary_size.div_ceil(width);
         let (weight, bias) = (
-            tensor(parameters, "fc.weight"),
-            tensor(parameters, "fc.bias"),
+            values_of(parameters, "fc.weight"),
+            values_of(parameters, "fc.bias"),
         );
         let hidden = architecture.hidden_size;
         let mut output_initial = vec![0.0; output_panels * width];
         output_initial[..bias.len()].copy_from_slice(bias);
         let mut output = vec![0.0; output_panels * hidden * width];
-        for (column, row) in weight.chunks_exact(hidden).enumerate() {
-            let (panel, place) = (column / width, column % width);
+        for (token, row) in weight.chunks_exact(hidden).enumerate() {
+            let (panel, column) = (token / width, token % width);
             for (k, &value) in row.iter().enumerate() {
-                output[(panel * hidden + k) * width + place] = value;
+                output[(panel * hidden + k) * width + column] = value;
             }
         }
         Self {
@@ -75,12 +77,13 @@ impl PackedNetwork {
         }
     }
 
-    /// Numbers in a row of h or c, the last panel's filling included.
+    /// Returns the number of values in a row of h or c, including the padding
+    /// of the last panel.
     pub fn padded_hidden(&self) -> usize {
         self.panels * self.lanes
     }
 
-    /// Bytes of memory that the weights take.
+    /// Returns the memory that the weights take, in bytes.
     pub fn bytes(&self) -> usize {
         let layers: usize = self
             .layers
@@ -91,7 +94,7 @@ impl PackedNetwork {
     }
 }
 
-fn tensor<'a>(parameters: &'a Parameters, name: &str) -> &'a [f32] {
+fn values_of<'a>(parameters: &'a Parameters, name: &str) -> &'a [f32] {
     parameters
         .get(name)
         .expect("the layout has every name of its own architecture")
@@ -99,22 +102,23 @@ fn tensor<'a>(parameters: &'a Parameters, name: &str) -> &'a [f32] {
 
 fn pack_layer(parameters: &Parameters, layer: usize, panels: usize, lanes: usize) -> PackedLayer {
     let hidden = parameters.architecture.hidden_size;
-    let get = |name: &str| tensor(parameters, &format!("lstm.{name}_l{layer}"));
+    let get = |name: &str| values_of(parameters, &format!("lstm.{name}_l{layer}"));
     let (weight_ih, weight_hh) = (get("weight_ih"), get("weight_hh"));
     let (bias_ih, bias_hh) = (get("bias_ih"), get("bias_hh"));
     let bias: Vec<f32> = bias_ih.iter().zip(bias_hh).map(|(a, b)| a + b).collect();
     let width = GATES * lanes;
-    // Where the gate `row` (of 4 * hidden) lies: its panel, and in the panel.
-    let place = |row: usize| {
+    // Panel, and column within it, of a row of `weight_ih` or `weight_hh`,
+    // which have the rows of all units for the first gate, then the second, ...
+    let position = |row: usize| {
         let (gate, unit) = (row / hidden, row % hidden);
         (unit / lanes, gate * lanes + unit % lanes)
     };
     let pack = |matrix: &[f32], inputs: usize| {
         let mut packed = vec![0.0; panels * inputs * width];
         for (row, values) in matrix.chunks_exact(inputs).enumerate() {
-            let (panel, offset) = place(row);
+            let (panel, column) = position(row);
             for (k, &value) in values.iter().enumerate() {
-                packed[(panel * inputs + k) * width + offset] = value;
+                packed[(panel * inputs + k) * width + column] = value;
             }
         }
         packed
@@ -125,13 +129,13 @@ fn pack_layer(parameters: &Parameters, layer: usize, panels: usize, lanes: usize
     let mut initial = vec![0.0; rows * panels * width];
     for token in 0..rows {
         for (row, &bias) in bias.iter().enumerate() {
-            let (panel, offset) = place(row);
+            let (panel, column) = position(row);
             let weight = if layer == 0 {
                 weight_ih[row * inputs + token]
             } else {
                 0.0
             };
-            initial[(token * panels + panel) * width + offset] = bias + weight;
+            initial[(token * panels + panel) * width + column] = bias + weight;
         }
     }
     PackedLayer {

@@ -1,26 +1,26 @@
-//! The trainable numbers of a network as one flat row, and the names and
-//! shapes under which PyTorch knows its parts.
+//! The parameters of a network as one flat vector, and the names and shapes of
+//! its parts in PyTorch.
 
 use std::ops::Range;
 
 use super::architecture::Architecture;
 
-/// One named parameter within the flat row.
+/// A named part of the flat vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterView {
-    /// Name in the `state_dict` of the notebook's class, as
+    /// Name in the `state_dict` of the notebook's class, for example
     /// `lstm.weight_ih_l0`.
     pub name: String,
-    /// Its shape; the last dimension is contiguous.
+    /// Shape; the last dimension is contiguous.
     pub shape: Vec<usize>,
-    /// Where it lies in the flat row.
+    /// Range in the flat vector.
     pub range: Range<usize>,
 }
 
-/// The parameters of a network, in the order in which PyTorch lists them: for
-/// each layer `weight_ih` `[4 hidden, input]`, `weight_hh` `[4 hidden,
-/// hidden]`, `bias_ih` and `bias_hh` `[4 hidden]` (gates in the order input,
-/// forget, cell, output), then `fc.weight` `[vocabulary, hidden]` and
+/// Returns the parts of the flat vector in the order in which PyTorch lists
+/// them: for each layer `weight_ih` `[4 hidden, input]`, `weight_hh` `[4
+/// hidden, hidden]`, `bias_ih` and `bias_hh` `[4 hidden]` (gates in the order
+/// input, forget, cell, output), then `fc.weight` `[vocabulary, hidden]` and
 /// `fc.bias` `[vocabulary]`.
 pub fn layout(architecture: &Architecture) -> Vec<ParameterView> {
     let gates = 4 * architecture.hidden_size;
@@ -55,17 +55,17 @@ pub fn layout(architecture: &Architecture) -> Vec<ParameterView> {
         .collect()
 }
 
-/// All trainable numbers of a network, in the order of [`layout`].
+/// All parameters of a network, in the order of [`layout`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    /// The shape they fit.
+    /// Shape of the network.
     pub architecture: Architecture,
-    /// The numbers; `architecture.parameter_count()` of them.
+    /// `architecture.parameter_count()` values.
     pub values: Vec<f32>,
 }
 
 impl Parameters {
-    /// All zeros.
+    /// Creates parameters of zero.
     pub fn zeros(architecture: Architecture) -> Self {
         Self {
             architecture,
@@ -73,8 +73,8 @@ impl Parameters {
         }
     }
 
-    /// The numbers of one named parameter; `None` for a name that the
-    /// architecture has not.
+    /// Returns the values of a named part, or `None` if the architecture has no
+    /// part of that name.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         layout(&self.architecture)
             .into_iter()

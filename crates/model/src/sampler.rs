@@ -1,6 +1,5 @@
-//! From logits to the next character: the settings, the choice, and the
-//! random numbers it is made with. Which session draws when is not known
-//! here.
+//! Samples the next character from logits: settings, sampling, and the random
+//! numbers. The random state of each session is kept elsewhere.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,23 +8,24 @@ use thiserror::Error;
 #[cfg(test)]
 mod tests;
 
-/// Highest temperature. Beyond it every model is a fair die anyway.
+/// Maximum temperature. Above it, the distribution of every model is practically
+/// uniform.
 pub const MAX_TEMPERATURE: f64 = 100.0;
 
-/// A setting is outside its limits.
+/// A sampling setting is outside its limits.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[error("must be {limit}, not {value}")]
 pub struct SamplingError {
-    /// The setting, as the contract names it.
+    /// Name of the setting in the API.
     pub field: &'static str,
-    /// What it must be.
+    /// The valid values.
     pub limit: &'static str,
-    /// What it was.
+    /// The given value.
     pub value: f64,
 }
 
-/// How the next character is chosen. The steps are applied in the order
-/// temperature, top-k, top-p, min-p.
+/// Settings for sampling the next character, applied in the order temperature,
+/// top-k, top-p, min-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingSettings {
     temperature: f64,
@@ -35,7 +35,7 @@ pub struct SamplingSettings {
 }
 
 impl Default for SamplingSettings {
-    /// The model's own distribution.
+    /// Samples from the model's own distribution.
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -47,18 +47,18 @@ impl Default for SamplingSettings {
 }
 
 impl SamplingSettings {
-    /// Checked settings. A `temperature` of 0 means the most probable
-    /// character, a `top_k` of 0 all of them.
+    /// Checks and returns settings. With a `temperature` of 0, the most probable
+    /// character is always selected; a `top_k` of 0 means all characters.
     ///
     /// # Errors
-    /// The first setting that is outside its limits.
+    /// A setting is outside its limits; the first one is reported.
     pub fn new(
         temperature: f64,
         top_k: u32,
         top_p: f64,
         min_p: f64,
     ) -> Result<Self, SamplingError> {
-        // `contains` is false for NaN, so that is refused as well.
+        // All comparisons are false for NaN, which is rejected as well.
         let checks = [
             (
                 "temperature",
@@ -68,14 +68,14 @@ impl SamplingSettings {
             ),
             (
                 "top_p",
-                "over 0 and at most 1",
+                "greater than 0 and at most 1",
                 top_p,
                 top_p > 0.0 && top_p <= 1.0,
             ),
             ("min_p", "0 to 1", min_p, (0.0..=1.0).contains(&min_p)),
         ];
-        for (field, limit, value, holds) in checks {
-            if !holds {
+        for (field, limit, value, valid) in checks {
+            if !valid {
                 return Err(SamplingError {
                     field,
                     limit,
@@ -91,7 +91,7 @@ impl SamplingSettings {
         })
     }
 
-    /// Always the most probable character.
+    /// Returns settings that always select the most probable character.
     pub fn greedy() -> Self {
         Self {
             temperature: 0.0,
@@ -100,23 +100,23 @@ impl SamplingSettings {
     }
 }
 
-/// A place in a sequence of random numbers, small enough to be kept with
-/// every session: the seed, and how many numbers were drawn since.
+/// A position in a sequence of random numbers, small enough to be stored with
+/// every session: the seed, and the count of numbers drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomState {
     /// Seed of the sequence.
     pub seed: u64,
-    /// Numbers drawn; one for each character chosen.
+    /// Count of numbers drawn, one for each sampled character.
     pub draws: u64,
 }
 
 impl RandomState {
-    /// The beginning of a sequence.
+    /// Returns the beginning of the sequence of a seed.
     pub fn seeded(seed: u64) -> Self {
         Self { seed, draws: 0 }
     }
 
-    /// The place `count` numbers further on.
+    /// Returns the position `count` numbers later.
     pub fn after(self, count: u64) -> Self {
         Self {
             draws: self.draws.wrapping_add(count),
@@ -125,7 +125,8 @@ impl RandomState {
     }
 }
 
-/// A sequence of uniform random numbers, standing at some place.
+/// Generates uniform random numbers from a position in a sequence on
+/// (ChaCha8, Bernstein, 2008).
 #[derive(Clone, Debug)]
 pub struct Draws {
     state: RandomState,
@@ -133,54 +134,50 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// The sequence from `state` on.
+    /// Creates the generator of the sequence from `state` on.
     pub fn at(state: RandomState) -> Self {
         let mut generator = ChaCha8Rng::seed_from_u64(state.seed);
-        // A draw takes one 64-bit number, two of the generator's words.
+        // A number takes 64 bits, two words of the generator.
         generator.set_word_pos(u128::from(state.draws) * 2);
         Self { state, generator }
     }
 
-    /// Where the sequence stands.
+    /// Returns the current position.
     pub fn state(&self) -> RandomState {
         self.state
     }
 
-    /// The next number, in `[0, 1)`.
+    /// Returns the next number, in `[0, 1)`.
     pub fn uniform(&mut self) -> f64 {
         self.state = self.state.after(1);
-        // 53 bits are what an f64 holds.
+        // An f64 has a precision of 53 bits.
         (self.generator.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 }
 
-/// Chooses characters. Holds only scratch memory: every choice depends on its
-/// arguments alone.
+/// Samples characters. It keeps only scratch memory: each result depends only on
+/// the arguments.
 #[derive(Debug, Default)]
 pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
-/// A character that may be chosen.
+/// A character that can be sampled.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     token: u32,
     logit: f32,
-    /// Its probability, but for a common factor.
+    /// Its probability, up to a common factor.
     weight: f64,
 }
 
-/// Up to this many characters are picked by insertion; more are worth a
-/// proper selection.
+/// Up to this `top_k`, insertion is faster than a selection algorithm.
 const INSERTION_LIMIT: usize = 16;
 
 impl Sampler {
-    /// The character to come, given the logits and a uniform number in
-    /// `[0, 1)`. Equal logits count in the order of their numbers; a NaN
-    /// counts as impossible.
-    ///
-    /// # Panics
-    /// Where there are no logits.
+    /// Samples the next token id, given the logits `[vocabulary]` and a uniform
+    /// random number in `[0, 1)`. Equal logits are ordered by token id; a NaN
+    /// counts as impossible. Returns 0 if there are no logits.
     pub fn choose(&mut self, settings: &SamplingSettings, logits: &[f32], uniform: f64) -> u32 {
         if settings.temperature == 0.0 || settings.top_k == 1 {
             return most_probable(logits);
@@ -197,7 +194,7 @@ impl Sampler {
         self.draw(uniform).unwrap_or_else(|| most_probable(logits))
     }
 
-    /// Fills the candidates: the `top_k` most probable, or all.
+    /// Fills the candidates with the `top_k` most probable characters, or all.
     fn select(&mut self, logits: &[f32], top_k: usize) {
         self.candidates.clear();
         let all = (0u32..).zip(logits).map(|(token, &logit)| Candidate {
@@ -224,21 +221,22 @@ impl Sampler {
         }
     }
 
-    /// Inserts a candidate into the at most `top_k` best, which are in order.
+    /// Inserts a candidate into the sorted candidates, of which at most `top_k`
+    /// are kept.
     fn insert(&mut self, candidate: Candidate, top_k: usize) {
         let kept = &mut self.candidates;
         if kept.len() == top_k {
-            // On a tie the one that came first, with the lower number, stays.
+            // Of equal logits, the lower token id came first and stays.
             if candidate.logit <= kept[top_k - 1].logit {
                 return;
             }
             kept.pop();
         }
-        let place = kept.partition_point(|c| c.logit >= candidate.logit);
-        kept.insert(place, candidate);
+        let index = kept.partition_point(|c| c.logit >= candidate.logit);
+        kept.insert(index, candidate);
     }
 
-    /// Gives each candidate its weight; the most probable one gets 1.
+    /// Computes the weight of each candidate; the most probable one has 1.
     fn weigh(&mut self, temperature: f64) {
         let highest = self
             .candidates
@@ -247,7 +245,7 @@ impl Sampler {
             .fold(f32::NEG_INFINITY, f32::max);
         for candidate in &mut self.candidates {
             let below = f64::from(candidate.logit) - f64::from(highest);
-            // Two infinities differ by NaN: equal to the highest.
+            // The difference of two infinities is NaN, hence the comparison.
             candidate.weight = if candidate.logit == highest {
                 1.0
             } else {
@@ -256,23 +254,25 @@ impl Sampler {
         }
     }
 
-    /// Keeps the most probable candidates whose share first reaches `top_p`.
+    /// Keeps the fewest most probable candidates with a total probability of at
+    /// least `top_p`.
     fn keep_top_p(&mut self, top_p: f64) {
         self.candidates.sort_unstable_by(more_probable_first);
-        let wanted = top_p * self.candidates.iter().map(|c| c.weight).sum::<f64>();
+        let target = top_p * self.candidates.iter().map(|c| c.weight).sum::<f64>();
         let mut sum = 0.0;
         let kept = self
             .candidates
             .iter()
             .position(|c| {
                 sum += c.weight;
-                sum >= wanted
+                sum >= target
             })
             .map_or(self.candidates.len(), |last| last + 1);
         self.candidates.truncate(kept);
     }
 
-    /// The candidate at which the summed weights pass the drawn share.
+    /// Returns the candidate at which the cumulative weight exceeds `uniform` of
+    /// the total.
     fn draw(&self, uniform: f64) -> Option<u32> {
         let drawn = uniform * self.candidates.iter().map(|c| c.weight).sum::<f64>();
         let mut sum = 0.0;
@@ -282,19 +282,19 @@ impl Sampler {
                 return Some(candidate.token);
             }
         }
-        // Rounding can leave the sum a hair short of the share.
+        // Rounding can leave the sum slightly below the total.
         let possible = self.candidates.iter().rev().find(|c| c.weight > 0.0);
         possible.map(|c| c.token)
     }
 }
 
-/// Order of falling logits; equal ones in the order of their numbers, so that
-/// the order is total and the same on every call.
+/// Orders by descending logit, then by ascending token id, which makes the order
+/// total.
 fn more_probable_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
-/// The number of the highest logit; the lowest number of equal ones.
+/// Returns the token id of the highest logit; of equal ones, the lowest.
 fn most_probable(logits: &[f32]) -> u32 {
     let mut best = 0;
     let mut highest = f32::NEG_INFINITY;
@@ -306,8 +306,11 @@ fn most_probable(logits: &[f32]) -> u32 {
     best
 }
 
-/// Natural logarithm of the probability that the model gives a character,
-/// before any setting changed it, summed in a fixed order.
+/// Returns the natural logarithm of the probability that the model gives a
+/// character, without any sampling settings. Sums in a fixed order.
+///
+/// # Panics
+/// If `token` is outside the vocabulary.
 pub fn log_probability(logits: &[f32], token: u32) -> f64 {
     let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&l| (f64::from(l) - highest).exp()).sum();

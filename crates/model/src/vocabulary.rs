@@ -1,19 +1,20 @@
-//! Characters and their numbers. A character is a Unicode scalar value.
+//! The characters of a model and their token ids. A character is a Unicode
+//! scalar value.
 
 use std::collections::HashMap;
 
 use thiserror::Error;
 
-/// The characters that a model knows, sorted by code point; a character's
-/// number is its place in that order, as `sorted(set(text))` gives it in
-/// Python.
+/// The characters that a model knows. The token id of a character is its index;
+/// in a stored model, the characters are sorted by code point, as Python's
+/// `sorted(set(text))` sorts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
     characters: Vec<char>,
-    numbers: HashMap<char, u32>,
+    token_ids: HashMap<char, u32>,
 }
 
-/// A text holds a character that the model never saw.
+/// A text has a character that is not in the vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "character {character:?} (U+{:04X}) at position {position} is not in the model's vocabulary",
@@ -22,56 +23,58 @@ pub struct Vocabulary {
 pub struct UnknownCharacter {
     /// The character.
     pub character: char,
-    /// How many characters of the text come before it.
+    /// Number of characters before it in the text.
     pub position: usize,
 }
 
 impl Vocabulary {
-    /// The distinct characters of a text, sorted.
+    /// Creates the vocabulary of a text: its distinct characters, sorted by
+    /// code point.
     pub fn of(text: impl IntoIterator<Item = char>) -> Self {
         let distinct: std::collections::BTreeSet<char> = text.into_iter().collect();
         Self::from_chars(distinct.into_iter().collect())
     }
 
-    /// Characters in the order of their numbers, as a stored model has them.
-    /// Of a character that stands twice, the later place counts.
+    /// Creates a vocabulary from characters in the order of their token ids. If
+    /// a character occurs twice, it is encoded as the later of its token ids.
     pub fn from_chars(characters: Vec<char>) -> Self {
-        let numbers = (0u32..).zip(&characters).map(|(n, &c)| (c, n)).collect();
+        let token_ids = (0u32..).zip(&characters).map(|(id, &c)| (c, id)).collect();
         Self {
             characters,
-            numbers,
+            token_ids,
         }
     }
 
-    /// Number of characters.
+    /// Returns the number of token ids.
     pub fn len(&self) -> usize {
         self.characters.len()
     }
 
-    /// True where there are none.
+    /// Returns whether there are no characters.
     pub fn is_empty(&self) -> bool {
         self.characters.is_empty()
     }
 
-    /// The characters in the order of their numbers.
+    /// Returns the characters in the order of their token ids.
     pub fn characters(&self) -> &[char] {
         &self.characters
     }
 
-    /// The number of a character.
-    pub fn number(&self, character: char) -> Option<u32> {
-        self.numbers.get(&character).copied()
+    /// Returns the token id of a character, or `None` if it is not in the
+    /// vocabulary.
+    pub fn token_id(&self, character: char) -> Option<u32> {
+        self.token_ids.get(&character).copied()
     }
 
-    /// The character of a number.
+    /// Returns the character of a token id.
     ///
     /// # Panics
-    /// Where the number is not under [`Self::len`].
-    pub fn character(&self, number: u32) -> char {
-        self.characters[number as usize]
+    /// If `token_id` is not less than [`Self::len`].
+    pub fn character(&self, token_id: u32) -> char {
+        self.characters[token_id as usize]
     }
 
-    /// The numbers of a text.
+    /// Returns the token ids of a text.
     ///
     /// # Errors
     /// The first character that is not in the vocabulary.
@@ -79,7 +82,7 @@ impl Vocabulary {
         text.chars()
             .enumerate()
             .map(|(position, character)| {
-                self.number(character).ok_or(UnknownCharacter {
+                self.token_id(character).ok_or(UnknownCharacter {
                     character,
                     position,
                 })
@@ -93,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_are_numbered_in_the_order_of_their_code_points() {
+    fn token_ids_follow_the_order_of_code_points() {
         let vocabulary = Vocabulary::of("żabba a\n".chars());
         assert_eq!(vocabulary.characters(), ['\n', ' ', 'a', 'b', 'ż']);
         assert_eq!(vocabulary.encode("aż"), Ok(vec![2, 4]));
     }
 
     #[test]
-    fn an_unknown_character_is_named_with_its_code_point_and_position() {
+    fn an_unknown_character_is_reported_with_its_code_point_and_position() {
         let vocabulary = Vocabulary::of("abc".chars());
         let error = vocabulary.encode("abéc").expect_err("é is not known");
         assert_eq!(

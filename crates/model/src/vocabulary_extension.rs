@@ -1,52 +1,53 @@
-//! A trained network for a larger vocabulary: what it knows of its characters
-//! stays, and new characters get new weights.
+//! Extends a trained network to a larger vocabulary: the weights of its
+//! characters stay, and new characters get new weights.
 
 use super::parameters::{Parameters, layout};
 use super::vocabulary::Vocabulary;
 
-/// Puts the weights of a trained network into a `fresh` one, whose vocabulary
-/// has all its characters and others besides, in any order. What is fresh
-/// remains for the others: a column of the first layer's input weights and a
-/// row of the linear layer each.
+/// Copies the weights of a trained network into a newly initialised one, whose
+/// vocabulary has all of its characters and possibly others, in any order. The
+/// new weights remain for the others: for each, a column of the first layer's
+/// `weight_ih`, a row of `fc.weight` and a value of `fc.bias`.
 ///
-/// `None` where a character is missing, or the networks differ in more than
-/// their vocabularies.
+/// Returns `None` if a character is missing, or if the networks differ in more
+/// than their vocabularies.
 pub fn extend(
     trained: &Parameters,
     known: &Vocabulary,
-    mut fresh: Parameters,
+    mut target: Parameters,
     vocabulary: &Vocabulary,
 ) -> Option<Parameters> {
-    let mut places = Vec::with_capacity(known.len());
+    // The new token id of each old one.
+    let mut token_ids = Vec::with_capacity(known.len());
     for &character in known.characters() {
-        places.push(vocabulary.number(character)? as usize);
+        token_ids.push(vocabulary.token_id(character)? as usize);
     }
     let mut expected = trained.architecture;
     expected.vocabulary_size = vocabulary.len();
-    if fresh.architecture != expected || trained.architecture.vocabulary_size != known.len() {
+    if target.architecture != expected || trained.architecture.vocabulary_size != known.len() {
         return None;
     }
     let views = layout(&trained.architecture);
-    for (from, to) in views.into_iter().zip(layout(&fresh.architecture)) {
+    for (from, to) in views.into_iter().zip(layout(&target.architecture)) {
         let source = &trained.values[from.range];
-        let target = &mut fresh.values[to.range];
+        let values = &mut target.values[to.range];
         if from.name == "lstm.weight_ih_l0" {
             let rows = source.chunks_exact(known.len());
-            for (source, target) in rows.zip(target.chunks_exact_mut(vocabulary.len())) {
-                for (&number, &place) in source.iter().zip(&places) {
-                    target[place] = number;
+            for (source, row) in rows.zip(values.chunks_exact_mut(vocabulary.len())) {
+                for (&value, &token_id) in source.iter().zip(&token_ids) {
+                    row[token_id] = value;
                 }
             }
         } else if from.name.starts_with("fc.") {
             let width = source.len() / known.len();
-            for (row, &place) in source.chunks_exact(width).zip(&places) {
-                target[place * width..][..width].copy_from_slice(row);
+            for (row, &token_id) in source.chunks_exact(width).zip(&token_ids) {
+                values[token_id * width..][..width].copy_from_slice(row);
             }
         } else {
-            target.copy_from_slice(source);
+            values.copy_from_slice(source);
         }
     }
-    Some(fresh)
+    Some(target)
 }
 
 #[cfg(test)]
@@ -63,44 +64,45 @@ mod tests {
             hidden_size: 5,
             num_layers: 2,
         });
-        for (place, value) in parameters.values.iter_mut().enumerate() {
-            *value = (place as f32 * 0.7 + phase).sin();
+        for (index, value) in parameters.values.iter_mut().enumerate() {
+            *value = (index as f32 * 0.7 + phase).sin();
         }
         parameters
     }
 
+    /// Returns the logits after a text.
     fn logits(parameters: &Parameters, vocabulary: &Vocabulary, text: &str) -> Vec<f32> {
         let weights = Arc::new(DecodeWeights::on_processor(parameters));
         let mut state = HiddenState::zeros(weights.architecture());
-        let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
-        let numbers = vocabulary.encode(text).expect("known characters");
-        let all = stepper
-            .prefill_logits(&mut state, &numbers)
+        let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
+        let tokens = vocabulary.encode(text).expect("known characters");
+        let all = batch
+            .prefill_logits(&mut state, &tokens)
             .expect("a prefill");
         let last = all.len() - vocabulary.len();
         all[last..].to_vec()
     }
 
     #[test]
-    fn an_extended_network_says_of_known_characters_what_it_said_before() {
-        // As a model from elsewhere may have it: not in order.
+    fn an_extended_network_gives_the_same_logits_for_known_characters() {
+        // Not sorted, as an imported model may have them.
         let known = Vocabulary::from_chars(vec!['c', 'a', 'x']);
         let vocabulary = Vocabulary::of("abcdx".chars());
         let trained = network(3, 0.0);
-        let fresh = network(5, 1.0);
-        let extended = extend(&trained, &known, fresh.clone(), &vocabulary).expect("it extends");
+        let target = network(5, 1.0);
+        let extended = extend(&trained, &known, target.clone(), &vocabulary).expect("it extends");
         let before = logits(&trained, &known, "acxxca");
         let after = logits(&extended, &vocabulary, "acxxca");
-        for (number, &character) in known.characters().iter().enumerate() {
-            let place = vocabulary.number(character).expect("it is there") as usize;
-            assert!((before[number] - after[place]).abs() < 1e-5, "{character}");
+        for (old, &character) in known.characters().iter().enumerate() {
+            let new = vocabulary.token_id(character).expect("a character") as usize;
+            assert!((before[old] - after[new]).abs() < 1e-5, "{character}");
         }
         let bias = |parameters: &Parameters| parameters.get("fc.bias").map(|bias| bias[1]);
-        assert_eq!(bias(&extended), bias(&fresh), "b is new");
+        assert_eq!(bias(&extended), bias(&target), "b is new");
     }
 
     #[test]
-    fn networks_that_differ_otherwise_do_not_extend() {
+    fn networks_that_differ_otherwise_are_not_extended() {
         let (known, vocabulary) = (Vocabulary::of("ab".chars()), Vocabulary::of("ac".chars()));
         let networks = (network(2, 0.0), network(2, 1.0));
         assert!(extend(&networks.0, &known, networks.1, &vocabulary).is_none());

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use charlstm_model::decode_step::DecodeError;
-use charlstm_model::model_file::CheckpointError;
-use charlstm_model::model_id::{InvalidModelName, shortened};
+use charlstm_model::model_file::ModelFileError;
+use charlstm_model::model_id::{InvalidModelName, InvalidModelReference};
 use charlstm_store::disk_error;
 use thiserror::Error;
 
@@ -17,15 +17,12 @@ use super::ModelId;
 /// log; [`Self::client_message`] returns the text for a client.
 #[derive(Debug, Error)]
 pub enum RepositoryError {
-    /// The text cannot be the name of a model.
+    /// The text is not a valid model name.
     #[error(transparent)]
     BadName(#[from] InvalidModelName),
-    /// The text after `@` is not a version.
-    #[error(
-        "invalid model reference {0:?}: use NAME or NAME@VERSION, where VERSION is \
-         a number from 1 or `latest`"
-    )]
-    BadReference(String),
+    /// The text is not a reference to a model.
+    #[error(transparent)]
+    BadReference(InvalidModelReference),
     /// There is no such model or version.
     #[error("there is no model {reference:?}; available: {available}")]
     NotFound {
@@ -73,7 +70,7 @@ pub enum RepositoryError {
     },
     /// A file to be stored is not a model.
     #[error("this file is not a model: {0}")]
-    NotAModel(#[source] CheckpointError),
+    NotAModel(#[source] ModelFileError),
     /// The disk reported an error.
     #[error("{}: {source}", path.display())]
     Io {
@@ -84,16 +81,21 @@ pub enum RepositoryError {
     },
 }
 
+impl From<InvalidModelReference> for RepositoryError {
+    fn from(error: InvalidModelReference) -> Self {
+        match error {
+            InvalidModelReference::Name(error) => Self::BadName(error),
+            error @ InvalidModelReference::Version { .. } => Self::BadReference(error),
+        }
+    }
+}
+
 impl RepositoryError {
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             source,
         }
-    }
-
-    pub(super) fn bad_reference(reference: &str) -> Self {
-        Self::BadReference(shortened(reference))
     }
 
     /// Returns the error of the disk, if it is one.

@@ -8,7 +8,6 @@
 mod cache;
 mod error;
 mod index;
-mod reference;
 mod storage;
 mod upload;
 
@@ -20,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::check::{DecodeCheck, check};
 use charlstm_model::decode_step::{DecodeDevice, DecodeWeights, Processor};
-use charlstm_model::model_file::{CheckpointError, Contents, ModelFile, ModelMetadata};
-use charlstm_model::model_id::check_name;
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
+use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_store::unix_time;
@@ -29,7 +28,6 @@ use charlstm_store::unix_time;
 use self::cache::Cache;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
-use self::reference::{Reference, Version};
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
@@ -149,10 +147,10 @@ impl Repository {
         if reference.is_empty() {
             return index.only();
         }
-        let Reference { name, version } = Reference::parse(reference)?;
+        let ModelReference { name, version } = ModelReference::parse(reference)?;
         match version {
-            Version::Latest => index.latest(name),
-            Version::Number(number) => index.get(name, number),
+            VersionReference::Latest => index.latest(name),
+            VersionReference::Version(version) => index.get(name, version),
         }
         .map(|description| description.id.clone())
     }
@@ -183,11 +181,11 @@ impl Repository {
     /// `BadName`, `BadReference`, `NotFound`.
     pub fn stored(&self, reference: &str) -> Result<Vec<ModelId>, RepositoryError> {
         let index = self.index();
-        let Reference { name, version } = Reference::parse(reference)?;
+        let ModelReference { name, version } = ModelReference::parse(reference)?;
         match version {
-            Version::Latest if reference == name => index.stored(name),
-            Version::Latest => Ok(vec![index.latest(name)?.id.clone()]),
-            Version::Number(version) => {
+            VersionReference::Latest if reference == name => index.stored(name),
+            VersionReference::Latest => Ok(vec![index.latest(name)?.id.clone()]),
+            VersionReference::Version(version) => {
                 let id = ModelId {
                     name: name.to_owned(),
                     version,
@@ -280,11 +278,11 @@ impl Repository {
             // A stored file describes itself, so this one is rewritten.
             let mut model = torch_checkpoint::sorted(staged.read(vocabulary)?);
             drop(staged);
-            model.facts.created_unix_ms = unix_time::now_ms();
+            model.metadata.created_unix_ms = unix_time::now_ms();
             return self.publish(name, &model);
         }
         // The training was on another server.
-        contents.facts.training_id.clear();
+        contents.metadata.training_id.clear();
         self.publish_staged(name, staged, contents)
     }
 
@@ -303,7 +301,7 @@ impl Repository {
         let mut model = upload.staged.read_torch_checkpoint(vocabulary)?;
         // Frees its space before the model is written.
         drop(upload);
-        model.facts.created_unix_ms = unix_time::now_ms();
+        model.metadata.created_unix_ms = unix_time::now_ms();
         self.publish(name, &model)
     }
 
@@ -391,7 +389,7 @@ impl Repository {
             bytes: contents.bytes,
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
-            metadata: contents.facts,
+            metadata: contents.metadata,
         };
         self.index()
             .insert(id.clone(), Entry::Sound(Arc::new(description)));
@@ -415,7 +413,7 @@ impl Repository {
         let (model, contents) =
             ModelFile::read_from(file, length, None).map_err(|error| match error {
                 // An error of the disk may be temporary.
-                CheckpointError::Io(source) => io(source),
+                ModelFileError::Io(source) => io(source),
                 error => damaged(error.to_string()),
             })?;
         if contents.sha256 != description.digest {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use charlstm_model::architecture::Architecture;
-use charlstm_model::model_file::{CheckpointError, Contents, ModelFile, ModelMetadata};
-use charlstm_model::model_id::check_name;
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
+use charlstm_model::model_id::{check_name, parse_version};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_store::{atomic_file, checksummed_json, disk_error, hex};
@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::index::{Entry, Index};
-use super::reference::version_number;
 use super::{ModelDescription, ModelId, RepositoryError};
 
 /// In the folder of the models, where no model can have that name.
@@ -235,12 +234,12 @@ fn scan_model(index: &mut Index, name: &str, path: &Path) -> Result<(), Reposito
     }
     let mut removed = Vec::new();
     for (folder_name, folder) in folders(path)? {
-        if let Some(number) = folder_name.strip_suffix(REMOVED).and_then(version_number) {
+        if let Some(number) = folder_name.strip_suffix(REMOVED).and_then(parse_version) {
             index.record_last_version(name, number);
             removed.push(folder);
             continue;
         }
-        let Some(version) = version_number(&folder_name) else {
+        let Some(version) = parse_version(&folder_name) else {
             tracing::warn!(folder = %folder.display(), "the name of this folder is not that of a version; it is ignored");
             continue;
         };
@@ -309,7 +308,7 @@ impl Staged {
     /// Writes the model file.
     pub(super) fn write(&mut self, model: &ModelFile) -> Result<(), RepositoryError> {
         model.write_to(&mut self.file).map_err(|error| match error {
-            CheckpointError::Io(source) => RepositoryError::io(self.folder.path(), source),
+            ModelFileError::Io(source) => RepositoryError::io(self.folder.path(), source),
             error => RepositoryError::NotAModel(error),
         })
     }
@@ -351,14 +350,14 @@ impl Staged {
 
     fn read_back<T>(
         &self,
-        read: impl FnOnce(File, u64) -> Result<T, CheckpointError>,
+        read: impl FnOnce(File, u64) -> Result<T, ModelFileError>,
     ) -> Result<T, RepositoryError> {
         let path = self.folder.path().join(MODEL_FILE);
         let io = |source| RepositoryError::io(&path, source);
         let file = File::open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         read(file, length).map_err(|error| match error {
-            CheckpointError::Io(source) => io(source),
+            ModelFileError::Io(source) => io(source),
             error => RepositoryError::NotAModel(error),
         })
     }
@@ -372,7 +371,7 @@ impl Staged {
             bytes: contents.bytes,
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
-            metadata: contents.facts.clone(),
+            metadata: contents.metadata.clone(),
         };
         checksummed_json::to_text(&manifest)
             .map_err(io::Error::other)

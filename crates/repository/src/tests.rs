@@ -21,7 +21,7 @@ fn model(seed: f32) -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata {
+        metadata: ModelMetadata {
             training_id: "t-1".to_owned(),
             train_loss: Some(1.5),
             created_unix_ms: 7,
@@ -78,7 +78,7 @@ fn models_exist_after_the_folder_is_opened_again() {
     drop(published);
     let repository = Repository::open(folder.path()).unwrap();
     assert_eq!(repository.describe(&a).unwrap(), before);
-    assert_eq!(before.metadata, model(0.1).facts);
+    assert_eq!(before.metadata, model(0.1).metadata);
     assert_eq!(before.vocabulary, "abc");
     let loaded = repository.load(&a).unwrap();
     assert_eq!(loaded.digest, before.digest);
@@ -114,7 +114,7 @@ fn the_error_for_an_unknown_model_lists_those_that_exist() {
         "there is no model \"bok\"; available: book, a"
     );
     assert!(error("../a").contains("invalid model name"));
-    assert!(error("a@x").contains("invalid model reference"));
+    assert!(error("a@x").contains("invalid model \"a@x\""));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A file that is being uploaded to the repository. It becomes a version in
 //! [`super::Repository::import`].
 
-use charlstm_model::model_file::{CheckpointError, MAX_FILE_BYTES};
+use charlstm_model::model_file::{MAX_FILE_BYTES, ModelFileError};
 use charlstm_model::torch_checkpoint;
 
 use super::RepositoryError;
@@ -28,7 +28,7 @@ impl Upload {
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
         self.bytes += bytes.len() as u64;
         if self.bytes > MAX_FILE_BYTES {
-            return Err(RepositoryError::NotAModel(CheckpointError::Length {
+            return Err(RepositoryError::NotAModel(ModelFileError::Length {
                 expected: MAX_FILE_BYTES,
                 actual: self.bytes,
             }));

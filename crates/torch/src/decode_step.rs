@@ -1,33 +1,35 @@
-//! The states of a batch on a device of libtorch (a GPU). Every product has the
-//! same shape whatever is asked: `max_rows` rows, used or not. A matrix library
-//! chooses its kernel by the shape, so that a row comes out the same beside any
-//! others; a prefill, for the same reason, is a row that is stepped alone.
+//! The decode step on a device of libtorch (a GPU).
+//!
+//! Every product has the same shape, `max_rows` rows, however many are in use:
+//! a matrix library selects its kernel by the shape, and kernels differ in the
+//! last bits. With one shape, a row does not depend on the other rows. For the
+//! same reason, prefill steps a single row character by character.
 
 use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::check::MAX_ROWS;
 use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, DecodeDevice, DecodeError, DecodeWeights, HiddenState, WeightLayout,
 };
 use charlstm_model::device::Device as ModelDevice;
-
-use super::device::torch_device;
-use crate::shared_slices::ParameterViews;
-use charlstm_model::architecture::Architecture;
 use charlstm_model::parameters::Parameters;
 
-fn failed(error: TchError) -> DecodeError {
-    DecodeError(error.to_string())
+use super::device::torch_device;
+use super::named_parameters::NamedParameters;
+
+fn decode_error(error: TchError) -> DecodeError {
+    DecodeError(Box::new(error))
 }
 
-/// Generation on a device of libtorch. Every step computes `max_rows` rows.
+/// Generates on a device of libtorch. Every step computes `max_rows` rows.
 #[derive(Clone, Copy, Debug)]
 pub struct TorchDevice {
     /// The device.
     pub device: ModelDevice,
-    /// Largest number of rows in a batch.
+    /// Maximum number of rows in a batch.
     pub max_rows: usize,
 }
 
@@ -35,25 +37,28 @@ impl DecodeDevice for TorchDevice {
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
         let rows = self.max_rows.max(MAX_ROWS);
         let weights = TorchWeights::new(parameters, torch_device(self.device), rows);
-        let layout = Box::new(weights.map_err(failed)?);
+        let layout = Box::new(weights.map_err(decode_error)?);
         Ok(DecodeWeights::new(parameters.architecture, layout))
     }
 }
 
-/// The weights of a network on a device, transposed for rows.
+/// The weights of a network on a device, transposed, and the number of rows of
+/// all products.
 #[derive(Debug)]
 struct TorchWeights {
     architecture: Architecture,
     device: Device,
     rows: usize,
-    /// A tensor may be used by one thread at a time; each stepper takes
-    /// handles of its own.
-    network: Mutex<Network>,
+    /// A `Tensor` can be sent to another thread but not shared; each batch
+    /// takes handles of its own.
+    network: Mutex<DeviceNetwork>,
 }
 
+/// Weights on a device. They are never written to, so that several threads can
+/// compute with handles on the same memory.
 #[derive(Debug)]
-struct Network {
-    layers: Vec<Layer>,
+struct DeviceNetwork {
+    layers: Vec<DeviceLayer>,
     /// `[hidden, vocabulary]`.
     output: Tensor,
     /// `[vocabulary]`.
@@ -61,24 +66,24 @@ struct Network {
 }
 
 #[derive(Debug)]
-struct Layer {
-    /// For the first layer `[vocabulary, 4 hidden]`, a row per character with
-    /// both biases in it (a product with a one-hot row is a row); for others
-    /// `[hidden, 4 hidden]`.
+struct DeviceLayer {
+    /// In the first layer `[vocabulary, 4 hidden]`: a row for each token, with
+    /// both biases added (the product with a one-hot vector is a row). In
+    /// other layers `[hidden, 4 hidden]`.
     input: Tensor,
-    /// The sum of both biases, `[4 hidden]`. Of no use to the first layer.
+    /// The sum of both biases, `[4 hidden]`. Not used in the first layer.
     bias: Tensor,
     /// `[hidden, 4 hidden]`.
     recurrent: Tensor,
 }
 
 impl TorchWeights {
-    /// Moves the weights to `device`, for products of `rows` rows.
+    /// Copies the weights to `device`, for products of `rows` rows.
     fn new(parameters: &Parameters, device: Device, rows: usize) -> Result<Self, TchError> {
         let _guard = tch::no_grad_guard();
         let flat = Tensor::f_from_slice(&parameters.values)?.f_to_device(device)?;
-        let views = ParameterViews::of(&parameters.architecture, &flat)?;
-        let layers = views.layers.iter().enumerate().map(|(index, layer)| {
+        let named = NamedParameters::tensors(&parameters.architecture, &flat)?;
+        let layers = named.layers.iter().enumerate().map(|(index, layer)| {
             let bias = layer.bias_ih.f_add(&layer.bias_hh)?;
             let input = layer.weight_ih.f_tr()?;
             let input = if index == 0 {
@@ -86,16 +91,16 @@ impl TorchWeights {
             } else {
                 input
             };
-            Ok(Layer {
+            Ok(DeviceLayer {
                 input: input.f_contiguous()?,
                 bias,
                 recurrent: layer.weight_hh.f_tr()?.f_contiguous()?,
             })
         });
-        let network = Network {
+        let network = DeviceNetwork {
             layers: layers.collect::<Result<_, TchError>>()?,
-            output: views.fc_weight.f_tr()?.f_contiguous()?,
-            output_bias: views.fc_bias.f_detach_copy()?,
+            output: named.fc_weight.f_tr()?.f_contiguous()?,
+            output_bias: named.fc_bias.f_detach_copy()?,
         };
         Ok(Self {
             architecture: parameters.architecture,
@@ -105,13 +110,14 @@ impl TorchWeights {
         })
     }
 
-    fn handles(&self) -> Network {
+    /// Returns new handles on the weights, for another thread.
+    fn handles(&self) -> DeviceNetwork {
         let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-        Network {
+        DeviceNetwork {
             layers: network
                 .layers
                 .iter()
-                .map(|layer| Layer {
+                .map(|layer| DeviceLayer {
                     input: layer.input.shallow_clone(),
                     bias: layer.bias.shallow_clone(),
                     recurrent: layer.recurrent.shallow_clone(),
@@ -124,41 +130,41 @@ impl TorchWeights {
 }
 
 /// h and c of one layer, `[rows, hidden]` each.
-struct LayerState {
+struct DeviceLayerState {
     h: Tensor,
     c: Tensor,
 }
 
-/// The states of a batch.
-struct TorchStates {
+/// The states of a batch on a device.
+struct TorchBatch {
     architecture: Architecture,
     device: Device,
     /// Rows of every product.
     rows: usize,
-    network: Network,
-    layers: Vec<LayerState>,
-    /// The sequence that is being prefilled is row 0; the others are idle.
-    single: Vec<LayerState>,
-    /// `[rows, vocabulary]`, on the processor.
+    network: DeviceNetwork,
+    layers: Vec<DeviceLayerState>,
+    /// Row 0 is the sequence that is being prefilled; the others are unused.
+    prefill_layers: Vec<DeviceLayerState>,
+    /// `[rows, vocabulary]`, in main memory.
     logits: Vec<f32>,
-    /// One number for each row.
+    /// One token id for each row; unused rows keep an old one.
     tokens: Vec<i64>,
 }
 
-impl TorchStates {
-    /// Room for `max_rows` rows.
+impl TorchBatch {
+    /// Allocates the states of `max_rows` rows.
     ///
     /// # Panics
-    /// Where the weights were laid out for fewer.
+    /// If the weights were prepared for fewer rows.
     fn new(weights: &TorchWeights, max_rows: usize) -> Result<Self, TchError> {
         let (rows, architecture) = (weights.rows, weights.architecture);
-        assert!(max_rows <= rows, "{max_rows} rows, laid out for {rows}");
+        assert!(max_rows <= rows, "{max_rows} rows, prepared for {rows}");
         let shape = [rows as i64, architecture.hidden_size as i64];
         let zeros = || Tensor::f_zeros(shape, (Kind::Float, weights.device));
-        let states = || -> Result<Vec<LayerState>, TchError> {
+        let states = || -> Result<Vec<DeviceLayerState>, TchError> {
             (0..architecture.num_layers)
                 .map(|_| {
-                    Ok(LayerState {
+                    Ok(DeviceLayerState {
                         h: zeros()?,
                         c: zeros()?,
                     })
@@ -171,20 +177,10 @@ impl TorchStates {
             rows,
             network: weights.handles(),
             layers: states()?,
-            single: states()?,
+            prefill_layers: states()?,
             logits: vec![0.0; rows * architecture.vocabulary_size],
             tokens: vec![0; rows],
         })
-    }
-}
-
-impl TorchStates {
-    fn write_state(&mut self, row: usize, state: &HiddenState) -> Result<(), TchError> {
-        write_row(&mut self.layers, row, state)
-    }
-
-    fn read_state(&self, row: usize) -> Result<HiddenState, TchError> {
-        read_row(&self.layers, &self.architecture, row)
     }
 
     fn copy_row(&mut self, from: usize, to: usize) -> Result<(), TchError> {
@@ -197,63 +193,63 @@ impl TorchStates {
         Ok(())
     }
 
-    fn advance(&mut self, tokens: &[u32]) -> Result<&[f32], TchError> {
+    fn step_rows(&mut self, tokens: &[u32]) -> Result<&[f32], TchError> {
         let _guard = tch::no_grad_guard();
-        for (place, &token) in self.tokens.iter_mut().zip(tokens) {
-            *place = i64::from(token);
+        for (slot, &token) in self.tokens.iter_mut().zip(tokens) {
+            *slot = i64::from(token);
         }
-        let tokens_there = Tensor::f_from_slice(&self.tokens)?.f_to_device(self.device)?;
-        advance(&self.network, &mut self.layers, &tokens_there)?;
+        let device_tokens = Tensor::f_from_slice(&self.tokens)?.f_to_device(self.device)?;
+        step_layers(&self.network, &mut self.layers, &device_tokens)?;
         let used = tokens.len() * self.architecture.vocabulary_size;
         let logits = logits_of(&self.network, &self.layers)?;
-        fetch(&logits, &mut self.logits)?;
+        copy_from_device(&logits, &mut self.logits)?;
         Ok(&self.logits[..used])
     }
 
-    fn feed(
+    fn prefill_row(
         &mut self,
         state: &mut HiddenState,
         tokens: &[u32],
         mut logits: Option<&mut Vec<f32>>,
     ) -> Result<(), TchError> {
         let _guard = tch::no_grad_guard();
-        write_row(&mut self.single, 0, state)?;
-        // Column `k` of it feeds character `k` to each row.
+        write_row(&mut self.prefill_layers, 0, state)?;
+        // `[rows, characters]`: column k feeds character k to each row.
         let all: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
         let all = Tensor::f_from_slice(&all)?
             .f_to_device(self.device)?
             .f_unsqueeze(0)?
             .f_expand([self.rows as i64, -1], false)?;
-        for at in 0..tokens.len() {
-            let token = all.f_select(1, at as i64)?.f_contiguous()?;
-            advance(&self.network, &mut self.single, &token)?;
+        for position in 0..tokens.len() {
+            let token = all.f_select(1, position as i64)?.f_contiguous()?;
+            step_layers(&self.network, &mut self.prefill_layers, &token)?;
             if let Some(out) = logits.as_deref_mut() {
-                let begin = out.len();
-                out.resize(begin + self.architecture.vocabulary_size, 0.0);
-                let row = row_of(&logits_of(&self.network, &self.single)?, 0)?;
-                fetch(&row, &mut out[begin..])?;
+                let start = out.len();
+                out.resize(start + self.architecture.vocabulary_size, 0.0);
+                let row = row_of(&logits_of(&self.network, &self.prefill_layers)?, 0)?;
+                copy_from_device(&row, &mut out[start..])?;
             }
         }
-        *state = read_row(&self.single, &self.architecture, 0)?;
+        *state = read_row(&self.prefill_layers, &self.architecture, 0)?;
         Ok(())
     }
 }
 
-impl BatchBackend for TorchStates {
+impl BatchBackend for TorchBatch {
     fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError> {
-        self.write_state(row, state).map_err(failed)
+        write_row(&mut self.layers, row, state).map_err(decode_error)
     }
 
     fn read(&self, row: usize) -> Result<HiddenState, DecodeError> {
-        self.read_state(row).map_err(failed)
+        read_row(&self.layers, &self.architecture, row).map_err(decode_error)
     }
 
     fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
-        self.copy_row(from, to).map_err(failed)
+        self.copy_row(from, to).map_err(decode_error)
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
-        self.advance(tokens).map_err(failed)
+        self.step_rows(tokens).map_err(decode_error)
     }
 
     fn prefill(
@@ -262,7 +258,8 @@ impl BatchBackend for TorchStates {
         tokens: &[u32],
         logits: Option<&mut Vec<f32>>,
     ) -> Result<(), DecodeError> {
-        self.feed(state, tokens, logits).map_err(failed)
+        self.prefill_row(state, tokens, logits)
+            .map_err(decode_error)
     }
 }
 
@@ -276,12 +273,18 @@ impl WeightLayout for TorchWeights {
     }
 
     fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
-        Ok(Box::new(TorchStates::new(self, max_rows).map_err(failed)?))
+        Ok(Box::new(
+            TorchBatch::new(self, max_rows).map_err(decode_error)?,
+        ))
     }
 }
 
-/// One character, `[rows]`, into every row.
-fn advance(network: &Network, states: &mut [LayerState], tokens: &Tensor) -> Result<(), TchError> {
+/// Feeds one token to each row; `tokens` is `[rows]`.
+fn step_layers(
+    network: &DeviceNetwork,
+    states: &mut [DeviceLayerState],
+    tokens: &Tensor,
+) -> Result<(), TchError> {
     let mut below: Option<Tensor> = None;
     for (layer, state) in network.layers.iter().zip(states) {
         let sums = match &below {
@@ -302,8 +305,8 @@ fn advance(network: &Network, states: &mut [LayerState], tokens: &Tensor) -> Res
     Ok(())
 }
 
-/// The logits of every row, `[rows, vocabulary]`.
-fn logits_of(network: &Network, states: &[LayerState]) -> Result<Tensor, TchError> {
+/// Returns the logits of every row, `[rows, vocabulary]`.
+fn logits_of(network: &DeviceNetwork, states: &[DeviceLayerState]) -> Result<Tensor, TchError> {
     let last = states.last().expect("at least one layer");
     network.output_bias.f_addmm(&last.h, &network.output)
 }
@@ -312,29 +315,33 @@ fn row_of(tensor: &Tensor, row: usize) -> Result<Tensor, TchError> {
     tensor.f_select(0, row as i64)
 }
 
-/// Copies numbers from the device.
-fn fetch(tensor: &Tensor, numbers: &mut [f32]) -> Result<(), TchError> {
-    let count = numbers.len();
+/// Copies a tensor with as many values from the device.
+fn copy_from_device(tensor: &Tensor, values: &mut [f32]) -> Result<(), TchError> {
+    let count = values.len();
     tensor
         .f_to_device(Device::Cpu)?
         .f_contiguous()?
-        .f_copy_data(numbers, count)
+        .f_copy_data(values, count)
 }
 
-fn write_row(layers: &mut [LayerState], row: usize, state: &HiddenState) -> Result<(), TchError> {
+fn write_row(
+    layers: &mut [DeviceLayerState],
+    row: usize,
+    state: &HiddenState,
+) -> Result<(), TchError> {
     let _guard = tch::no_grad_guard();
     let hidden = state.0.len() / (2 * layers.len());
-    for (layer, numbers) in layers.iter().zip(state.0.chunks_exact(2 * hidden)) {
-        let (h, c) = numbers.split_at(hidden);
-        for (tensor, numbers) in [(&layer.h, h), (&layer.c, c)] {
-            row_of(tensor, row)?.f_copy_(&Tensor::f_from_slice(numbers)?)?;
+    for (layer, values) in layers.iter().zip(state.0.chunks_exact(2 * hidden)) {
+        let (h, c) = values.split_at(hidden);
+        for (tensor, values) in [(&layer.h, h), (&layer.c, c)] {
+            row_of(tensor, row)?.f_copy_(&Tensor::f_from_slice(values)?)?;
         }
     }
     Ok(())
 }
 
 fn read_row(
-    layers: &[LayerState],
+    layers: &[DeviceLayerState],
     architecture: &Architecture,
     row: usize,
 ) -> Result<HiddenState, TchError> {
@@ -342,8 +349,8 @@ fn read_row(
     let mut state = HiddenState::zeros(architecture);
     let parts = state.0.chunks_exact_mut(architecture.hidden_size);
     let tensors = layers.iter().flat_map(|layer| [&layer.h, &layer.c]);
-    for (tensor, numbers) in tensors.zip(parts) {
-        fetch(&row_of(tensor, row)?, numbers)?;
+    for (tensor, values) in tensors.zip(parts) {
+        copy_from_device(&row_of(tensor, row)?, values)?;
     }
     Ok(state)
 }
@@ -360,22 +367,22 @@ mod tests {
     };
 
     #[test]
-    fn logits_are_those_of_the_textbook_network() {
-        testing::logits_are_those_of_the_textbook_network(&CPU);
+    fn logits_match_the_textbook_network() {
+        testing::logits_match_the_textbook_network(&CPU);
     }
 
     #[test]
-    fn a_row_is_the_same_alone_and_among_any_number_of_others() {
-        testing::a_row_is_the_same_alone_and_among_any_number_of_others(&CPU);
+    fn a_row_is_the_same_alone_and_in_any_batch() {
+        testing::a_row_is_the_same_alone_and_in_any_batch(&CPU);
     }
 
     #[test]
-    fn prefill_in_pieces_of_any_length_equals_steps() {
-        testing::prefill_in_pieces_of_any_length_equals_steps(&CPU);
+    fn prefill_in_chunks_of_any_length_equals_steps() {
+        testing::prefill_in_chunks_of_any_length_equals_steps(&CPU);
     }
 
     #[test]
-    fn the_last_row_fills_the_place_of_one_that_leaves() {
-        testing::the_last_row_fills_the_place_of_one_that_leaves(&CPU);
+    fn a_removed_row_is_replaced_by_the_last_one() {
+        testing::a_removed_row_is_replaced_by_the_last_one(&CPU);
     }
 }

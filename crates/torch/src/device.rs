@@ -2,8 +2,8 @@
 
 use charlstm_model::device::Device;
 
-/// Counts the CUDA devices. The first call may take seconds if there is a
-/// driver to start.
+/// Counts the CUDA devices. Blocks; the first call may take seconds because it
+/// starts the driver.
 pub fn cuda_devices() -> usize {
     if !tch::Cuda::is_available() {
         return 0;

@@ -1,17 +1,17 @@
-//! The error inside this crate: libtorch's own, or one of the learner.
+//! The error type inside this crate; outside, it is a [`LearnError`].
 
 use charlstm_model::batches::BatchesError;
 use charlstm_model::learner::LearnError;
 use tch::TchError;
 use thiserror::Error;
 
-/// The training arithmetic failed.
+/// A training could not be started, or a step could not be computed.
 #[derive(Debug, Error)]
 pub(crate) enum TorchError {
-    /// libtorch failed (out of memory, a lost device).
+    /// libtorch failed: out of memory, or the device was lost.
     #[error(transparent)]
     Torch(#[from] TchError),
-    /// Anything else that [`LearnError`] names.
+    /// Any other cause.
     #[error(transparent)]
     Learn(#[from] LearnError),
 }

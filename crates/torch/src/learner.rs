@@ -1,5 +1,5 @@
-//! Training step by step: batches in order, gradients, clipping, Adam. Knows
-//! nothing of jobs, files or events; those are in `training`.
+//! Training step by step: batches in order, gradients, clipping, Adam. The
+//! loop around it, with jobs, files and events, is in `charlstm-training`.
 
 use charlstm_model::batches::Batches;
 use charlstm_model::device::Device;
@@ -12,66 +12,103 @@ use charlstm_model::parameters::Parameters;
 use charlstm_model::tokens::CorpusTokens;
 use tch::{TchError, Tensor};
 
+use super::autograd::{AutogradNetwork, DeviceState, read_state, write_state};
 use super::bptt::dropout::subkey;
 use super::data_parallel::DataParallel;
 use super::device::torch_device;
 use super::error::TorchError;
-use super::network::{CharLstm, TorchState, numbers_to_state, state_to_numbers};
 use super::optimizer::{Adam, clip_scale, norm};
+use super::process_state::seed_generator;
 
-/// What a training computes with. A different number of threads gives
-/// different last bits.
+/// Creates learners that compute with libtorch.
+///
+/// A training is the same bit for bit only with the same number of threads and
+/// on the same type of CPU or GPU: both decide the order of summation.
 #[derive(Clone, Copy, Debug)]
-pub struct TorchLearners {
-    /// Where to train.
+pub struct TorchLearnerFactory {
+    /// The device that computes the gradients.
     pub device: Device,
-    /// Threads on the CPU.
+    /// Threads on the CPU. On a GPU, they run the optimizer and evaluate.
     pub threads: usize,
 }
 
-/// Where gradients come from.
-enum Backend {
+impl LearnerFactory for TorchLearnerFactory {
+    fn device(&self) -> String {
+        self.device.to_string()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn start(
+        &self,
+        config: &LearnerConfig,
+        tokens: CorpusTokens,
+        initial: Option<Parameters>,
+    ) -> Result<Box<dyn Learner>, LearnError> {
+        let learner = TorchLearner::start(*self, config.clone(), tokens, initial)?;
+        Ok(Box::new(learner))
+    }
+
+    fn resume(
+        &self,
+        config: &LearnerConfig,
+        tokens: CorpusTokens,
+        state: LearnerState,
+    ) -> Result<Box<dyn Learner>, LearnError> {
+        let learner = TorchLearner::resume(*self, config.clone(), tokens, state)?;
+        Ok(Box::new(learner))
+    }
+}
+
+/// Computes the gradient of a batch, and holds the parameters.
+enum GradientBackend {
     Cpu(DataParallel),
-    Torch {
-        network: CharLstm,
-        state: TorchState,
+    Cuda {
+        network: AutogradNetwork,
+        state: DeviceState,
+        /// Copies in main memory, where the optimizer runs.
         parameters: Vec<f32>,
-        gradients: Vec<f32>,
+        gradient: Vec<f32>,
     },
 }
 
-/// Part of the seed that draws offsets; no step has this number.
-const OFFSETS: u64 = u64::MAX;
+/// Derives the key of the offsets from the seed; no step has this number.
+const OFFSET_KEY: u64 = u64::MAX;
 
-/// A network in training. Lives on one thread, which its methods block.
-pub struct TorchLearner {
+/// A network in training. Its methods block the calling thread.
+struct TorchLearner {
     config: LearnerConfig,
-    place: TorchLearners,
+    threads: usize,
     tokens: CorpusTokens,
     batches: Batches,
-    backend: Backend,
+    backend: GradientBackend,
     adam: Adam,
+    /// Optimizer steps taken.
     step: u64,
     epoch_loss_sum: f64,
+    /// Buffers for a batch, `[time, batch]`.
     inputs: Vec<u32>,
     targets: Vec<u32>,
 }
 
 impl TorchLearner {
-    /// Prepares a training on `tokens`, from `initial` parameters or new ones.
+    /// Starts a training on `tokens`, from `initial` parameters or new ones.
     ///
     /// # Errors
-    /// Too few tokens for one batch; no memory; no threads.
-    pub fn new(
+    /// There are too few tokens for one batch, libtorch failed, or a thread
+    /// could not be started.
+    fn start(
+        factory: TorchLearnerFactory,
         config: LearnerConfig,
-        place: TorchLearners,
         tokens: CorpusTokens,
         initial: Option<Parameters>,
     ) -> Result<Self, LearnError> {
         let batches = Batches::new(tokens.len(), config.batch_size, config.sequence_length)?;
         let initial = initial.unwrap_or_else(|| {
-            let rule = config.optimizer.initial;
-            rule.parameters(config.architecture, config.seed)
+            let initialization = config.optimizer.initial;
+            initialization.parameters(config.architecture, config.seed)
         });
         let OptimizerConfig {
             beta2,
@@ -80,7 +117,8 @@ impl TorchLearner {
         } = config.optimizer;
         let characters = config.batch_size * config.sequence_length;
         Ok(Self {
-            backend: Backend::new(&config, place, &initial)?,
+            backend: GradientBackend::new(&config, factory, &initial)?,
+            threads: factory.threads,
             adam: Adam::new(initial.values.len(), beta2, weight_decay),
             tokens,
             batches,
@@ -89,27 +127,26 @@ impl TorchLearner {
             inputs: vec![0; characters],
             targets: vec![0; characters],
             config,
-            place,
         })
     }
 
-    /// Goes on from a snapshot.
+    /// Resumes a training from a saved state.
     ///
     /// # Errors
-    /// As [`Self::new`]; a snapshot of another network or batch size.
-    pub fn restore(
+    /// As [`Self::start`], or the state is of another network or batch size.
+    fn resume(
+        factory: TorchLearnerFactory,
         config: LearnerConfig,
-        place: TorchLearners,
         tokens: CorpusTokens,
-        snapshot: LearnerState,
+        state: LearnerState,
     ) -> Result<Self, LearnError> {
         let count = config.architecture.parameter_count();
         let hidden = config.batch_size * config.architecture.state_len();
         for (what, given, expected) in [
-            ("parameters", snapshot.parameters.len(), count),
-            ("first moments", snapshot.first_moments.len(), count),
-            ("second moments", snapshot.second_moments.len(), count),
-            ("hidden state", snapshot.hidden.len(), hidden),
+            ("parameters", state.parameters.len(), count),
+            ("first moments", state.first_moments.len(), count),
+            ("second moments", state.second_moments.len(), count),
+            ("hidden state", state.hidden.len(), hidden),
         ] {
             if given != expected {
                 return Err(LearnError::State {
@@ -121,28 +158,24 @@ impl TorchLearner {
         }
         let parameters = Parameters {
             architecture: config.architecture,
-            values: snapshot.parameters,
+            values: state.parameters,
         };
-        let mut learner = Self::new(config, place, tokens, Some(parameters))?;
-        learner.adam.first_moments = snapshot.first_moments;
-        learner.adam.second_moments = snapshot.second_moments;
-        learner.step = snapshot.step;
-        learner.epoch_loss_sum = snapshot.epoch_loss_sum;
-        match &mut learner.backend {
-            Backend::Cpu(shards) => shards.set_state(&snapshot.hidden)?,
-            Backend::Torch { state, .. } => {
-                numbers_to_state(&snapshot.hidden, state).map_err(TorchError::from)?;
-            }
-        }
+        let mut learner = Self::start(factory, config, tokens, Some(parameters))?;
+        learner.adam.first_moments = state.first_moments;
+        learner.adam.second_moments = state.second_moments;
+        learner.step = state.step;
+        learner.epoch_loss_sum = state.epoch_loss_sum;
+        learner.backend.set_hidden(&state.hidden)?;
         Ok(learner)
     }
 
-    /// Where the ring of the text is cut in an epoch, from 1.
+    /// Returns the offset at which the ring of the text is cut in an epoch,
+    /// counted from 1.
     fn offset(&self, epoch: u32) -> usize {
         if !self.config.optimizer.rotate {
             return 0;
         }
-        let draw = subkey(subkey(self.config.seed, OFFSETS), u64::from(epoch));
+        let draw = subkey(subkey(self.config.seed, OFFSET_KEY), u64::from(epoch));
         (draw % self.tokens.len() as u64) as usize
     }
 }
@@ -158,43 +191,44 @@ impl Learner for TorchLearner {
 
     fn step(&mut self) -> Result<StepOutcome, LearnError> {
         let steps = self.steps_per_epoch();
-        let within = self.step % steps;
+        let step_in_epoch = self.step % steps;
         let epoch = (self.step / steps) as u32 + 1;
         self.batches
             .fill(
                 &self.tokens,
                 self.offset(epoch),
-                within as usize,
+                step_in_epoch as usize,
                 &mut self.inputs,
                 &mut self.targets,
             )
             .map_err(LearnError::Text)?;
+        let first = step_in_epoch == 0;
         let key = subkey(self.config.seed, self.step);
-        let loss =
-            self.backend
-                .gradients(&self.config, &self.inputs, &self.targets, within == 0, key)?;
+        let loss = self
+            .backend
+            .compute(&self.config, &self.inputs, &self.targets, first, key)?;
         let total = steps * u64::from(self.config.epochs);
         let schedule = self.config.optimizer.schedule;
         let learning_rate = self.config.learning_rate * schedule.factor(self.step, total);
         self.step += 1;
-        let (parameters, gradients) = self.backend.parts();
-        let gradient_norm = norm(gradients);
+        let (parameters, gradient) = self.backend.parameters_and_gradient();
+        let gradient_norm = norm(gradient);
         let scale = clip_scale(gradient_norm, self.config.clip_norm);
         self.adam.update(
             parameters,
-            gradients,
+            gradient,
             scale,
             learning_rate,
             self.step,
-            self.place.threads,
+            self.threads,
         );
-        self.backend.publish()?;
+        self.backend.upload_parameters()?;
 
-        if within == 0 {
+        if first {
             self.epoch_loss_sum = 0.0;
         }
         self.epoch_loss_sum += loss;
-        let last = within + 1 == steps;
+        let last = step_in_epoch + 1 == steps;
         Ok(StepOutcome {
             step: self.step,
             epoch,
@@ -206,86 +240,78 @@ impl Learner for TorchLearner {
     }
 
     fn parameters(&self) -> Result<Parameters, LearnError> {
-        let values = match &self.backend {
-            Backend::Cpu(shards) => shards.parameters().to_vec(),
-            Backend::Torch { parameters, .. } => parameters.clone(),
-        };
         Ok(Parameters {
             architecture: self.config.architecture,
-            values,
+            values: self.backend.parameters().to_vec(),
         })
     }
 
     fn evaluate(&mut self, tokens: &CorpusTokens) -> Result<f64, LearnError> {
         let parameters = self.parameters()?;
-        evaluate::mean_loss(&parameters, tokens, self.place.threads).map_err(LearnError::Text)
+        evaluate::mean_loss(&parameters, tokens, self.threads).map_err(LearnError::Text)
     }
 
     fn state(&self) -> Result<LearnerState, LearnError> {
         Ok(LearnerState {
             step: self.step,
             epoch_loss_sum: self.epoch_loss_sum,
-            parameters: self.parameters()?.values,
+            parameters: self.backend.parameters().to_vec(),
             first_moments: self.adam.first_moments.clone(),
             second_moments: self.adam.second_moments.clone(),
-            hidden: match &self.backend {
-                Backend::Cpu(shards) => shards.state()?,
-                Backend::Torch { state, .. } => {
-                    state_to_numbers(state).map_err(TorchError::from)?
-                }
-            },
+            hidden: self.backend.hidden()?,
         })
     }
 }
 
-impl Backend {
+impl GradientBackend {
     fn new(
         config: &LearnerConfig,
-        place: TorchLearners,
+        factory: TorchLearnerFactory,
         initial: &Parameters,
     ) -> Result<Self, TorchError> {
-        match place.device {
+        match factory.device {
             Device::Cpu => Ok(Self::Cpu(DataParallel::new(
                 initial,
                 config.batch_size,
                 config.sequence_length,
                 config.dropout,
-                place.threads,
+                factory.threads,
             )?)),
-            Device::Cuda(index) => {
-                let network = CharLstm::new(initial, torch_device(Device::Cuda(index)))?;
-                Ok(Self::Torch {
+            device @ Device::Cuda(_) => {
+                let network = AutogradNetwork::new(initial, torch_device(device))?;
+                Ok(Self::Cuda {
                     state: network.zero_state(config.batch_size)?,
                     network,
                     parameters: initial.values.clone(),
-                    gradients: Vec::new(),
+                    gradient: Vec::new(),
                 })
             }
         }
     }
 
-    /// Mean loss of a batch, `[time, batch]`; the gradient is in `parts` then.
-    fn gradients(
+    /// Returns the mean loss of a batch of token ids, `[time, batch]`, in nats
+    /// per character; [`Self::parameters_and_gradient`] returns its gradient.
+    /// With `reset_state`, the hidden states start from zero. `key` determines
+    /// the dropout masks.
+    fn compute(
         &mut self,
         config: &LearnerConfig,
         inputs: &[u32],
         targets: &[u32],
-        fresh: bool,
+        reset_state: bool,
         key: u64,
     ) -> Result<f64, TorchError> {
         match self {
-            Self::Cpu(shards) => shards.step(inputs, targets, fresh, key),
-            Self::Torch {
+            Self::Cpu(shards) => shards.step(inputs, targets, reset_state, key),
+            Self::Cuda {
                 network,
                 state,
-                gradients,
+                gradient,
                 ..
             } => {
-                if fresh {
+                if reset_state {
                     *state = network.zero_state(config.batch_size)?;
                 }
-                // A seed for each step: a resumed training draws the same.
-                tch::manual_seed(key as i64);
                 let to_device = |batch: &[u32]| -> Result<Tensor, TchError> {
                     let batch: Vec<i64> = batch.iter().map(|&token| i64::from(token)).collect();
                     Tensor::f_from_slice(&batch)?
@@ -293,67 +319,66 @@ impl Backend {
                         .f_to_device(network.device())
                 };
                 let (inputs, targets) = (to_device(inputs)?, to_device(targets)?);
-                let (loss, values) = network.gradients(&inputs, &targets, state, |_, output| {
-                    output.f_dropout(config.dropout, true)
-                })?;
-                *gradients = values;
+                // Seeded in each step, so that a resumed training draws the
+                // same masks.
+                let _generator = seed_generator(key);
+                let (loss, values) =
+                    network.loss_and_gradient(&inputs, &targets, state, |_, output| {
+                        output.f_dropout(config.dropout, true)
+                    })?;
+                *gradient = values;
                 Ok(loss)
             }
         }
     }
 
-    /// The parameters, to be changed, and the gradient of the last batch.
-    fn parts(&mut self) -> (&mut [f32], &[f32]) {
+    /// Returns the parameters, to be updated, and the gradient of the last
+    /// batch.
+    fn parameters_and_gradient(&mut self) -> (&mut [f32], &[f32]) {
         match self {
-            Self::Cpu(shards) => shards.parts(),
-            Self::Torch {
+            Self::Cpu(shards) => shards.parameters_and_gradient(),
+            Self::Cuda {
                 parameters,
-                gradients,
+                gradient,
                 ..
-            } => (parameters, gradients),
+            } => (parameters, gradient),
         }
     }
 
-    /// Makes changed parameters known to whoever computes with them.
-    fn publish(&mut self) -> Result<(), TorchError> {
+    /// Copies updated parameters to the device, if it has its own memory.
+    fn upload_parameters(&mut self) -> Result<(), TorchError> {
         match self {
             Self::Cpu(_) => Ok(()),
-            Self::Torch {
+            Self::Cuda {
                 network,
                 parameters,
                 ..
             } => Ok(network.set_parameters(parameters)?),
         }
     }
-}
 
-impl LearnerFactory for TorchLearners {
-    fn device(&self) -> String {
-        self.device.to_string()
+    /// Returns the parameters.
+    fn parameters(&self) -> &[f32] {
+        match self {
+            Self::Cpu(shards) => shards.parameters(),
+            Self::Cuda { parameters, .. } => parameters,
+        }
     }
 
-    fn threads(&self) -> usize {
-        self.threads
+    /// Returns the hidden states, `[batch, layers, 2, hidden]`.
+    fn hidden(&self) -> Result<Vec<f32>, TorchError> {
+        match self {
+            Self::Cpu(shards) => shards.state(),
+            Self::Cuda { state, .. } => Ok(read_state(state)?),
+        }
     }
 
-    fn start(
-        &self,
-        config: &LearnerConfig,
-        tokens: CorpusTokens,
-        initial: Option<Parameters>,
-    ) -> Result<Box<dyn Learner>, LearnError> {
-        let learner = TorchLearner::new(config.clone(), *self, tokens, initial)?;
-        Ok(Box::new(learner))
-    }
-
-    fn resume(
-        &self,
-        config: &LearnerConfig,
-        tokens: CorpusTokens,
-        state: LearnerState,
-    ) -> Result<Box<dyn Learner>, LearnError> {
-        let learner = TorchLearner::restore(config.clone(), *self, tokens, state)?;
-        Ok(Box::new(learner))
+    /// Sets the hidden states, in the layout of [`Self::hidden`].
+    fn set_hidden(&mut self, hidden: &[f32]) -> Result<(), TorchError> {
+        match self {
+            Self::Cpu(shards) => shards.set_state(hidden),
+            Self::Cuda { state, .. } => Ok(write_state(hidden, state)?),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use charlstm_model::device::Device;
-use charlstm_torch::learner::TorchLearners;
+use charlstm_torch::learner::TorchLearnerFactory;
 use charlstm_training::events::{EventKind, State};
 use charlstm_training::fake::FakeModels;
 use charlstm_training::job::Job;
@@ -18,7 +18,7 @@ use charlstm_training::spec::TrainingSpec;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn open(folder: &Path, models: &Arc<FakeModels>) -> Jobs {
-    let learners = TorchLearners {
+    let learners = TorchLearnerFactory {
         device: Device::Cpu,
         threads: 2,
     };

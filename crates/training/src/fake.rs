@@ -304,14 +304,14 @@ impl Models for FakeModels {
     ) -> Result<Option<Published>, RepositoryError> {
         let published = lock(&self.published);
         let by_training = |(_, (other, model)): &(usize, &(String, ModelFile))| {
-            other == name && model.facts.training_id == training_id
+            other == name && model.metadata.training_id == training_id
         };
         let found = published.iter().enumerate().find(by_training);
         Ok(found.map(|(place, (_, model))| Published {
             version: place as u64 + 1,
-            epoch: model.facts.epochs,
-            train_loss: model.facts.train_loss,
-            validation_loss: model.facts.validation_loss,
+            epoch: model.metadata.epochs,
+            train_loss: model.metadata.train_loss,
+            validation_loss: model.metadata.validation_loss,
         }))
     }
 }

@@ -93,7 +93,7 @@ impl Models for Repository {
     }
 
     fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError> {
-        model.facts.created_unix_ms = unix_time::now_ms();
+        model.metadata.created_unix_ms = unix_time::now_ms();
         Ok(Repository::publish(self, name, model)?.version)
     }
 

@@ -1,22 +1,23 @@
-//! Provisional numbers of characters, while it is not yet known which there
-//! will be.
+//! Provisional token ids of a corpus, while its vocabulary is not known yet.
 
 use std::collections::HashMap;
 
 use super::CorpusError;
 use crate::vocabulary::Vocabulary;
 
-/// Numbers characters by their first appearance.
+/// Numbers characters in the order of their first occurrence.
 #[derive(Debug)]
 pub(super) struct Numbering {
-    /// Most texts are mostly ASCII: a look-up in place of a hash.
+    /// Most characters of most texts are ASCII: an array is faster than a hash
+    /// table.
     ascii: [Option<u16>; 128],
     others: HashMap<char, u16>,
-    /// Each with the place of its first appearance.
+    /// Each character with the position of its first occurrence.
     characters: Vec<(char, usize)>,
 }
 
 impl Numbering {
+    /// Creates a numbering without characters.
     pub(super) fn new() -> Self {
         Self {
             ascii: [None; 128],
@@ -25,47 +26,55 @@ impl Numbering {
         }
     }
 
-    /// The number of a character that stands at `position`.
-    pub(super) fn number(&mut self, character: char, position: usize) -> Result<u16, CorpusError> {
+    /// Returns the provisional id of a character that occurs at `position`.
+    ///
+    /// # Errors
+    /// There are more distinct characters than ids.
+    pub(super) fn provisional_id(
+        &mut self,
+        character: char,
+        position: usize,
+    ) -> Result<u16, CorpusError> {
         let known = if character.is_ascii() {
             self.ascii[character as usize]
         } else {
             self.others.get(&character).copied()
         };
-        if let Some(number) = known {
-            return Ok(number);
+        if let Some(id) = known {
+            return Ok(id);
         }
-        let number =
-            u16::try_from(self.characters.len()).map_err(|_| CorpusError::TooManyDistinct)?;
+        let id = u16::try_from(self.characters.len()).map_err(|_| CorpusError::TooManyDistinct)?;
         self.characters.push((character, position));
         if character.is_ascii() {
-            self.ascii[character as usize] = Some(number);
+            self.ascii[character as usize] = Some(id);
         } else {
-            self.others.insert(character, number);
+            self.others.insert(character, id);
         }
-        Ok(number)
+        Ok(id)
     }
 
-    /// The characters in the order of their numbers, each with the place of
-    /// its first appearance.
+    /// Returns the characters in the order of their provisional ids, each with
+    /// the position of its first occurrence.
     pub(super) fn characters(&self) -> &[(char, usize)] {
         &self.characters
     }
 
-    /// The characters, sorted.
+    /// Returns the vocabulary: the characters sorted by code point.
     pub(super) fn vocabulary(&self) -> Vocabulary {
         Vocabulary::of(self.characters.iter().map(|&(character, _)| character))
     }
 
-    /// For each provisional number its number in a vocabulary that has all of
-    /// the characters.
-    pub(super) fn numbers_in(&self, vocabulary: &Vocabulary) -> Vec<u16> {
-        let number = |&(character, _): &(char, usize)| {
-            let number = vocabulary.number(character);
-            number
-                .and_then(|number| u16::try_from(number).ok())
+    /// Returns for each provisional id the token id in a vocabulary.
+    ///
+    /// # Panics
+    /// If the vocabulary lacks a character, or has more than 65,536.
+    pub(super) fn token_ids_in(&self, vocabulary: &Vocabulary) -> Vec<u16> {
+        let token_id = |&(character, _): &(char, usize)| {
+            let token_id = vocabulary.token_id(character);
+            token_id
+                .and_then(|token_id| u16::try_from(token_id).ok())
                 .expect("the vocabulary covers the corpus and has at most 65536 characters")
         };
-        self.characters.iter().map(number).collect()
+        self.characters.iter().map(token_id).collect()
     }
 }

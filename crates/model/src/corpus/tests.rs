@@ -1,5 +1,3 @@
-//! Tests of the corpus.
-
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -25,30 +23,30 @@ fn read(chunks: &[&[u8]], skip: u64) -> Result<Corpus, CorpusError> {
     reader.finish().map_err(text_error)
 }
 
-/// The numbers of a corpus of few distinct characters.
-fn numbers(corpus: &Corpus) -> Vec<u8> {
+/// Returns the token ids of a corpus, as bytes.
+fn token_ids(corpus: &Corpus) -> Vec<u8> {
     let mut bytes = Vec::new();
     corpus.write(&mut bytes).unwrap();
     bytes
 }
 
-/// All that there is to know of a corpus.
-fn facts(corpus: &Corpus) -> (Vocabulary, Vec<u8>, [u8; 32], usize) {
+/// Returns all properties of a corpus.
+fn properties(corpus: &Corpus) -> (Vocabulary, Vec<u8>, [u8; 32], usize) {
     let vocabulary = corpus.vocabulary.clone();
-    (vocabulary, numbers(corpus), corpus.sha256, corpus.chars())
+    (vocabulary, token_ids(corpus), corpus.sha256, corpus.chars())
 }
 
 #[test]
-fn characters_are_numbered_as_the_sorted_vocabulary_numbers_them() {
+fn token_ids_are_those_of_the_sorted_vocabulary() {
     let corpus = read(&["bà".as_bytes(), b"a"], 0).unwrap();
     assert_eq!(corpus.vocabulary.characters(), ['a', 'b', 'à']);
-    assert_eq!(numbers(&corpus), [1, 2, 0]);
+    assert_eq!(token_ids(&corpus), [1, 2, 0]);
     assert_eq!((corpus.chars(), corpus.distinct()), (3, 3));
     assert_eq!(corpus.sha256, <[u8; 32]>::from(Sha256::digest("bàa")));
 }
 
 #[test]
-fn skipped_characters_are_counted_as_characters_and_leave_the_vocabulary() {
+fn skipped_characters_are_counted_and_not_in_the_vocabulary() {
     let corpus = read(&["ééab".as_bytes()], 2).unwrap();
     assert_eq!(corpus.vocabulary.characters(), ['a', 'b']);
     assert_eq!(
@@ -58,13 +56,13 @@ fn skipped_characters_are_counted_as_characters_and_leave_the_vocabulary() {
 }
 
 #[test]
-fn an_empty_corpus_is_refused() {
+fn an_empty_corpus_is_rejected() {
     assert_eq!(read(&[], 0).unwrap_err(), CorpusError::Empty);
     assert_eq!(read(&[b"", b""], 3).unwrap_err(), CorpusError::Empty);
 }
 
 #[test]
-fn a_character_that_is_cut_off_at_the_end_is_named_by_its_byte() {
+fn an_incomplete_character_at_the_end_is_reported_with_its_byte() {
     assert_eq!(
         read(&[b"abc\xe2\x82"], 0).unwrap_err(),
         CorpusError::InvalidUtf8 { byte: 3 }
@@ -72,7 +70,7 @@ fn a_character_that_is_cut_off_at_the_end_is_named_by_its_byte() {
 }
 
 #[test]
-fn too_many_bytes_are_refused_before_they_are_kept() {
+fn too_many_bytes_are_rejected() {
     let mut reader = reader(0, 4);
     reader.push(b"abc").unwrap();
     let error = text_error(reader.push(b"de").unwrap_err());
@@ -80,16 +78,16 @@ fn too_many_bytes_are_refused_before_they_are_kept() {
 }
 
 #[test]
-fn a_short_corpus_is_told_how_many_characters_are_needed() {
+fn a_short_corpus_is_rejected_with_the_number_of_characters_needed() {
     let error = split(100, 0.0, 128, 100).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the corpus needs at least 12800 characters for one batch of 128 x 100, has 100"
+        "the corpus has 100 characters, but one batch of 128 x 100 needs at least 12800"
     );
 }
 
 #[test]
-fn the_needed_length_is_the_least_that_is_accepted() {
+fn the_needed_length_is_the_minimum_that_is_accepted() {
     for fraction in [0.0, 0.1, 0.25, 0.333, 0.5] {
         let Err(CorpusError::TooShort { needed, .. }) = split(1, fraction, 7, 13) else {
             panic!("one character is too short");
@@ -110,15 +108,15 @@ fn the_end_of_the_text_is_held_out() {
 }
 
 #[test]
-fn a_corpus_is_recoded_for_a_model_that_knows_its_characters() {
+fn a_corpus_can_use_the_vocabulary_of_a_model() {
     let mut corpus = read(&[b"cab"], 0).unwrap();
     corpus.recode(&Vocabulary::of(" abcd".chars())).unwrap();
-    assert_eq!(numbers(&corpus), [3, 1, 2]);
+    assert_eq!(token_ids(&corpus), [3, 1, 2]);
     assert_eq!((corpus.vocabulary.len(), corpus.distinct()), (5, 3));
 }
 
 #[test]
-fn characters_that_a_model_does_not_know_are_named_in_order_and_added_by_code_point() {
+fn characters_unknown_to_a_model_are_reported_in_order_and_added_by_code_point() {
     let mut corpus = read(&["cüaéü".as_bytes()], 0).unwrap();
     let model = Vocabulary::of("acz".chars());
     let unknown: Vec<(char, usize)> = (corpus.unknown_to(&model).iter())
@@ -127,14 +125,14 @@ fn characters_that_a_model_does_not_know_are_named_in_order_and_added_by_code_po
     assert_eq!(unknown, [('ü', 1), ('é', 3)]);
     corpus.recode(&model).unwrap();
     assert_eq!(corpus.vocabulary.characters(), ['a', 'c', 'z', 'é', 'ü']);
-    assert_eq!(numbers(&corpus), [1, 4, 0, 3, 4]);
+    assert_eq!(token_ids(&corpus), [1, 4, 0, 3, 4]);
 }
 
 #[test]
-fn more_characters_than_a_byte_can_number_are_written_two_bytes_each() {
+fn token_ids_of_more_than_256_characters_have_two_bytes() {
     let text: String = ('\u{100}'..='\u{200}').rev().collect();
     let corpus = read(&[text.as_bytes()], 0).unwrap();
-    let bytes = numbers(&corpus);
+    let bytes = token_ids(&corpus);
     assert_eq!(bytes.len(), 2 * 257);
     assert_eq!(
         (&bytes[..4], &bytes[512..]),
@@ -144,17 +142,17 @@ fn more_characters_than_a_byte_can_number_are_written_two_bytes_each() {
 
 proptest! {
     #[test]
-    fn any_split_into_chunks_gives_the_same_corpus(
+    fn chunks_of_any_size_give_the_same_corpus(
         text in "\\PC{1,60}",
         cuts in prop::collection::vec(0usize..200, 0..8),
     ) {
         let bytes = text.as_bytes();
-        let corpus = |chunks: &[&[u8]]| facts(&read(chunks, 0).unwrap());
+        let corpus = |chunks: &[&[u8]]| properties(&read(chunks, 0).unwrap());
         prop_assert_eq!(corpus(&chunks(bytes, &cuts)), corpus(&[bytes]));
     }
 
     #[test]
-    fn invalid_bytes_are_found_at_the_same_place_in_any_chunks(
+    fn invalid_bytes_are_reported_at_the_same_position_for_any_chunks(
         bytes in prop::collection::vec(prop_oneof![
             Just(0x61u8), Just(0xc3), Just(0xa9), Just(0xe2), Just(0x82), Just(0xf0), any::<u8>()
         ], 1..40),
@@ -167,7 +165,7 @@ proptest! {
     }
 }
 
-/// Cuts bytes at the given places, in order.
+/// Divides bytes at the given positions.
 fn chunks<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(bytes.len())).collect();
     cuts.sort_unstable();

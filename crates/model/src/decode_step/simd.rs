@@ -1,27 +1,29 @@
-//! The states of a batch on the processor, padded to whole panels, and the
-//! way from a call to the passes over them.
+//! The float32 decode step on the CPU: packed weights, and the states of a
+//! batch, padded to whole panels.
 
 use std::sync::Arc;
 
 use pulp::Arch;
 
-use super::layers::{BatchStep, Lanes, Prefill};
+use super::layers::{PrefillChunk, StepRows};
 use super::{Arithmetic, BatchBackend, DecodeError, HiddenState, WeightLayout};
+use crate::kernel::register_lanes;
 use crate::packed::{GATES, PackedNetwork};
 use crate::parameters::Parameters;
 
-/// Characters that go through one layer of a prefill together. The product
-/// with the layer below is made for all of them at once; more would win
-/// little and take more memory.
+/// Characters that pass through one layer of a prefill together. Their product
+/// with the layer below is computed at once; more would gain little and take
+/// more memory.
 pub(super) const CHUNK_CHARS: usize = 64;
 
-/// Weights laid out for the registers of this machine.
+/// Weights packed for the registers of this CPU.
 #[derive(Debug)]
 pub(super) struct SimdWeights(Arc<PackedNetwork>);
 
 impl SimdWeights {
+    /// Packs the weights. Blocks for some milliseconds per million parameters.
     pub(super) fn new(parameters: &Parameters) -> Self {
-        let lanes = Arch::new().dispatch(Lanes);
+        let lanes = register_lanes(Arch::new());
         Self(Arc::new(PackedNetwork::new(parameters, lanes)))
     }
 }
@@ -40,17 +42,17 @@ impl WeightLayout for SimdWeights {
     }
 }
 
-/// The resident state of one layer; each row padded to whole panels.
-pub(super) struct LayerState {
+/// The states of one layer; each row is padded to whole panels.
+pub(super) struct CpuLayerState {
     /// `[max_rows, padded]`.
     pub(super) h: Vec<f32>,
-    /// Where a step writes the new h, since all of the old is still read.
+    /// The new h during a step, which still reads all of the old one.
     pub(super) next_h: Vec<f32>,
     /// `[max_rows, padded]`.
     pub(super) c: Vec<f32>,
 }
 
-impl LayerState {
+impl CpuLayerState {
     fn new(rows: usize, padded: usize) -> Self {
         let zeros = || vec![0.0; rows * padded];
         Self {
@@ -61,8 +63,8 @@ impl LayerState {
     }
 }
 
-/// Buffers of a prefill.
-pub(super) struct PrefillChunk {
+/// Buffers of a prefill, for one chunk.
+pub(super) struct PrefillBuffers {
     /// h of the layer below after each character, `[CHUNK_CHARS, padded]`.
     pub(super) below: Vec<f32>,
     /// h of this layer after each character, `[CHUNK_CHARS, padded]`.
@@ -71,30 +73,35 @@ pub(super) struct PrefillChunk {
     pub(super) sums: Vec<f32>,
 }
 
-/// The states of a batch. Nothing here fails: there is no device to fail.
+/// The states of a batch on the CPU. Its operations never return an error,
+/// because there is no device that could fail.
 pub(super) struct SimdBatch {
     network: Arc<PackedNetwork>,
     arch: Arch,
-    layers: Vec<LayerState>,
+    layers: Vec<CpuLayerState>,
     /// `[max_rows, vocabulary]`.
     logits: Vec<f32>,
     /// One row: the sequence that is being prefilled.
-    single: Vec<LayerState>,
-    stretch: PrefillChunk,
+    prefill_layers: Vec<CpuLayerState>,
+    prefill_buffers: PrefillBuffers,
 }
 
 impl SimdBatch {
-    /// Room for `max_rows` rows.
+    /// Allocates the states of `max_rows` rows.
     pub(super) fn new(network: Arc<PackedNetwork>, max_rows: usize) -> Self {
         let padded = network.padded_hidden();
         let layers = network.architecture.num_layers;
-        let states = |rows| (0..layers).map(|_| LayerState::new(rows, padded)).collect();
+        let states = |rows| {
+            (0..layers)
+                .map(|_| CpuLayerState::new(rows, padded))
+                .collect()
+        };
         Self {
             arch: Arch::new(),
             layers: states(max_rows),
             logits: vec![0.0; max_rows * network.architecture.vocabulary_size],
-            single: states(1),
-            stretch: PrefillChunk {
+            prefill_layers: states(1),
+            prefill_buffers: PrefillBuffers {
                 below: vec![0.0; CHUNK_CHARS * padded],
                 above: vec![0.0; CHUNK_CHARS * padded],
                 sums: vec![0.0; CHUNK_CHARS * padded * GATES],
@@ -126,7 +133,7 @@ impl BatchBackend for SimdBatch {
 
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
         let network = &self.network;
-        self.arch.dispatch(BatchStep {
+        self.arch.dispatch(StepRows {
             network,
             layers: &mut self.layers,
             tokens,
@@ -145,49 +152,54 @@ impl BatchBackend for SimdBatch {
         mut logits: Option<&mut Vec<f32>>,
     ) -> Result<(), DecodeError> {
         let network = &self.network;
-        write_row(network, &mut self.single, 0, state);
+        write_row(network, &mut self.prefill_layers, 0, state);
         for tokens in tokens.chunks(CHUNK_CHARS) {
             let logits = logits.as_deref_mut().map(|all| {
-                let begin = all.len();
+                let start = all.len();
                 all.resize(
-                    begin + tokens.len() * network.architecture.vocabulary_size,
+                    start + tokens.len() * network.architecture.vocabulary_size,
                     0.0,
                 );
-                &mut all[begin..]
+                &mut all[start..]
             });
-            self.arch.dispatch(Prefill {
+            self.arch.dispatch(PrefillChunk {
                 network,
-                layers: &mut self.single,
-                stretch: &mut self.stretch,
+                layers: &mut self.prefill_layers,
+                buffers: &mut self.prefill_buffers,
                 tokens,
                 logits,
             });
         }
-        *state = read_row(network, &self.single, 0);
+        *state = read_row(network, &self.prefill_layers, 0);
         Ok(())
     }
 }
 
-fn write_row(network: &PackedNetwork, layers: &mut [LayerState], row: usize, state: &HiddenState) {
+fn write_row(
+    network: &PackedNetwork,
+    layers: &mut [CpuLayerState],
+    row: usize,
+    state: &HiddenState,
+) {
     let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
-    for (layer, numbers) in layers.iter_mut().zip(state.0.chunks_exact(2 * hidden)) {
-        let (h, c) = numbers.split_at(hidden);
-        for (row, numbers) in [
+    for (layer, values) in layers.iter_mut().zip(state.0.chunks_exact(2 * hidden)) {
+        let (h, c) = values.split_at(hidden);
+        for (row, values) in [
             (&mut layer.h[row * padded..][..padded], h),
             (&mut layer.c[row * padded..][..padded], c),
         ] {
-            row[..hidden].copy_from_slice(numbers);
+            row[..hidden].copy_from_slice(values);
             row[hidden..].fill(0.0);
         }
     }
 }
 
-fn read_row(network: &PackedNetwork, layers: &[LayerState], row: usize) -> HiddenState {
+fn read_row(network: &PackedNetwork, layers: &[CpuLayerState], row: usize) -> HiddenState {
     let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
-    let mut numbers = Vec::with_capacity(network.architecture.state_len());
+    let mut values = Vec::with_capacity(network.architecture.state_len());
     for layer in layers {
-        numbers.extend_from_slice(&layer.h[row * padded..][..hidden]);
-        numbers.extend_from_slice(&layer.c[row * padded..][..hidden]);
+        values.extend_from_slice(&layer.h[row * padded..][..hidden]);
+        values.extend_from_slice(&layer.c[row * padded..][..hidden]);
     }
-    HiddenState(numbers.into_boxed_slice())
+    HiddenState(values.into_boxed_slice())
 }

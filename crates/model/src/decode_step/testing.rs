@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::parameters::layout;
 
-/// Parameters that look like noise, the same on every machine.
+/// Returns pseudo-random parameters, the same on every computer.
 fn parameters(architecture: Architecture) -> Parameters {
     let mut parameters = Parameters::zeros(architecture);
     for (k, value) in parameters.values.iter_mut().enumerate() {
@@ -28,7 +28,8 @@ fn prepare(device: &dyn DecodeDevice, parameters: &Parameters) -> Arc<DecodeWeig
     Arc::new(device.prepare(parameters).expect("the device has memory"))
 }
 
-/// The textbook LSTM in double precision, from PyTorch's layout.
+/// Returns the logits after `tokens`, computed by the textbook LSTM in double
+/// precision.
 fn reference(parameters: &Parameters, tokens: &[u32]) -> Vec<f64> {
     let Architecture {
         vocabulary_size,
@@ -79,7 +80,7 @@ fn reference(parameters: &Parameters, tokens: &[u32]) -> Vec<f64> {
 }
 
 /// Asserts that the logits are those of the textbook LSTM in double precision.
-pub fn logits_are_those_of_the_textbook_network(device: &dyn DecodeDevice) {
+pub fn logits_match_the_textbook_network(device: &dyn DecodeDevice) {
     for architecture in [
         architecture(5, 7, 1),
         architecture(11, 16, 2),
@@ -89,105 +90,93 @@ pub fn logits_are_those_of_the_textbook_network(device: &dyn DecodeDevice) {
         let tokens: Vec<u32> = (0..20)
             .map(|i| (i * i + 3) % architecture.vocabulary_size as u32)
             .collect();
-        {
-            let weights = prepare(device, &parameters);
-            let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
-            stepper.push(&HiddenState::zeros(&architecture));
-            let mut logits = Vec::new();
-            for &token in &tokens {
-                logits = stepper.step(&[token]).expect("a step").to_vec();
-            }
-            for (ours, exact) in logits.iter().zip(reference(&parameters, &tokens)) {
-                assert!((f64::from(*ours) - exact).abs() < 1e-5, "{ours} {exact}");
-            }
+        let weights = prepare(device, &parameters);
+        let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
+        batch.push(&HiddenState::zeros(&architecture));
+        let mut logits = Vec::new();
+        for &token in &tokens {
+            logits = batch.step(&[token]).expect("a step").to_vec();
+        }
+        for (ours, exact) in logits.iter().zip(reference(&parameters, &tokens)) {
+            assert!((f64::from(*ours) - exact).abs() < 1e-5, "{ours} {exact}");
         }
     }
 }
 
 /// Asserts batch invariance, with up to 20 rows.
-pub fn a_row_is_the_same_alone_and_among_any_number_of_others(device: &dyn DecodeDevice) {
+pub fn a_row_is_the_same_alone_and_in_any_batch(device: &dyn DecodeDevice) {
     let architecture = architecture(13, 40, 2);
-    {
-        let weights = prepare(device, &parameters(architecture));
-        let mut alone = DecodeBatch::new(weights.clone(), 1).expect("a stepper");
-        alone.push(&HiddenState::zeros(&architecture));
-        let expected: Vec<Vec<f32>> = (0..12)
-            .map(|t| alone.step(&[t % 13]).expect("a step").to_vec())
-            .collect();
-        for rows in 1..=20 {
-            for place in [0, rows / 2, rows - 1] {
-                let mut crowd = DecodeBatch::new(weights.clone(), rows).expect("a stepper");
-                (0..rows).for_each(|_| {
-                    crowd.push(&HiddenState::zeros(&architecture));
-                });
-                for (t, expected) in expected.iter().enumerate() {
-                    let mut tokens: Vec<u32> = (0..rows)
-                        .map(|row| ((row * 5 + t * 3) % 13) as u32)
-                        .collect();
-                    tokens[place] = t as u32 % 13;
-                    let logits = crowd.step(&tokens).expect("a step");
-                    assert_eq!(
-                        &logits[place * 13..][..13],
-                        expected,
-                        "{rows} rows, row {place}"
-                    );
-                }
-                assert_eq!(crowd.state(place), alone.state(0));
+    let weights = prepare(device, &parameters(architecture));
+    let mut alone = DecodeBatch::new(weights.clone(), 1).expect("a batch");
+    alone.push(&HiddenState::zeros(&architecture));
+    let expected: Vec<Vec<f32>> = (0..12)
+        .map(|t| alone.step(&[t % 13]).expect("a step").to_vec())
+        .collect();
+    for rows in 1..=20 {
+        for row in [0, rows / 2, rows - 1] {
+            let mut batch = DecodeBatch::new(weights.clone(), rows).expect("a batch");
+            (0..rows).for_each(|_| {
+                batch.push(&HiddenState::zeros(&architecture));
+            });
+            for (t, expected) in expected.iter().enumerate() {
+                let mut tokens: Vec<u32> = (0..rows)
+                    .map(|row| ((row * 5 + t * 3) % 13) as u32)
+                    .collect();
+                tokens[row] = t as u32 % 13;
+                let logits = batch.step(&tokens).expect("a step");
+                assert_eq!(
+                    &logits[row * 13..][..13],
+                    expected,
+                    "{rows} rows, row {row}"
+                );
             }
+            assert_eq!(batch.state(row), alone.state(0));
         }
     }
 }
 
 /// Asserts that prefill, in chunks of any length, equals decode steps.
-pub fn prefill_in_pieces_of_any_length_equals_steps(device: &dyn DecodeDevice) {
+pub fn prefill_in_chunks_of_any_length_equals_steps(device: &dyn DecodeDevice) {
     let architecture = architecture(13, 37, 3);
-    {
-        let weights = prepare(device, &parameters(architecture));
-        let tokens: Vec<u32> = (0..200u32).map(|i| (i * i * 7 + i) % 13).collect();
-        let mut steps = DecodeBatch::new(weights.clone(), 1).expect("a stepper");
-        steps.push(&HiddenState::zeros(&architecture));
-        let mut expected = Vec::new();
-        for &token in &tokens {
-            expected.extend_from_slice(steps.step(&[token]).expect("a step"));
+    let weights = prepare(device, &parameters(architecture));
+    let tokens: Vec<u32> = (0..200u32).map(|i| (i * i * 7 + i) % 13).collect();
+    let mut steps = DecodeBatch::new(weights.clone(), 1).expect("a batch");
+    steps.push(&HiddenState::zeros(&architecture));
+    let mut expected = Vec::new();
+    for &token in &tokens {
+        expected.extend_from_slice(steps.step(&[token]).expect("a step"));
+    }
+    for length in [1, 3, 63, 64, 65, 200] {
+        let mut state = HiddenState::zeros(&architecture);
+        let mut batch = DecodeBatch::new(weights.clone(), 1).expect("a batch");
+        let mut logits = Vec::new();
+        for chunk in tokens.chunks(length) {
+            logits.extend(batch.prefill_logits(&mut state, chunk).expect("a prefill"));
         }
-        for piece in [1, 3, 63, 64, 65, 200] {
-            let mut state = HiddenState::zeros(&architecture);
-            let mut stepper = DecodeBatch::new(weights.clone(), 1).expect("a stepper");
-            let mut logits = Vec::new();
-            for tokens in tokens.chunks(piece) {
-                logits.extend(
-                    stepper
-                        .prefill_logits(&mut state, tokens)
-                        .expect("a prefill"),
-                );
-            }
-            assert_eq!(state, steps.state(0), "pieces of {piece}");
-            assert_eq!(logits, expected, "pieces of {piece}");
-        }
+        assert_eq!(state, steps.state(0), "chunks of {length}");
+        assert_eq!(logits, expected, "chunks of {length}");
     }
 }
 
-/// Asserts that removing a row moves the last row into its place.
-pub fn the_last_row_fills_the_place_of_one_that_leaves(device: &dyn DecodeDevice) {
+/// Asserts that the last row takes the index of a removed row.
+pub fn a_removed_row_is_replaced_by_the_last_one(device: &dyn DecodeDevice) {
     let architecture = architecture(6, 9, 2);
-    {
-        let weights = prepare(device, &parameters(architecture));
-        let mut stepper = DecodeBatch::new(weights, 4).expect("a stepper");
-        let states: Vec<HiddenState> = (0..3)
-            .map(|n| {
-                let mut state = HiddenState::zeros(&architecture);
-                state.0.fill(n as f32 + 1.0);
-                state
-            })
-            .collect();
-        for state in &states {
-            stepper.push(state);
-        }
-        assert_eq!(stepper.swap_remove(0), states[0]);
-        assert_eq!(stepper.rows(), 2);
-        assert_eq!(stepper.state(0), states[2]);
-        assert_eq!(stepper.state(1), states[1]);
-        assert_eq!(stepper.swap_remove(1), states[1]);
-        assert_eq!(stepper.state(0), states[2]);
+    let weights = prepare(device, &parameters(architecture));
+    let mut batch = DecodeBatch::new(weights, 4).expect("a batch");
+    let states: Vec<HiddenState> = (0..3)
+        .map(|n| {
+            let mut state = HiddenState::zeros(&architecture);
+            state.0.fill(n as f32 + 1.0);
+            state
+        })
+        .collect();
+    for state in &states {
+        batch.push(state);
     }
+    assert_eq!(batch.swap_remove(0), states[0]);
+    assert_eq!(batch.rows(), 2);
+    assert_eq!(batch.state(0), states[2]);
+    assert_eq!(batch.state(1), states[1]);
+    assert_eq!(batch.swap_remove(1), states[1]);
+    assert_eq!(batch.state(0), states[2]);
 }

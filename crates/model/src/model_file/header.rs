@@ -1,5 +1,5 @@
-//! The header of a model file: its JSON, and every check that needs no
-//! weights. The weights are read in the parent module.
+//! The header of a model file: its JSON, and all checks that do not need the
+//! weights. The parent module reads the weights.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -10,14 +10,15 @@ use super::super::architecture::Architecture;
 use super::super::parameters::{self, ParameterView};
 use super::super::vocabulary::Vocabulary;
 use super::{
-    CheckpointError, MAX_HIDDEN_SIZE, MAX_LAYERS, MAX_VOCABULARY, ModelFile, ModelMetadata,
+    MAX_HIDDEN_SIZE, MAX_LAYERS, MAX_VOCABULARY, ModelFile, ModelFileError, ModelMetadata,
+    shortened, unknown_tensor,
 };
 
-/// Version of what is in the metadata, and the only one that is read.
+/// Version of the metadata; no other can be read.
 const FORMAT_VERSION: &str = "1";
 
-/// Most bytes of JSON: a vocabulary of [`MAX_VOCABULARY`] characters, each as
-/// two escapes, takes 0.8 MB.
+/// Maximum length of the JSON in bytes. A vocabulary of [`MAX_VOCABULARY`]
+/// characters, each as two escapes, takes 0.8 MB.
 const MAX_HEADER_BYTES: u64 = 2 * 1024 * 1024;
 
 const VERSION_KEY: &str = "format_version";
@@ -25,33 +26,33 @@ const ARCHITECTURE_KEY: &str = "architecture";
 const VOCABULARY_KEY: &str = "vocabulary";
 const TRAINING_KEY: &str = "training";
 
-/// What the header says, all of it checked.
+/// The content of a header, checked.
 pub(super) struct Header {
     pub(super) architecture: Architecture,
     pub(super) vocabulary: Vocabulary,
-    pub(super) facts: ModelMetadata,
+    pub(super) metadata: ModelMetadata,
     /// False for a bare `state_dict`.
     pub(super) has_metadata: bool,
-    /// In the order in which they lie in the file, without gaps; each with
-    /// its place in the flat row.
+    /// In the order of the file, which has no gaps, with their ranges in
+    /// `Parameters::values`.
     tensors: Vec<ParameterView>,
 }
 
 impl Header {
-    /// The header of the file that is written for a model.
-    pub(super) fn of(model: &ModelFile) -> Result<Self, CheckpointError> {
+    /// Creates the header for a model.
+    pub(super) fn of(model: &ModelFile) -> Result<Self, ModelFileError> {
         let architecture = model.parameters.architecture;
         check_sizes(&architecture)?;
         check_vocabulary(model.vocabulary.characters(), &architecture)?;
         assert_eq!(
             model.parameters.values.len(),
             architecture.parameter_count(),
-            "the parameters fit their architecture"
+            "values of the parameters"
         );
         Ok(Self {
             architecture,
             vocabulary: model.vocabulary.clone(),
-            facts: model.facts.clone(),
+            metadata: model.metadata.clone(),
             has_metadata: true,
             tensors: parameters::layout(&architecture),
         })
@@ -62,27 +63,27 @@ impl Header {
         mut reader: impl Read,
         length: u64,
         vocabulary: Option<&Vocabulary>,
-    ) -> Result<Self, CheckpointError> {
-        let broken = |reason: &str| CheckpointError::NotSafetensors(reason.to_owned());
+    ) -> Result<Self, ModelFileError> {
+        let invalid = |reason: &str| ModelFileError::NotSafetensors(reason.to_owned());
         if length < 8 {
-            return Err(broken("it is shorter than 8 bytes"));
+            return Err(invalid("it is shorter than 8 bytes"));
         }
         let mut size = [0; 8];
         reader.read_exact(&mut size)?;
         let size = u64::from_le_bytes(size);
         if size > MAX_HEADER_BYTES {
-            return Err(broken("its header is too large"));
+            return Err(invalid("its header is longer than 2 MiB"));
         }
         if size > length - 8 {
-            return Err(broken("it ends within its header"));
+            return Err(invalid("it ends within its header"));
         }
         let mut json = vec![0; usize::try_from(size).expect("under the limit")];
         reader.read_exact(&mut json)?;
         let metadata: Metadata = serde_json::from_slice(&json)
-            .map_err(|error| CheckpointError::NotSafetensors(error.to_string()))?;
+            .map_err(|error| ModelFileError::NotSafetensors(shortened(&error.to_string())))?;
         let expected = (metadata.data_len() as u64).checked_add(8 + size);
         if expected != Some(length) {
-            return Err(CheckpointError::Length {
+            return Err(ModelFileError::Length {
                 expected: expected.unwrap_or(u64::MAX),
                 actual: length,
             });
@@ -90,13 +91,13 @@ impl Header {
         Self::check(&metadata, vocabulary)
     }
 
-    /// The tensors in the order in which they lie in the file.
+    /// Returns the tensors in the order of the file.
     pub(super) fn tensors(&self) -> &[ParameterView] {
         &self.tensors
     }
 
-    /// The first bytes of the file: length and JSON, padded so that the
-    /// floats are aligned.
+    /// Returns the first bytes of the file: the length of the JSON, and the
+    /// JSON, padded so that the values are aligned.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let tensors = self.tensors.iter().map(|tensor| {
             let info = TensorInfo {
@@ -108,7 +109,7 @@ impl Header {
         });
         let text = |value: serde_json::Result<String>| value.expect("plain data becomes JSON");
         let metadata = HashMap::from([
-            // What other programs look for in files that PyTorch made.
+            // Other programs expect this entry in files with PyTorch's layout.
             ("format".to_owned(), "pt".to_owned()),
             (VERSION_KEY.to_owned(), FORMAT_VERSION.to_owned()),
             (
@@ -121,12 +122,13 @@ impl Header {
             ),
             (
                 TRAINING_KEY.to_owned(),
-                text(serde_json::to_string(&self.facts)),
+                text(serde_json::to_string(&self.metadata)),
             ),
         ]);
         let metadata = Metadata::new(Some(metadata), tensors.collect())
             .expect("a layout has no gaps and fits its shapes");
-        // Through a `Value`, whose keys are sorted: the same bytes each time.
+        // Through a `Value`, whose keys are sorted, so that the same model
+        // always gives the same bytes.
         let value = serde_json::to_value(&metadata).expect("plain data becomes JSON");
         let mut json = value.to_string().into_bytes();
         json.resize(json.len().next_multiple_of(8), b' ');
@@ -135,67 +137,63 @@ impl Header {
         bytes
     }
 
-    fn check(
-        metadata: &Metadata,
-        vocabulary: Option<&Vocabulary>,
-    ) -> Result<Self, CheckpointError> {
+    fn check(metadata: &Metadata, vocabulary: Option<&Vocabulary>) -> Result<Self, ModelFileError> {
         let entries = metadata.metadata().as_ref();
-        let ours = entries.filter(|entries| entries.contains_key(VERSION_KEY));
-        let (architecture, vocabulary, facts) = match (ours, vocabulary) {
-            (Some(entries), _) => described(entries)?,
+        let described = entries.filter(|entries| entries.contains_key(VERSION_KEY));
+        let (architecture, vocabulary, model_metadata) = match (described, vocabulary) {
+            (Some(entries), _) => parse_metadata(entries)?,
             (None, Some(vocabulary)) => {
-                let architecture = inferred(metadata)?;
+                let architecture = infer_architecture(metadata)?;
                 check_sizes(&architecture)?;
                 check_vocabulary(vocabulary.characters(), &architecture)?;
                 (architecture, vocabulary.clone(), ModelMetadata::default())
             }
-            (None, None) => return Err(CheckpointError::MetadataMissing(VOCABULARY_KEY)),
+            (None, None) => return Err(ModelFileError::MetadataMissing(VOCABULARY_KEY)),
         };
         Ok(Self {
             tensors: check_tensors(metadata, &architecture)?,
             architecture,
             vocabulary,
-            facts,
-            has_metadata: ours.is_some(),
+            metadata: model_metadata,
+            has_metadata: described.is_some(),
         })
     }
 }
 
-/// What the metadata of a file of ours say.
-fn described(
+/// Parses the metadata that [`Header::to_bytes`] writes.
+fn parse_metadata(
     entries: &HashMap<String, String>,
-) -> Result<(Architecture, Vocabulary, ModelMetadata), CheckpointError> {
-    let entry = |key| {
-        entries
-            .get(key)
-            .ok_or(CheckpointError::MetadataMissing(key))
+) -> Result<(Architecture, Vocabulary, ModelMetadata), ModelFileError> {
+    let entry = |key| entries.get(key).ok_or(ModelFileError::MetadataMissing(key));
+    let invalid = |key, reason: String| ModelFileError::Metadata {
+        key,
+        reason: shortened(&reason),
     };
-    let wrong = |key, reason: String| CheckpointError::Metadata { key, reason };
     let version = entry(VERSION_KEY)?;
     if version != FORMAT_VERSION {
-        return Err(wrong(
+        return Err(invalid(
             VERSION_KEY,
-            format!("version {version:?} is not known here, only {FORMAT_VERSION}"),
+            format!("this program reads version {FORMAT_VERSION}, not {version:?}"),
         ));
     }
     let architecture: Architecture = serde_json::from_str(entry(ARCHITECTURE_KEY)?)
-        .map_err(|error| wrong(ARCHITECTURE_KEY, error.to_string()))?;
+        .map_err(|error| invalid(ARCHITECTURE_KEY, error.to_string()))?;
     check_sizes(&architecture)?;
     let characters: Vec<char> = entry(VOCABULARY_KEY)?.chars().collect();
     check_vocabulary(&characters, &architecture)?;
-    let facts: ModelMetadata = serde_json::from_str(entry(TRAINING_KEY)?)
-        .map_err(|error| wrong(TRAINING_KEY, error.to_string()))?;
-    Ok((architecture, Vocabulary::from_chars(characters), facts))
+    let metadata: ModelMetadata = serde_json::from_str(entry(TRAINING_KEY)?)
+        .map_err(|error| invalid(TRAINING_KEY, error.to_string()))?;
+    Ok((architecture, Vocabulary::from_chars(characters), metadata))
 }
 
-/// The architecture that the shapes of a bare `state_dict` tell.
-fn inferred(metadata: &Metadata) -> Result<Architecture, CheckpointError> {
+/// Infers the architecture from the shapes of a bare `state_dict`.
+fn infer_architecture(metadata: &Metadata) -> Result<Architecture, ModelFileError> {
     let name = "fc.weight";
     let info = metadata
         .info(name)
-        .ok_or_else(|| CheckpointError::TensorMissing(name.to_owned()))?;
+        .ok_or_else(|| ModelFileError::TensorMissing(name.to_owned()))?;
     let &[vocabulary_size, hidden_size] = info.shape.as_slice() else {
-        return Err(CheckpointError::Shape {
+        return Err(ModelFileError::Shape {
             name: name.to_owned(),
             expected: vec![0, 0],
             actual: info.shape.clone(),
@@ -211,8 +209,8 @@ fn inferred(metadata: &Metadata) -> Result<Architecture, CheckpointError> {
     })
 }
 
-/// Refuses sizes beyond what this program handles.
-pub(crate) fn check_sizes(architecture: &Architecture) -> Result<(), CheckpointError> {
+/// Rejects sizes outside the limits of this program.
+pub(crate) fn check_sizes(architecture: &Architecture) -> Result<(), ModelFileError> {
     let sizes = [
         (
             "vocabulary_size",
@@ -224,7 +222,7 @@ pub(crate) fn check_sizes(architecture: &Architecture) -> Result<(), CheckpointE
     ];
     for (what, actual, limit) in sizes {
         if actual == 0 || actual > limit {
-            return Err(CheckpointError::Size {
+            return Err(ModelFileError::Size {
                 what,
                 limit,
                 actual,
@@ -237,14 +235,14 @@ pub(crate) fn check_sizes(architecture: &Architecture) -> Result<(), CheckpointE
 fn check_vocabulary(
     characters: &[char],
     architecture: &Architecture,
-) -> Result<(), CheckpointError> {
-    let wrong = |reason| CheckpointError::Metadata {
+) -> Result<(), ModelFileError> {
+    let invalid = |reason| ModelFileError::Metadata {
         key: VOCABULARY_KEY,
         reason,
     };
     if characters.len() != architecture.vocabulary_size {
-        return Err(wrong(format!(
-            "it has {} characters where the network has {}",
+        return Err(invalid(format!(
+            "it has {} characters, but the network has {}",
             characters.len(),
             architecture.vocabulary_size
         )));
@@ -255,16 +253,16 @@ fn check_vocabulary(
         .find(|&&character| !seen.insert(character))
     {
         None => Ok(()),
-        Some(twice) => Err(wrong(format!("{twice:?} stands in it twice"))),
+        Some(twice) => Err(invalid(format!("it has {twice:?} twice"))),
     }
 }
 
-/// Checks names, shapes and types; returns the tensors in the order of the
-/// file.
+/// Checks names, shapes and element types; returns the tensors in the order of
+/// the file.
 fn check_tensors(
     metadata: &Metadata,
     architecture: &Architecture,
-) -> Result<Vec<ParameterView>, CheckpointError> {
+) -> Result<Vec<ParameterView>, ModelFileError> {
     let mut expected: HashMap<String, ParameterView> = parameters::layout(architecture)
         .into_iter()
         .map(|view| (view.name.clone(), view))
@@ -273,14 +271,14 @@ fn check_tensors(
     for name in metadata.offset_keys() {
         let info = metadata.info(&name).expect("the name is of its keys");
         let Some(view) = expected.remove(&name) else {
-            return Err(CheckpointError::TensorUnknown(name));
+            return Err(unknown_tensor(&name));
         };
         if info.dtype != Dtype::F32 {
             let actual = info.dtype.to_string();
-            return Err(CheckpointError::Type { name, actual });
+            return Err(ModelFileError::Type { name, actual });
         }
         if info.shape != view.shape {
-            return Err(CheckpointError::Shape {
+            return Err(ModelFileError::Shape {
                 name,
                 expected: view.shape,
                 actual: info.shape.clone(),
@@ -288,9 +286,9 @@ fn check_tensors(
         }
         tensors.push(view);
     }
-    // Of several, always tell the same one.
+    // Of several missing tensors, always report the same one.
     match expected.into_keys().min() {
         None => Ok(tensors),
-        Some(name) => Err(CheckpointError::TensorMissing(name)),
+        Some(name) => Err(ModelFileError::TensorMissing(name)),
     }
 }

@@ -21,7 +21,7 @@ fn model() -> ModelFile {
     ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata {
+        metadata: ModelMetadata {
             recipe: "notebook".to_owned(),
             epochs: 4,
             steps: 1200,
@@ -35,8 +35,8 @@ fn model() -> ModelFile {
     }
 }
 
-/// The bytes with one piece of the header replaced by another of the same
-/// length.
+/// Returns a model file with one part of the header replaced by another of the
+/// same length.
 fn altered(from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = model().to_bytes().unwrap();
@@ -48,18 +48,19 @@ fn altered(from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-fn refusal(bytes: &[u8]) -> String {
+/// Returns the error for an invalid file.
+fn error_of(bytes: &[u8]) -> String {
     ModelFile::from_bytes(bytes).unwrap_err().to_string()
 }
 
 #[test]
-fn a_model_is_read_as_it_was_written() {
+fn a_model_survives_writing_and_reading() {
     let bytes = model().to_bytes().unwrap();
     assert_eq!(ModelFile::from_bytes(&bytes).unwrap(), model());
 }
 
 #[test]
-fn the_same_model_gives_the_same_bytes() {
+fn the_same_model_always_gives_the_same_bytes() {
     assert_eq!(model().to_bytes().unwrap(), model().to_bytes().unwrap());
 }
 
@@ -70,7 +71,7 @@ fn contents_hold_the_digest_and_length_of_the_file() {
     let expected: [u8; 32] = Sha256::digest(&bytes).into();
     assert_eq!(contents.sha256, expected);
     assert_eq!(contents.bytes, bytes.len() as u64);
-    assert_eq!(contents.facts, model().facts);
+    assert_eq!(contents.metadata, model().metadata);
 }
 
 #[test]
@@ -97,7 +98,8 @@ fn tensors_have_the_names_and_shapes_of_the_state_dict() {
     assert_eq!(bias.data()[bias.data().len() - 4..], last);
 }
 
-/// A file as other programs write it: tensors in another order, no metadata.
+/// Returns a file as other programs write it: tensors in another order, no
+/// metadata.
 fn bare() -> Vec<u8> {
     let model = model();
     let data: Vec<(String, Vec<usize>, Vec<u8>)> = layout(&model.parameters.architecture)
@@ -116,7 +118,7 @@ fn bare() -> Vec<u8> {
 }
 
 #[test]
-fn a_bare_state_dict_is_read_with_a_vocabulary_beside_it() {
+fn a_bare_state_dict_is_read_with_a_given_vocabulary() {
     let bytes = bare();
     let model = model();
     let vocabulary = &model.vocabulary;
@@ -124,49 +126,49 @@ fn a_bare_state_dict_is_read_with_a_vocabulary_beside_it() {
         ModelFile::read_from(bytes.as_slice(), bytes.len() as u64, Some(vocabulary)).unwrap();
     assert_eq!(read.parameters, model.parameters);
     assert_eq!(read.vocabulary, model.vocabulary);
-    assert_eq!(refusal(&bytes), "its metadata has no vocabulary");
+    assert_eq!(error_of(&bytes), "its metadata has no vocabulary");
 }
 
 #[test]
-fn a_bare_state_dict_with_a_vocabulary_of_another_size_is_refused() {
+fn a_bare_state_dict_with_a_vocabulary_of_another_size_is_rejected() {
     let bytes = bare();
     let vocabulary = Vocabulary::of("abc".chars());
     let error = ModelFile::read_from(bytes.as_slice(), bytes.len() as u64, Some(&vocabulary))
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("3 characters where the network has 7"),
+        error.contains("3 characters, but the network has 7"),
         "{error}"
     );
 }
 
 #[test]
-fn a_file_that_is_cut_or_lengthened_is_refused_with_both_lengths() {
+fn a_truncated_or_lengthened_file_is_rejected_with_both_lengths() {
     let mut bytes = model().to_bytes().unwrap();
     let length = bytes.len();
-    let error = refusal(&bytes[..length - 1]);
+    let error = error_of(&bytes[..length - 1]);
     assert_eq!(
         error,
         format!(
-            "the file has {} bytes where its header says {length}",
+            "the file has {} bytes, but its header requires {length}",
             length - 1
         )
     );
     bytes.push(0);
-    assert!(refusal(&bytes).contains("its header says"));
-    assert!(refusal(&bytes[..4]).contains("shorter than 8 bytes"));
-    assert!(refusal(&bytes[..40]).contains("ends within its header"));
-    assert!(refusal(b"").contains("not a safetensors file"));
+    assert!(error_of(&bytes).contains("its header requires"));
+    assert!(error_of(&bytes[..4]).contains("shorter than 8 bytes"));
+    assert!(error_of(&bytes[..40]).contains("ends within its header"));
+    assert!(error_of(b"").contains("not a safetensors file"));
 }
 
 #[test]
-fn a_header_that_claims_to_be_huge_is_refused() {
+fn a_header_that_claims_to_be_huge_is_rejected() {
     let bytes = [&u64::MAX.to_le_bytes()[..], &[0; 100]].concat();
-    assert!(refusal(&bytes).contains("its header is too large"));
+    assert!(error_of(&bytes).contains("its header is longer than 2 MiB"));
 }
 
 #[test]
-fn offsets_near_the_end_of_all_numbers_are_refused() {
+fn offsets_near_the_largest_integer_are_rejected() {
     let json = format!(
         r#"{{"fc.bias":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}}"#,
         u64::MAX / 32,
@@ -177,13 +179,13 @@ fn offsets_near_the_end_of_all_numbers_are_refused() {
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_refused_with_its_place() {
+fn a_weight_that_is_not_finite_is_rejected_with_its_index() {
     let mut bytes = model().to_bytes().unwrap();
     let at = bytes.len() - 4;
     bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
     assert_eq!(
-        refusal(&bytes),
-        "tensor fc.bias holds a number that is not finite, at index 6"
+        error_of(&bytes),
+        "tensor fc.bias has a value that is not finite, at index 6"
     );
     let mut model = model();
     model.parameters.values[0] = f32::INFINITY;
@@ -192,51 +194,69 @@ fn a_weight_that_is_not_finite_is_refused_with_its_place() {
 }
 
 #[test]
-fn wrong_names_shapes_and_types_are_refused_by_name() {
+fn wrong_names_shapes_and_types_are_rejected_by_tensor_name() {
     assert_eq!(
-        refusal(&altered("fc.bias", "fc.bean")),
+        error_of(&altered("fc.bias", "fc.bean")),
         "tensor \"fc.bean\" does not belong to this network"
     );
-    let error = refusal(&altered("[7,3]", "[3,7]"));
+    let error = error_of(&altered("[7,3]", "[3,7]"));
     assert_eq!(
         error,
-        "tensor fc.weight has the shape [3, 7]; [7, 3] is needed"
+        "tensor fc.weight has the shape [3, 7]; it must be [7, 3]"
     );
-    let error = refusal(&altered("\"F32\"", "\"I32\""));
-    assert!(error.contains("holds I32; F32 is needed"), "{error}");
+    let error = error_of(&altered("\"F32\"", "\"I32\""));
+    assert!(error.contains("type I32; they must be F32"), "{error}");
 }
 
 #[test]
-fn wrong_metadata_are_refused_by_key() {
-    let error = refusal(&altered(
+fn errors_show_only_the_beginning_of_a_long_name() {
+    let name = "x".repeat(100_000);
+    let json = format!(
+        r#"{{"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}},"__metadata__":{}}}"#,
+        r#"{"format_version":"1","architecture":"{\"vocabulary_size\":1,\"hidden_size\":1,\"num_layers\":1}","vocabulary":"a","training":"{}"}"#
+    );
+    let bytes = [
+        &(json.len() as u64).to_le_bytes()[..],
+        json.as_bytes(),
+        &[0; 4],
+    ]
+    .concat();
+    let error = error_of(&bytes);
+    assert!(error.contains("does not belong to this network"), "{error}");
+    assert!(error.len() < 200, "{} bytes", error.len());
+}
+
+#[test]
+fn invalid_metadata_are_rejected_by_key() {
+    let error = error_of(&altered(
         "\"format_version\":\"1\"",
         "\"format_version\":\"2\"",
     ));
     assert!(error.contains("format_version"), "{error}");
-    let error = refusal(&altered("abż", "aaż"));
-    assert!(error.contains("'a' stands in it twice"), "{error}");
-    let error = refusal(&altered(r#"\"num_layers\":2"#, r#"\"num_layers\":9"#));
+    let error = error_of(&altered("abż", "aaż"));
+    assert!(error.contains("it has 'a' twice"), "{error}");
+    let error = error_of(&altered(r#"\"num_layers\":2"#, r#"\"num_layers\":9"#));
     assert_eq!(error, "num_layers is 9; it must be from 1 to 8");
-    let error = refusal(&altered(r#"\"hidden_size\":3"#, r#"\"hidden_size\":0"#));
+    let error = error_of(&altered(r#"\"hidden_size\":3"#, r#"\"hidden_size\":0"#));
     assert_eq!(error, "hidden_size is 0; it must be from 1 to 4096");
-    let error = refusal(&altered("\"training\":", "\"straying\":"));
+    let error = error_of(&altered("\"training\":", "\"straying\":"));
     assert_eq!(error, "its metadata has no training");
 }
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let _ = ModelFile::from_bytes(&bytes);
     }
 
     #[test]
-    fn any_json_like_header_is_read_without_a_panic(json in r#"[{}\[\]":,a-z0-9_.]{0,80}"#) {
+    fn arbitrary_headers_like_json_do_not_panic(json in r#"[{}\[\]":,a-z0-9_.]{0,80}"#) {
         let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
         let _ = ModelFile::from_bytes(&bytes);
     }
 
     #[test]
-    fn a_file_with_some_changed_bytes_is_read_without_a_panic(
+    fn changed_bytes_do_not_panic_and_truncated_files_are_rejected(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<prop::sample::Index>(),
     ) {

@@ -6,14 +6,14 @@ fn settings(temperature: f64, top_k: u32, top_p: f64, min_p: f64) -> SamplingSet
     SamplingSettings::new(temperature, top_k, top_p, min_p).unwrap()
 }
 
-/// Logits of a plausible shape: some likely, many unlikely, two equal.
+/// Logits of a realistic distribution: few likely, many unlikely, two equal.
 fn logits() -> Vec<f32> {
     let mut logits: Vec<f32> = (0..20).map(|i| 2.5 - 0.4 * ((i * 7) % 20) as f32).collect();
     logits[4] = logits[9];
     logits
 }
 
-/// The exact probabilities, worked out the slow way.
+/// Computes the exact probabilities in the simplest way.
 fn exact(temperature: f64, top_k: usize, top_p: f64, min_p: f64) -> Vec<f64> {
     let logits = logits();
     let mut order: Vec<usize> = (0..logits.len()).collect();
@@ -42,7 +42,7 @@ fn exact(temperature: f64, top_k: usize, top_p: f64, min_p: f64) -> Vec<f64> {
     probabilities
 }
 
-/// Draws 100,000 times and holds the counts against the probabilities.
+/// Samples 100,000 times and compares the counts with the exact probabilities.
 fn assert_distribution(temperature: f64, top_k: u32, top_p: f64, min_p: f64) {
     const DRAWS: usize = 100_000;
     let settings = settings(temperature, top_k, top_p, min_p);
@@ -58,21 +58,21 @@ fn assert_distribution(temperature: f64, top_k: u32, top_p: f64, min_p: f64) {
     let mut freedom = -1.0;
     for (&count, &probability) in counts.iter().zip(&expected) {
         if probability == 0.0 {
-            assert_eq!(count, 0, "an excluded character was drawn");
+            assert_eq!(count, 0, "an excluded character was sampled");
             continue;
         }
         let mean = probability * DRAWS as f64;
         chi_square += (count as f64 - mean).powi(2) / mean;
         freedom += 1.0;
     }
-    // The 99.99 % point of chi-square, after Wilson and Hilferty.
+    // The 99.99 % quantile of chi-square (Wilson and Hilferty, 1931).
     let spread = 2.0 / (9.0 * f64::max(freedom, 1.0));
     let limit = f64::max(freedom, 1.0) * (1.0 - spread + 3.72 * f64::sqrt(spread)).powi(3);
     assert!(chi_square < limit, "chi-square {chi_square}, limit {limit}");
 }
 
 #[test]
-fn a_hundred_thousand_draws_follow_the_exact_probabilities() {
+fn a_hundred_thousand_samples_follow_the_exact_probabilities() {
     assert_distribution(1.0, 0, 1.0, 0.0);
     assert_distribution(0.7, 0, 1.0, 0.0);
     assert_distribution(1.3, 3, 1.0, 0.0);
@@ -83,7 +83,7 @@ fn a_hundred_thousand_draws_follow_the_exact_probabilities() {
 }
 
 #[test]
-fn temperature_zero_and_top_one_take_the_most_probable_and_the_first_of_equals() {
+fn temperature_zero_and_top_one_select_the_most_probable_and_the_first_of_equals() {
     let logits = [0.5, 2.0, f32::NAN, 2.0];
     let mut sampler = Sampler::default();
     for settings in [
@@ -96,7 +96,7 @@ fn temperature_zero_and_top_one_take_the_most_probable_and_the_first_of_equals()
 }
 
 #[test]
-fn of_equal_logits_top_k_keeps_the_lower_numbers_however_it_selects() {
+fn top_k_keeps_the_lower_token_ids_of_equal_logits_with_either_algorithm() {
     let logits = [1.0; 40];
     let mut sampler = Sampler::default();
     for top_k in [3, 16, 17, 30] {
@@ -106,7 +106,7 @@ fn of_equal_logits_top_k_keeps_the_lower_numbers_however_it_selects() {
 }
 
 #[test]
-fn a_model_gone_mad_still_gives_a_character_it_has() {
+fn logits_that_are_not_finite_still_give_a_character_of_the_vocabulary() {
     let mut sampler = Sampler::default();
     for logits in [
         [f32::NAN; 4],
@@ -122,18 +122,18 @@ fn a_model_gone_mad_still_gives_a_character_it_has() {
 }
 
 #[test]
-fn a_place_in_the_random_sequence_is_found_again() {
-    let mut straight = Draws::at(RandomState::seeded(5));
-    let numbers: Vec<f64> = (0..100).map(|_| straight.uniform()).collect();
+fn the_generator_continues_from_a_stored_position() {
+    let mut uninterrupted = Draws::at(RandomState::seeded(5));
+    let expected: Vec<f64> = (0..100).map(|_| uninterrupted.uniform()).collect();
     for start in [0u64, 1, 7, 63, 64, 99] {
         let mut later = Draws::at(RandomState::seeded(5).after(start));
-        assert_eq!(later.uniform(), numbers[start as usize]);
+        assert_eq!(later.uniform(), expected[start as usize]);
         assert_eq!(later.state().draws, start + 1);
     }
 }
 
 #[test]
-fn settings_outside_their_limits_are_named_with_limit_and_value() {
+fn settings_outside_their_limits_are_reported_with_limit_and_value() {
     let error = SamplingSettings::new(-0.5, 0, 1.0, 0.0).unwrap_err();
     assert_eq!(error.field, "temperature");
     assert_eq!(error.to_string(), "must be 0 to 100, not -0.5");
@@ -150,7 +150,7 @@ fn settings_outside_their_limits_are_named_with_limit_and_value() {
 }
 
 #[test]
-fn log_probabilities_are_those_of_the_unchanged_distribution() {
+fn log_probabilities_are_those_of_the_models_distribution() {
     let logits = logits();
     let probabilities = exact(1.0, 0, 1.0, 0.0);
     for (token, probability) in (0..).zip(probabilities) {

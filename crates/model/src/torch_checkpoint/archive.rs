@@ -1,6 +1,6 @@
-//! The two containers of `torch.save`: a zip since PyTorch 1.6, a row of
-//! pickles before. Either way: one pickle, and where in the file the numbers
-//! of each storage lie.
+//! The two container formats of `torch.save`: a zip archive since PyTorch 1.6,
+//! a sequence of pickles before. Both contain one pickle of interest, and the
+//! elements of storages somewhere else in the file.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,160 +14,220 @@ use zip::result::ZipError;
 use super::TorchCheckpointError;
 use super::pickle::{Node, Pickle};
 
-/// Most bytes of a pickle: a vocabulary of 65,536 characters takes about
-/// twelve each.
+/// Maximum length of a pickle in bytes. A vocabulary of 65,536 characters takes
+/// about twelve bytes for each.
 const MAX_PICKLE_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Most bytes of a zip's list of contents; a model has some dozen entries.
+/// Maximum length of the central directory of a zip archive in bytes. A model
+/// has some dozen entries of about 70 bytes.
 const MAX_DIRECTORY_BYTES: u64 = 1024 * 1024;
 
-/// The first number of the older format.
+/// The first value of a file in the legacy format.
 const LEGACY_MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
-/// The only version that the older format ever had.
+/// The only version that the legacy format ever had.
 const LEGACY_PROTOCOL: i128 = 1001;
 
-/// What a file holds.
-pub(super) struct Archive {
-    pub(super) pickle: Pickle,
-    /// Bytes of the file, by the key of the storage.
-    pub(super) storages: HashMap<String, Range<u64>>,
+const UNKNOWN_FORMAT: &str = "it is not in a format of torch.save";
+
+/// Opens a file. Reads its pickle, and no elements of storages.
+///
+/// # Errors
+/// The file is not in one of the two formats, or reading failed.
+pub(super) fn open<R: Read + Seek>(
+    mut reader: R,
+) -> Result<(Pickle, Storages<R>), TorchCheckpointError> {
+    let mut first = [0; 4];
+    reader.rewind()?;
+    reader.read_exact(&mut first)?;
+    reader.rewind()?;
+    match first {
+        [b'P', b'K', ..] => open_zip(reader),
+        [0x80, 2, ..] => open_legacy(reader),
+        _ => Err(TorchCheckpointError::Invalid(UNKNOWN_FORMAT)),
+    }
 }
 
-impl Archive {
-    /// Reads all but the numbers; of those in a zip it checks the checksums.
-    pub(super) fn open(mut reader: impl Read + Seek) -> Result<Self, TorchCheckpointError> {
-        let mut first = [0; 4];
-        reader.rewind()?;
-        reader.read_exact(&mut first)?;
-        reader.rewind()?;
-        match first {
-            [b'P', b'K', ..] => Self::zip(reader),
-            [0x80, 2, ..] => Self::legacy(reader),
-            _ => Err(TorchCheckpointError::Broken(
-                "it begins like none of its files",
-            )),
-        }
-    }
+/// The storages of a file.
+pub(super) enum Storages<R> {
+    /// Each storage is an entry of the archive, `FOLDER/data/KEY`.
+    Zip {
+        archive: ZipArchive<BufReader<LimitedReader<R>>>,
+        folder: String,
+    },
+    /// The position of each storage, by its key.
+    Legacy(StorageRanges),
+}
 
-    fn zip(reader: impl Read + Seek) -> Result<Self, TorchCheckpointError> {
-        let left = Rc::new(Cell::new(MAX_DIRECTORY_BYTES));
-        let reader = Bounded {
-            inner: reader,
-            left: Rc::clone(&left),
+/// The byte range of each storage in the file, by its key.
+pub(super) type StorageRanges = HashMap<Rc<str>, Range<u64>>;
+
+impl<R: Read + Seek> Storages<R> {
+    /// Returns the byte ranges of the storages with these keys; a key that the
+    /// file does not have is left out. In a zip archive, reads these storages
+    /// to verify their checksums.
+    ///
+    /// # Errors
+    /// Storages overlap, a storage is compressed or damaged, or reading failed.
+    pub(super) fn locate(
+        self,
+        keys: impl IntoIterator<Item = Rc<str>>,
+    ) -> Result<StorageRanges, TorchCheckpointError> {
+        let (mut archive, folder) = match self {
+            Self::Legacy(ranges) => return Ok(ranges),
+            Self::Zip { archive, folder } => (archive, folder),
         };
-        let mut zip = ZipArchive::new(BufReader::new(reader))?;
-        // From here on each read is bounded by the size of an entry, and that
-        // by the file: only entries that are not compressed can be read.
-        left.set(u64::MAX);
-        let names: Vec<String> = zip
-            .file_names()
-            .map(|name| name.map(std::borrow::Cow::into_owned))
-            .collect::<Result<_, _>>()?;
-        let folder = names
-            .iter()
-            .find_map(|name| name.strip_suffix("/data.pkl"))
-            .ok_or(TorchCheckpointError::Broken("it has no data.pkl"))?;
-
-        if let Some(name) = names
-            .iter()
-            .find(|name| **name == format!("{folder}/byteorder"))
-        {
-            let mut order = String::new();
-            zip.by_name(name)?.take(16).read_to_string(&mut order)?;
-            if order != "little" {
-                return Err(TorchCheckpointError::BigEndian);
-            }
+        let mut ranges = StorageRanges::new();
+        for key in keys {
+            let entry = match archive.by_name(&format!("{folder}/data/{key}")) {
+                Err(ZipError::FileNotFound) => continue,
+                entry => entry?,
+            };
+            let start = entry.data_start().ok_or(TorchCheckpointError::Invalid(
+                "its zip archive has an entry without data",
+            ))?;
+            let end = start
+                .checked_add(entry.size())
+                .ok_or(TorchCheckpointError::Invalid(TRUNCATED_STORAGE))?;
+            ranges.insert(key, start..end);
         }
-        let pickle = zip.by_name(&format!("{folder}/data.pkl"))?;
-        let pickle = Pickle::read(BufReader::new(pickle.take(MAX_PICKLE_BYTES)))?;
-
-        let mut storages = HashMap::new();
-        for storage in pickle.storages() {
-            if storages.contains_key(&storage.key) {
-                continue;
-            }
-            let mut entry = zip.by_name(&format!("{folder}/data/{}", storage.key))?;
-            let start = entry
-                .data_start()
-                .ok_or(TorchCheckpointError::Broken("an entry lies nowhere"))?;
-            // To its end, where its checksum is compared.
-            let length = io::copy(&mut entry, &mut io::sink())?;
-            storages.insert(storage.key.clone(), start..start + length);
-        }
-        Ok(Self { pickle, storages })
-    }
-
-    fn legacy(mut reader: impl Read + Seek) -> Result<Self, TorchCheckpointError> {
-        let length = reader.seek(SeekFrom::End(0))?;
-        reader.rewind()?;
-        let mut reader = BufReader::new(reader);
-        let mut next = || Pickle::read((&mut reader).take(MAX_PICKLE_BYTES));
-        let (magic, protocol) = (next()?, next()?);
-        if (magic.root(), protocol.root())
-            != (&Node::Int(LEGACY_MAGIC), &Node::Int(LEGACY_PROTOCOL))
-        {
-            return Err(TorchCheckpointError::Broken(
-                "it begins like none of its files",
+        // Otherwise a small file could have many large storages, all of which
+        // would be read.
+        let mut sorted: Vec<&Range<u64>> = ranges.values().collect();
+        sorted.sort_unstable_by_key(|range| range.start);
+        if sorted.windows(2).any(|pair| pair[0].end > pair[1].start) {
+            return Err(TorchCheckpointError::Invalid(
+                "its zip archive has storages that overlap",
             ));
         }
-        let system = next()?;
-        if system.entry(system.root(), "little_endian") != Some(&Node::Bool(true)) {
+        for (key, range) in &ranges {
+            let mut entry = archive.by_name(&format!("{folder}/data/{key}"))?;
+            // The checksum is verified when the end of the entry is read.
+            let length = io::copy(&mut entry, &mut io::sink())?;
+            if length != range.end - range.start {
+                return Err(TorchCheckpointError::Invalid(TRUNCATED_STORAGE));
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+const TRUNCATED_STORAGE: &str = "it ends within a storage";
+
+fn open_zip<R: Read + Seek>(reader: R) -> Result<(Pickle, Storages<R>), TorchCheckpointError> {
+    let left = Rc::new(Cell::new(MAX_DIRECTORY_BYTES));
+    let reader = LimitedReader {
+        inner: reader,
+        left: Rc::clone(&left),
+    };
+    let mut archive = ZipArchive::new(BufReader::new(reader))?;
+    // The directory has been read. From here on, the size of an entry limits
+    // each read, and the file limits that: compressed entries are rejected.
+    left.set(u64::MAX);
+    let names: Vec<String> = archive
+        .file_names()
+        .map(|name| name.map(std::borrow::Cow::into_owned))
+        .collect::<Result<_, _>>()?;
+    let folder = names
+        .iter()
+        .find_map(|name| name.strip_suffix("/data.pkl"))
+        .ok_or(TorchCheckpointError::Invalid(
+            "its zip archive has no data.pkl",
+        ))?
+        .to_owned();
+
+    let byte_order = format!("{folder}/byteorder");
+    if names.contains(&byte_order) {
+        let mut text = String::new();
+        archive
+            .by_name(&byte_order)?
+            .take(16)
+            .read_to_string(&mut text)?;
+        if text != "little" {
             return Err(TorchCheckpointError::BigEndian);
         }
-        let (pickle, keys) = (next()?, next()?);
-        let Node::Sequence(order) = keys.root() else {
-            return Err(TorchCheckpointError::Broken(
-                "it has no list of its storages",
-            ));
-        };
-        let known: HashMap<&str, _> = pickle
-            .storages()
-            .map(|storage| (storage.key.as_str(), storage))
-            .collect();
-        let mut storages = HashMap::new();
-        for &key in order {
-            let Node::Text(key) = keys.node(key) else {
-                return Err(TorchCheckpointError::Broken(
-                    "a key of a storage is no text",
-                ));
-            };
-            let storage = known.get(key.as_str()).ok_or(TorchCheckpointError::Broken(
-                "it has a storage that it never names",
-            ))?;
-            let mut count = [0; 8];
-            reader.read_exact(&mut count)?;
-            let start = reader.stream_position()?;
-            let end = u64::from_le_bytes(count)
-                .checked_mul(storage.kind.bytes())
-                .and_then(|bytes| start.checked_add(bytes))
-                .filter(|&end| end <= length)
-                .ok_or(TorchCheckpointError::Broken("it ends within a storage"))?;
-            reader.seek(SeekFrom::Start(end))?;
-            storages.insert(key.clone(), start..end);
-        }
-        Ok(Self { pickle, storages })
     }
+    let pickle = archive.by_name(&format!("{folder}/data.pkl"))?;
+    let pickle = read_pickle(BufReader::new(pickle))?;
+    Ok((pickle, Storages::Zip { archive, folder }))
 }
 
-/// Refuses to read more than `left` bytes in all, so that nobody makes us
-/// build a long list of contents.
-struct Bounded<R> {
+fn open_legacy<R: Read + Seek>(
+    mut reader: R,
+) -> Result<(Pickle, Storages<R>), TorchCheckpointError> {
+    let length = reader.seek(SeekFrom::End(0))?;
+    reader.rewind()?;
+    let mut reader = BufReader::new(reader);
+    let (magic, protocol) = (read_pickle(&mut reader)?, read_pickle(&mut reader)?);
+    if (magic.root(), protocol.root()) != (&Node::Int(LEGACY_MAGIC), &Node::Int(LEGACY_PROTOCOL)) {
+        return Err(TorchCheckpointError::Invalid(UNKNOWN_FORMAT));
+    }
+    let system = read_pickle(&mut reader)?;
+    if system.entry(system.root(), "little_endian") != Some(&Node::Bool(true)) {
+        return Err(TorchCheckpointError::BigEndian);
+    }
+    let (pickle, keys) = (read_pickle(&mut reader)?, read_pickle(&mut reader)?);
+    let Node::Sequence(order) = keys.root() else {
+        return Err(TorchCheckpointError::Invalid("it has no list of storages"));
+    };
+    let known: HashMap<&str, _> = pickle
+        .storages()
+        .map(|storage| (&*storage.key, storage))
+        .collect();
+    let mut ranges = StorageRanges::new();
+    for &key in order {
+        let Node::Text(key) = keys.node(key) else {
+            return Err(TorchCheckpointError::Invalid(
+                "its list of storages has a key that is not text",
+            ));
+        };
+        let storage = known.get(&**key).ok_or(TorchCheckpointError::Invalid(
+            "its list of storages has a key that its pickle does not have",
+        ))?;
+        let mut count = [0; 8];
+        reader.read_exact(&mut count)?;
+        let start = reader.stream_position()?;
+        let end = u64::from_le_bytes(count)
+            .checked_mul(storage.element_type.bytes())
+            .and_then(|bytes| start.checked_add(bytes))
+            .filter(|&end| end <= length)
+            .ok_or(TorchCheckpointError::Invalid(TRUNCATED_STORAGE))?;
+        reader.seek(SeekFrom::Start(end))?;
+        ranges.insert(Rc::clone(&storage.key), start..end);
+    }
+    Ok((pickle, Storages::Legacy(ranges)))
+}
+
+/// Reads one pickle of at most [`MAX_PICKLE_BYTES`].
+fn read_pickle(reader: impl Read) -> Result<Pickle, TorchCheckpointError> {
+    let mut reader = reader.take(MAX_PICKLE_BYTES);
+    let pickle = Pickle::read(&mut reader);
+    if pickle.is_err() && reader.limit() == 0 {
+        return Err(TorchCheckpointError::Invalid(
+            "its pickle is longer than 2 MiB",
+        ));
+    }
+    pickle
+}
+
+/// Fails after `left` bytes in all, so that a file cannot make us read a long
+/// directory.
+pub(super) struct LimitedReader<R> {
     inner: R,
     left: Rc<Cell<u64>>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         match self.left.get().checked_sub(count as u64) {
             Some(left) => self.left.set(left),
-            None => return Err(io::Error::other("its list of contents is too long")),
+            None => return Err(io::Error::other("its directory is longer than 1 MiB")),
         }
         Ok(count)
     }
 }
 
-impl<R: Seek> Seek for Bounded<R> {
+impl<R: Seek> Seek for LimitedReader<R> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.inner.seek(position)
     }

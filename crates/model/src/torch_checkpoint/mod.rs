@@ -1,7 +1,9 @@
-//! Checkpoints that the notebook saved with `torch.save`: a dict of
-//! `n_hidden`, `n_layers`, `state_dict` and mostly `tokens`, its characters;
-//! or a `state_dict` alone. They may come from anybody: nothing in them is
-//! run, and everything is checked before anything of its size is allocated.
+//! Reads checkpoints that the notebook saved with `torch.save`: a dict of
+//! `n_hidden`, `n_layers`, `state_dict` and usually `tokens`, its characters;
+//! or a `state_dict` alone.
+//!
+//! The files are untrusted: no code in them is executed, and everything is
+//! checked before memory of its size is allocated.
 
 mod archive;
 mod pickle;
@@ -10,129 +12,131 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use thiserror::Error;
 
-use self::archive::Archive;
-use self::pickle::{Kind, Node, Pickle, Tensor};
+use self::archive::StorageRanges;
+use self::pickle::{ElementType, Node, Pickle, PickledTensor};
 use super::architecture::Architecture;
-use super::model_file::{self, CheckpointError, MAX_LAYERS, ModelFile, ModelMetadata};
+use super::model_file::{self, MAX_LAYERS, ModelFile, ModelFileError, ModelMetadata};
 use super::parameters::{Parameters, layout};
 use super::vocabulary::Vocabulary;
 use super::vocabulary_extension::extend;
 
-/// Bytes of numbers that are read at a time.
-const CHUNK_BYTES: u64 = 256 * 1024;
+/// Bytes of elements that are read at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// A file is no checkpoint of the notebook.
+/// A file is not a checkpoint of the notebook.
 #[derive(Debug, Error)]
 pub enum TorchCheckpointError {
-    /// It is not what `torch.save` writes, or is cut short.
+    /// It is not what `torch.save` writes, or it is truncated.
     #[error("{0}")]
-    Broken(&'static str),
-    /// Its zip is.
-    #[error("its zip is broken or compressed: {0}")]
+    Invalid(&'static str),
+    /// The zip archive is invalid.
+    #[error("its zip archive is invalid or compressed: {0}")]
     Zip(String),
-    /// It needs code to be understood.
+    /// It refers to code.
     #[error(
-        "its pickle needs {0:?}, and no code is run here; save it again as \
+        "its pickle refers to {0:?}, and code in a file is never executed; save it again as \
          torch.save({{'n_hidden': ..., 'n_layers': ..., 'state_dict': net.state_dict()}}, file)"
     )]
-    Name(String),
-    /// The same, or it is no pickle.
+    UnsupportedName(String),
+    /// It refers to code, or is not a pickle.
     #[error("its pickle has the instruction {0:#04x}, which no state_dict needs")]
     Instruction(u8),
-    /// It was made on another kind of machine.
-    #[error("its numbers are not little-endian")]
+    /// It was saved on a big-endian computer.
+    #[error("its values are big-endian; save it on a little-endian computer")]
     BigEndian,
     /// There is no `state_dict`.
-    #[error("it holds no state_dict")]
+    #[error("it has no state_dict")]
     NoStateDict,
     /// An entry is not what the notebook writes.
-    #[error("its {0} is not what the notebook writes")]
+    #[error("its entry {0} has the wrong type")]
     Entry(&'static str),
-    /// Two entries contradict each other.
-    #[error("its {key} is {actual}, but its tensors are for {expected}")]
+    /// An entry contradicts the shapes of the tensors.
+    #[error("its {key} is {actual}, but its tensors have shapes for {expected}")]
     Contradiction {
         /// The entry.
         key: &'static str,
-        /// What it says.
+        /// The value of the entry.
         actual: i128,
-        /// What the shapes say.
+        /// The value that the shapes imply.
         expected: usize,
     },
-    /// The characters are nowhere.
-    #[error("it holds no vocabulary (tokens), and none was given")]
+    /// The vocabulary is neither in the file nor given.
+    #[error("it has no vocabulary (tokens), and none was given with it")]
     NoVocabulary,
-    /// The characters that were given are not those of the file.
-    #[error("the vocabulary that was given has other characters than the file's own tokens")]
+    /// The given vocabulary is not that of the file.
+    #[error("the given vocabulary has other characters than the file's own (tokens)")]
     OtherVocabulary,
-    /// The characters are those of another network.
-    #[error("the vocabulary has {given} distinct characters; the network has {expected}")]
+    /// The vocabulary does not fit the network.
+    #[error("the vocabulary has {given} distinct characters, but the network has {expected}")]
     VocabularySize {
-        /// Characters of the vocabulary.
+        /// Distinct characters of the vocabulary.
         given: usize,
         /// Characters of the network.
         expected: usize,
     },
-    /// A tensor's numbers are not where they should be.
+    /// A tensor cannot be read.
     #[error("tensor {name} {reason}")]
     Tensor {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: &'static str,
     },
-    /// The disk failed.
+    /// Reading failed.
     #[error(transparent)]
     Io(io::Error),
 }
 
 impl From<io::Error> for TorchCheckpointError {
-    /// What did not come from the system is a finding about the file.
+    /// Takes errors that do not come from the operating system for defects of
+    /// the file.
     fn from(error: io::Error) -> Self {
         if error.raw_os_error().is_some() {
             return Self::Io(error);
         }
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Broken("it is cut short"),
+            io::ErrorKind::UnexpectedEof => Self::Invalid("it is truncated"),
             _ => Self::Zip(error.to_string()),
         }
     }
 }
 
-impl From<TorchCheckpointError> for CheckpointError {
+impl From<TorchCheckpointError> for ModelFileError {
     fn from(error: TorchCheckpointError) -> Self {
         match error {
             TorchCheckpointError::Io(error) => Self::Io(error),
-            error => Self::Notebook(error),
+            error => Self::TorchCheckpoint(error),
         }
     }
 }
 
-/// Reads and checks a checkpoint. `vocabulary` is needed, in the order of the
-/// network's numbers, where the file holds no `tokens`; where it does, the two
-/// must have the same characters, and the order of the file counts. The model
-/// that is returned has its characters sorted, and of its facts none is known.
-/// Needs memory for the weights twice.
+/// Reads and checks a checkpoint.
+///
+/// If the file has no `tokens`, `vocabulary` is needed, in the order of the
+/// network's token ids. If it has, both must have the same characters, and the
+/// order in the file counts. The returned model has its characters sorted by
+/// code point and empty metadata. Takes twice the memory of the weights.
 ///
 /// # Errors
-/// [`CheckpointError::Notebook`] and what the model file is checked for too.
+/// [`ModelFileError::TorchCheckpoint`], or an error about sizes, tensors or
+/// values as for a model file.
 pub fn read(
     mut reader: impl Read + Seek,
     vocabulary: Option<&Vocabulary>,
-) -> Result<ModelFile, CheckpointError> {
-    let archive = Archive::open(&mut reader)?;
-    let pickle = &archive.pickle;
+) -> Result<ModelFile, ModelFileError> {
+    let (pickle, storages) = archive::open(&mut reader)?;
     let root = pickle.root();
     let state_dict = match pickle.entry(root, "state_dict") {
         Some(state_dict) => state_dict,
-        // Some save it alone.
+        // A state_dict saved alone.
         None if pickle.entry(root, "fc.weight").is_some() => root,
         None => return Err(TorchCheckpointError::NoStateDict.into()),
     };
-    let architecture = architecture(pickle, state_dict)?;
+    let architecture = infer_architecture(&pickle, state_dict)?;
     model_file::check_sizes(&architecture)?;
-    agrees(pickle, "n_hidden", architecture.hidden_size)?;
-    agrees(pickle, "n_layers", architecture.num_layers)?;
-    let vocabulary = match (tokens(pickle)?, vocabulary) {
+    check_entry(&pickle, "n_hidden", architecture.hidden_size)?;
+    check_entry(&pickle, "n_layers", architecture.num_layers)?;
+    let vocabulary = match (saved_vocabulary(&pickle)?, vocabulary) {
         (Some(own), Some(given)) if alphabet(&own) != alphabet(given) => {
             return Err(TorchCheckpointError::OtherVocabulary.into());
         }
@@ -140,7 +144,7 @@ pub fn read(
         (None, Some(given)) => given.clone(),
         (None, None) => return Err(TorchCheckpointError::NoVocabulary.into()),
     };
-    // Of a character that stands twice, the vocabulary keeps one number.
+    // A character that occurs twice has only one token id.
     let distinct = alphabet(&vocabulary).len();
     if distinct != vocabulary.len() || distinct != architecture.vocabulary_size {
         return Err(TorchCheckpointError::VocabularySize {
@@ -149,54 +153,66 @@ pub fn read(
         }
         .into());
     }
-    let tensors = tensors(&archive, state_dict, &architecture)?;
+    let tensors = find_tensors(&pickle, state_dict, &architecture)?;
+    let keys = tensors.iter().map(|(_, tensor)| tensor.storage.key.clone());
+    let ranges = storages.locate(keys)?;
+    let mut starts = Vec::with_capacity(tensors.len());
+    for (name, tensor) in &tensors {
+        let start = start_of(&ranges, tensor).map_err(|reason| TorchCheckpointError::Tensor {
+            name: name.clone(),
+            reason,
+        })?;
+        starts.push(start);
+    }
+    // Allocated only now: the file is large enough for every tensor.
     let mut parameters = Parameters::zeros(architecture);
-    for ((name, tensor, start), view) in tensors.into_iter().zip(layout(&architecture)) {
+    for (((name, tensor), start), view) in tensors.iter().zip(starts).zip(layout(&architecture)) {
         let target = &mut parameters.values[view.range];
-        fill(&mut reader, start, tensor.storage.kind, target)?;
-        model_file::check_finite(&name, 0, target)?;
+        read_values(&mut reader, start, tensor.storage.element_type, target)?;
+        model_file::check_finite(name, 0, target)?;
     }
     Ok(sorted(ModelFile {
         parameters,
         vocabulary,
-        facts: ModelMetadata::default(),
+        metadata: ModelMetadata::default(),
     }))
 }
 
-/// True for the first bytes, four or more, of what `torch.save` writes.
+/// Returns whether a file with these first bytes, four or more, was written by
+/// `torch.save`.
 pub fn recognises(first: &[u8]) -> bool {
     first.starts_with(b"PK\x03\x04") || first.starts_with(&[0x80, 2, 0x8a, 10])
 }
 
-/// The same network with its characters in the order of their code points, as
-/// every model that is kept has them.
+/// Returns the same network with its characters sorted by code point, as every
+/// stored model has them.
 pub fn sorted(model: ModelFile) -> ModelFile {
-    let from_chars = alphabet(&model.vocabulary);
-    if from_chars == model.vocabulary {
+    let sorted = alphabet(&model.vocabulary);
+    if sorted == model.vocabulary {
         return model;
     }
-    let fresh = Parameters::zeros(model.parameters.architecture);
+    let target = Parameters::zeros(model.parameters.architecture);
     ModelFile {
-        parameters: extend(&model.parameters, &model.vocabulary, fresh, &from_chars)
+        parameters: extend(&model.parameters, &model.vocabulary, target, &sorted)
             .expect("both vocabularies have the same characters"),
-        vocabulary: from_chars,
-        facts: model.facts,
+        vocabulary: sorted,
+        metadata: model.metadata,
     }
 }
 
-/// The distinct characters of a vocabulary, sorted.
+/// Returns the distinct characters of a vocabulary, sorted by code point.
 fn alphabet(vocabulary: &Vocabulary) -> Vocabulary {
     Vocabulary::of(vocabulary.characters().iter().copied())
 }
 
-/// What the shapes of the tensors tell.
-fn architecture(pickle: &Pickle, state_dict: &Node) -> Result<Architecture, CheckpointError> {
+/// Infers the architecture from the shapes of the tensors.
+fn infer_architecture(pickle: &Pickle, state_dict: &Node) -> Result<Architecture, ModelFileError> {
     let name = "fc.weight";
     let Some(Node::Tensor(tensor)) = pickle.entry(state_dict, name) else {
-        return Err(CheckpointError::TensorMissing(name.to_owned()));
+        return Err(ModelFileError::TensorMissing(name.to_owned()));
     };
     let &[vocabulary_size, hidden_size] = sizes(&tensor.shape).as_slice() else {
-        return Err(CheckpointError::Shape {
+        return Err(ModelFileError::Shape {
             name: name.to_owned(),
             expected: vec![0, 0],
             actual: sizes(&tensor.shape),
@@ -215,14 +231,19 @@ fn architecture(pickle: &Pickle, state_dict: &Node) -> Result<Architecture, Chec
     })
 }
 
-/// A size beyond the machine's own is as good as the largest.
+/// Converts a shape. Sizes that do not fit become the largest; no limit allows
+/// them.
 fn sizes(shape: &[u64]) -> Vec<usize> {
     let size = |&size| usize::try_from(size).unwrap_or(usize::MAX);
     shape.iter().map(size).collect()
 }
 
-/// An entry of the checkpoint may be absent, but not wrong.
-fn agrees(pickle: &Pickle, key: &'static str, expected: usize) -> Result<(), TorchCheckpointError> {
+/// Checks an entry of the checkpoint: it may be absent, but not wrong.
+fn check_entry(
+    pickle: &Pickle,
+    key: &'static str,
+    expected: usize,
+) -> Result<(), TorchCheckpointError> {
     match pickle.entry(pickle.root(), key) {
         None => Ok(()),
         Some(&Node::Int(actual)) if actual == expected as i128 => Ok(()),
@@ -235,8 +256,9 @@ fn agrees(pickle: &Pickle, key: &'static str, expected: usize) -> Result<(), Tor
     }
 }
 
-/// The characters that the notebook saved, in the order of their numbers.
-fn tokens(pickle: &Pickle) -> Result<Option<Vocabulary>, TorchCheckpointError> {
+/// Returns the characters that the notebook saved, in the order of their token
+/// ids.
+fn saved_vocabulary(pickle: &Pickle) -> Result<Option<Vocabulary>, TorchCheckpointError> {
     let characters = match pickle.entry(pickle.root(), "tokens") {
         None => return Ok(None),
         Some(Node::Text(text)) => Some(text.chars().collect()),
@@ -256,111 +278,118 @@ fn tokens(pickle: &Pickle) -> Result<Option<Vocabulary>, TorchCheckpointError> {
     Ok(Some(Vocabulary::from_chars(characters)))
 }
 
-/// The tensors of the network in the order of the layout, each with the byte
-/// of the file at which it begins.
-fn tensors<'a>(
-    archive: &'a Archive,
+/// Returns the tensors of the network in the order of the layout, each with its
+/// name; their shapes are those of the network and their elements contiguous.
+fn find_tensors<'a>(
+    pickle: &'a Pickle,
     state_dict: &Node,
     architecture: &Architecture,
-) -> Result<Vec<(String, &'a Tensor, u64)>, CheckpointError> {
+) -> Result<Vec<(String, &'a PickledTensor)>, ModelFileError> {
     let views = layout(architecture);
     let Node::Dict(entries) = state_dict else {
         return Err(TorchCheckpointError::NoStateDict.into());
     };
     for &(name, _) in entries {
-        match archive.pickle.node(name) {
-            Node::Text(name) if views.iter().any(|view| view.name == *name) => {}
-            Node::Text(name) => return Err(CheckpointError::TensorUnknown(name.clone())),
+        match pickle.node(name) {
+            Node::Text(name) if views.iter().any(|view| *view.name == **name) => {}
+            Node::Text(name) => return Err(model_file::unknown_tensor(name)),
             _ => return Err(TorchCheckpointError::Entry("state_dict").into()),
         }
     }
-    let mut found = Vec::with_capacity(views.len());
+    let mut tensors = Vec::with_capacity(views.len());
     for view in views {
-        // A second look-up by name, so that the archive lends the tensor.
+        // Not `Pickle::entry`, whose result borrows from `state_dict` too.
         let id = entries.iter().rev().find_map(|&(name, value)| {
-            matches!(archive.pickle.node(name), Node::Text(text) if *text == view.name)
-                .then_some(value)
+            matches!(pickle.node(name), Node::Text(text) if **text == *view.name).then_some(value)
         });
-        let Some(Node::Tensor(tensor)) = id.map(|id| archive.pickle.node(id)) else {
-            return Err(CheckpointError::TensorMissing(view.name));
+        let Some(Node::Tensor(tensor)) = id.map(|id| pickle.node(id)) else {
+            return Err(ModelFileError::TensorMissing(view.name));
         };
         if sizes(&tensor.shape) != view.shape {
-            return Err(CheckpointError::Shape {
+            return Err(ModelFileError::Shape {
                 name: view.name,
                 expected: view.shape,
                 actual: sizes(&tensor.shape),
             });
         }
-        match place(archive, tensor) {
-            Ok(start) => found.push((view.name, tensor, start)),
-            Err(reason) => {
-                let name = view.name;
-                return Err(TorchCheckpointError::Tensor { name, reason }.into());
+        if !is_contiguous(tensor) {
+            return Err(TorchCheckpointError::Tensor {
+                name: view.name,
+                reason: "is not contiguous; call .contiguous() on it before saving",
             }
+            .into());
         }
+        tensors.push((view.name, tensor));
     }
-    Ok(found)
+    Ok(tensors)
 }
 
-/// Where in the file a tensor begins; all of it is there. Its shape is known
-/// to be that of a network.
-fn place(archive: &Archive, tensor: &Tensor) -> Result<u64, &'static str> {
-    let mut stride = 1;
+/// Returns whether the elements of a tensor follow each other row by row.
+fn is_contiguous(tensor: &PickledTensor) -> bool {
+    let mut stride = 1u64;
     for (&size, &actual) in tensor.shape.iter().zip(&tensor.strides).rev() {
-        // Where there is only one, the stride is never taken.
+        // The stride of a dimension of size 1 has no effect.
         if actual != stride && size != 1 {
-            return Err("is not contiguous; call .contiguous() on it before saving");
+            return false;
         }
-        stride *= size;
+        stride = stride.saturating_mul(size);
     }
-    if tensor.strides.len() != tensor.shape.len() {
-        return Err("has not one stride for each dimension");
-    }
-    let storage = &tensor.storage;
-    let bytes = archive
-        .storages
-        .get(&storage.key)
-        .ok_or("has no numbers in the file")?;
-    let end = tensor.offset.checked_add(stride);
-    let held = (bytes.end - bytes.start) / storage.kind.bytes();
-    if held != storage.count || end.is_none_or(|end| end > held) {
-        return Err("has fewer numbers in the file than it needs");
-    }
-    Ok(bytes.start + tensor.offset * storage.kind.bytes())
+    tensor.strides.len() == tensor.shape.len()
 }
 
-/// Reads numbers from byte `start` of the file on.
-fn fill(
+/// Returns the byte of the file at which a contiguous tensor starts, after
+/// checking that the file has all of its elements.
+fn start_of(ranges: &StorageRanges, tensor: &PickledTensor) -> Result<u64, &'static str> {
+    let storage = &tensor.storage;
+    let bytes = ranges
+        .get(&storage.key)
+        .ok_or("has no elements in the file")?;
+    let element_bytes = storage.element_type.bytes();
+    let count = (bytes.end - bytes.start) / element_bytes;
+    let end = tensor
+        .shape
+        .iter()
+        .try_fold(1u64, |product, &size| product.checked_mul(size))
+        .and_then(|len| len.checked_add(tensor.offset));
+    if count != storage.count || end.is_none_or(|end| end > count) {
+        return Err("has fewer elements in the file than its shape requires");
+    }
+    Ok(bytes.start + tensor.offset * element_bytes)
+}
+
+/// Reads elements from byte `start` of the file on, as float32.
+fn read_values(
     reader: &mut (impl Read + Seek),
     start: u64,
-    kind: Kind,
+    element_type: ElementType,
     target: &mut [f32],
 ) -> Result<(), TorchCheckpointError> {
     reader.seek(SeekFrom::Start(start))?;
-    let width = usize::try_from(kind.bytes()).expect("at most 8");
-    let mut bytes = vec![0; usize::try_from(CHUNK_BYTES).expect("a small number")];
+    let width = usize::try_from(element_type.bytes()).expect("at most 8");
+    let mut bytes = vec![0; CHUNK_BYTES];
     for part in target.chunks_mut(bytes.len() / width) {
         let bytes = &mut bytes[..part.len() * width];
         reader.read_exact(bytes)?;
         for (value, bytes) in part.iter_mut().zip(bytes.chunks_exact(width)) {
-            *value = number(kind, bytes);
+            *value = to_f32(element_type, bytes);
         }
     }
     Ok(())
 }
 
-/// The nearest float32. A larger one becomes infinite, which is refused.
+/// Returns the nearest float32 value. A larger one becomes infinite, and is
+/// rejected later.
 #[allow(clippy::cast_possible_truncation)]
-fn number(kind: Kind, bytes: &[u8]) -> f32 {
-    const LENGTH: &str = "chunks of the width of the kind";
-    match kind {
-        Kind::F64 => f64::from_le_bytes(bytes.try_into().expect(LENGTH)) as f32,
-        Kind::F32 => f32::from_le_bytes(bytes.try_into().expect(LENGTH)),
-        Kind::Bf16 => {
+fn to_f32(element_type: ElementType, bytes: &[u8]) -> f32 {
+    const LENGTH: &str = "as many bytes as the element type has";
+    match element_type {
+        ElementType::F64 => f64::from_le_bytes(bytes.try_into().expect(LENGTH)) as f32,
+        ElementType::F32 => f32::from_le_bytes(bytes.try_into().expect(LENGTH)),
+        ElementType::Bf16 => {
             let upper = u16::from_le_bytes(bytes.try_into().expect(LENGTH));
             f32::from_bits(u32::from(upper) << 16)
         }
-        Kind::F16 => half::f16::from_le_bytes(bytes.try_into().expect(LENGTH)).to_f32(),
+        ElementType::F16 => half::f16::from_le_bytes(bytes.try_into().expect(LENGTH)).to_f32(),
     }
 }
 

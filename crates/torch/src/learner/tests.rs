@@ -24,14 +24,18 @@ fn config() -> LearnerConfig {
     }
 }
 
-fn place(threads: usize) -> TorchLearners {
-    TorchLearners {
+fn start(threads: usize, config: LearnerConfig, tokens: CorpusTokens) -> TorchLearner {
+    TorchLearner::start(on_cpu(threads), config, tokens, None).expect("a learner")
+}
+
+fn on_cpu(threads: usize) -> TorchLearnerFactory {
+    TorchLearnerFactory {
         device: Device::Cpu,
         threads,
     }
 }
 
-fn text() -> CorpusTokens {
+fn tokens() -> CorpusTokens {
     (0..170u32).map(|i| (i * i + i / 5) % 9).collect()
 }
 
@@ -42,34 +46,35 @@ fn run(learner: &mut TorchLearner, steps: usize) -> Vec<StepOutcome> {
 }
 
 #[test]
-fn a_training_that_was_stopped_and_resumed_is_bit_for_bit_the_same() {
+fn a_stopped_and_resumed_training_continues_bit_for_bit() {
     for threads in [1, 2] {
-        let mut straight =
-            TorchLearner::new(config(), place(threads), text(), None).expect("a learner");
-        let expected = run(&mut straight, 10);
+        let mut uninterrupted = start(threads, config(), tokens());
+        let expected = run(&mut uninterrupted, 10);
         for stop in [1, 4, 6] {
-            let mut first =
-                TorchLearner::new(config(), place(threads), text(), None).expect("a learner");
+            let mut first = start(threads, config(), tokens());
             let mut outcomes = run(&mut first, stop);
-            let snapshot = first.state().expect("a snapshot");
+            let state = first.state().expect("a state");
             drop(first);
-            let mut second = TorchLearner::restore(config(), place(threads), text(), snapshot)
+            let mut second = TorchLearner::resume(on_cpu(threads), config(), tokens(), state)
                 .expect("a learner");
             outcomes.extend(run(&mut second, 10 - stop));
-            assert_eq!(outcomes, expected, "stopped after {stop}");
-            assert_eq!(second.state().expect("one"), straight.state().expect("one"));
+            assert_eq!(outcomes, expected, "stopped after {stop} steps");
+            assert_eq!(
+                second.state().expect("a state"),
+                uninterrupted.state().expect("a state")
+            );
         }
     }
 }
 
 #[test]
-fn the_loss_falls_on_a_text_with_a_rule() {
-    let text: CorpusTokens = (0..2000u32).map(|i| i % 9).collect();
-    let mut learner = TorchLearner::new(config(), place(2), text.clone(), None).expect("a learner");
+fn the_loss_falls_on_a_predictable_text() {
+    let tokens: CorpusTokens = (0..2000u32).map(|i| i % 9).collect();
+    let mut learner = start(2, config(), tokens.clone());
     let outcomes = run(&mut learner, 150);
     assert!(outcomes[0].loss > 2.0, "{:?}", outcomes[0]);
-    // One target in eight is wrapped around and breaks the rule.
-    let loss = learner.evaluate(&text).expect("a loss");
+    // One target in eight is wrapped around and not predictable.
+    let loss = learner.evaluate(&tokens).expect("a loss");
     assert!(loss < 0.6, "{loss}");
     let epochs: Vec<u32> = [0, 49, 50, 149].map(|step| outcomes[step].epoch).to_vec();
     assert_eq!(epochs, [1, 1, 2, 3]);
@@ -82,17 +87,18 @@ fn the_loss_falls_on_a_text_with_a_rule() {
 }
 
 #[test]
-fn a_snapshot_of_another_network_is_refused() {
-    let learner = TorchLearner::new(config(), place(1), text(), None).expect("a learner");
-    let mut snapshot = learner.state().expect("a snapshot");
-    snapshot.parameters.pop();
-    let error = TorchLearner::restore(config(), place(1), text(), snapshot)
+fn a_state_of_another_network_is_rejected() {
+    let learner = start(1, config(), tokens());
+    let mut state = learner.state().expect("a state");
+    state.parameters.pop();
+    let error = TorchLearner::resume(on_cpu(1), config(), tokens(), state)
         .err()
-        .expect("refused");
+        .expect("rejected");
     assert!(error.to_string().contains("parameters"), "{error}");
 }
 
-/// What the notebook's steps gave in PyTorch: tests/golden/notebook.json.
+/// The results of the notebook's training steps in PyTorch:
+/// tests/golden/notebook.json.
 #[derive(serde::Deserialize)]
 struct Golden {
     vocabulary_size: usize,
@@ -127,28 +133,29 @@ struct Evaluation {
     logits: Vec<Vec<f64>>,
 }
 
-/// Asserts that two rows of numbers differ by at most 1e-4 of their norm.
+/// Asserts that two vectors differ by at most 1e-4 of their norm.
 fn assert_close(what: &str, ours: &[f32], expected: &[f64]) {
     assert_eq!(ours.len(), expected.len(), "{what}");
-    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut ours.iter().zip(expected).map(|(a, b)| f64::from(*a) - b));
     let size = norm(&mut expected.iter().copied());
     assert!(difference <= 1e-4 * size, "{what}: {difference} of {size}");
 }
 
 #[test]
-fn losses_gradients_and_parameters_are_those_of_the_notebook_in_pytorch() {
+fn losses_gradients_and_parameters_match_those_of_the_notebook_in_pytorch() {
     let golden: Golden =
         serde_json::from_str(include_str!("../../../../tests/golden/notebook.json"))
             .expect("the golden file");
     for case in &golden.cases {
         for threads in [1, 2] {
-            follow(&golden, case, threads);
+            assert_matches_pytorch(&golden, case, threads);
         }
     }
 }
 
-fn follow(golden: &Golden, case: &Case, threads: usize) {
+/// Takes the steps of a case and compares everything that PyTorch reported.
+fn assert_matches_pytorch(golden: &Golden, case: &Case, threads: usize) {
     let architecture = Architecture {
         vocabulary_size: golden.vocabulary_size,
         hidden_size: case.hidden_size,
@@ -173,8 +180,8 @@ fn follow(golden: &Golden, case: &Case, threads: usize) {
         .map(|i| ((7 * i * i + 3 * i) % golden.vocabulary_size) as u32)
         .collect();
     let mut learner =
-        TorchLearner::new(config, place(threads), tokens, Some(initial)).expect("a learner");
-    for (number, step) in case.steps.iter().enumerate() {
+        TorchLearner::start(on_cpu(threads), config, tokens, Some(initial)).expect("a learner");
+    for (index, step) in case.steps.iter().enumerate() {
         let outcome = learner.step().expect("a step");
         assert!(
             (outcome.loss / step.loss - 1.0).abs() < 1e-4,
@@ -182,11 +189,11 @@ fn follow(golden: &Golden, case: &Case, threads: usize) {
             case.name
         );
         assert!((outcome.gradient_norm / step.gradient_norm - 1.0).abs() < 1e-4);
-        if number == 0 {
-            let (_, gradients) = learner.backend.parts();
+        if index == 0 {
+            let (_, gradient) = learner.backend.parameters_and_gradient();
             for view in layout(&architecture) {
                 let expected = &case.first_gradients[&view.name];
-                assert_close(&view.name, &gradients[view.range], expected);
+                assert_close(&view.name, &gradient[view.range], expected);
             }
         }
     }
@@ -196,9 +203,9 @@ fn follow(golden: &Golden, case: &Case, threads: usize) {
         assert_close(&view.name, ours, &case.last_parameters[&view.name]);
     }
     let weights = Arc::new(DecodeWeights::on_processor(&parameters));
-    let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
+    let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
     let mut state = HiddenState::zeros(&architecture);
-    let logits = stepper
+    let logits = batch
         .prefill_logits(&mut state, &case.evaluation.tokens)
         .expect("logits");
     assert_close("logits", &logits, &case.evaluation.logits.concat());

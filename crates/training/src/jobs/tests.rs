@@ -189,8 +189,8 @@ fn a_training_tells_its_course_and_publishes_a_model() {
     let finished = end(&job);
     assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
     let (name, model) = fixture.models.published.lock().unwrap()[0].clone();
-    assert_eq!((name.as_str(), model.facts.steps), ("m", 12));
-    assert_eq!(model.facts.corpus_sha256.len(), 64);
+    assert_eq!((name.as_str(), model.metadata.steps), ("m", 12));
+    assert_eq!(model.metadata.corpus_sha256.len(), 64);
     assert!(jobs.stop(PATIENCE));
 }
 
@@ -225,7 +225,7 @@ fn the_best_epoch_by_validation_loss_is_published() {
         .collect();
     assert_eq!(best, [true, true, false, false]);
     let published = fixture.models.published.lock().unwrap();
-    assert_eq!(published[0].1.facts.epochs, 2);
+    assert_eq!(published[0].1.metadata.epochs, 2);
 }
 
 #[test]

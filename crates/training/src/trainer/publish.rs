@@ -106,7 +106,7 @@ impl Run<'_> {
         Ok(ModelFile {
             parameters,
             vocabulary: self.job.vocabulary().clone(),
-            facts: ModelMetadata {
+            metadata: ModelMetadata {
                 recipe: metadata.spec.recipe.name().to_owned(),
                 epochs: self.published_epoch(),
                 steps,
