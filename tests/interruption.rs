@@ -1,17 +1,14 @@
 //! Trainings that are killed, cancelled and resumed: nothing is lost, and the
-//! model is bit for bit that of the training that ran through.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! model is bit for bit that of an uninterrupted training.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use support::{Server, ask, ask_ok, client, train_small};
+use crate::support::process::Process;
+use crate::support::{Server, ask, ask_ok, client, train_small};
 
-/// The weights of a model file, without what is said about them.
+/// Returns the weights of a model, without the metadata of the file.
 fn weights(server: &Server, model: &str) -> Vec<u8> {
     let path = server.folder().join("exported.safetensors");
     let output = path.to_str().unwrap();
@@ -22,28 +19,25 @@ fn weights(server: &Server, model: &str) -> Vec<u8> {
     bytes[8 + header..].to_vec()
 }
 
-/// Starts a training and returns its id once `epochs` epochs are over.
+/// Starts a training and returns its id when `epochs` epochs have ended.
 fn train_until(server: &Server, epochs: usize) -> String {
-    let said = train_small(server, "verse", &["--epochs", "6", "--detach"]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let id = said.stdout.trim().to_owned();
-    let mut watch = client(server, &["--json", "trainings", "watch", &id])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let output = train_small(server, "verse", &["--epochs", "6", "--detach"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let id = output.stdout.trim().to_owned();
+    let mut watch = client(server, &["--json", "trainings", "watch", &id]);
+    let watch = Process::start(watch.stdout(Stdio::piped()));
+    let lines = BufReader::new(watch.take_stdout().unwrap()).lines();
     let ended = lines
         .map(Result::unwrap)
         .filter(|line| line.contains("\"event\":\"epoch\""))
         .nth(epochs - 1);
     assert!(ended.is_some(), "the training has {epochs} epochs");
-    watch.kill().unwrap();
-    watch.wait().unwrap();
     id
 }
 
-/// How often an epoch is told in the output of `--json trainings watch`.
-fn told(watched: &str, epoch: u32) -> usize {
+/// Returns how often an epoch is reported in the output of
+/// `--json trainings watch`.
+fn reports(watched: &str, epoch: u32) -> usize {
     let epoch = format!("\"epoch\":{epoch},");
     let lines = watched.lines();
     lines
@@ -53,13 +47,13 @@ fn told(watched: &str, epoch: u32) -> usize {
 
 fn uninterrupted() -> Vec<u8> {
     let server = Server::start(&["--threads", "2"]);
-    let said = train_small(&server, "verse", &["--epochs", "6"]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = train_small(&server, "verse", &["--epochs", "6"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     weights(&server, "verse")
 }
 
 #[test]
-fn a_training_whose_server_was_killed_resumes_to_the_very_same_weights() {
+fn a_training_whose_server_was_killed_resumes_to_the_same_weights() {
     let expected = uninterrupted();
     for epochs in [1, 3] {
         let server = Server::start(&["--threads", "2"]);
@@ -67,23 +61,23 @@ fn a_training_whose_server_was_killed_resumes_to_the_very_same_weights() {
         let server = Server::start_in(server.kill(), &["--threads", "2"]);
         let shown = ask_ok(&server, &["--json", "trainings", "show", &id]);
         assert!(shown.contains("STATE_INTERRUPTED"), "{shown}");
-        let said = ask(&server, &["trainings", "resume", &id]);
-        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        let output = ask(&server, &["trainings", "resume", &id]);
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
         assert!(
             weights(&server, "verse") == expected,
             "killed after epoch {epochs}"
         );
 
-        // Whoever watches from the start sees each epoch once.
+        // A client that watches from the start gets each epoch once.
         let watched = ask_ok(&server, &["--json", "trainings", "watch", &id]);
         for epoch in 1..=6 {
-            assert_eq!(told(&watched, epoch), 1, "epoch {epoch} in {watched}");
+            assert_eq!(reports(&watched, epoch), 1, "epoch {epoch} in {watched}");
         }
     }
 }
 
 #[test]
-fn with_resume_interrupted_a_killed_training_goes_on_by_itself_and_tells_each_epoch_once() {
+fn with_resume_interrupted_a_killed_training_continues_by_itself_and_reports_each_epoch_once() {
     let expected = uninterrupted();
     let server = Server::start(&["--threads", "2"]);
     let id = train_until(&server, 2);
@@ -92,21 +86,21 @@ fn with_resume_interrupted_a_killed_training_goes_on_by_itself_and_tells_each_ep
     let watched = ask_ok(&server, &["--json", "trainings", "watch", &id]);
     assert!(watched.contains("STATE_SUCCEEDED"), "{watched}");
     for epoch in 1..=6 {
-        assert_eq!(told(&watched, epoch), 1, "epoch {epoch} in {watched}");
+        assert_eq!(reports(&watched, epoch), 1, "epoch {epoch} in {watched}");
     }
     assert!(weights(&server, "verse") == expected);
 }
 
 #[test]
-fn a_cancelled_training_keeps_a_checkpoint_and_resumes_to_the_very_same_weights() {
+fn a_cancelled_training_keeps_a_checkpoint_and_resumes_to_the_same_weights() {
     let server = Server::start(&["--threads", "2"]);
     let id = train_until(&server, 2);
     ask_ok(&server, &["trainings", "cancel", &id]);
     // The watcher ends when the training has.
     let watched = ask(&server, &["--json", "trainings", "watch", &id]).stdout;
     assert!(watched.contains("STATE_CANCELLED"), "{watched}");
-    let said = ask(&server, &["trainings", "resume", &id]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = ask(&server, &["trainings", "resume", &id]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert!(weights(&server, "verse") == uninterrupted());
 }
 
@@ -115,7 +109,7 @@ fn a_clean_stop_interrupts_a_training_that_can_be_resumed() {
     let server = Server::start(&["--threads", "2"]);
     let id = train_until(&server, 1);
     let server = Server::start_in(server.stop(), &["--threads", "2"]);
-    let said = ask(&server, &["trainings", "resume", &id]);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = ask(&server, &["trainings", "resume", &id]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert!(weights(&server, "verse") == uninterrupted());
 }

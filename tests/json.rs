@@ -1,20 +1,16 @@
-//! `--json`: what docs/cli.md promises of every command, asked of the real
-//! client.
+//! `--json`: every command of the client prints what docs/cli.md documents.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Server, ask, train_small, verse};
 use serde_json::Value;
-use support::{Server, ask, train_small};
 
-/// Runs a command; its objects, one from each line of standard output.
+/// Runs a command and returns its objects, one from each line of standard
+/// output.
 fn objects(server: &Server, arguments: &[&str]) -> Vec<Value> {
-    let said = ask(server, &[&["--json"], arguments].concat());
-    let parsed = said.stdout.lines().map(serde_json::from_str);
+    let output = ask(server, &[&["--json"], arguments].concat());
+    let parsed = output.stdout.lines().map(serde_json::from_str);
     let objects: Vec<Value> = parsed
         .collect::<Result<_, _>>()
-        .unwrap_or_else(|error| panic!("{arguments:?}: {error} in\n{}", said.stdout));
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error} in\n{}", output.stdout));
     assert!(
         objects.iter().all(Value::is_object),
         "{arguments:?}: {objects:?}"
@@ -22,7 +18,7 @@ fn objects(server: &Server, arguments: &[&str]) -> Vec<Value> {
     objects
 }
 
-/// Asserts that a command prints one object, with these fields.
+/// Asserts that a command prints one object with these fields, and returns it.
 fn one(server: &Server, arguments: &[&str], fields: &[&str]) -> Value {
     let mut objects = objects(server, arguments);
     assert_eq!(objects.len(), 1, "{arguments:?}: {objects:?}");
@@ -36,7 +32,7 @@ fn one(server: &Server, arguments: &[&str], fields: &[&str]) -> Value {
     object
 }
 
-/// The `event` of each object.
+/// Returns the `event` of each object.
 fn events(objects: &[Value]) -> Vec<&str> {
     objects
         .iter()
@@ -45,20 +41,20 @@ fn events(objects: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn every_command_prints_the_objects_that_its_documentation_names() {
+fn every_command_prints_the_objects_in_its_documentation() {
     let server = Server::start(&[]);
     let file = |name: &str| server.folder().join(name).to_str().unwrap().to_owned();
 
-    let said = train_small(&server, "verse", &["--json"]);
-    let trained: Vec<Value> = said
+    let output = train_small(&server, "verse", &["--json"]);
+    let trained: Vec<Value> = output
         .stdout
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let told = events(&trained);
-    assert_eq!(told.first(), Some(&"accepted"));
-    assert_eq!(told.last(), Some(&"finished"));
-    assert!(told.contains(&"step") && told.contains(&"epoch"));
+    let reported = events(&trained);
+    assert_eq!(reported.first(), Some(&"accepted"));
+    assert_eq!(reported.last(), Some(&"finished"));
+    assert!(reported.contains(&"step") && reported.contains(&"epoch"));
     let id = trained[0]["training_id"].as_str().unwrap();
     assert_eq!(trained.last().unwrap()["state"], "STATE_SUCCEEDED");
 
@@ -68,14 +64,14 @@ fn every_command_prints_the_objects_that_its_documentation_names() {
     one(&server, &["trainings", "list"], &training);
     one(&server, &["trainings", "show", id], &training);
 
-    let verse = ["generate", "--prime", "arma", "--length", "5"];
-    let text = objects(&server, &[&verse[..], &["--session", "s"]].concat());
-    assert_eq!(events(&text).first(), Some(&"started"));
-    assert_eq!(events(&text).last(), Some(&"finished"));
-    let pieces = text.iter().filter_map(|event| event["text"].as_str());
+    let generate = ["generate", "--prime", "arma", "--length", "5"];
+    let generated = objects(&server, &[&generate[..], &["--session", "s"]].concat());
+    assert_eq!(events(&generated).first(), Some(&"started"));
+    assert_eq!(events(&generated).last(), Some(&"finished"));
+    let pieces = generated.iter().filter_map(|event| event["text"].as_str());
     assert_eq!(pieces.collect::<String>().chars().count(), 5);
 
-    std::fs::write(file("page.txt"), support::verse(100)).unwrap();
+    std::fs::write(file("page.txt"), verse(100)).unwrap();
     let score = ["chars", "bits_per_char", "loss", "perplexity"];
     one(&server, &["score", "--text", &file("page.txt")], &score);
 
@@ -95,12 +91,12 @@ fn every_command_prints_the_objects_that_its_documentation_names() {
     one(&server, &["sessions", "show", "s"], &session);
     let forked = one(&server, &["sessions", "fork", "s", "twin"], &session);
     assert_eq!(forked["event"], "forked");
-    let kept = file("s.session");
-    let export = ["sessions", "export", "s", "--output", &kept];
+    let snapshot = file("s.session");
+    let export = ["sessions", "export", "s", "--output", &snapshot];
     assert_eq!(one(&server, &export, &["bytes"])["event"], "exported");
     let delete = one(&server, &["sessions", "delete", "s"], &["session_id"]);
     assert_eq!(delete["event"], "deleted");
-    let imported = one(&server, &["sessions", "import", &kept], &session);
+    let imported = one(&server, &["sessions", "import", &snapshot], &session);
     assert_eq!(imported["event"], "imported");
 
     let bench = [
@@ -112,8 +108,8 @@ fn every_command_prints_the_objects_that_its_documentation_names() {
         "--length",
         "20",
     ];
-    let figures = ["chars_per_second", "first_microseconds"];
-    let measured = one(&server, &bench, &figures);
+    let fields = ["chars_per_second", "first_microseconds"];
+    let measured = one(&server, &bench, &fields);
     assert!(measured["between_microseconds"]["p99"].as_f64().is_some());
     let status = one(
         &server,
@@ -124,7 +120,7 @@ fn every_command_prints_the_objects_that_its_documentation_names() {
 }
 
 #[test]
-fn a_failure_is_a_last_object_with_its_code_and_its_reason() {
+fn a_failure_is_the_last_object_with_its_code_and_its_reason() {
     let server = Server::start(&[]);
     let error = one(&server, &["models", "show", "nobody"], &["message"]);
     assert_eq!(error["event"], "error");
@@ -137,10 +133,10 @@ fn a_failure_is_a_last_object_with_its_code_and_its_reason() {
 }
 
 #[test]
-fn a_cancelled_training_says_so_and_goes_on() {
+fn a_cancelled_training_reports_it_and_ends() {
     let server = Server::start(&[]);
-    let said = train_small(&server, "verse", &["--detach", "--epochs", "1000"]);
-    let id = said.stdout.trim();
+    let output = train_small(&server, "verse", &["--detach", "--epochs", "1000"]);
+    let id = output.stdout.trim();
     let cancelled = one(&server, &["trainings", "cancel", id], &["training_id"]);
     assert_eq!(cancelled["event"], "cancelling");
     let watched = objects(&server, &["trainings", "watch", id]);

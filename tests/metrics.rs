@@ -1,14 +1,10 @@
 //! The metrics of a running server, and their documentation.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use support::{Server, ask, ask_ok, train_small};
+use crate::support::{Server, ask, ask_ok, train_small};
 
 /// Sends an HTTP request as Prometheus does; returns the head and the body of
 /// the response.
@@ -27,7 +23,7 @@ fn get(address: &str, path: &str) -> (String, String) {
 
 /// The address of the metrics in the log of the server.
 fn metrics_address(server: &Server) -> String {
-    let log = std::fs::read_to_string(server.folder().join("server.log")).unwrap();
+    let log = server.log();
     let line = log
         .lines()
         .find(|line| line.contains("serving metrics"))

@@ -1,8 +1,4 @@
-//! Models through ModelService: listed, described, removed, moved out and in.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! `ModelService`: models are listed, described, deleted, exported and imported.
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
@@ -12,14 +8,16 @@ use charlstm_proto::v1::export_model_response::Payload as Exported;
 use charlstm_proto::v1::import_model_request::Payload as Imported;
 use charlstm_proto::v1::model_service_client::ModelServiceClient;
 use charlstm_proto::v1::{
-    DeleteModelRequest, ExportModelRequest, GetModelRequest, ImportModelHeader, ImportModelRequest,
-    ListModelsRequest, Model, ModelFormat,
+    DeleteModelRequest, ExportModelRequest, FinishReason, GetModelRequest, ImportModelHeader,
+    ImportModelRequest, ListModelsRequest, Model, ModelFormat,
 };
 use charlstm_repository::Repository;
-use support::Server;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+
+use crate::support::Server;
+use crate::support::wire::{Wire, assert_status, endless, read, rest, resume, start};
 
 type Client = ModelServiceClient<Channel>;
 
@@ -27,7 +25,7 @@ fn model() -> ModelFile {
     let vocabulary = Vocabulary::of("\n abcdefghij".chars());
     let mut parameters = Parameters::zeros(Architecture {
         vocabulary_size: vocabulary.len(),
-        // Some chunks of an export.
+        // Several chunks of an export.
         hidden_size: 160,
         num_layers: 2,
     });
@@ -48,7 +46,7 @@ fn model() -> ModelFile {
     }
 }
 
-/// A server that holds `a@1`, `a@2` and `b@1`.
+/// Starts a server that has `a@1`, `a@2` and `b@1`.
 async fn server() -> (Server, Client) {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(&folder.path().join("data")).unwrap();
@@ -66,8 +64,8 @@ async fn import(client: &mut Client, parts: Vec<Imported>) -> Result<Model, Stat
         payload: Some(payload),
     });
     let messages: Vec<_> = messages.collect();
-    let answer = client.import_model(tokio_stream::iter(messages)).await?;
-    Ok(answer.into_inner().model.unwrap())
+    let response = client.import_model(tokio_stream::iter(messages)).await?;
+    Ok(response.into_inner().model.unwrap())
 }
 
 fn header(name: &str, format: ModelFormat) -> Imported {
@@ -85,11 +83,11 @@ fn reference(text: &str) -> ExportModelRequest {
 }
 
 async fn export(client: &mut Client, model: &str) -> (u64, Vec<u8>) {
-    let answer = client.export_model(reference(model)).await.unwrap();
-    let mut stream = answer.into_inner();
+    let response = client.export_model(reference(model)).await.unwrap();
+    let mut stream = response.into_inner();
     let first = stream.message().await.unwrap().unwrap().payload.unwrap();
     let Exported::Header(header) = first else {
-        panic!("the header does not come first");
+        panic!("the header is not the first message");
     };
     let mut bytes = Vec::new();
     while let Some(message) = stream.message().await.unwrap() {
@@ -116,9 +114,9 @@ async fn models_are_listed_and_described() {
     let request = GetModelRequest {
         model: "a@1".to_owned(),
     };
-    let answer = client.get_model(request).await.unwrap().into_inner();
-    assert_eq!(answer.versions, [1, 2]);
-    let described = answer.model.unwrap();
+    let response = client.get_model(request).await.unwrap().into_inner();
+    assert_eq!(response.versions, [1, 2]);
+    let described = response.model.unwrap();
     assert_eq!(described.version, 1);
     assert_eq!(described.vocabulary, "\n abcdefghij");
     assert_eq!((described.hidden_size, described.num_layers), (160, 2));
@@ -127,7 +125,7 @@ async fn models_are_listed_and_described() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_not_there_is_answered_with_those_that_are() {
+async fn an_unknown_model_is_rejected_with_the_available_ones() {
     let (_server, mut client) = server().await;
     let mut get = async |model: &str| {
         let model = model.to_owned();
@@ -164,7 +162,7 @@ async fn an_exported_model_is_imported_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_is_no_model_is_refused_and_leaves_nothing_behind() {
+async fn an_import_that_is_not_a_model_is_rejected_and_leaves_nothing_behind() {
     let (server, mut client) = server().await;
     let chunk = || Imported::Chunk(vec![7; 5000].into());
     let safetensors = ModelFormat::Safetensors;
@@ -200,7 +198,7 @@ async fn what_is_no_model_is_refused_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_version_or_all_versions_are_removed() {
+async fn a_version_or_all_versions_are_deleted() {
     let (_server, mut client) = server().await;
     let mut delete = async |model: &str| {
         let model = model.to_owned();
@@ -208,7 +206,7 @@ async fn a_version_or_all_versions_are_removed() {
         client
             .delete_model(request)
             .await
-            .map(|answer| answer.into_inner().versions)
+            .map(|response| response.into_inner().versions)
     };
     assert_eq!(delete("a@1").await.unwrap(), [1]);
     assert_eq!(delete("a@1").await.unwrap_err().code(), Code::NotFound);
@@ -226,29 +224,29 @@ async fn an_altered_model_ends_its_export_with_data_loss() {
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let answer = client.export_model(reference("a")).await.unwrap();
-    let mut stream = answer.into_inner();
+    let response = client.export_model(reference("a")).await.unwrap();
+    let mut stream = response.into_inner();
     let status = loop {
         match stream.message().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("the export ended as if it were sound"),
+            Ok(None) => panic!("the export ended without an error"),
             Err(status) => break status,
         }
     };
     assert_eq!(status.code(), Code::DataLoss);
-    // From now on the older version is the latest.
+    // The older version is now the latest.
     assert_eq!(export(&mut client, "a").await.0, 1);
 }
 
 #[tokio::test]
-async fn an_upload_that_is_broken_off_leaves_nothing_behind() {
+async fn an_aborted_import_leaves_nothing_behind() {
     let (mut server, mut client) = server().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let feed = async move {
         let chunk = Imported::Chunk(vec![7; 2_000_000].into());
         let mut payload = header("c", ModelFormat::Safetensors);
-        // More than the windows of a connection hold: when the last one is
-        // taken, the server has written some of them.
+        // More than fits into the windows of a connection: when the last one is
+        // accepted, the server has written some of them.
         for _ in 0..12 {
             let message = ImportModelRequest {
                 payload: Some(payload),
@@ -262,8 +260,8 @@ async fn an_upload_that_is_broken_off_leaves_nothing_behind() {
     {
         let call = client.import_model(messages);
         tokio::select! {
-            answer = call => panic!("the server did not wait for the rest: {answer:?}"),
-            // Keeps the sender: the upload is not complete.
+            response = call => panic!("the server did not wait for the rest: {response:?}"),
+            // Until here the sender is kept, and the upload is incomplete.
             sender = feed => drop(sender),
         }
     }
@@ -277,4 +275,38 @@ async fn an_upload_that_is_broken_off_leaves_nothing_behind() {
     .await
     .unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_with_sessions_is_deleted_only_with_force_and_ends_their_calls() {
+    let mut wire = Wire::start(&[]).await;
+    let mut models = ModelServiceClient::new(wire.server.connect().await);
+    let mut delete = async |force: Option<bool>| {
+        let model = "verse".to_owned();
+        models
+            .delete_model(DeleteModelRequest { model, force })
+            .await
+    };
+    wire.text(start("one", 20)).await;
+    wire.text(start("two", 20)).await;
+
+    let rejected = delete(None).await.unwrap_err();
+    assert_status(&rejected, Code::FailedPrecondition, "MODEL_IN_USE");
+    assert!(rejected.message().contains("2 sessions"), "{rejected}");
+    let rejected = delete(Some(false)).await.unwrap_err();
+    assert_status(&rejected, Code::FailedPrecondition, "MODEL_IN_USE");
+    wire.text(resume("one", 20)).await;
+
+    let mut stream = wire.open(endless(resume("two", 0))).await;
+    read(&mut stream, 5).await;
+    let deleted = delete(Some(true)).await.unwrap().into_inner();
+    assert_eq!(deleted.versions, [1]);
+    // The generation in flight ends.
+    let end = rest(&mut stream).await.unwrap();
+    assert_eq!(end.finished.reason(), FinishReason::Cancelled);
+    let rejected = wire.rejection(resume("one", 20)).await;
+    assert_status(&rejected, Code::FailedPrecondition, "SESSION_MODEL_GONE");
+    // Its sessions can still be listed and deleted.
+    assert_eq!(wire.session("two").await.unwrap().version, 1);
+    wire.delete("two").await;
 }

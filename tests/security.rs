@@ -1,31 +1,37 @@
-//! Who may talk with a server, and how the two know each other: TLS and
-//! tokens, with the client that people use.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! TLS and access tokens, with the command-line client and on the wire.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use charlstm_proto::v1::GetServerStatusRequest;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use support::{Said, Server, ask, train_small};
+use rustls::client::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{AlertDescription, RootCertStore};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
-use tonic_types::StatusExt;
 
-const TOKEN: &str = "a-secret-that-nobody-guesses";
+use crate::support::wire::assert_status;
+use crate::support::{CommandOutput, Server, ask, train_small};
 
-/// A certificate authority, a server's certificate and token files.
-struct Papers {
+const TOKEN: &str = "a-secret-token";
+
+/// A certificate authority, certificates for the server and for clients, and
+/// token files.
+struct TestCerts {
     folder: TempDir,
 }
 
-impl Papers {
-    fn issue() -> Self {
+impl TestCerts {
+    fn create() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = authority("ours");
         let key = KeyPair::generate().unwrap();
@@ -35,14 +41,14 @@ impl Papers {
             .signed_by(&key, &authority)
             .unwrap();
         let own_key = KeyPair::generate().unwrap();
-        let shown = |authority| {
+        let client_certificate = |authority| {
             let params = CertificateParams::new(vec!["a-client".to_owned()]).unwrap();
             params.signed_by(&own_key, authority).unwrap().pem()
         };
         let another = self::authority("another");
         for (name, content) in [
-            ("client.pem", shown(&authority)),
-            ("strange-client.pem", shown(&another)),
+            ("client.pem", client_certificate(&authority)),
+            ("strange-client.pem", client_certificate(&another)),
             ("client.key", own_key.serialize_pem()),
             ("ca.pem", authority.pem()),
             ("other-ca.pem", another.pem()),
@@ -62,7 +68,7 @@ impl Papers {
         path.into_os_string().into_string().unwrap()
     }
 
-    /// A server that shows its certificate and asks for a token.
+    /// Starts a server with TLS that requires a token.
     fn server(&self) -> Server {
         let (cert, key) = (self.path("server.pem"), self.path("server.key"));
         let tokens = self.path("tokens");
@@ -70,8 +76,8 @@ impl Papers {
         Server::start(&[&flags[..], &["--auth-token-file", &tokens]].concat())
     }
 
-    /// What the client says that trusts one file and shows another.
-    fn status(&self, server: &Server, ca: Option<&str>, token: Option<&str>) -> Said {
+    /// Runs `status` with a certificate authority and a token.
+    fn status(&self, server: &Server, ca: Option<&str>, token: Option<&str>) -> CommandOutput {
         let mut arguments = vec!["status".to_owned()];
         for (flag, name) in [("--tls-ca", ca), ("--token-file", token)] {
             if let Some(name) = name {
@@ -92,63 +98,67 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn log_of(server: &Server) -> String {
-    fs::read_to_string(server.folder().join("server.log")).unwrap()
-}
-
 #[test]
 fn the_client_trains_and_generates_over_tls_with_a_token() {
-    let papers = Papers::issue();
-    let server = papers.server();
+    let certs = TestCerts::create();
+    let server = certs.server();
     assert!(server.url().starts_with("https://127.0.0.1:"));
-    let (ca, token) = (papers.path("ca.pem"), papers.path("token"));
+    let (ca, token) = (certs.path("ca.pem"), certs.path("token"));
     let access = ["--tls-ca", &ca, "--token-file", &token];
-    let said = train_small(&server, "verse", &access);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = train_small(&server, "verse", &access);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     let generate = ["generate", "--prime", "arma ", "--length", "40"];
-    let said = ask(&server, &[&generate[..], &access[..]].concat());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stdout.starts_with("arma "), "{}", said.stdout);
-    assert_eq!(said.stdout.trim_end_matches('\n').chars().count(), 45);
-    assert!(!log_of(&server).contains(TOKEN), "a log is no place for it");
+    let output = ask(&server, &[&generate[..], &access[..]].concat());
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(output.stdout.starts_with("arma "), "{}", output.stdout);
+    assert_eq!(output.stdout.trim_end_matches('\n').chars().count(), 45);
+    assert!(!server.log().contains(TOKEN), "the token is in the log");
 }
 
 #[test]
-fn the_client_says_clearly_that_a_token_is_missing_or_wrong() {
-    let papers = Papers::issue();
-    let server = papers.server();
+fn the_client_reports_a_missing_or_wrong_token() {
+    let certs = TestCerts::create();
+    let server = certs.server();
     for token in [None, Some("wrong-token")] {
-        let said = papers.status(&server, Some("ca.pem"), token);
-        assert_eq!(said.code, Some(1), "{}", said.stderr);
-        assert_eq!(said.stdout, "");
-        assert!(said.stderr.contains("needs a token"), "{}", said.stderr);
-        assert!(said.stderr.contains("--token-file"), "{}", said.stderr);
+        let output = certs.status(&server, Some("ca.pem"), token);
+        assert_eq!(output.code, Some(1), "{}", output.stderr);
+        assert_eq!(output.stdout, "");
+        assert!(
+            output.stderr.contains("requires a valid access token"),
+            "{}",
+            output.stderr
+        );
+        assert!(output.stderr.contains("--token-file"), "{}", output.stderr);
     }
-    let said = papers.status(&server, Some("ca.pem"), Some("no-such-file"));
-    assert_eq!(said.code, Some(2), "{}", said.stderr);
-    assert!(said.stderr.contains("no-such-file"), "{}", said.stderr);
-    let said = papers.status(&server, Some("ca.pem"), Some("token"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let output = certs.status(&server, Some("ca.pem"), Some("no-such-file"));
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
+    assert!(output.stderr.contains("no-such-file"), "{}", output.stderr);
+    let output = certs.status(&server, Some("ca.pem"), Some("token"));
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
 }
 
 #[test]
-fn the_client_does_not_trust_a_server_whose_authority_it_does_not_know() {
-    let papers = Papers::issue();
-    let server = papers.server();
-    // The second one has those of the system.
+fn the_client_rejects_a_server_of_an_unknown_authority() {
+    let certs = TestCerts::create();
+    let server = certs.server();
+    // None: the authorities of the system.
     for ca in [Some("other-ca.pem"), None] {
-        let said = papers.status(&server, ca, Some("token"));
-        assert_eq!(said.code, Some(1), "{}", said.stderr);
-        assert_eq!(said.stdout, "");
+        let output = certs.status(&server, ca, Some("token"));
+        assert_eq!(output.code, Some(1), "{}", output.stderr);
+        assert_eq!(output.stdout, "");
         let reason = "invalid peer certificate: UnknownIssuer";
-        assert!(said.stderr.contains(reason), "{}", said.stderr);
+        assert!(output.stderr.contains(reason), "{}", output.stderr);
     }
-    let said = papers.status(&server, Some("server.key"), Some("token"));
-    assert_ne!(said.code, Some(0), "a key is no authority");
+    let output = certs.status(&server, Some("server.key"), Some("token"));
+    assert_ne!(output.code, Some(0), "a key is not an authority");
 }
 
-/// The status of the server over TLS, as any client would ask for it.
-async fn asked(server: &Server, ca: &Path, authorization: Option<&str>) -> Result<(), Status> {
+/// Requests the status of the server over TLS.
+async fn request_status(
+    server: &Server,
+    ca: &Path,
+    authorization: Option<&str>,
+) -> Result<(), Status> {
     let ca = Certificate::from_pem(fs::read(ca).unwrap());
     let channel = Channel::from_shared(server.url().to_owned())
         .unwrap()
@@ -167,74 +177,110 @@ async fn asked(server: &Server, ca: &Path, authorization: Option<&str>) -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_wire_a_call_without_its_token_is_unauthenticated() {
-    let papers = Papers::issue();
-    let server = papers.server();
-    let ca = papers.folder.path().join("ca.pem");
+async fn a_call_without_a_valid_token_is_unauthenticated() {
+    let certs = TestCerts::create();
+    let server = certs.server();
+    let ca = certs.folder.path().join("ca.pem");
     let right = format!("Bearer {TOKEN}");
     let longer = format!("{right}x");
     for wrong in [None, Some("Bearer "), Some(TOKEN), Some(longer.as_str())] {
-        let status = asked(&server, &ca, wrong).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unauthenticated);
-        let info = status.get_details_error_info().unwrap();
-        assert_eq!(info.reason, "TOKEN_NEEDED");
+        let status = request_status(&server, &ca, wrong).await.unwrap_err();
+        assert_status(&status, Code::Unauthenticated, "TOKEN_NEEDED");
     }
-    asked(&server, &ca, Some(&right)).await.unwrap();
+    request_status(&server, &ca, Some(&right)).await.unwrap();
 }
 
 #[test]
-fn the_client_says_something_where_one_side_speaks_tls_and_the_other_does_not() {
-    let papers = Papers::issue();
-    let server = papers.server();
+fn the_client_explains_that_only_one_side_uses_tls() {
+    let certs = TestCerts::create();
+    let server = certs.server();
     let plain = format!("http://{}", server.address());
-    let said = ask(&server, &["status", "--addr", &plain]);
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(said.stderr.contains("speaks TLS"), "{}", said.stderr);
-    assert!(said.stderr.contains("https://"), "{}", said.stderr);
+    let output = ask(&server, &["status", "--addr", &plain]);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("speaks TLS"), "{}", output.stderr);
+    assert!(output.stderr.contains("https://"), "{}", output.stderr);
 
     let server = Server::start(&[]);
     let tls = format!("https://{}", server.address());
-    let said = ask(&server, &["status", "--addr", &tls]);
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let output = ask(&server, &["status", "--addr", &tls]);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
     assert!(
-        said.stderr.contains("does not speak TLS"),
+        output.stderr.contains("does not speak TLS"),
         "{}",
-        said.stderr
+        output.stderr
     );
-    let said = papers.status(&server, Some("ca.pem"), None);
-    assert_eq!(said.code, Some(2), "{}", said.stderr);
-    assert!(said.stderr.contains("https://"), "{}", said.stderr);
+    let output = certs.status(&server, Some("ca.pem"), None);
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
+    assert!(output.stderr.contains("https://"), "{}", output.stderr);
+}
+
+/// Connects with TLS, with or without a client certificate, and reads the first
+/// byte that the server sends after the handshake. The client sends nothing,
+/// so an alert of the server always arrives.
+async fn first_byte(certs: &TestCerts, server: &Server, identity: Option<&str>) -> io::Result<u8> {
+    let certificates = |name: &str| {
+        let certificates = CertificateDer::pem_file_iter(certs.path(name)).unwrap();
+        certificates.map(Result::unwrap)
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates("ca.pem"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some(name) => {
+            let key = PrivateKeyDer::from_pem_file(certs.path("client.key")).unwrap();
+            let certificates = certificates(name).collect();
+            config.with_client_auth_cert(certificates, key).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(server.address()).await?;
+    let name = "127.0.0.1".try_into().unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?;
+    stream.read_u8().await
+}
+
+/// Returns the TLS alert that an error is about.
+fn alert(error: &io::Error) -> Option<AlertDescription> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_client_authority_only_who_shows_its_certificate_is_served() {
-    let papers = Papers::issue();
-    let (cert, key) = (papers.path("server.pem"), papers.path("server.key"));
-    let ca = papers.path("ca.pem");
+async fn with_a_client_authority_only_clients_with_its_certificate_are_served() {
+    let certs = TestCerts::create();
+    let (cert, key) = (certs.path("server.pem"), certs.path("server.key"));
+    let ca = certs.path("ca.pem");
     let flags = ["--tls-cert", &cert, "--tls-key", &key];
     let server = Server::start(&[&flags[..], &["--tls-client-ca", &ca]].concat());
-    let read = |name: &str| fs::read(papers.path(name)).unwrap();
-    let asked = async |shown: Option<&str>| {
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ca.pem")));
-        if let Some(name) = shown {
-            tls = tls.identity(Identity::from_pem(read(name), read("client.key")));
-        }
-        let endpoint = Channel::from_shared(server.url().to_owned()).unwrap();
-        // A handshake that is refused may show itself only at the first call.
-        let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
-        let mut client = ServerServiceClient::new(channel);
-        client.get_server_status(GetServerStatusRequest {}).await
-    };
-    // The connection ends; which way it is noticed depends on who is faster.
-    for wrong in [None, Some("strange-client.pem")] {
-        let status = asked(wrong).await.unwrap_err();
-        assert!(
-            matches!(
-                status.code(),
-                Code::Unavailable | Code::Unknown | Code::Cancelled
-            ),
-            "{status:?}"
-        );
+    for (identity, expected) in [
+        (None, AlertDescription::CertificateRequired),
+        (Some("strange-client.pem"), AlertDescription::UnknownCA),
+    ] {
+        let error = first_byte(&certs, &server, identity).await.unwrap_err();
+        assert_eq!(alert(&error), Some(expected), "{error}");
     }
-    asked(Some("client.pem")).await.unwrap();
+    first_byte(&certs, &server, Some("client.pem"))
+        .await
+        .unwrap();
+
+    let read = |name: &str| fs::read(certs.path(name)).unwrap();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read("ca.pem")))
+        .identity(Identity::from_pem(read("client.pem"), read("client.key")));
+    let endpoint = Channel::from_shared(server.url().to_owned()).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+    let mut client = ServerServiceClient::new(channel);
+    client
+        .get_server_status(GetServerStatusRequest {})
+        .await
+        .unwrap();
 }

@@ -1,18 +1,12 @@
-//! The server as a program: what it prints, what it tells about itself, how
-//! it starts badly and ends well.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! The server as a program: what it prints, what it reports about itself,
+//! errors at the start, and the shutdown.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Output;
 
 use charlstm_proto::v1::model_service_client::ModelServiceClient;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
-use charlstm_proto::v1::{GetServerStatusRequest, ImportModelRequest};
-use support::Server;
+use charlstm_proto::v1::{GetModelRequest, GetServerStatusRequest, ImportModelRequest};
 use tempfile::TempDir;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -23,28 +17,26 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
+use crate::support::server::{Server, command, fail_to_start};
+use crate::support::wire::assert_status;
+
 const SERVICES: [&str; 2] = ["charlstm.v1.ModelService", "charlstm.v1.ServerService"];
 
-/// Starts a server that is expected to refuse.
-fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+/// Starts a server that must fail, on a folder of its own.
+fn failure(flags: &[&str]) -> (Option<i32>, String) {
     let folder = TempDir::new().unwrap();
-    let output: Output = support::command(folder.path(), arguments).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
-    (
-        output.status.code(),
-        String::from_utf8(output.stderr).unwrap(),
-    )
+    fail_to_start(&mut command(folder.path(), flags))
 }
 
 #[tokio::test]
-async fn it_prints_one_line_and_tells_that_it_serves() {
+async fn it_prints_one_line_and_reports_that_it_serves() {
     let mut server = Server::start(&[]);
     assert!(server.url().starts_with("http://127.0.0.1:"));
     let mut health = HealthClient::new(server.connect().await);
     for service in ["", SERVICES[0], SERVICES[1]] {
         let service = service.to_owned();
-        let answer = health.check(HealthCheckRequest { service }).await.unwrap();
-        assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+        let response = health.check(HealthCheckRequest { service }).await.unwrap();
+        assert_eq!(response.into_inner().status(), ServingStatus::Serving);
     }
     let (status, rest) = server.terminate();
     assert_eq!(status.code(), Some(0));
@@ -59,13 +51,13 @@ async fn reflection_lists_the_services() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let answers = reflection
+    let responses = reflection
         .server_reflection_info(tokio_stream::once(request))
         .await
         .unwrap();
-    let answer = answers.into_inner().message().await.unwrap().unwrap();
-    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
-        panic!("{answer:?}");
+    let response = responses.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = response.message_response else {
+        panic!("{response:?}");
     };
     let names: Vec<&str> = list.service.iter().map(|one| one.name.as_str()).collect();
     for service in SERVICES.iter().chain(&["grpc.health.v1.Health"]) {
@@ -74,7 +66,7 @@ async fn reflection_lists_the_services() {
 }
 
 #[tokio::test]
-async fn it_tells_its_device_and_limits() {
+async fn it_reports_its_device_and_limits() {
     let server = Server::start(&["--max-batch", "7", "--threads", "1"]);
     let mut client = ServerServiceClient::new(server.connect().await);
     let status = client
@@ -89,10 +81,10 @@ async fn it_tells_its_device_and_limits() {
 }
 
 #[tokio::test]
-async fn a_stopping_server_waits_for_no_idle_and_no_silent_client() {
+async fn a_shutdown_does_not_wait_for_idle_or_silent_clients() {
     let mut server = Server::start(&[]);
-    // One speaks gRPC and has nothing to say, one says nothing at all, one
-    // greets and then never answers.
+    // One client has a connection without calls, one sends nothing, and one
+    // sends the preface of HTTP/2 and then never responds.
     let channel = server.connect().await;
     let _silent = TcpStream::connect(server.address()).unwrap();
     let mut greeting = TcpStream::connect(server.address()).unwrap();
@@ -117,11 +109,12 @@ async fn a_stopping_server_waits_for_no_idle_and_no_silent_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_at_once_a_server_that_waits_for_a_call() {
+async fn a_second_signal_ends_immediately_a_server_that_waits_for_a_call() {
     for (second, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
         let mut server = Server::start(&[]);
         let channel = server.connect().await;
-        // An upload that never ends is waited for, up to the grace time.
+        // The shutdown waits for an upload that never ends, up to its grace
+        // period.
         let mut models = ModelServiceClient::new(channel.clone());
         let upload = tokio_stream::pending::<ImportModelRequest>();
         let upload = tokio::spawn(async move { models.import_model(upload).await });
@@ -129,7 +122,7 @@ async fn a_second_signal_ends_at_once_a_server_that_waits_for_a_call() {
         let watched = HealthCheckRequest::default();
         let mut states = health.watch(watched).await.unwrap().into_inner();
         while states.message().await.unwrap().unwrap().status() != ServingStatus::NotServing {
-            // The first state is Serving; only then is the server told.
+            // Only after the first state, which is Serving.
             server.signal_to_stop();
         }
         server.signal(second);
@@ -142,20 +135,10 @@ async fn a_second_signal_ends_at_once_a_server_that_waits_for_a_call() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_an_error_at_the_start() {
-    let (code, error) = refused(&["--device", "cuda:99"]);
-    assert_eq!(code, Some(1));
-    assert!(
-        error.contains("error: device cuda:99 is not available (available: cpu"),
-        "{error}"
-    );
-}
-
-#[test]
-fn a_busy_port_is_an_error_at_the_start() {
+fn a_port_in_use_is_an_error_at_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let (code, error) = refused(&["--listen", &address]);
+    let (code, error) = failure(&["--listen", &address]);
     assert_eq!(code, Some(1));
     assert!(
         error.contains(&format!("error: cannot listen on {address}")),
@@ -165,27 +148,18 @@ fn a_busy_port_is_an_error_at_the_start() {
 }
 
 #[test]
-fn a_data_folder_that_another_server_uses_is_an_error_at_the_start() {
+fn a_data_folder_in_use_by_another_server_is_an_error_at_the_start() {
     let server = Server::start(&[]);
-    let output = support::command(&server.data_dir(), &[]).output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    let (code, error) = fail_to_start(&mut command(&server.data_dir(), &[]));
+    assert_eq!(code, Some(1));
     assert!(
         error.contains("in use by another charlstm-server"),
         "{error}"
     );
 }
 
-#[test]
-fn wrong_usage_has_its_own_exit_code() {
-    let (code, error) = refused(&["--max-batch", "0"]);
-    assert_eq!(code, Some(2));
-    assert!(error.contains("--max-batch: \"0\" is not"), "{error}");
-    assert_eq!(refused(&["--no-such-flag"]).0, Some(2));
-}
-
 #[tokio::test]
-async fn with_a_token_file_only_who_shows_a_token_is_served_and_health_is_open() {
+async fn with_a_token_file_only_calls_with_a_token_are_served_and_health_needs_none() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "secret").unwrap();
     let path = file.path().to_str().unwrap();
@@ -196,7 +170,7 @@ async fn with_a_token_file_only_who_shows_a_token_is_served_and_health_is_open()
         .get_server_status(GetServerStatusRequest {})
         .await
         .unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_status(&status, Code::Unauthenticated, "TOKEN_NEEDED");
 
     let mut request = tonic::Request::new(GetServerStatusRequest {});
     let token = "Bearer secret".parse().unwrap();
@@ -207,10 +181,33 @@ async fn with_a_token_file_only_who_shows_a_token_is_served_and_health_is_open()
 }
 
 #[test]
-fn a_file_that_is_no_certificate_is_an_error_at_the_start() {
+fn a_file_that_is_not_a_certificate_is_an_error_at_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
-    let (code, error) = refused(&["--tls-cert", path, "--tls-key", path]);
+    let (code, error) = failure(&["--tls-cert", path, "--tls-key", path]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("TLS cannot be set up"), "{error}");
+    assert!(error.contains("cannot set up TLS"), "{error}");
+}
+
+#[test]
+fn a_server_that_is_open_to_a_network_warns_about_missing_tls_and_tokens() {
+    let server = Server::start(&["--listen", "0.0.0.0:0"]);
+    let log = server.log();
+    assert!(log.contains("no TLS"), "{log}");
+    assert!(log.contains("no access control"), "{log}");
+    let server = Server::start(&[]);
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn an_error_about_a_huge_text_of_the_client_reaches_the_client() {
+    let server = Server::start(&[]);
+    let mut models = ModelServiceClient::new(server.connect().await);
+    let request = GetModelRequest {
+        model: "é".repeat(100_000),
+    };
+    let status = models.get_model(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().starts_with("model: "), "{status}");
+    assert!(status.message().chars().count() < 400, "{status}");
 }

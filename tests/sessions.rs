@@ -1,41 +1,41 @@
-//! Sessions and streams as clients see them: the program, real sockets, and
-//! the promises of the contract about what is kept between two calls.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
-#[path = "support/wire.rs"]
-mod wire;
+//! Sessions and streams as clients see them: what the contract promises about
+//! the state that is kept between two calls.
 
 use std::time::Duration;
 
 use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
 use charlstm_proto::v1::{FinishReason, GenerateRequest, Sampling, ScoreRequest};
-use support::Server;
-use tonic::Code;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
-use wire::{PRIME, PRIMED, Wire, anew, drain, endless, expecting, further, is, length, read, rest};
+
+use crate::support::Server;
+use crate::support::wire::{
+    PRIME, PRIMED, Wire, assert_status, drain, endless, expecting, length, read, rest, resume,
+    start,
+};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_calls_of_100_characters_write_what_one_of_200_writes() {
+async fn two_calls_of_100_characters_generate_the_text_of_one_call_of_200() {
     let mut wire = Wire::start(&[]).await;
-    let whole = wire.hear(anew("whole", 200)).await;
+    let whole = wire.generate(start("whole", 200)).await;
     assert_eq!(length(&whole.text), 200);
     assert_eq!(whole.finished.reason(), FinishReason::Length);
     assert_eq!(whole.finished.position, PRIMED + 200);
 
-    let first = wire.text(anew("split", 100)).await;
-    let second = wire.hear(further("split", 100)).await;
+    let first = wire.text(start("split", 100)).await;
+    let second = wire.generate(resume("split", 100)).await;
     assert_eq!(first + &second.text, whole.text);
     assert_eq!(second.finished.position, PRIMED + 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seeded_text_is_the_same_alone_and_among_twenty_others() {
-    // One thread that computes: all are in the same batch.
+async fn a_seeded_text_is_the_same_alone_and_in_a_batch_with_twenty_others() {
+    // With one compute thread, all are in the same batch.
     let mut wire = Wire::start(&["--threads", "1"]).await;
-    let alone = wire.text(anew("", 300)).await;
+    let alone = wire.text(start("", 300)).await;
     let mut others = Vec::new();
     for n in 0..20 {
         let sampling = Some(Sampling {
@@ -45,39 +45,39 @@ async fn a_seeded_text_is_the_same_alone_and_among_twenty_others() {
         });
         let request = GenerateRequest {
             sampling,
-            ..anew("", 0)
+            ..start("", 0)
         };
         let mut stream = wire.open(endless(request)).await;
         read(&mut stream, 1).await;
         others.push(drain(stream));
     }
     for _ in 0..3 {
-        assert_eq!(wire.text(anew("", 300)).await, alone);
+        assert_eq!(wire.text(start("", 300)).await, alone);
     }
     assert!(others.iter().all(|other| !other.is_finished()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_for_one_call_at_a_time() {
+async fn a_session_accepts_one_call_at_a_time() {
     let mut wire = Wire::start(&[]).await;
-    wire.text(anew("tale", 20)).await;
-    let mut first = wire.open(endless(further("tale", 0))).await;
+    wire.text(start("tale", 20)).await;
+    let mut first = wire.open(endless(resume("tale", 0))).await;
     read(&mut first, 1).await;
     assert!(wire.session("tale").await.unwrap().busy);
 
-    let second = wire.refusal(further("tale", 10)).await;
-    is(&second, Code::Aborted, "SESSION_BUSY");
+    let second = wire.rejection(resume("tale", 10)).await;
+    assert_status(&second, Code::Aborted, "SESSION_BUSY");
     let fork = wire.fork("tale", "other").await.unwrap_err();
-    is(&fork, Code::Aborted, "SESSION_BUSY");
+    assert_status(&fork, Code::Aborted, "SESSION_BUSY");
     let export = wire.export("tale").await.unwrap_err();
-    is(&export, Code::Aborted, "SESSION_BUSY");
+    assert_status(&export, Code::Aborted, "SESSION_BUSY");
 
-    // The first one was not disturbed, and ends when its session is deleted.
+    // The first call is not affected, and ends when its session is deleted.
     read(&mut first, 100).await;
     wire.delete("tale").await;
     let end = rest(&mut first).await.unwrap();
     assert_eq!(end.finished.reason(), FinishReason::Cancelled);
-    is(
+    assert_status(
         &wire.session("tale").await.unwrap_err(),
         Code::NotFound,
         "SESSION_NOT_FOUND",
@@ -85,94 +85,95 @@ async fn a_session_is_for_one_call_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_expects_its_beginning_is_repeated_and_another_place_is_refused() {
+async fn a_call_with_its_expected_position_can_be_repeated_and_other_positions_are_rejected() {
     let mut wire = Wire::start(&[]).await;
-    let first = wire.text(anew("tale", 50)).await;
-    // The very first call can be repeated as well.
-    assert_eq!(wire.text(expecting(0, anew("tale", 50))).await, first);
+    let first = wire.text(start("tale", 50)).await;
+    // The first call of the session can be repeated as well.
+    assert_eq!(wire.text(expecting(0, start("tale", 50))).await, first);
 
     let begin = PRIMED + 50;
-    let second = wire.text(expecting(begin, further("tale", 60))).await;
+    let second = wire.text(expecting(begin, resume("tale", 60))).await;
     for wrong in [0, 3, begin - 1, begin + 59, begin + 61, u64::MAX] {
-        let status = wire.refusal(expecting(wrong, further("tale", 60))).await;
-        is(&status, Code::FailedPrecondition, "POSITION_MISMATCH");
+        let status = wire.rejection(expecting(wrong, resume("tale", 60))).await;
+        assert_status(&status, Code::FailedPrecondition, "POSITION_MISMATCH");
     }
     for _ in 0..2 {
-        let again = wire.text(expecting(begin, further("tale", 60))).await;
+        let again = wire.text(expecting(begin, resume("tale", 60))).await;
         assert_eq!(again, second);
     }
     let end = begin + 60;
-    let third = wire.text(expecting(end, further("tale", 70))).await;
-    let whole = wire.text(anew("", 180)).await;
+    let third = wire.text(expecting(end, resume("tale", 70))).await;
+    let whole = wire.text(start("", 180)).await;
     assert_eq!(first + &second + &third, whole);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_stream_leaves_its_session_where_the_text_was_handed_over() {
+async fn a_dropped_stream_leaves_its_session_at_the_last_character_that_was_delivered() {
     let mut wire = Wire::start(&[]).await;
-    wire.text(anew("tale", 20)).await;
+    wire.text(start("tale", 20)).await;
     wire.fork("tale", "calm").await.unwrap();
     let begin = PRIMED + 20;
-    let mut stream = wire.open(endless(further("tale", 0))).await;
+    let mut stream = wire.open(endless(resume("tale", 0))).await;
     let seen = read(&mut stream, 300).await;
     drop(stream);
     let left = wire.idle("tale").await;
     assert_eq!(left.last_call_position, begin);
     assert!(left.position >= begin + length(&seen), "{left:?}");
 
-    // Whoever goes on misses nothing, and whoever repeats sees it again.
+    // A call that continues misses nothing, and a call that repeats gets the
+    // same text again.
     wire.fork("tale", "on").await.unwrap();
-    let on = wire.text(expecting(left.position, further("on", 50))).await;
+    let on = wire.text(expecting(left.position, resume("on", 50))).await;
     let chars = u32::try_from(left.position - begin).unwrap() + 50;
-    let again = wire.text(expecting(begin, further("tale", chars))).await;
-    let calm = wire.text(further("calm", chars)).await;
+    let again = wire.text(expecting(begin, resume("tale", chars))).await;
+    let calm = wire.text(resume("calm", chars)).await;
     assert!(again.starts_with(&seen));
-    assert!(again == calm, "repeated as if nothing had been dropped");
-    assert!(calm.ends_with(&on), "gone on as if nothing was dropped");
+    assert!(again == calm, "the repeated text differs");
+    assert!(calm.ends_with(&on), "the continued text differs");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_evicted_session_is_told_from_one_that_never_was() {
+async fn an_evicted_session_is_distinguished_from_one_that_never_existed() {
     let mut wire = Wire::start(&["--max-sessions", "2"]).await;
     for id in ["first", "second", "third"] {
-        wire.text(anew(id, 10)).await;
+        wire.text(start(id, 10)).await;
     }
-    for request in [further("first", 10), anew("first", 10)] {
-        let status = wire.refusal(request).await;
-        is(&status, Code::NotFound, "SESSION_EVICTED_CAPACITY");
+    for request in [resume("first", 10), start("first", 10)] {
+        let status = wire.rejection(request).await;
+        assert_status(&status, Code::NotFound, "SESSION_EVICTED_CAPACITY");
         assert!(status.message().contains("first"), "{}", status.message());
     }
     let status = wire.session("first").await.unwrap_err();
-    is(&status, Code::NotFound, "SESSION_EVICTED_CAPACITY");
+    assert_status(&status, Code::NotFound, "SESSION_EVICTED_CAPACITY");
     let status = wire.session("never").await.unwrap_err();
-    is(&status, Code::NotFound, "SESSION_NOT_FOUND");
-    wire.text(further("second", 10)).await;
+    assert_status(&status, Code::NotFound, "SESSION_NOT_FOUND");
+    wire.text(resume("second", 10)).await;
 
-    // An id that never was begins; one that is deleted may begin again.
-    assert_eq!(length(&wire.text(anew("never", 10)).await), 10);
+    // An unused id starts a session, and so does one that was deleted.
+    assert_eq!(length(&wire.text(start("never", 10)).await), 10);
     wire.delete("first").await;
-    assert_eq!(length(&wire.text(anew("first", 10)).await), 10);
+    assert_eq!(length(&wire.text(start("first", 10)).await), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forked_and_exported_sessions_go_on_alike_and_hostile_bytes_are_refused() {
+async fn forked_and_exported_sessions_continue_with_the_same_text_and_invalid_bytes_are_rejected() {
     let mut wire = Wire::start(&[]).await;
-    wire.text(anew("tale", 30)).await;
+    wire.text(start("tale", 30)).await;
     wire.fork("tale", "fork").await.unwrap();
     let data = wire.export("tale").await.unwrap();
     let status = wire.import(&data, "").await.unwrap_err();
-    is(&status, Code::AlreadyExists, "SESSION_EXISTS");
+    assert_status(&status, Code::AlreadyExists, "SESSION_EXISTS");
     let status = wire.fork("tale", "fork").await.unwrap_err();
-    is(&status, Code::AlreadyExists, "SESSION_EXISTS");
+    assert_status(&status, Code::AlreadyExists, "SESSION_EXISTS");
 
-    let text = wire.text(further("tale", 100)).await;
-    assert_eq!(wire.text(further("fork", 100)).await, text);
+    let text = wire.text(resume("tale", 100)).await;
+    assert_eq!(wire.text(resume("fork", 100)).await, text);
     wire.delete("tale").await;
     wire.import(&data, "").await.unwrap();
-    assert_eq!(wire.text(further("tale", 100)).await, text);
-    // What is imported can be repeated as well.
+    assert_eq!(wire.text(resume("tale", 100)).await, text);
+    // The last call of an imported session can be repeated as well.
     wire.import(&data, "again").await.unwrap();
-    let repeated = wire.text(expecting(0, anew("again", 130))).await;
+    let repeated = wire.text(expecting(0, start("again", 130))).await;
     assert!(repeated.ends_with(&text));
 
     let mut hostile = vec![vec![], vec![0; 100], vec![0xff; 100_000], data.repeat(2)];
@@ -192,97 +193,119 @@ async fn forked_and_exported_sessions_go_on_alike_and_hostile_bytes_are_refused(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_text_ends_the_text_and_is_not_sent() {
+async fn a_stop_text_ends_the_generation_and_is_not_sent() {
     let mut wire = Wire::start(&[]).await;
-    let whole: Vec<char> = wire.text(anew("", 200)).await.chars().collect();
+    let whole: Vec<char> = wire.text(start("", 200)).await.chars().collect();
     let stop: String = whole[60..64].iter().collect();
     let whole: String = whole.into_iter().collect();
     let (before, after) = whole.split_once(&stop).unwrap();
 
-    let mut request = anew("tale", 200);
-    request.stop = vec!["never, as it is too long".to_owned(), stop.clone()];
-    let heard = wire.hear(request).await;
-    assert_eq!(heard.text, before);
-    assert_eq!(heard.finished.reason(), FinishReason::Stop);
-    assert_eq!(heard.finished.chars, length(before));
-    // The session has seen the stop text, and goes on behind it.
-    assert_eq!(heard.finished.position, PRIMED + length(before) + 4);
+    let mut request = start("tale", 200);
+    request.stop = vec!["never, because it is too long".to_owned(), stop.clone()];
+    let generated = wire.generate(request).await;
+    assert_eq!(generated.text, before);
+    assert_eq!(generated.finished.reason(), FinishReason::Stop);
+    assert_eq!(generated.finished.chars, length(before));
+    // The session has processed the stop text, and continues after it.
+    assert_eq!(generated.finished.position, PRIMED + length(before) + 4);
     let chars = u32::try_from(length(after)).unwrap();
-    assert_eq!(wire.text(further("tale", chars)).await, after);
+    assert_eq!(wire.text(resume("tale", chars)).await, after);
 
-    // What is still undecided at the end of the text is sent.
+    // The beginning of a stop text at the end of the generation is sent.
     let end: String = whole.chars().skip(190).chain(['\n', '\n']).collect();
-    let mut request = anew("", 200);
+    let mut request = start("", 200);
     request.stop = vec![end];
     assert_eq!(wire.text(request).await, whole);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_one_log_probability_a_character_and_they_add_up_to_the_score() {
+async fn there_is_one_log_probability_per_character_and_their_sum_is_the_score() {
     let mut wire = Wire::start(&[]).await;
-    let mut request = anew("", 150);
+    let mut request = start("", 150);
     request.logprobs = Some(true);
-    let heard = wire.hear(request).await;
-    assert_eq!(heard.logprobs.len(), 150);
-    assert!(heard.logprobs.iter().all(|number| *number <= 0.0));
-    assert!(wire.hear(anew("", 20)).await.logprobs.is_empty());
+    let generated = wire.generate(request).await;
+    assert_eq!(generated.logprobs.len(), 150);
+    assert!(generated.logprobs.iter().all(|number| *number <= 0.0));
+    assert!(wire.generate(start("", 20)).await.logprobs.is_empty());
 
     let mut loss = 0.0;
-    for (sign, text) in [(1.0, PRIME.to_owned() + &heard.text), (-1.0, PRIME.into())] {
+    for (sign, text) in [
+        (1.0, PRIME.to_owned() + &generated.text),
+        (-1.0, PRIME.into()),
+    ] {
         let model = "verse".to_owned();
-        let scored = wire.texts.score(ScoreRequest { model, text }).await;
+        let scored = wire.generation.score(ScoreRequest { model, text }).await;
         let scored = scored.unwrap().into_inner();
         loss += sign * scored.loss * scored.chars as f64;
     }
-    let sum: f64 = heard.logprobs.iter().map(|number| f64::from(*number)).sum();
+    let sum: f64 = generated
+        .logprobs
+        .iter()
+        .map(|number| f64::from(*number))
+        .sum();
     assert!((loss + sum).abs() < 1e-3 * loss, "{loss} and {sum}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_to_a_full_server_is_told_when_to_come_again() {
+async fn a_saturated_server_rejects_calls_with_a_retry_delay() {
     let mut wire = Wire::start(&["--max-batch", "1", "--max-queue", "1"]).await;
-    let mut first = wire.open(endless(anew("", 0))).await;
+    let mut first = wire.open(endless(start("", 0))).await;
     read(&mut first, 1).await;
-    let second = wire.open(endless(anew("", 0))).await;
-    let status = wire.refusal(anew("", 10)).await;
-    is(&status, Code::ResourceExhausted, "OVERLOADED");
+    let second = wire.open(endless(start("", 0))).await;
+    let status = wire.rejection(start("", 10)).await;
+    assert_status(&status, Code::ResourceExhausted, "OVERLOADED");
     let delay = status.get_details_retry_info().unwrap().retry_delay;
     assert!(delay.is_some_and(|delay| delay > Duration::ZERO));
 
-    // The others were not disturbed, and whoever leaves makes room.
+    // The other calls are not affected, and a client that leaves frees a place.
     read(&mut first, 100).await;
     drop(second);
-    let mut third = wire.admitted(anew("", 10)).await;
+    let mut third = wire.admitted(start("", 10)).await;
     assert_eq!(length(&rest(&mut third).await.unwrap().text), 10);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_ends_a_call_that_runs_or_waits_and_frees_its_place() {
-    // The transport of the client has a clock too, and says CANCELLED.
-    let ends = [Code::DeadlineExceeded, Code::Cancelled];
-    let mut wire = Wire::start(&["--max-batch", "1", "--max-queue", "1"]).await;
-    let status = wire.impatient().await;
-    assert!(ends.contains(&status.code()), "running: {status:?}");
-    let mut stream = wire.admitted(endless(anew("", 0))).await;
-    read(&mut stream, 1).await;
-    let running = drain(stream);
-    let status = wire.impatient().await;
-    assert!(ends.contains(&status.code()), "waiting: {status:?}");
-    running.abort();
+/// Makes an endless call with a deadline, and returns how it ends. The client
+/// of tonic would end the call itself, as CANCELLED or DEADLINE_EXCEEDED; this
+/// one sends the deadline and waits for the server.
+async fn end_at_deadline(server: &Server) -> Status {
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    let origin = server.url().parse().unwrap();
+    let mut client = GenerationServiceClient::with_origin(client, origin);
+    let mut request = Request::new(endless(start("", 0)));
+    request.set_timeout(Duration::from_millis(400));
+    match client.generate(request).await {
+        Ok(stream) => rest(&mut stream.into_inner()).await.err().unwrap(),
+        Err(status) => status,
+    }
+}
 
-    // Both places are free: one is taken, and there is another.
-    // Nobody reads the first, so it lets the other pass.
-    let _held = wire.admitted(endless(anew("", 0))).await;
-    let mut stream = wire.admitted(anew("", 10)).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_ends_a_running_or_waiting_call_and_frees_its_place() {
+    let mut wire = Wire::start(&["--max-batch", "1", "--max-queue", "1"]).await;
+    let running = end_at_deadline(&wire.server).await;
+    assert_status(&running, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    let mut stream = wire.admitted(endless(start("", 0))).await;
+    read(&mut stream, 1).await;
+    let reader = drain(stream);
+    let waiting = end_at_deadline(&wire.server).await;
+    assert_status(&waiting, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    reader.abort();
+
+    // Both places are free. Nobody reads the first stream, so it is parked and
+    // the second one gets its slot.
+    let _unread = wire.admitted(endless(start("", 0))).await;
+    let mut stream = wire.admitted(start("", 10)).await;
     assert_eq!(length(&rest(&mut stream).await.unwrap().text), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_server_ends_a_stream_and_the_session_goes_on_after_a_restart() {
+async fn a_shutdown_ends_a_stream_and_the_session_continues_after_a_restart() {
     let mut wire = Wire::start(&[]).await;
-    wire.text(anew("tale", 20)).await;
+    wire.text(start("tale", 20)).await;
     wire.fork("tale", "calm").await.unwrap();
-    let mut stream = wire.open(endless(further("tale", 0))).await;
+    let mut stream = wire.open(endless(resume("tale", 0))).await;
     let mut text = read(&mut stream, 100).await;
     wire.server.signal_to_stop();
     let end = rest(&mut stream).await.unwrap();
@@ -295,23 +318,23 @@ async fn a_stopping_server_ends_a_stream_and_the_session_goes_on_after_a_restart
     let mut wire = Wire::to(server).await;
     let position = wire.session("tale").await.unwrap().position;
     assert_eq!(position, end.finished.position);
-    text.push_str(&wire.text(further("tale", 100)).await);
+    text.push_str(&wire.text(resume("tale", 100)).await);
     let chars = u32::try_from(length(&text)).unwrap();
-    assert!(wire.text(further("calm", chars)).await == text);
+    assert!(wire.text(resume("calm", chars)).await == text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_text_that_lies_unread_in_the_usual_windows_costs_nobody_the_connection() {
+async fn a_long_unread_text_does_not_break_a_connection_with_default_windows() {
     const LONG: u32 = 100_000;
     let mut wire = Wire::start(&[]).await;
     let channel = wire.server.connect().await;
-    wire.texts = GenerationServiceClient::new(channel.clone());
+    wire.generation = GenerationServiceClient::new(channel.clone());
     wire.sessions = SessionServiceClient::new(channel);
-    let mut unread = wire.open(anew("long", LONG)).await;
-    // The server is done with it, and nothing of it is read yet.
+    let mut unread = wire.open(start("long", LONG)).await;
+    // The server has finished it, and nothing of it has been read.
     wire.idle("long").await;
-    assert_eq!(length(&wire.text(anew("", 100)).await), 100);
-    let heard = rest(&mut unread).await.unwrap();
-    assert_eq!(length(&heard.text), LONG.into());
-    assert_eq!(heard.finished.reason(), FinishReason::Length);
+    assert_eq!(length(&wire.text(start("", 100)).await), 100);
+    let generated = rest(&mut unread).await.unwrap();
+    assert_eq!(length(&generated.text), u64::from(LONG));
+    assert_eq!(generated.finished.reason(), FinishReason::Length);
 }

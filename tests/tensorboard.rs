@@ -1,32 +1,30 @@
-//! The event files of `--tensorboard`, read with TensorBoard's own reader.
-
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! The event files of `--tensorboard`, read with the reader of TensorBoard.
 
 use std::process::Command;
 
-use support::{Server, python_tool, run, train_small};
+use crate::support::process::run;
+use crate::support::tools::python_tool;
+use crate::support::{Server, train_small};
 
 #[test]
-fn tensorboard_reads_the_losses_that_the_client_was_told() {
+fn tensorboard_reads_the_losses_that_the_client_received() {
     let Some(python) = python_tool("python") else {
         return;
     };
     let server = Server::start(&["--tensorboard"]);
     let flags = ["--epochs", "3", "--validation-fraction", "0.1"];
-    let said = train_small(&server, "verse", &[&flags[..], &["--json"]].concat());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let told: Vec<serde_json::Value> = said
+    let output = train_small(&server, "verse", &[&flags[..], &["--json"]].concat());
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let reported: Vec<serde_json::Value> = output
         .stdout
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .filter(|event: &serde_json::Value| event["event"] == "epoch")
         .collect();
-    assert_eq!(told.len(), 3);
+    assert_eq!(reported.len(), 3);
 
     let trainings = server.data_dir().join("trainings");
-    let id = told[0]["training_id"].as_str().unwrap();
+    let id = reported[0]["training_id"].as_str().unwrap();
     let folder = trainings.join(id).join("tensorboard");
     let mut reader = Command::new(python);
     reader.arg("tests/python/read_tensorboard.py").arg(&folder);
@@ -38,7 +36,7 @@ fn tensorboard_reads_the_losses_that_the_client_was_told() {
     ] {
         let scalars = read[tag].as_array().unwrap();
         assert_eq!(scalars.len(), 3, "{tag} in {read}");
-        for (scalar, epoch) in scalars.iter().zip(&told) {
+        for (scalar, epoch) in scalars.iter().zip(&reported) {
             assert_eq!(scalar[0], epoch["step"], "{tag}");
             // The files hold single precision.
             let value = epoch[field].as_f64().unwrap();

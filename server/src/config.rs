@@ -1,129 +1,277 @@
-//! Every flag, variable, default and limit of the server. Nothing else reads
-//! the command line or the environment.
+//! The settings of the server. Nothing else reads the command line, the
+//! environment or the configuration file.
 //!
-//! A setting is a line in `settings::ALL`. Flag wins over environment, that
-//! over the file of `--config`, that over the default.
+//! A setting is a field of [`Config`]. A flag takes precedence over the
+//! environment variable, the variable over the file of `--config`, and the
+//! file over the default.
 
-mod settings;
+mod file;
+mod value;
 
-use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser};
 use thiserror::Error;
 
-use self::settings::{Found, Settings};
+use self::value::{Checked, address, boolean, count, device, duration, log_format, path, threads};
 use charlstm_model::device::DeviceChoice;
-
-/// Most bytes of one gRPC message to the server. A corpus or a model comes in
-/// chunks; this bounds what `StartTraining` can carry in one piece.
-pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
-
-/// Longest wait for calls under way when the server stops.
-pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-
-/// Silence on a connection after which the client is asked whether it is
-/// still there, and how long it may take to answer.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// See [`KEEPALIVE_INTERVAL`].
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Calls of one connection that may be given up before they are looked at. A
-/// service that stops drops thousands at once, and must not lose its
-/// connection over it; each costs some hundred bytes until then. (The
-/// default of the library is 20.)
-pub const MAX_RESET_CALLS: usize = 16_384;
-
-const THREADS: RangeInclusive<usize> = 1..=1024;
-const MAX_BATCH: RangeInclusive<usize> = 1..=4096;
-const MAX_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
-const MAX_QUEUE: RangeInclusive<usize> = 0..=1_000_000;
-const KEEP_TRAININGS: RangeInclusive<usize> = 0..=1_000_000;
-/// Ten years are as good as for ever, and no sum of times overflows.
-const MAX_SESSION_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// The files of TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsFiles<'a> {
     /// Certificate chain, PEM.
-    pub cert: PathBuf,
+    pub cert: &'a Path,
     /// Private key, PEM.
-    pub key: PathBuf,
-    /// Certificates that a client's must be signed by, PEM.
-    pub client_ca: Option<PathBuf>,
+    pub key: &'a Path,
+    /// Authorities that clients' certificates must be signed by, PEM.
+    pub client_ca: Option<&'a Path>,
 }
 
-/// Everything that can be set, checked as far as it can be without the
-/// machine's devices and disks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// All settings, with everything checked that does not depend on the devices
+/// and disks of the machine.
+// The doc comments of the fields are the help texts.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(
+    name = "charlstm-server",
+    version,
+    about = "Trains character-level LSTMs and generates text from them, over gRPC.",
+    after_help = "A flag takes precedence over its environment variable, the variable over the \
+        file of --config,\nand the file over the default.\n\nWhen the server is ready, it prints \
+        one line to standard output:\nlistening on http://HOST:PORT (https with TLS). The log is \
+        written to standard error.",
+    // As in most programs: if a flag is given twice, the last one counts.
+    args_override_self = true
+)]
 pub struct Config {
-    /// Where to listen. Port 0: any free one.
+    // Only local clients by default: whoever opens the server to a network
+    // should decide about TLS and tokens.
+    /// Address to listen on; port 0 selects a free port
+    #[arg(
+        long,
+        env = "CHARLSTM_LISTEN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:50051",
+        value_parser = Checked(address)
+    )]
     pub listen: SocketAddr,
-    /// Folder of models, trainings and sessions.
+
+    /// Folder for models, trainings and sessions; created if it does not exist
+    #[arg(
+        long,
+        env = "CHARLSTM_DATA_DIR",
+        value_name = "FOLDER",
+        default_value = "./charlstm-data",
+        value_parser = Checked(path)
+    )]
     pub data_dir: PathBuf,
-    /// Where to compute.
+
+    /// Device for training and generation: auto, cpu, cuda or cuda:N; auto
+    /// selects the first GPU, or the CPU if there is none
+    #[arg(
+        long,
+        env = "CHARLSTM_DEVICE",
+        value_name = "DEVICE",
+        default_value = "auto",
+        value_parser = Checked(device)
+    )]
     pub device: DeviceChoice,
-    /// Threads that compute.
+
+    /// Number of threads that compute; auto: one per physical core
+    #[arg(
+        long,
+        env = "CHARLSTM_THREADS",
+        value_name = "N",
+        default_value = "auto",
+        value_parser = Checked(threads)
+    )]
     pub threads: usize,
-    /// Most generations in one batch.
+
+    // Beyond this, throughput hardly grows, but the time between two
+    // characters does.
+    /// Maximum number of texts generated together in one batch
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_BATCH",
+        value_name = "N",
+        default_value = "256",
+        value_parser = Checked(count::<1, 4096>)
+    )]
     pub max_batch: usize,
-    /// Most sessions that are kept.
+
+    // About 8 KiB each with a network of 2 layers of 512: less than 1 GB.
+    /// Maximum number of sessions; beyond it, the least recently used idle
+    /// session is evicted
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_SESSIONS",
+        value_name = "N",
+        default_value = "100000",
+        value_parser = Checked(count::<1, 10_000_000>)
+    )]
     pub max_sessions: usize,
-    /// Idle time after which a session is let go.
+
+    // A conversation can be continued on the next day.
+    /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d
+    #[arg(
+        long,
+        env = "CHARLSTM_SESSION_TTL",
+        value_name = "DURATION",
+        default_value = "24h",
+        value_parser = Checked(duration)
+    )]
     pub session_ttl: Duration,
-    /// Time after which a reader that reads nothing is given up.
+
+    // Long enough for a person who pauses a terminal; a client that hangs does
+    // not occupy a slot of the batch for longer.
+    /// Time after which a generation is ended whose client reads nothing, such
+    /// as 30s or 5m
+    #[arg(
+        long,
+        env = "CHARLSTM_READER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = Checked(duration)
+    )]
     pub reader_timeout: Duration,
-    /// Most generations that wait for a place in the batch.
+
+    // Four full batches: behind a longer queue, a client is better served by
+    // an immediate rejection and a retry.
+    /// Maximum number of generations that wait for a slot in the batch; beyond
+    /// it, calls are rejected with a retry delay
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_QUEUE",
+        value_name = "N",
+        default_value = "1024",
+        value_parser = Checked(count::<0, 1_000_000>)
+    )]
     pub max_queue: usize,
-    /// Most trainings that have ended and are kept.
+
+    // Enough to look at earlier trainings, and as many as a person reads in a
+    // list.
+    /// Maximum number of finished trainings that are kept; beyond it, the
+    /// oldest are deleted (never an interrupted one, and never a model)
+    #[arg(
+        long,
+        env = "CHARLSTM_KEEP_TRAININGS",
+        value_name = "N",
+        default_value = "1000",
+        value_parser = Checked(count::<0, 1_000_000>)
+    )]
     pub keep_trainings: usize,
-    /// Whether interrupted trainings go on at the start.
+
+    /// Resume the trainings that the last stop or crash interrupted
+    #[arg(
+        long,
+        env = "CHARLSTM_RESUME_INTERRUPTED",
+        value_name = "true|false",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = Checked(boolean)
+    )]
     pub resume_interrupted: bool,
-    /// Whether trainings write event files for TensorBoard.
+
+    /// Also write the progress of trainings as TensorBoard event files, to
+    /// trainings/ID/tensorboard in the data folder
+    #[arg(
+        long,
+        env = "CHARLSTM_TENSORBOARD",
+        value_name = "true|false",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = Checked(boolean)
+    )]
     pub tensorboard: bool,
-    /// Where to serve metrics, if at all.
+
+    /// Address to serve Prometheus metrics on, at /metrics, without TLS and
+    /// tokens; no metrics are served if it is not set
+    #[arg(
+        long,
+        env = "CHARLSTM_METRICS_LISTEN",
+        value_name = "HOST:PORT",
+        value_parser = Checked(address)
+    )]
     pub metrics_listen: Option<SocketAddr>,
-    /// TLS, where it is wanted.
-    pub tls: Option<TlsFiles>,
-    /// File of the tokens of which a caller must show one.
+
+    /// Certificate chain of the server (PEM file); with --tls-key, the server
+    /// accepts only TLS
+    #[arg(long, env = "CHARLSTM_TLS_CERT", value_name = "FILE", value_parser = Checked(path))]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert (PEM file)
+    #[arg(long, env = "CHARLSTM_TLS_KEY", value_name = "FILE", value_parser = Checked(path))]
+    pub tls_key: Option<PathBuf>,
+
+    /// Certificate authorities (PEM file), one of which must have signed the
+    /// certificate of each client
+    #[arg(long, env = "CHARLSTM_TLS_CLIENT_CA", value_name = "FILE", value_parser = Checked(path))]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// File of access tokens, one per line; each call must send one of them as
+    /// `authorization: Bearer TOKEN`
+    #[arg(long, env = "CHARLSTM_AUTH_TOKEN_FILE", value_name = "FILE", value_parser = Checked(path))]
     pub auth_token_file: Option<PathBuf>,
-    /// How the log is written.
+
+    /// Format of the log: lines for people, or one JSON object per line
+    #[arg(
+        long,
+        env = "CHARLSTM_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        value_parser = Checked(log_format)
+    )]
     pub log_format: LogFormat,
-    /// What is logged: the variable `RUST_LOG`, as other programs have it.
+
+    /// TOML file of settings, named like these flags (max-batch = 64)
+    #[arg(long, env = "CHARLSTM_CONFIG", value_name = "FILE", value_parser = Checked(path))]
+    pub config: Option<PathBuf>,
+
+    /// What is logged, in the syntax of the variable `RUST_LOG`.
+    #[arg(skip)]
     pub log_filter: String,
-    /// Whether colours are allowed in the log: `NO_COLOR` is not set.
+
+    /// Whether the log may be coloured: the variable `NO_COLOR` is not set.
+    #[arg(skip)]
     pub log_colours: bool,
 }
 
-/// A setting is wrong.
+/// The settings are invalid.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The command line is wrong, or asks for help.
+    /// The command line is invalid, or asks for help.
     #[error(transparent)]
     Usage(#[from] clap::Error),
-    /// A value is wrong.
-    #[error("{place}: {value:?} {reason}")]
+    /// A value is invalid.
+    #[error("invalid value {value:?} for {source_name}: {requirement}")]
     Value {
-        /// Where it was found: a flag, a variable, or a key in a file.
-        place: String,
+        /// Where the value was found: a flag, a variable, or a key of a file.
+        source_name: String,
         /// The value.
         value: String,
         /// What would be right.
-        reason: String,
+        requirement: String,
     },
-    /// The file of `--config` cannot be read, or is no TOML.
+    /// The file of `--config` cannot be read, or is not valid TOML.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
@@ -131,8 +279,8 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
-    /// The file of `--config` has a key that is no setting.
-    #[error("{}: {key:?} is no setting{}", path.display(), settings::suggestion(nearest.as_deref()))]
+    /// The file of `--config` has a key that is not a setting.
+    #[error("{}: unknown setting {key:?}{}", path.display(), suggestion(nearest.as_deref()))]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -141,191 +289,119 @@ pub enum ConfigError {
         /// The setting that was probably meant.
         nearest: Option<String>,
     },
-    /// Settings do not go together.
+    /// Settings contradict each other.
     #[error("{0}")]
-    Together(&'static str),
+    Conflict(&'static str),
 }
 
 impl Config {
-    /// Reads the settings from arguments (the first is the program's name),
-    /// variables, and the file that they name.
+    /// Reads the settings from the arguments and variables of this process,
+    /// and from the file that they name.
     ///
     /// # Errors
-    /// Any [`ConfigError`]; `Usage` also where help or version is asked for.
-    pub fn load<A: Into<OsString> + Clone>(
-        arguments: impl IntoIterator<Item = A>,
-        variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, ConfigError> {
-        let settings = Settings::collect(arguments, &variable)?;
-        Ok(Self {
-            listen: settings.required("listen", address)?,
-            data_dir: settings.required("data-dir", path)?,
-            device: settings.required("device", |text| {
-                DeviceChoice::from_str(text).map_err(|error| format!("is refused: {error}"))
-            })?,
-            threads: settings
-                .optional("threads", |text| count(text, THREADS))?
-                .unwrap_or_else(default_threads),
-            max_batch: settings.required("max-batch", |text| count(text, MAX_BATCH))?,
-            max_sessions: settings.required("max-sessions", |text| count(text, MAX_SESSIONS))?,
-            session_ttl: settings.required("session-ttl", time_to_live)?,
-            reader_timeout: settings.required("reader-timeout", time_to_live)?,
-            max_queue: settings.required("max-queue", |text| count(text, MAX_QUEUE))?,
-            keep_trainings: settings
-                .required("keep-trainings", |text| count(text, KEEP_TRAININGS))?,
-            resume_interrupted: settings.required("resume-interrupted", yes_or_no)?,
-            tensorboard: settings.required("tensorboard", yes_or_no)?,
-            metrics_listen: settings.optional("metrics-listen", address)?,
-            tls: tls(&settings)?,
-            auth_token_file: settings.optional("auth-token-file", path)?,
-            log_format: settings.required("log-format", log_format)?,
-            log_filter: variable("RUST_LOG")
-                .and_then(|filter| filter.into_string().ok())
-                .unwrap_or_default(),
-            log_colours: variable("NO_COLOR").is_none_or(|value| value.is_empty()),
-        })
-    }
-
-    /// [`Self::load`] from the arguments and variables of this process.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
+    /// Any [`ConfigError`]; `Usage` also if help or the version is asked for.
     pub fn from_process() -> Result<Self, ConfigError> {
-        Self::load(std::env::args_os(), |name| std::env::var_os(name))
+        // An empty variable counts as one that is not set.
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
+        let command = command().mut_args(|arg| match arg.get_env() {
+            Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+            _ => arg,
+        });
+        let mut config = Self::load(&command, std::env::args_os())?;
+        config.log_filter = std::env::var("RUST_LOG").unwrap_or_default();
+        config.log_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Ok(config)
     }
-}
 
-/// The command line, for help, completions and manual pages.
-pub fn command() -> clap::Command {
-    settings::command()
-}
-
-fn tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
-    let cert = settings.optional("tls-cert", path)?;
-    let key = settings.optional("tls-key", path)?;
-    let client_ca = settings.optional("tls-client-ca", path)?;
-    match (cert, key, client_ca) {
-        (Some(cert), Some(key), client_ca) => Ok(Some(TlsFiles {
-            cert,
-            key,
-            client_ca,
-        })),
-        (None, None, None) => Ok(None),
-        (None, None, Some(_)) => Err(ConfigError::Together(
-            "--tls-client-ca needs --tls-cert and --tls-key",
-        )),
-        _ => Err(ConfigError::Together(
-            "--tls-cert and --tls-key need each other",
-        )),
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| "is no address: use HOST:PORT, as 127.0.0.1:50051 or [::1]:50051".to_owned())
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    Ok(PathBuf::from(text))
-}
-
-fn count(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|number| range.contains(number))
-        .ok_or_else(|| {
-            format!(
-                "is not a whole number from {} to {}",
-                range.start(),
-                range.end()
-            )
-        })
-}
-
-fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("is no log format: use text or json".to_owned()),
-    }
-}
-
-fn yes_or_no(text: &str) -> Result<bool, String> {
-    match text {
-        "true" | "1" | "yes" => Ok(true),
-        "false" | "0" | "no" => Ok(false),
-        _ => Err("is neither true nor false".to_owned()),
-    }
-}
-
-fn time_to_live(text: &str) -> Result<Duration, String> {
-    duration(text)
-        .filter(|time| (Duration::from_secs(1)..=MAX_SESSION_TTL).contains(time))
-        .ok_or_else(|| {
-            "is no time from 1s to 3650d: use numbers with units, as 90s, 30m, 1h30m or 7d"
-                .to_owned()
-        })
-}
-
-/// Numbers with units, one after the other: `1h30m`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u32 = rest[..digits].parse().ok()?;
-        rest = rest[digits..].trim_start();
-        let letters = rest
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(rest.len());
-        let unit = match &rest[..letters] {
-            "ms" => Duration::from_millis(1),
-            "s" | "sec" => Duration::from_secs(1),
-            "m" | "min" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            "d" => Duration::from_secs(24 * 3600),
-            _ => return None,
+    /// Reads the settings from arguments, of which the first is the name of
+    /// the program, from the variables that `command` has read, and from the
+    /// file that they name.
+    fn load(
+        command: &Command,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Self, ConfigError> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let parse = |command: Command, file: Option<&Path>| {
+            let parsed = command
+                .try_get_matches_from(&arguments)
+                .and_then(|matches| Self::from_arg_matches(&matches));
+            parsed.map_err(|error| explain(error, file))
         };
-        total = total.checked_add(unit.checked_mul(number)?)?;
-        rest = rest[letters..].trim_start();
-    }
-    Some(total)
-}
-
-/// The cores that this process may use, two threads of one core counted once:
-/// matrix products gain nothing from the second.
-fn default_threads() -> usize {
-    let available = std::thread::available_parallelism().map_or(1, usize::from);
-    physical_cores()
-        .map_or(available, |cores| cores.min(available))
-        .max(1)
-}
-
-/// `None` where the system does not tell.
-fn physical_cores() -> Option<usize> {
-    let mut cores = std::collections::HashSet::new();
-    for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()? {
-        let siblings = entry.ok()?.path().join("topology/thread_siblings_list");
-        if let Ok(siblings) = std::fs::read_to_string(siblings) {
-            cores.insert(siblings);
+        // Without the file first: this parse names the file, and finds every
+        // error that is not the file's.
+        let mut config = parse(command.clone(), None)?;
+        if let Some(path) = config.config.clone() {
+            let mut command = command.clone();
+            for (id, text) in file::read(&path, &command)? {
+                command = command.mut_arg(id, |arg| arg.default_value(text));
+            }
+            config = parse(command, Some(&path))?;
         }
+        config.check_tls()?;
+        Ok(config)
     }
-    (!cores.is_empty()).then_some(cores.len())
+
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(ConfigError::Conflict(
+                "--tls-cert and --tls-key must be set together",
+            ));
+        }
+        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
+            return Err(ConfigError::Conflict(
+                "--tls-client-ca requires --tls-cert and --tls-key",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the files of TLS, if TLS is configured.
+    pub fn tls(&self) -> Option<TlsFiles<'_>> {
+        Some(TlsFiles {
+            cert: self.tls_cert.as_deref()?,
+            key: self.tls_key.as_deref()?,
+            client_ca: self.tls_client_ca.as_deref(),
+        })
+    }
 }
 
-impl Found<'_> {
-    fn wrong(&self, reason: impl Into<String>) -> ConfigError {
-        ConfigError::Value {
-            place: self.place.clone(),
-            value: self.value.to_owned(),
-            reason: reason.into(),
-        }
+/// Returns the command line, for help, completions and manual pages.
+pub fn command() -> Command {
+    Config::command().mut_args(|arg| {
+        // The values of variables do not belong into a manual page. A negative
+        // number is a wrong value and not an unknown flag `-1`.
+        arg.hide_env_values(true).allow_negative_numbers(true)
+    })
+}
+
+/// Turns an error of a value into one that says where the value was found.
+/// `file` is the file whose values are being read, if any: only they can be
+/// wrong then.
+fn explain(error: clap::Error, file: Option<&Path>) -> ConfigError {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let (Some(source_name), Some(value), Some(requirement)) = (
+        context(ContextKind::InvalidArg),
+        context(ContextKind::InvalidValue),
+        context(ContextKind::Custom),
+    ) else {
+        return error.into();
+    };
+    debug_assert_eq!(error.kind(), ErrorKind::ValueValidation);
+    ConfigError::Value {
+        source_name: match file {
+            Some(path) => format!("{source_name} in {}", path.display()),
+            None => source_name,
+        },
+        value,
+        requirement,
     }
+}
+
+/// Returns the end of the message about an unknown key.
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or(String::new(), |nearest| {
+        format!("; did you mean {nearest:?}?")
+    })
 }
 
 #[cfg(test)]

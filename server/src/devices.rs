@@ -1,5 +1,5 @@
-//! The devices that this build can use, for training and for generation:
-//! libtorch's with the cargo feature `torch`, otherwise only the processor.
+//! The devices that this build can use for training and generation: those of
+//! libtorch with the cargo feature `torch`, otherwise only the CPU.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use charlstm_model::decode_step::{DecodeDevice, Processor};
 use charlstm_model::device::{Device, DeviceChoice, DeviceError};
 use charlstm_model::learner::LearnerFactory;
 
-/// Selects the device that the settings ask for. May take seconds if a CUDA
-/// driver must be started.
+/// Selects the configured device. May take seconds, if a CUDA driver must be
+/// started.
 ///
 /// # Errors
 /// The device is not available.
@@ -20,8 +20,8 @@ pub(crate) fn select(choice: DeviceChoice) -> Result<Device, DeviceError> {
     choice.select(cuda_devices)
 }
 
-/// Returns what prepares models for generation in batches of at most
-/// `max_rows` rows.
+/// Returns the decode device, which prepares models for generation in batches
+/// of at most `max_rows` rows.
 pub(crate) fn decode_device(device: Device, max_rows: usize) -> Arc<dyn DecodeDevice> {
     match device {
         #[cfg(feature = "torch")]
@@ -33,7 +33,7 @@ pub(crate) fn decode_device(device: Device, max_rows: usize) -> Arc<dyn DecodeDe
     }
 }
 
-/// Returns what trains networks.
+/// Returns the factory of the learners, which train networks.
 #[cfg(feature = "torch")]
 pub(crate) fn learners(device: Device, threads: usize) -> Arc<dyn LearnerFactory> {
     Arc::new(charlstm_torch::learner::TorchLearnerFactory { device, threads })

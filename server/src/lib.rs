@@ -1,6 +1,7 @@
-//! The charlstm server: trains character-level LSTMs, keeps them, and
-//! generates text from them for many sessions at once. ARCHITECTURE.md is
-//! the map; each module says what lives in it and what does not.
+//! The charlstm server: gRPC services that train character-level LSTMs, store
+//! them, and generate text from them for many sessions at once. This crate
+//! contains the settings, the services and the wiring; see ARCHITECTURE.md for
+//! the crates below it.
 
 pub mod config;
 mod devices;

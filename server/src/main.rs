@@ -1,4 +1,5 @@
-//! The program `charlstm-server`: settings, log, server, exit code.
+//! The program `charlstm-server`: reads the settings, starts the log, runs the
+//! server, and sets the exit code.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, stderr};
@@ -16,13 +17,13 @@ fn main() -> ExitCode {
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => return fail(&error, 2),
     };
-    write_log(&config);
+    start_log(&config);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
     };
     let outcome = runtime.block_on(run(config));
-    // Drops the connections that did not close by themselves.
+    // Closes the connections that are still open.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,8 +38,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The log goes to standard error.
-fn write_log(config: &Config) {
+/// Starts the log, which is written to standard error.
+fn start_log(config: &Config) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse_lossy(&config.log_filter);

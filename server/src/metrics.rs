@@ -65,9 +65,9 @@ pub struct StartedCall {
 #[derive(Clone, Debug, Default)]
 pub struct ServerStats {
     /// Number of sessions.
-    pub sessions: usize,
-    /// Memory of all sessions, in bytes.
-    pub session_bytes: usize,
+    pub sessions: u64,
+    /// Size of all stored sessions, in bytes.
+    pub session_bytes: u64,
     /// Number of generations that have a slot in the batch.
     pub generations_running: usize,
     /// Number of generations waiting for a slot.
@@ -232,25 +232,25 @@ impl ServerStats {
     /// A registry with these values.
     fn register(&self) -> Registry {
         let mut registry = Registry::with_prefix("charlstm");
-        let mut gauge = |name: &str, help: &str, value: usize| {
+        let mut gauge = |name: &str, help: &str, value: u64| {
             registry.register(name, help, ConstGauge::new(value));
         };
         gauge("sessions", "Sessions", self.sessions);
         gauge(
             "generations_running",
             "Generations with a slot in the batch",
-            self.generations_running,
+            self.generations_running as u64,
         );
         gauge(
             "generations_queued",
             "Generations waiting for a slot in the batch",
-            self.generations_queued,
+            self.generations_queued as u64,
         );
-        gauge("models", "Model versions on disk", self.models);
+        gauge("models", "Model versions on disk", self.models as u64);
         gauge(
             "models_loaded",
             "Model versions in memory",
-            self.models_loaded,
+            self.models_loaded as u64,
         );
 
         registry.register(
@@ -277,7 +277,7 @@ impl ServerStats {
 
         registry.register_with_unit(
             "session",
-            "Memory of all sessions",
+            "Size of all stored sessions",
             Unit::Bytes,
             ConstGauge::new(self.session_bytes),
         );

@@ -1,62 +1,75 @@
-//! Wires models, engines and services onto a listener, serves until told to
-//! stop, and ends within a bounded time. What a service does is in `rpc`.
+//! Wires repository, engine, trainings and services onto a listener, serves
+//! until the shutdown, and shuts down within a bounded time. What a service
+//! does is in `rpc`.
 
 mod metrics;
 mod services;
+mod transport;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use charlstm_proto::v1::model_service_server::ModelServiceServer;
-use charlstm_proto::v1::server_service_server::ServerServiceServer;
-use charlstm_proto::v1::training_service_server::TrainingServiceServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use self::services::Services;
-use crate::config::{
-    Config, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_RESET_CALLS,
-    SHUTDOWN_GRACE, TlsFiles,
-};
+use self::services::{Layers, Services};
+use self::transport::{MAX_MESSAGE_BYTES, transport};
+use crate::config::Config;
 use crate::devices;
-use crate::rpc::admission::{Door, Tokens};
+use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
+use crate::rpc::layers::auth::{AuthLayer, Tokens};
+use crate::rpc::layers::call_metrics::CallMetricsLayer;
+use crate::rpc::layers::in_flight::InFlightLayer;
 use crate::rpc::model::{ModelRpc, ModelUsage};
-use crate::rpc::server::{Load, ServerInfo, ServerRpc};
+use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
-use charlstm_engine::generation::{Engine, EngineConfig};
-use charlstm_engine::sessions::store::SessionLimits;
+use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_store::session::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
+    SessionStorage,
+};
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
-/// The server could not start, or broke.
+/// Maximum time that a shutdown waits for calls in flight and for the training.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Maximum time that a shutdown waits for the last commits of sessions: long
+/// for a slow disk, and shorter than service managers wait (systemd: 90 s).
+const SAVE_GRACE: Duration = Duration::from_secs(60);
+
+/// The server could not start, or failed.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The address is taken, or not one of this machine.
+    /// The address is in use, or not an address of this machine.
     #[error("cannot listen on {address}: {source}{}", listen_advice(source))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// What the system reports.
         source: io::Error,
     },
-    /// The device is not there.
+    /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The data folder belongs to another server that runs.
-    #[error("{} is in use by another charlstm-server; give each its own --data-dir", .0.display())]
+    /// Another running server uses the data folder.
+    #[error(
+        "{} is in use by another charlstm-server; give each server its own --data-dir",
+        .0.display()
+    )]
     DataFolderInUse(PathBuf),
-    /// A file or folder that the configuration names cannot be used.
+    /// A file or folder named by the configuration cannot be used.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file or folder.
@@ -67,12 +80,24 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// Certificate and key are not what TLS needs.
-    #[error("TLS cannot be set up: {0}")]
+    /// The sessions cannot be opened.
+    #[error(transparent)]
+    OpenSessions(#[from] OpenError),
+    /// Certificate or key is invalid.
+    #[error("cannot set up TLS: {0}")]
     Tls(String),
     /// The network failed.
-    #[error("the network failed: {0}")]
+    #[error("network error: {0}")]
     Network(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Threads(io::Error),
+    /// A generation worker ended unexpectedly.
+    #[error("a generation worker failed; see the log")]
+    Engine,
+    /// Sessions could not be saved at shutdown.
+    #[error("the sessions could not be saved: {0}")]
+    Sessions(String),
 }
 
 fn listen_advice(error: &io::Error) -> &'static str {
@@ -93,36 +118,47 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-/// Serves on the listener until `shutdown` is cancelled and the calls under
-/// way have ended, or their grace time has. Prints one line to standard
-/// output when it is ready.
+/// Serves on the listener until `shutdown` is cancelled or the server fails,
+/// and the calls in flight have ended, for at most the grace period. Prints one
+/// line to standard output when the server is ready.
 ///
-/// Connections that do not close in time live on in the runtime: the caller
-/// shuts that down.
+/// Connections that do not close in time stay in the runtime, which the caller
+/// shuts down.
 ///
 /// # Errors
-/// Any [`ServeError`] but `Listen`, before anything is served.
+/// `Engine` and `Network` if the server failed while it was serving, and
+/// `Sessions` if it could not save them; any other [`ServeError`] before
+/// anything is served.
 pub async fn serve(
     config: Config,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let mut server = transport(config.tls.as_ref())?;
-    let door = Door {
-        tokens: tokens(config.auth_token_file.as_deref())?,
-        ..Door::default()
+    let mut server = transport(config.tls())?;
+    let metrics = Metrics::default();
+    let calls = TaskTracker::new();
+    let layers = Layers {
+        call_metrics: CallMetricsLayer::new(metrics.clone()),
+        auth: AuthLayer::new(tokens(config.auth_token_file.as_deref())?),
+        in_flight: InFlightLayer::new(calls.clone()),
     };
-    let metrics = door.metrics.clone();
     let device = devices::select(config.device)?;
     let _lock = lock_data_folder(&config.data_dir)?;
+    // All that can fail without touching the data comes first.
+    let mut services = Services::new(layers)?;
+    let address = listener.local_addr().map_err(network)?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
-
-    let engine = start_engine(&config, device, &repository)?;
+    let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
+    let engine = start_engine(&config, device, &repository, sessions)?;
 
-    let facts = ServerInfo {
+    let info = ServerInfo {
         device,
         threads: config.threads,
         max_sessions: config.max_sessions,
@@ -130,70 +166,134 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    let mut services = Services::new(door.clone())?;
     services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
     services.add(SessionRpc::server(engine.clone()));
-    let training = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
+    let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let models = ModelRpc::new(
-        repository.clone(),
-        Arc::new(EngineModelUsage(engine.clone())),
-    );
-    services.add(ModelServiceServer::new(models).max_decoding_message_size(MAX_MESSAGE_BYTES));
+    let usage = Arc::new(EngineModelUsage(engine.clone()));
+    let models = ModelRpc::server(repository.clone(), usage);
+    services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
-    if let Some(address) = config.metrics_listen {
+    if let Some(listener) = metrics_listener {
         let sources = metrics::Sources {
             metrics,
             engine: engine.clone(),
             jobs: jobs.clone(),
             repository: repository.clone(),
         };
-        metrics::start(address, sources, shutdown.clone()).await?;
+        metrics::start(listener, sources, shutdown.clone())?;
     }
-    services.add(ServerServiceServer::new(ServerRpc::new(
-        facts, repository, load,
-    )));
+    services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
-    let address = listener.local_addr().map_err(network)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stopped = shutdown.clone().cancelled_owned();
-    let serving = tokio::spawn(
+    let mut serving = tokio::spawn(
         server
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
     );
-    announce(address, config.tls.is_some(), device)?;
-
-    shutdown.cancelled().await;
-    health.stop().await;
-    door.inside.close();
-    // The streams of both end first; then the calls do.
-    let saved = tokio::task::spawn_blocking(move || save(&engine, jobs));
-    drain(&door, serving).await;
-    if saved.await.is_err() {
-        tracing::error!("saving trainings and sessions panicked");
+    if !address.ip().is_loopback() {
+        warn_about_open_address(&config, address);
     }
+    let announced = announce(&config, address, device);
+
+    let failure = match announced {
+        Ok(()) => tokio::select! {
+            () = shutdown.cancelled() => None,
+            () = engine.failed() => Some(ServeError::Engine),
+            ended = &mut serving => Some(serving_ended(ended)),
+        },
+        Err(error) => Some(error),
+    };
+    if let Some(error) = &failure {
+        tracing::error!(%error, "the server failed and shuts down");
+    }
+    health.stop().await;
+    // Also if the server failed: no more connections, and no more metrics.
+    shutdown.cancel();
+    calls.close();
+    // Stopping the engine and the training ends their streams, and with them
+    // the calls in flight.
+    let (saved, (), ()) = tokio::join!(
+        stop_engine(&engine),
+        stop_jobs(jobs),
+        drain(&calls, serving),
+    );
     tracing::info!("the server has stopped");
-    Ok(())
+    match failure {
+        Some(error) => Err(error),
+        None => saved,
+    }
 }
 
-/// Ends all texts and the running training, and saves sessions and a
-/// checkpoint. Blocks for some seconds at most.
-fn save(texts: &Engine, trainings: Jobs) {
-    let trainings = std::thread::spawn(move || trainings.stop(SHUTDOWN_GRACE));
-    if let Err(error) = texts.stop() {
-        tracing::error!(%error, "the sessions could not be saved");
+/// Why the server that accepts connections ended without being told to.
+fn serving_ended(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> ServeError {
+    match ended {
+        Ok(Ok(())) => ServeError::Network("the listener was closed".to_owned()),
+        Ok(Err(error)) => network(error),
+        Err(error) => network(error),
     }
-    if !trainings.join().unwrap_or(false) {
-        tracing::error!("the training did not end in time; it goes on from its last checkpoint");
+}
+
+/// Ends all generations and commits their sessions.
+async fn stop_engine(engine: &Engine) -> Result<(), ServeError> {
+    let stopped = tokio::time::timeout(SAVE_GRACE, engine.stop()).await;
+    let error = match stopped {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("they were not stored within {} s", SAVE_GRACE.as_secs()),
+    };
+    tracing::error!(error, "the sessions could not be saved");
+    Err(ServeError::Sessions(error))
+}
+
+/// Ends the running training, and saves a checkpoint.
+async fn stop_jobs(jobs: Jobs) {
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    // A thread of its own: those that may block may all be in use.
+    std::thread::spawn(move || {
+        // The receiver is there until this was sent.
+        let _ = ended.send(jobs.stop(SHUTDOWN_GRACE));
+    });
+    if !has_ended.await.unwrap_or(false) {
+        tracing::error!(
+            "the training did not end in time; it can be resumed from its last checkpoint"
+        );
     }
+}
+
+/// Opens the session storage of the data folder, and imports the sessions of
+/// version 0.1. Blocks on the disk.
+fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let settings = EmbeddedSettings {
+        limits: SessionLimits {
+            max_sessions: config.max_sessions as u64,
+            max_idle: config.session_ttl,
+            ..SessionLimits::default()
+        },
+        ..EmbeddedSettings::default()
+    };
+    let storage = EmbeddedSessions::open(&config.data_dir.join("sessions"), settings)?;
+    let imported = storage.imported();
+    if imported != ImportedLegacy::default() {
+        tracing::info!(
+            sessions = imported.sessions,
+            lost = imported.lost,
+            damaged = imported.damaged,
+            "imported the sessions of version 0.1"
+        );
+    }
+    Ok(Arc::new(storage))
 }
 
 fn start_engine(
     config: &Config,
     device: Device,
     repository: &Repository,
+    sessions: Arc<dyn SessionStorage>,
 ) -> Result<Engine, ServeError> {
     let settings = EngineConfig {
         // A GPU computes one large batch faster than several small ones.
@@ -203,19 +303,10 @@ fn start_engine(
         },
         max_batch: config.max_batch,
         max_queue: config.max_queue,
-        stalled_reader: config.reader_timeout,
-        sessions: SessionLimits {
-            max_sessions: config.max_sessions,
-            max_idle: config.session_ttl,
-            ..SessionLimits::default()
-        },
-        folder: Some(config.data_dir.join("sessions")),
+        reader_timeout: config.reader_timeout,
         ..EngineConfig::default()
     };
-    Engine::start(settings, Arc::new(repository.clone())).map_err(|error| ServeError::File {
-        path: config.data_dir.join("sessions"),
-        reason: error.to_string(),
-    })
+    Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
 }
 
 fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
@@ -240,25 +331,36 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
     Ok(jobs)
 }
 
-fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> Load + Send + Sync + 'static {
+fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync + 'static {
     move || {
-        let (texts, trainings) = (engine.load_stats(), jobs.load());
-        Load {
-            sessions: texts.sessions as u64,
-            generations_running: texts.running,
-            generations_queued: texts.queued,
+        let (generations, trainings) = (engine.stats(), jobs.load());
+        ServerLoad {
+            sessions: generations.sessions.sessions,
+            generations_running: generations.running,
+            generations_queued: generations.queued,
             trainings_running: trainings.running,
             trainings_queued: trainings.queued,
         }
     }
 }
 
-/// The sessions that hold on to a model version.
+/// The sessions of a model version.
 struct EngineModelUsage(Engine);
 
+#[tonic::async_trait]
 impl ModelUsage for EngineModelUsage {
-    fn pinned(&self, id: &ModelId) -> usize {
-        self.0.sessions_of(id)
+    async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError> {
+        self.0.count_sessions_of(id).await
+    }
+
+    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError> {
+        self.0.retire_model(id, force).await
+    }
+
+    async fn reinstate(&self, id: &ModelId) {
+        if let Err(error) = self.0.reinstate_model(id).await {
+            tracing::error!(model = %id, %error, "no session can start on a model that was not deleted");
+        }
     }
 
     fn release(&self, id: &ModelId) {
@@ -266,88 +368,70 @@ impl ModelUsage for EngineModelUsage {
     }
 }
 
-/// Waits until all calls have ended and the connections are closed, but not
-/// for clients that keep silent, and not longer than the grace time.
-async fn drain<E>(door: &Door, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+/// Waits until all calls have ended and their connections are closed, but not
+/// for idle clients, and at most for the grace period.
+async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
     let calls_ended = async {
+        if serving.is_finished() {
+            return calls.wait().await;
+        }
         tokio::select! {
             _ = &mut serving => return,
-            () = door.inside.wait() => {}
+            () = calls.wait() => {}
         }
-        // The last bytes of the answers are still on their way; clients that
-        // answer at all close within this time.
+        // The last bytes of the responses may not have been sent yet; clients
+        // that respond at all close their connections within this time.
         let _ = tokio::time::timeout(SHUTDOWN_GRACE / 10, &mut serving).await;
     };
     if tokio::time::timeout(SHUTDOWN_GRACE, calls_ended)
         .await
         .is_err()
     {
-        let calls = door.inside.len();
-        tracing::warn!(calls, "calls that did not end in time are dropped");
+        let calls = calls.len();
+        tracing::warn!(calls, "calls that did not end in time are aborted");
     }
     serving.abort();
 }
 
-fn transport(tls: Option<&TlsFiles>) -> Result<Server, ServeError> {
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESET_CALLS));
-    let Some(files) = tls else {
-        return Ok(server);
-    };
-    let identity = Identity::from_pem(read(&files.cert)?, read(&files.key)?);
-    let mut tls = ServerTlsConfig::new().identity(identity);
-    if let Some(path) = &files.client_ca {
-        tls = tls.client_ca_root(Certificate::from_pem(read(path)?));
-    }
-    server
-        .tls_config(tls)
-        .map_err(|error| ServeError::Tls(in_full(&error)))
-}
-
-fn tokens(path: Option<&Path>) -> Result<Option<Arc<Tokens>>, ServeError> {
+fn tokens(path: Option<&Path>) -> Result<Option<Tokens>, ServeError> {
     let Some(path) = path else {
         return Ok(None);
     };
-    let wrong = |reason: &str| ServeError::File {
+    let invalid = |reason: &str| ServeError::File {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    let text = String::from_utf8(read(path)?).map_err(|_| wrong("it is not UTF-8"))?;
-    let tokens = Tokens::parse(&text).ok_or_else(|| wrong("there is no token in it"))?;
-    Ok(Some(Arc::new(tokens)))
+    let text = String::from_utf8(read_file(path)?).map_err(|_| invalid("is not UTF-8"))?;
+    let tokens = Tokens::parse(&text).ok_or_else(|| invalid("contains no token"))?;
+    Ok(Some(tokens))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
     std::fs::read(path).map_err(|error| ServeError::File {
         path: path.to_owned(),
         reason: error.to_string(),
     })
 }
 
-/// Makes the folder and locks it for this process: two servers would clean
-/// up each other's unfinished files.
+/// Creates the folder and locks it for this process: two servers would delete
+/// each other's unfinished files.
 fn lock_data_folder(folder: &Path) -> Result<File, ServeError> {
-    let wrong = |error: io::Error| ServeError::File {
+    let unusable = |error: io::Error| ServeError::File {
         path: folder.to_owned(),
         reason: error.to_string(),
     };
-    std::fs::create_dir_all(folder).map_err(wrong)?;
-    let file = File::create(folder.join("lock")).map_err(wrong)?;
+    std::fs::create_dir_all(folder).map_err(unusable)?;
+    let file = File::create(folder.join("lock")).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(ServeError::DataFolderInUse(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(wrong(error)),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
 }
 
-/// The one line on standard output, which programs wait for.
-fn announce(
-    address: SocketAddr,
-    tls: bool,
-    device: impl std::fmt::Display,
-) -> Result<(), ServeError> {
+/// Prints the line on standard output that other programs wait for.
+fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), ServeError> {
+    let tls = config.tls().is_some();
     let scheme = if tls { "https" } else { "http" };
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {scheme}://{address}")
@@ -357,12 +441,27 @@ fn announce(
     Ok(())
 }
 
+/// Warns if others than local clients can read the traffic or call the server.
+fn warn_about_open_address(config: &Config, address: SocketAddr) {
+    let tls = config.tls();
+    if tls.is_none() {
+        tracing::warn!(%address, "no TLS: the network can read all traffic; see --tls-cert");
+    }
+    if config.auth_token_file.is_none() && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+        tracing::warn!(
+            %address,
+            "no access control: everyone who can reach this address can use the server; \
+             see --auth-token-file"
+        );
+    }
+}
+
 fn network(error: impl std::error::Error) -> ServeError {
     ServeError::Network(in_full(&error))
 }
 
-/// An error with its causes: the outermost text of the transport's errors
-/// says nothing.
+/// Returns the message of an error with those of its sources: the outermost
+/// message of the transport's errors says nothing.
 fn in_full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,20 +1,21 @@
-//! Signals to stop: the first asks the server to end in good order, the
-//! second ends the process.
+//! Signals that stop the server: the first one starts a clean shutdown, the
+//! second one ends the process.
 
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Exit codes that shells give for these signals.
+/// Exit codes that shells report for these signals.
 const INTERRUPTED: i32 = 130;
 const TERMINATED: i32 = 143;
 
-/// A token that is cancelled by the first SIGINT or SIGTERM. The second one
-/// ends the process at once, with code 130 or 143. Needs a tokio runtime.
+/// Returns a token that the first SIGINT or SIGTERM cancels. The second signal
+/// ends the process immediately, with exit code 130 or 143. Must be called in a
+/// tokio runtime.
 ///
 /// # Errors
-/// Where the signals cannot be listened to.
+/// The signal handlers cannot be installed.
 pub fn on_signals() -> io::Result<CancellationToken> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
@@ -27,10 +28,10 @@ pub fn on_signals() -> io::Result<CancellationToken> {
                 _ = terminations.recv() => TERMINATED,
             };
             if token.is_cancelled() {
-                tracing::warn!("a second signal: the server ends at once");
+                tracing::warn!("second signal: exiting immediately");
                 std::process::exit(code);
             }
-            tracing::info!("the server stops; a second signal ends it at once");
+            tracing::info!("shutting down; a second signal ends the server immediately");
             token.cancel();
         }
     });

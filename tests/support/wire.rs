@@ -1,5 +1,5 @@
-//! What the tests of sessions ask of a server, and how: the generated client
-//! and the few calls that come again and again.
+//! The generated client, with a small model, and the calls that tests of
+//! sessions make again and again.
 
 use std::time::Duration;
 
@@ -8,48 +8,52 @@ use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
 use charlstm_proto::v1::*;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::{Server, train_small};
+use super::{Server, train_small};
 
-/// What each new session begins with.
+/// The prompt of each new session.
 pub(crate) const PRIME: &str = "arma ";
+/// The position of a session after its prompt.
 pub(crate) const PRIMED: u64 = PRIME.len() as u64;
 
-/// Reached only where the server never does what is waited for.
-pub(crate) const HANGS: Duration = Duration::from_secs(120);
+/// Reached only if the server never does what a test waits for.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// Bytes that are taken in of a stream that nobody reads, and of all together.
+/// Flow-control windows of the connection, in bytes: for one unread stream,
+/// and for all together.
 const STREAM_WINDOW: u32 = 1 << 16;
 const CONNECTION_WINDOW: u32 = 1 << 24;
 
 /// A server with a small model, and a connection to it.
 pub(crate) struct Wire {
     pub(crate) server: Server,
-    pub(crate) texts: GenerationServiceClient<Channel>,
+    pub(crate) generation: GenerationServiceClient<Channel>,
     pub(crate) sessions: SessionServiceClient<Channel>,
 }
 
-/// A text from its beginning to its end.
-pub(crate) struct Heard {
+/// A generation from its beginning to its end.
+pub(crate) struct Generated {
     pub(crate) text: String,
     pub(crate) logprobs: Vec<f32>,
     pub(crate) finished: GenerationFinished,
 }
 
 impl Wire {
+    /// Starts a server and trains the model.
     pub(crate) async fn start(flags: &[&str]) -> Self {
         let server = Server::start(flags);
-        let said = train_small(&server, "verse", &[]);
-        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        let trained = train_small(&server, "verse", &[]);
+        assert_eq!(trained.code, Some(0), "{}", trained.stderr);
         Self::to(server).await
     }
 
+    /// Connects to a server that has the model.
     pub(crate) async fn to(server: Server) -> Self {
-        // With the usual windows a connection takes in tens of thousands of
-        // characters that nobody reads, and h2 gives it up before: each comes
-        // in a frame of its own. With these the server feels it much earlier.
+        // With the default windows a connection holds tens of thousands of
+        // unread characters, and h2 closes it before that, because each comes
+        // in a frame of its own. With these, the server notices much earlier.
         let channel = Channel::from_shared(server.url().to_owned())
             .unwrap()
             .initial_stream_window_size(STREAM_WINDOW)
@@ -59,43 +63,37 @@ impl Wire {
             .unwrap();
         Self {
             server,
-            texts: GenerationServiceClient::new(channel.clone()),
+            generation: GenerationServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel),
         }
     }
 
+    /// Starts a generation.
     pub(crate) async fn open(&mut self, request: GenerateRequest) -> Streaming<GenerateResponse> {
-        self.texts.generate(request).await.unwrap().into_inner()
+        let response = self.generation.generate(request).await;
+        response.unwrap().into_inner()
     }
 
-    pub(crate) async fn hear(&mut self, request: GenerateRequest) -> Heard {
+    /// Generates to the end.
+    pub(crate) async fn generate(&mut self, request: GenerateRequest) -> Generated {
         let mut stream = self.open(request).await;
         rest(&mut stream).await.unwrap()
     }
 
+    /// Generates to the end, and returns the text.
     pub(crate) async fn text(&mut self, request: GenerateRequest) -> String {
-        self.hear(request).await.text
+        self.generate(request).await.text
     }
 
-    /// The status of a call that must not be let in.
-    pub(crate) async fn refusal(&mut self, request: GenerateRequest) -> Status {
-        self.texts.generate(request).await.unwrap_err()
-    }
-
-    /// How an endless call ends whose caller stops waiting after a moment.
-    pub(crate) async fn impatient(&mut self) -> Status {
-        let mut request = Request::new(endless(anew("", 0)));
-        request.set_timeout(Duration::from_millis(400));
-        match self.texts.generate(request).await {
-            Ok(stream) => rest(&mut stream.into_inner()).await.err().unwrap(),
-            Err(status) => status,
-        }
+    /// Returns the status of a generation that must be rejected.
+    pub(crate) async fn rejection(&mut self, request: GenerateRequest) -> Status {
+        self.generation.generate(request).await.unwrap_err()
     }
 
     pub(crate) async fn session(&mut self, id: &str) -> Result<Session, Status> {
         let session_id = id.to_owned();
-        let answer = self.sessions.get_session(GetSessionRequest { session_id });
-        Ok(answer.await?.into_inner().session.unwrap())
+        let response = self.sessions.get_session(GetSessionRequest { session_id });
+        Ok(response.await?.into_inner().session.unwrap())
     }
 
     pub(crate) async fn fork(&mut self, id: &str, new: &str) -> Result<(), Status> {
@@ -116,8 +114,8 @@ impl Wire {
     pub(crate) async fn export(&mut self, id: &str) -> Result<Vec<u8>, Status> {
         let session_id = id.to_owned();
         let request = ExportSessionRequest { session_id };
-        let answer = self.sessions.export_session(request).await?;
-        Ok(answer.into_inner().data.to_vec())
+        let response = self.sessions.export_session(request).await?;
+        Ok(response.into_inner().data.to_vec())
     }
 
     pub(crate) async fn import(&mut self, data: &[u8], id: &str) -> Result<(), Status> {
@@ -126,8 +124,8 @@ impl Wire {
         self.sessions.import_session(request).await.map(drop)
     }
 
-    /// The session, once no call is under way in it: when a reader leaves,
-    /// nobody tells him when the server has noticed.
+    /// Returns the session when no call is in flight in it: a client that
+    /// leaves is not told when the server has noticed.
     pub(crate) async fn idle(&mut self, id: &str) -> Session {
         let idle = async {
             loop {
@@ -137,28 +135,29 @@ impl Wire {
                 }
             }
         };
-        tokio::time::timeout(HANGS, idle).await.unwrap()
+        tokio::time::timeout(LIMIT, idle).await.unwrap()
     }
 
-    /// A stream, once there is room for it.
+    /// Starts a generation, as soon as the server has a place for it.
     pub(crate) async fn admitted(
         &mut self,
         request: GenerateRequest,
     ) -> Streaming<GenerateResponse> {
         let admitted = async {
             loop {
-                match self.texts.generate(request.clone()).await {
+                match self.generation.generate(request.clone()).await {
                     Ok(stream) => break stream.into_inner(),
                     Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
                 }
             }
         };
-        tokio::time::timeout(HANGS, admitted).await.unwrap()
+        tokio::time::timeout(LIMIT, admitted).await.unwrap()
     }
 }
 
-/// A call that begins a session, or one without, where it has no name.
-pub(crate) fn anew(session: &str, chars: u32) -> GenerateRequest {
+/// Returns a request that starts a session, or that has none if its name is
+/// empty.
+pub(crate) fn start(session: &str, chars: u32) -> GenerateRequest {
     GenerateRequest {
         model: "verse".to_owned(),
         prime: PRIME.to_owned(),
@@ -166,12 +165,12 @@ pub(crate) fn anew(session: &str, chars: u32) -> GenerateRequest {
             seed: Some(7),
             ..Sampling::default()
         }),
-        ..further(session, chars)
+        ..resume(session, chars)
     }
 }
 
-/// A call that goes on with a session.
-pub(crate) fn further(session: &str, chars: u32) -> GenerateRequest {
+/// Returns a request that continues a session.
+pub(crate) fn resume(session: &str, chars: u32) -> GenerateRequest {
     GenerateRequest {
         max_chars: Some(chars),
         session_id: Some(session.to_owned()),
@@ -179,8 +178,8 @@ pub(crate) fn further(session: &str, chars: u32) -> GenerateRequest {
     }
 }
 
-/// A call that is not over before its reader wants it to be: the longest
-/// that there is.
+/// Returns the same request with the maximum length: it does not end before
+/// its client wants it to.
 pub(crate) fn endless(request: GenerateRequest) -> GenerateRequest {
     GenerateRequest {
         max_chars: Some(1_000_000),
@@ -188,7 +187,7 @@ pub(crate) fn endless(request: GenerateRequest) -> GenerateRequest {
     }
 }
 
-/// The same call, if the session is where it should be.
+/// Returns the same request, if the session is at a position.
 pub(crate) fn expecting(position: u64, request: GenerateRequest) -> GenerateRequest {
     GenerateRequest {
         expected_position: Some(position),
@@ -196,21 +195,21 @@ pub(crate) fn expecting(position: u64, request: GenerateRequest) -> GenerateRequ
     }
 }
 
-/// The next characters, so many at least.
+/// Reads at least this number of characters.
 pub(crate) async fn read(stream: &mut Streaming<GenerateResponse>, chars: usize) -> String {
     let mut text = String::new();
     while text.chars().count() < chars {
         match stream.message().await.unwrap().unwrap().event.unwrap() {
             Event::Started(_) => {}
             Event::Text(more) => text.push_str(&more.text),
-            Event::Finished(finished) => panic!("too early an end: {finished:?}"),
+            Event::Finished(finished) => panic!("ended too early: {finished:?}"),
         }
     }
     text
 }
 
-/// What is left of a text.
-pub(crate) async fn rest(stream: &mut Streaming<GenerateResponse>) -> Result<Heard, Status> {
+/// Reads a generation to its end.
+pub(crate) async fn rest(stream: &mut Streaming<GenerateResponse>) -> Result<Generated, Status> {
     let (mut text, mut logprobs) = (String::new(), Vec::new());
     loop {
         match stream.message().await?.unwrap().event.unwrap() {
@@ -220,8 +219,8 @@ pub(crate) async fn rest(stream: &mut Streaming<GenerateResponse>) -> Result<Hea
                 logprobs.extend(more.logprobs);
             }
             Event::Finished(finished) => {
-                assert!(stream.message().await?.is_none(), "the end is the last");
-                return Ok(Heard {
+                assert!(stream.message().await?.is_none(), "`finished` is the last");
+                return Ok(Generated {
                     text,
                     logprobs,
                     finished,
@@ -231,21 +230,24 @@ pub(crate) async fn rest(stream: &mut Streaming<GenerateResponse>) -> Result<Hea
     }
 }
 
-/// Reads a text in the background for as long as there is any.
+/// Reads a generation to its end in the background.
 pub(crate) fn drain(mut stream: Streaming<GenerateResponse>) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} })
 }
 
-pub(crate) fn reason(status: &Status) -> String {
-    status.get_details_error_info().unwrap().reason
-}
-
 /// Asserts code and reason of a status.
 #[track_caller]
-pub(crate) fn is(status: &Status, code: Code, expected: &str) {
-    assert_eq!((status.code(), reason(status).as_str()), (code, expected));
+pub(crate) fn assert_status(status: &Status, code: Code, reason: &str) {
+    let info = status.get_details_error_info();
+    let actual = info.map_or_else(String::new, |info| info.reason);
+    assert_eq!(
+        (status.code(), actual.as_str()),
+        (code, reason),
+        "{status:?}"
+    );
 }
 
+/// Returns the number of characters of a text.
 pub(crate) fn length(text: &str) -> u64 {
     text.chars().count() as u64
 }

@@ -91,6 +91,23 @@ impl SamplingSettings {
         })
     }
 
+    /// Encodes the settings, for a digest of all that a text depends on:
+    /// temperature, `top_k` (as u64), `top_p` and `min_p`, little-endian.
+    pub fn to_le_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        // Adding zero makes a zero of the negative one, which chooses alike.
+        let fields = [
+            (self.temperature + 0.0).to_le_bytes(),
+            (self.top_k as u64).to_le_bytes(),
+            self.top_p.to_le_bytes(),
+            (self.min_p + 0.0).to_le_bytes(),
+        ];
+        for (part, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            part.copy_from_slice(&field);
+        }
+        bytes
+    }
+
     /// Returns settings that always select the most probable character.
     pub fn greedy() -> Self {
         Self {

@@ -53,6 +53,19 @@ impl Cache {
         Ok(model)
     }
 
+    /// Returns the version if it is loaded, without waiting for one that is
+    /// being loaded.
+    pub(super) fn get(
+        &self,
+        id: &ModelId,
+        is_stored: impl FnOnce() -> bool,
+    ) -> Option<Arc<LoadedModel>> {
+        let slot = Arc::clone(lock(&self.slots).get(id)?);
+        let model = slot.try_lock().ok()?.upgrade()?;
+        self.keep(&model, is_stored);
+        Some(model)
+    }
+
     /// Drops a version that is no longer stored. Its users keep it. Must be
     /// called after `is_stored` of [`Self::get_or_load`] has become false.
     pub(super) fn forget(&self, id: &ModelId) {

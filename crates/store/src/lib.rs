@@ -9,8 +9,9 @@
 //!   ([`session::SessionStorage`]) and its backends.
 //! - [`unix_time`] is the time of day.
 //!
-//! Nothing here knows networks, tensors or arithmetic: the state of a network
-//! is a string of bytes whose length is bounded.
+//! Nothing here computes: the state of a network is a string of bytes whose
+//! length is bounded. Of `charlstm-model` it uses the names that belong to a
+//! session: the precision, the revision of the arithmetic, the random state.
 
 pub mod atomic_file;
 pub mod checksummed_json;

@@ -1,3 +1,6 @@
+//! Flags, the file and defaults. That variables come between flags and the
+//! file is tested with the program: `tests/settings.rs`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
@@ -5,12 +8,14 @@ use std::io::Write;
 use super::*;
 use charlstm_model::device::Device;
 
-fn load(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let arguments = ["charlstm-server"].iter().chain(arguments).copied();
-    Config::load(arguments, |name| {
-        let found = variables.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| OsString::from(value))
-    })
+fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
+    // The variables of whoever runs the tests must not matter.
+    let command = command().mut_args(|argument| argument.env(Resettable::Reset));
+    Config::load(&command, [&["charlstm-server"], arguments].concat())
+}
+
+fn message(arguments: &[&str]) -> String {
+    load(arguments).unwrap_err().to_string()
 }
 
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -20,12 +25,16 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn load_file(text: &str) -> Result<Config, ConfigError> {
-    load(&["--config", file(text).path().to_str().unwrap()], &[])
+    load(&["--config", file(text).path().to_str().unwrap()])
+}
+
+fn file_message(text: &str) -> String {
+    load_file(text).unwrap_err().to_string()
 }
 
 #[test]
-fn everything_has_a_default() {
-    let config = load(&[], &[]).unwrap();
+fn every_setting_has_a_default() {
+    let config = load(&[]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
     assert_eq!(config.data_dir, PathBuf::from("./charlstm-data"));
     assert_eq!(config.device, DeviceChoice::Auto);
@@ -33,122 +42,125 @@ fn everything_has_a_default() {
     assert_eq!(config.max_batch, 256);
     assert_eq!(config.max_sessions, 100_000);
     assert_eq!(config.session_ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(config.reader_timeout, Duration::from_secs(60));
     assert_eq!(config.max_queue, 1024);
-    assert_eq!(config.tls, None);
+    assert_eq!(config.keep_trainings, 1000);
+    assert!(!config.resume_interrupted && !config.tensorboard);
+    assert_eq!(config.metrics_listen, None);
+    assert_eq!(config.tls(), None);
+    assert_eq!(config.auth_token_file, None);
     assert_eq!(config.log_format, LogFormat::Text);
 }
 
 #[test]
-fn a_flag_wins_over_a_variable_and_that_over_the_file_and_that_over_the_default() {
+fn a_flag_takes_precedence_over_the_file_and_the_file_over_the_default() {
     let file = file("max-batch = 3\nmax_queue = 3\nmax-sessions = \"3\"\ndevice = 'cpu'\n");
     let path = file.path().to_str().unwrap();
-    let variables = [
-        ("CHARLSTM_MAX_BATCH", "2"),
-        ("CHARLSTM_MAX_QUEUE", "2"),
-        ("CHARLSTM_CONFIG", path),
-        ("CHARLSTM_LISTEN", ""),
-    ];
-    let config = load(&["--max-batch", "1"], &variables).unwrap();
+    let config = load(&["--max-batch", "1", "--config", path]).unwrap();
     assert_eq!(config.max_batch, 1);
-    assert_eq!(config.max_queue, 2);
+    assert_eq!(config.max_queue, 3);
     assert_eq!(config.max_sessions, 3);
     assert_eq!(config.device, DeviceChoice::Only(Device::Cpu));
     assert_eq!(config.listen.port(), 50051);
 }
 
 #[test]
-fn a_switch_is_on_by_its_bare_flag_and_can_be_turned_off_where_it_was_turned_on() {
-    assert!(!load(&[], &[]).unwrap().resume_interrupted);
-    let config = load(&["--resume-interrupted", "--max-batch", "1"], &[]).unwrap();
+fn the_last_of_two_equal_flags_counts() {
+    let config = load(&["--max-batch", "1", "--max-batch=2"]).unwrap();
+    assert_eq!(config.max_batch, 2);
+}
+
+#[test]
+fn a_switch_is_on_with_its_bare_flag_and_can_be_turned_off_if_the_file_turns_it_on() {
+    let config = load(&["--resume-interrupted", "--max-batch", "1"]).unwrap();
     assert!(config.resume_interrupted && !config.tensorboard);
-    let on = [("CHARLSTM_RESUME_INTERRUPTED", "1")];
-    assert!(load(&[], &on).unwrap().resume_interrupted);
-    let config = load(&["--resume-interrupted=false"], &on).unwrap();
-    assert!(!config.resume_interrupted);
     assert!(load_file("tensorboard = true").unwrap().tensorboard);
-    let error = load(&["--tensorboard=perhaps"], &[]).unwrap_err();
-    assert!(
-        error.to_string().contains("neither true nor false"),
-        "{error}"
+    let on = file("tensorboard = true");
+    let path = on.path().to_str().unwrap();
+    let config = load(&["--tensorboard=false", "--config", path]).unwrap();
+    assert!(!config.tensorboard);
+    assert_eq!(
+        message(&["--tensorboard=perhaps"]),
+        "invalid value \"perhaps\" for --tensorboard: must be true or false"
     );
 }
 
 #[test]
-fn an_unknown_key_in_the_file_is_answered_with_the_nearest_setting() {
-    let error = load_file("max-bach = 3").unwrap_err().to_string();
-    assert!(
-        error.ends_with("\"max-bach\" is no setting; did you mean \"max-batch\"?"),
-        "{error}"
-    );
-    let error = load_file("zzz = 3").unwrap_err().to_string();
-    assert!(error.ends_with("\"zzz\" is no setting"), "{error}");
+fn an_unknown_key_of_the_file_is_rejected_with_the_nearest_setting() {
+    let error = file_message("max-bach = 3");
+    let expected = ": unknown setting \"max-bach\"; did you mean \"max-batch\"?";
+    assert!(error.ends_with(expected), "{error}");
+    let error = file_message("zzz = 3");
+    assert!(error.ends_with(": unknown setting \"zzz\""), "{error}");
+    let error = file_message("config = 'other.toml'");
+    assert!(error.contains("unknown setting \"config\""), "{error}");
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
-    let error = load(&["--config", "/no/such/file"], &[]).unwrap_err();
-    assert!(error.to_string().starts_with("/no/such/file: "), "{error}");
-    let error = load_file("max-batch = [3]").unwrap_err().to_string();
-    assert!(
-        error.contains("max-batch must be a text, a whole number, true or false, not array"),
-        "{error}"
-    );
+    let error = message(&["--config", "/no/such/file"]);
+    assert!(error.starts_with("/no/such/file: "), "{error}");
+    let error = file_message("max-batch = [3]");
+    let expected = "max-batch must be a string, an integer or a boolean, not array";
+    assert!(error.contains(expected), "{error}");
     assert!(matches!(load_file("= 3"), Err(ConfigError::File { .. })));
 }
 
 #[test]
-fn a_wrong_value_is_answered_with_its_place_and_what_would_be_right() {
-    let error = |arguments: &[&str]| load(arguments, &[]).unwrap_err().to_string();
+fn an_invalid_value_is_rejected_with_its_source_and_what_would_be_right() {
     assert_eq!(
-        error(&["--max-batch", "0"]),
-        "--max-batch: \"0\" is not a whole number from 1 to 4096"
+        message(&["--max-batch", "0"]),
+        "invalid value \"0\" for --max-batch: must be a whole number from 1 to 4096"
     );
-    assert!(error(&["--threads", "-1"]).contains("--threads"));
-    assert!(error(&["--listen", "nowhere"]).contains("use HOST:PORT"));
-    assert!(error(&["--device", "gpu"]).contains("use auto, cpu"));
-    assert!(error(&["--log-format", "xml"]).contains("use text or json"));
-    assert!(error(&["--session-ttl", "5"]).contains("30m"));
-    let error = load(&[], &[("CHARLSTM_MAX_QUEUE", "many")]).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("CHARLSTM_MAX_QUEUE: \"many\"")
-    );
-    let error = load_file("threads = 0").unwrap_err().to_string();
-    assert!(error.contains(": threads: \"0\" is not"), "{error}");
-}
-
-#[test]
-fn metrics_are_served_only_where_that_is_wanted() {
-    assert_eq!(load(&[], &[]).unwrap().metrics_listen, None);
-    let config = load(&["--metrics-listen", "127.0.0.1:9000"], &[]).unwrap();
-    assert_eq!(config.metrics_listen, "127.0.0.1:9000".parse().ok());
-    assert!(load(&["--metrics-listen", "here"], &[]).is_err());
-}
-
-#[test]
-fn certificate_and_key_need_each_other() {
-    let error = |arguments: &[&str]| load(arguments, &[]).unwrap_err().to_string();
-    assert!(error(&["--tls-cert", "c"]).contains("need each other"));
-    assert!(error(&["--tls-key", "k"]).contains("need each other"));
-    assert!(error(&["--tls-client-ca", "a"]).contains("needs --tls-cert"));
-    let config = load(&["--tls-cert", "c", "--tls-key", "k"], &[]).unwrap();
-    assert_eq!(config.tls.unwrap().cert, PathBuf::from("c"));
-}
-
-#[test]
-fn times_are_read_with_their_units() {
-    let seconds = |text| duration(text).map(|time| time.as_secs());
-    assert_eq!(seconds("90s"), Some(90));
-    assert_eq!(seconds("1h30m"), Some(5400));
-    assert_eq!(seconds("2d 1h"), Some(49 * 3600));
-    for text in ["", "5", "m", "1x", "-1s", "1.5h", "99999999999s"] {
-        assert_eq!(duration(text), None, "{text:?}");
+    for (arguments, expected) in [
+        (["--threads", "-1"], "for --threads: must be"),
+        (["--listen", "nowhere"], "must be HOST:PORT"),
+        (["--metrics-listen", "here"], "must be HOST:PORT"),
+        (["--device", "gpu"], "must be auto, cpu"),
+        (["--log-format", "xml"], "must be text or json"),
+        (["--session-ttl", "5"], "such as 90s"),
+        (["--data-dir", ""], "must not be empty"),
+    ] {
+        let error = message(&arguments);
+        assert!(error.contains(expected), "{error}");
     }
-    assert_eq!(duration("4294967295d").map(|_| ()), Some(()));
+    let file = file("threads = 0");
+    let path = file.path().to_str().unwrap();
+    assert_eq!(
+        message(&["--config", path]),
+        format!(
+            "invalid value \"0\" for threads in {path}: must be a whole number from 1 to 1024, \
+             or auto"
+        )
+    );
+    // A value that is not used is not looked at.
+    assert_eq!(
+        load(&["--config", path, "--threads", "2"]).unwrap().threads,
+        2
+    );
+}
+
+#[test]
+fn certificate_and_key_must_be_set_together() {
+    assert!(message(&["--tls-cert", "c"]).contains("must be set together"));
+    assert!(message(&["--tls-key", "k"]).contains("must be set together"));
+    assert!(message(&["--tls-client-ca", "a"]).contains("requires --tls-cert"));
+    let config = load(&["--tls-cert", "c", "--tls-key", "k"]).unwrap();
+    assert_eq!(config.tls().unwrap().cert, Path::new("c"));
 }
 
 #[test]
 fn the_command_line_is_well_formed() {
     command().debug_assert();
+}
+
+#[test]
+fn every_flag_has_a_variable_named_after_it() {
+    for argument in command().get_arguments() {
+        let flag = argument.get_long().unwrap();
+        if !matches!(flag, "help" | "version") {
+            let variable = format!("CHARLSTM_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().unwrap(), variable.as_str());
+        }
+    }
 }

@@ -1,28 +1,27 @@
-//! Conversions between protobuf and the domain that several services share.
+//! Conversions from the domain to protobuf that several services share.
 
-use charlstm_proto::v1 as proto;
+use charlstm_proto::v1 as pb;
 
 use charlstm_repository::ModelDescription;
 
-/// A size on the wire; one that does not fit becomes the largest value.
+/// Converts a size; one that does not fit becomes the largest.
 pub(super) fn to_u32(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-/// A model as clients see it.
-pub(super) fn model(description: &ModelDescription) -> proto::Model {
+/// Converts the description of a model.
+pub(super) fn model(description: &ModelDescription) -> pb::Model {
     let metadata = &description.metadata;
     let architecture = &description.architecture;
-    // A bare state dict does not describe its training.
-    let training =
-        (metadata.epochs > 0 || metadata.steps > 0).then(|| proto::TrainingSpecSummary {
-            recipe: metadata.recipe.clone(),
-            epochs: metadata.epochs,
-            steps: metadata.steps,
-            corpus_chars: metadata.corpus_chars,
-            corpus_sha256: metadata.corpus_sha256.clone(),
-        });
-    proto::Model {
+    // An imported state dict has no information about its training.
+    let training = (metadata.epochs > 0 || metadata.steps > 0).then(|| pb::TrainingSpecSummary {
+        recipe: metadata.recipe.clone(),
+        epochs: metadata.epochs,
+        steps: metadata.steps,
+        corpus_chars: metadata.corpus_chars,
+        corpus_sha256: metadata.corpus_sha256.clone(),
+    });
+    pb::Model {
         name: description.id.name.clone(),
         version: description.id.version,
         vocabulary: description.vocabulary.clone(),

@@ -4,19 +4,20 @@ use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
-/// So much earlier than the caller the server gives up. The transport has a
-/// timer of its own, which would answer CANCELLED in the place of
-/// DEADLINE_EXCEEDED; both count in milliseconds.
+/// How much earlier than the client the server gives up. The transport has a
+/// timer of its own that would answer CANCELLED instead of DEADLINE_EXCEEDED;
+/// both count in milliseconds.
 const HEAD_START: Duration = Duration::from_millis(2);
 
-/// When the caller of a request stops waiting; `None` where it did not say,
-/// or not in a form that the gRPC specification knows.
+/// Returns when the client of a request stops waiting; `None` if the request
+/// has no deadline, or one that is not valid according to the gRPC
+/// specification.
 pub(super) fn deadline(metadata: &MetadataMap) -> Option<Instant> {
     let header = metadata.get("grpc-timeout")?.to_str().ok()?;
     Instant::now().checked_add(timeout(header)?.saturating_sub(HEAD_START))
 }
 
-/// At most eight digits and a unit, as the specification has it.
+/// Reads a timeout of at most eight digits and a unit.
 fn timeout(header: &str) -> Option<Duration> {
     let unit = header.chars().last()?;
     let digits = header.strip_suffix(unit)?;
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_the_specification_writes_them() {
+    fn timeouts_are_read_in_every_unit_of_the_specification() {
         assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(timeout("2H"), Some(Duration::from_secs(7200)));
         assert_eq!(timeout("99999999n"), Some(Duration::from_nanos(99_999_999)));

@@ -1,38 +1,39 @@
-//! `GenerationService`: checks what the wire brings, and turns the engine's
-//! events into messages. How text is made is in `charlstm_engine::generation`.
+//! `GenerationService`: validates requests, and converts the events of the
+//! engine into messages. How text is generated is in `charlstm_engine`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use charlstm_engine::{
+    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
+    GenerationStream, ScoreCall, Scored, Started,
+};
 use charlstm_model::decode_step::Precision;
+use charlstm_model::sampler::SamplingSettings;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
+use charlstm_store::session::{Owner, SessionId, SessionKey};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
 use super::deadline::deadline;
+use super::principal::Principal;
 use super::status;
 use crate::metrics::Metrics;
-use charlstm_engine::generation::{
-    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    GenerationStream, ScoreCall, Scored, Started,
-};
-use charlstm_engine::sessions::SessionId;
-use charlstm_model::sampler::SamplingSettings;
 
 #[cfg(test)]
 mod tests;
 
-/// Characters that are generated where the request does not say how many.
+/// Number of characters that are generated if the request does not say.
 const DEFAULT_MAX_CHARS: u32 = 200;
 
-/// Most characters of one call. Longer texts take several calls in a
-/// session, which is the same text.
+/// Maximum number of characters of one call. Longer texts take several calls
+/// in a session, which give the same text.
 const MAX_CHARS: u32 = 1_000_000;
 
-/// Most stop texts of a call, and most characters of one. Each costs a
-/// comparison for each character generated, and may hold back as many.
+/// Maximum number of stop strings of a call, and of characters of one. Each
+/// costs a comparison per generated character, and may hold back as many.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_CHARS: usize = 256;
 
@@ -44,8 +45,8 @@ pub struct GenerationRpc {
 }
 
 impl GenerationRpc {
-    /// The service on an engine, ready to be added to a server. It counts its
-    /// texts in `metrics`.
+    /// Returns the service on an engine, ready to be added to a server. It
+    /// counts the text that it sends in `metrics`.
     pub fn server(engine: Engine, metrics: Metrics) -> GenerationServiceServer<Self> {
         GenerationServiceServer::new(Self { engine, metrics })
     }
@@ -61,14 +62,15 @@ impl GenerationService for GenerationRpc {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let since = Instant::now();
         let deadline = deadline(request.metadata());
-        let call = generate_call(request.into_inner(), deadline)?;
+        let principal = Principal::of(&request)?;
+        let call = generate_call(request.into_inner(), principal.owner(), deadline)?;
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
         Ok(Response::new(GenerateResponses {
             events,
             metrics: self.metrics.clone(),
             since,
-            first: true,
+            is_first: true,
         }))
     }
 
@@ -89,16 +91,16 @@ impl GenerationService for GenerationRpc {
     }
 }
 
-/// Waits for an answer no longer than the caller does.
+/// Waits for a result, at most until the deadline.
 async fn before<T>(
     deadline: Option<Instant>,
-    answer: impl Future<Output = Result<T, GenerateError>>,
+    result: impl Future<Output = Result<T, GenerateError>>,
 ) -> Result<T, GenerateError> {
     match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), result)
             .await
             .unwrap_or(Err(GenerateError::Deadline)),
-        None => answer.await,
+        None => result.await,
     }
 }
 
@@ -106,10 +108,10 @@ async fn before<T>(
 pub struct GenerateResponses {
     events: GenerationStream,
     metrics: Metrics,
-    /// When the last text was handed over; before there is any, when the call
-    /// came.
+    /// When the last text was handed over, or, before the first text, when the
+    /// call arrived.
     since: Instant,
-    first: bool,
+    is_first: bool,
 }
 
 impl GenerateResponses {
@@ -117,8 +119,8 @@ impl GenerateResponses {
         let now = Instant::now();
         let chars = text.text.chars().count() as u64;
         let waited = now.duration_since(self.since);
-        self.metrics.text_sent(chars, self.first, waited);
-        (self.since, self.first) = (now, false);
+        self.metrics.text_sent(chars, self.is_first, waited);
+        (self.since, self.is_first) = (now, false);
     }
 }
 
@@ -138,9 +140,10 @@ impl Stream for GenerateResponses {
     }
 }
 
-/// A checked call.
+/// Validates a request.
 fn generate_call(
     request: pb::GenerateRequest,
+    owner: &Owner,
     deadline: Option<Instant>,
 ) -> Result<GenerateCall, Status> {
     let max_chars = request.max_chars.unwrap_or(DEFAULT_MAX_CHARS);
@@ -150,17 +153,27 @@ fn generate_call(
     }
     let session = match request.session_id.as_deref() {
         None | Some("") => None,
-        Some(name) => Some(session_id("session_id", name)?),
+        Some(name) => {
+            let id = session_id("session_id", name)?;
+            Some(SessionKey::new(owner.clone(), id))
+        }
     };
     if session.is_none() && request.expected_position.is_some() {
-        let message = "needs a session_id: without a session there is no position to go on from";
+        let message = "requires a session_id: only a session has a position";
         return Err(status::invalid("expected_position", message));
     }
+    if !request.session_snapshot.is_empty() || request.return_session.unwrap_or_default() {
+        return Err(status::snapshots_unavailable());
+    }
+    let precision = match request.precision.as_deref() {
+        None | Some("") => None,
+        Some(name) => Some(Precision::from_name(name).ok_or_else(|| status::bad_precision(name))?),
+    };
     check_stops(&request.stop)?;
     let sampling = request.sampling.unwrap_or_default();
     Ok(GenerateCall {
         model: request.model,
-        prime: request.prime,
+        prompt: request.prime,
         max_chars: max_chars.into(),
         session,
         settings: settings(&sampling)?,
@@ -168,32 +181,33 @@ fn generate_call(
         stop: request.stop,
         logprobs: request.logprobs.unwrap_or_default(),
         expected_position: request.expected_position,
+        precision,
         deadline,
     })
 }
 
-/// A checked session name.
+/// Validates a session id.
 pub(super) fn session_id(field: &str, name: &str) -> Result<SessionId, Status> {
     SessionId::new(name).map_err(|error| status::bad_session_id(field, &error))
 }
 
 fn check_stops(stops: &[String]) -> Result<(), Status> {
     if stops.len() > MAX_STOPS {
-        let message = format!("at most {MAX_STOPS} texts, not {}", stops.len());
+        let message = format!("must have at most {MAX_STOPS} strings, not {}", stops.len());
         return Err(status::invalid("stop", message));
     }
-    for (place, stop) in stops.iter().enumerate() {
+    for (index, stop) in stops.iter().enumerate() {
         let chars = stop.chars().count();
         if chars == 0 || chars > MAX_STOP_CHARS {
             let message = format!("must have 1 to {MAX_STOP_CHARS} characters, not {chars}");
-            return Err(status::invalid(&format!("stop[{place}]"), message));
+            return Err(status::invalid(&format!("stop[{index}]"), message));
         }
     }
     Ok(())
 }
 
 fn settings(sampling: &pb::Sampling) -> Result<SamplingSettings, Status> {
-    let checked = SamplingSettings::new(
+    let settings = SamplingSettings::new(
         sampling.temperature.unwrap_or(1.0),
         sampling.top_k.unwrap_or(0),
         sampling.top_p.unwrap_or(1.0),
@@ -203,7 +217,7 @@ fn settings(sampling: &pb::Sampling) -> Result<SamplingSettings, Status> {
     if sampling.greedy.unwrap_or_default() {
         return Ok(SamplingSettings::greedy());
     }
-    Ok(checked)
+    Ok(settings)
 }
 
 fn generate_response(event: GenerationEvent) -> pb::GenerateResponse {
@@ -233,7 +247,7 @@ fn generation_started(started: Started) -> pb::GenerationStarted {
         version: started.model.version,
         seed: started.seed,
         position: started.position,
-        precision: Precision::Float32.to_string(),
+        precision: started.precision.to_string(),
     }
 }
 

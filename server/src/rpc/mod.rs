@@ -1,11 +1,12 @@
-//! The tonic services: protobuf in, domain calls, protobuf out. Generated
-//! types and `tonic` stop here.
+//! The gRPC services: protobuf in, calls of the domain, protobuf out. The
+//! crates below know neither the generated types nor `tonic`.
 
-pub mod admission;
 mod convert;
 mod deadline;
 pub mod generation;
+pub mod layers;
 pub mod model;
+pub mod principal;
 pub mod server;
 pub mod session;
 pub mod status;

@@ -1,65 +1,81 @@
-//! `charlstm.v1.ModelService`: lists, describes, deletes, exports and imports
-//! models, which are stored in `charlstm-repository`.
+//! `ModelService`: lists, describes, deletes, exports and imports models. What
+//! a model is and how it is stored is in `charlstm_repository`.
 
 mod transfer;
 
 use std::sync::Arc;
 
-use charlstm_proto::v1 as proto;
-use charlstm_proto::v1::model_service_server::ModelService;
+use charlstm_proto::v1 as pb;
+use charlstm_proto::v1::model_service_server::{ModelService, ModelServiceServer};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{convert, status};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_store::session::SessionError;
 
-/// The sessions that use a model version, to check before it is deleted.
-/// Called on threads that may block.
+/// The use of model versions by sessions, which is checked before a version is
+/// deleted.
+#[tonic::async_trait]
 pub trait ModelUsage: Send + Sync + 'static {
-    /// Returns the number of sessions that are pinned to the version.
-    fn pinned(&self, id: &ModelId) -> usize;
-    /// Releases those sessions; their calls end.
+    /// Returns the number of sessions of the version.
+    ///
+    /// # Errors
+    /// The session storage cannot be read.
+    async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError>;
+
+    /// Prevents new sessions on the version, in one step with the check that
+    /// it has none, unless `force` is set.
+    ///
+    /// # Errors
+    /// The version has sessions, or the session storage is unavailable.
+    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError>;
+
+    /// Allows sessions on a version again that was not deleted after all.
+    async fn reinstate(&self, id: &ModelId);
+
+    /// Ends the calls in flight with the version, which was deleted.
     fn release(&self, id: &ModelId);
 }
 
-/// The model service.
+/// The service.
 pub struct ModelRpc {
     repository: Repository,
-    pins: Arc<dyn ModelUsage>,
+    usage: Arc<dyn ModelUsage>,
 }
 
 impl ModelRpc {
-    /// Creates the service for a repository.
-    pub fn new(repository: Repository, pins: Arc<dyn ModelUsage>) -> Self {
-        Self { repository, pins }
+    /// Returns the service on these models, ready to be added to a server.
+    pub fn server(repository: Repository, usage: Arc<dyn ModelUsage>) -> ModelServiceServer<Self> {
+        ModelServiceServer::new(Self { repository, usage })
     }
 }
 
 #[tonic::async_trait]
 impl ModelService for ModelRpc {
-    type ExportModelStream = ReceiverStream<Result<proto::ExportModelResponse, Status>>;
+    type ExportModelStream = ReceiverStream<Result<pb::ExportModelResponse, Status>>;
 
     async fn list_models(
         &self,
-        _request: Request<proto::ListModelsRequest>,
-    ) -> Result<Response<proto::ListModelsResponse>, Status> {
+        _request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
         let models = self.repository.list();
-        Ok(Response::new(proto::ListModelsResponse {
+        Ok(Response::new(pb::ListModelsResponse {
             models: models.iter().map(|model| convert::model(model)).collect(),
         }))
     }
 
     async fn get_model(
         &self,
-        request: Request<proto::GetModelRequest>,
-    ) -> Result<Response<proto::GetModelResponse>, Status> {
+        request: Request<pb::GetModelRequest>,
+    ) -> Result<Response<pb::GetModelResponse>, Status> {
         let reference = request.into_inner().model;
         let description = self
             .repository
             .resolve(&reference)
             .and_then(|id| self.repository.describe(&id))
             .map_err(|error| status::repository("model", &error))?;
-        Ok(Response::new(proto::GetModelResponse {
+        Ok(Response::new(pb::GetModelResponse {
             versions: self.repository.versions(&description.id.name),
             model: Some(convert::model(&description)),
         }))
@@ -67,21 +83,17 @@ impl ModelService for ModelRpc {
 
     async fn delete_model(
         &self,
-        request: Request<proto::DeleteModelRequest>,
-    ) -> Result<Response<proto::DeleteModelResponse>, Status> {
+        request: Request<pb::DeleteModelRequest>,
+    ) -> Result<Response<pb::DeleteModelResponse>, Status> {
         let request = request.into_inner();
-        let (repository, pins) = (self.repository.clone(), Arc::clone(&self.pins));
-        let versions = run_blocking(move || {
-            let force = request.force.unwrap_or(false);
-            delete(&repository, &*pins, &request.model, force)
-        })
-        .await??;
-        Ok(Response::new(proto::DeleteModelResponse { versions }))
+        let force = request.force.unwrap_or(false);
+        let versions = delete(&self.repository, &*self.usage, &request.model, force).await?;
+        Ok(Response::new(pb::DeleteModelResponse { versions }))
     }
 
     async fn export_model(
         &self,
-        request: Request<proto::ExportModelRequest>,
+        request: Request<pb::ExportModelRequest>,
     ) -> Result<Response<Self::ExportModelStream>, Status> {
         let reference = request.into_inner().model;
         let repository = self.repository.clone();
@@ -92,50 +104,76 @@ impl ModelService for ModelRpc {
 
     async fn import_model(
         &self,
-        request: Request<Streaming<proto::ImportModelRequest>>,
-    ) -> Result<Response<proto::ImportModelResponse>, Status> {
+        request: Request<Streaming<pb::ImportModelRequest>>,
+    ) -> Result<Response<pb::ImportModelResponse>, Status> {
         let id = transfer::import(&self.repository, request.into_inner()).await?;
         let description = self
             .repository
             .describe(&id)
             .map_err(|error| status::repository("model", &error))?;
-        Ok(Response::new(proto::ImportModelResponse {
+        Ok(Response::new(pb::ImportModelResponse {
             model: Some(convert::model(&description)),
         }))
     }
 }
 
-/// Deletes the versions that the reference names: all of a name, or one.
-fn delete(
+/// Deletes what the reference names: all versions of a name, or one.
+async fn delete(
     repository: &Repository,
-    pins: &dyn ModelUsage,
+    usage: &dyn ModelUsage,
     reference: &str,
     force: bool,
 ) -> Result<Vec<u64>, Status> {
     if reference.is_empty() {
-        // Elsewhere it means the only model, which would be too easy to delete.
-        return Err(status::invalid("model", "must name a model"));
+        // For reading, an empty reference means the only model there is. That
+        // is too easily deleted by mistake.
+        return Err(status::invalid("model", "must not be empty"));
     }
     let failed = |error: RepositoryError| status::repository("model", &error);
     let ids = repository.stored(reference).map_err(failed)?;
-    let pinned: usize = ids.iter().map(|id| pins.pinned(id)).sum();
-    if pinned > 0 && !force {
-        return Err(status::precondition(
-            "MODEL_IN_USE",
-            format!(
-                "model {reference} is in use by {pinned} sessions; set force to delete it anyway"
-            ),
-        ));
-    }
-    for id in &ids {
-        repository.remove(id).map_err(failed)?;
-        // After the removal, so that no new call can find the version.
-        pins.release(id);
+    retire_all(usage, reference, &ids, force).await?;
+    let mut left = ids.iter();
+    while let Some(id) = left.next() {
+        let (repository, removed) = (repository.clone(), id.clone());
+        if let Err(error) = run_blocking(move || repository.remove(&removed)).await? {
+            for id in std::iter::once(id).chain(left) {
+                usage.reinstate(id).await;
+            }
+            return Err(failed(error));
+        }
+        usage.release(id);
     }
     Ok(ids.into_iter().map(|id| id.version).collect())
 }
 
-/// Runs work that blocks on the disk, on a thread that may block.
+/// Retires all versions or none.
+async fn retire_all(
+    usage: &dyn ModelUsage,
+    reference: &str,
+    ids: &[ModelId],
+    force: bool,
+) -> Result<(), Status> {
+    for (index, id) in ids.iter().enumerate() {
+        let Err(error) = usage.retire(id, force).await else {
+            continue;
+        };
+        for retired in &ids[..index] {
+            usage.reinstate(retired).await;
+        }
+        let SessionError::ModelInUse { .. } = error else {
+            return Err(status::session_store_error(&error));
+        };
+        let mut sessions = 0;
+        for id in ids {
+            let count = usage.sessions(id).await;
+            sessions += count.map_err(|error| status::session_store_error(&error))?;
+        }
+        return Err(status::model_in_use(reference, sessions));
+    }
+    Ok(())
+}
+
+/// Runs work that blocks on the disk on a thread that may block.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {

@@ -1,93 +1,94 @@
-//! ServerService: what an operator asks the server about itself.
+//! `ServerService`: the state of the server, for operators.
 
 use std::time::{Duration, Instant};
 
-use charlstm_model::decode_step::Precision;
-use charlstm_proto::v1 as proto;
-use charlstm_proto::v1::server_service_server::ServerService;
+use charlstm_proto::v1 as pb;
+use charlstm_proto::v1::server_service_server::{ServerService, ServerServiceServer};
 use tonic::{Request, Response, Status};
 
 use super::convert::to_u32;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::Device;
 use charlstm_repository::Repository;
 
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
-    /// Where it computes.
+    /// Device that computes.
     pub device: Device,
-    /// Threads that compute.
+    /// Number of threads that compute.
     pub threads: usize,
-    /// Most sessions that are kept.
+    /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Most generations in the batch.
+    /// Maximum number of generations in the batch.
     pub max_batch: usize,
-    /// Most generations that wait.
+    /// Maximum number of waiting generations.
     pub max_queue: usize,
-    /// When it was started.
+    /// When the server was started.
     pub started: Instant,
 }
 
-/// What it has to do at this moment.
+/// The load at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Load {
-    /// Sessions that are kept.
+pub struct ServerLoad {
+    /// Number of sessions.
     pub sessions: u64,
-    /// Generations in the batch.
+    /// Number of generations in the batch.
     pub generations_running: usize,
-    /// Generations that wait.
+    /// Number of waiting generations.
     pub generations_queued: usize,
-    /// Trainings that run.
+    /// Number of running trainings.
     pub trainings_running: usize,
-    /// Trainings that wait.
+    /// Number of waiting trainings.
     pub trainings_queued: usize,
 }
 
 /// The service. `load` is called for each request and must not block.
 pub struct ServerRpc<L> {
-    facts: ServerInfo,
+    info: ServerInfo,
     repository: Repository,
     load: L,
 }
 
-impl<L: Fn() -> Load + Send + Sync + 'static> ServerRpc<L> {
-    /// A service that tells these facts and what `load` returns.
-    pub fn new(facts: ServerInfo, repository: Repository, load: L) -> Self {
-        Self {
-            facts,
+impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerRpc<L> {
+    /// Returns the service, ready to be added to a server. It reports `info`
+    /// and what `load` returns.
+    pub fn server(info: ServerInfo, repository: Repository, load: L) -> ServerServiceServer<Self> {
+        ServerServiceServer::new(Self {
+            info,
             repository,
             load,
-        }
+        })
     }
 }
 
 #[tonic::async_trait]
-impl<L: Fn() -> Load + Send + Sync + 'static> ServerService for ServerRpc<L> {
+impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerService for ServerRpc<L> {
     async fn get_server_status(
         &self,
-        _request: Request<proto::GetServerStatusRequest>,
-    ) -> Result<Response<proto::GetServerStatusResponse>, Status> {
-        let (facts, load) = (&self.facts, (self.load)());
+        _request: Request<pb::GetServerStatusRequest>,
+    ) -> Result<Response<pb::GetServerStatusResponse>, Status> {
+        let (info, load) = (&self.info, (self.load)());
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         let loaded = self.repository.loaded();
-        let step_checks = loaded.iter().map(|model| proto::StepCheck {
+        let step_checks = loaded.iter().map(|model| pb::StepCheck {
             model: model.id.to_string(),
             row_invariant: model.check.row_invariant,
             microseconds_one_row: micros(model.check.one_row),
             microseconds_row_in_batch: micros(model.check.row_in_batch),
         });
-        Ok(Response::new(proto::GetServerStatusResponse {
+        Ok(Response::new(pb::GetServerStatusResponse {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: facts.device.to_string(),
-            threads: to_u32(facts.threads),
-            uptime_seconds: facts.started.elapsed().as_secs(),
+            device: info.device.to_string(),
+            threads: to_u32(info.threads),
+            uptime_seconds: info.started.elapsed().as_secs(),
             models: to_u32(self.repository.count()),
             sessions: load.sessions,
-            max_sessions: facts.max_sessions as u64,
+            max_sessions: info.max_sessions as u64,
             generations_running: to_u32(load.generations_running),
-            max_batch: to_u32(facts.max_batch),
+            max_batch: to_u32(info.max_batch),
             generations_queued: to_u32(load.generations_queued),
-            max_queue: to_u32(facts.max_queue),
+            max_queue: to_u32(info.max_queue),
             trainings_running: to_u32(load.trainings_running),
             trainings_queued: to_u32(load.trainings_queued),
             step_checks: step_checks.collect(),

@@ -1,25 +1,26 @@
-//! `SessionService`: what there is to see and to do about sessions between
-//! two calls. What a session is, and how it is kept, is in
-//! `charlstm_engine::sessions`.
+//! `SessionService`: describes, lists, copies, deletes, exports and imports
+//! sessions. What a session is, and how it is stored, is in
+//! `charlstm_store::session`.
 
+use charlstm_engine::Engine;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::session_service_server::{SessionService, SessionServiceServer};
+use charlstm_store::session::{
+    ListRequest, PageToken, SessionError, SessionId, SessionInfo, SessionKey,
+};
 use tonic::{Request, Response, Status};
 
 use super::generation::session_id;
+use super::principal::Principal;
 use super::status;
-use charlstm_engine::generation::Engine;
-use charlstm_engine::sessions::SessionId;
-use charlstm_engine::sessions::store::{SessionError, SessionSummary};
-use charlstm_model::decode_step::Precision;
 
 #[cfg(test)]
 mod tests;
 
-/// Sessions on a page where the request does not say how many.
+/// Number of sessions on a page if the request does not say.
 const DEFAULT_PAGE_SIZE: u32 = 100;
 
-/// Most sessions on a page: some 100 KB.
+/// Maximum number of sessions on a page: some 100 KB.
 const MAX_PAGE_SIZE: u32 = 1000;
 
 /// The service.
@@ -29,7 +30,7 @@ pub struct SessionRpc {
 }
 
 impl SessionRpc {
-    /// The service on an engine, ready to be added to a server.
+    /// Returns the service on an engine, ready to be added to a server.
     pub fn server(engine: Engine) -> SessionServiceServer<Self> {
         SessionServiceServer::new(Self { engine })
     }
@@ -41,9 +42,9 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let id = named(&request.get_ref().session_id)?;
-        let facts = self.engine.session(&id).map_err(about(&id))?;
-        let session = Some(session(facts));
+        let key = key(&request, &request.get_ref().session_id)?;
+        let info = self.engine.session(&key).await;
+        let session = Some(session(info.map_err(about(&key.id))?));
         Ok(Response::new(pb::GetSessionResponse { session }))
     }
 
@@ -51,6 +52,7 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let owner = Principal::of(&request)?.owner().clone();
         let request = request.into_inner();
         let size = request.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
         if !(1..=MAX_PAGE_SIZE).contains(&size) {
@@ -59,15 +61,23 @@ impl SessionService for SessionRpc {
         }
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(token.parse().map_err(|_| {
+            token => Some(PageToken(token.parse().map_err(|_| {
                 status::invalid("page_token", "is not a next_page_token of this service")
-            })?),
+            })?)),
         };
-        let page = self.engine.sessions(size as usize, after);
+        let list = ListRequest {
+            owner: Some(owner),
+            max_sessions: size as usize,
+            after,
+        };
+        let page = self.engine.sessions(list).await;
+        let page = page.map_err(|error| status::session_store_error(&error))?;
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.sessions.into_iter().map(session).collect(),
-            next_page_token: page.next.map_or_else(String::new, |mark| mark.to_string()),
-            total: page.total as u64,
+            next_page_token: page
+                .next
+                .map_or_else(String::new, |token| token.0.to_string()),
+            total: page.total,
         }))
     }
 
@@ -75,19 +85,18 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ForkSessionRequest>,
     ) -> Result<Response<pb::ForkSessionResponse>, Status> {
-        let request = request.into_inner();
-        let id = named(&request.session_id)?;
-        let new = session_id("new_session_id", &request.new_session_id)?;
-        let forked = self.engine.fork_session(&id, &new);
-        let facts = forked.map_err(|error| {
+        let key = key(&request, &request.get_ref().session_id)?;
+        let new_id = session_id("new_session_id", &request.get_ref().new_session_id)?;
+        let forked = self.engine.fork_session(&key, &new_id).await;
+        let info = forked.map_err(|error| {
             let about = if error == SessionError::Exists {
-                &new
+                &new_id
             } else {
-                &id
+                &key.id
             };
-            status::session_error(about, error)
+            status::session_error(about, &error)
         })?;
-        let session = Some(session(facts));
+        let session = Some(session(info));
         Ok(Response::new(pb::ForkSessionResponse { session }))
     }
 
@@ -95,8 +104,9 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
-        let id = named(&request.get_ref().session_id)?;
-        self.engine.delete_session(&id).map_err(about(&id))?;
+        let key = key(&request, &request.get_ref().session_id)?;
+        let deleted = self.engine.delete_session(&key).await;
+        deleted.map_err(about(&key.id))?;
         Ok(Response::new(pb::DeleteSessionResponse {}))
     }
 
@@ -104,50 +114,51 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ExportSessionRequest>,
     ) -> Result<Response<pb::ExportSessionResponse>, Status> {
-        let id = named(&request.get_ref().session_id)?;
-        let data = self.engine.export_session(&id).map_err(about(&id))?;
-        Ok(Response::new(pb::ExportSessionResponse {
-            data: data.into(),
-        }))
+        let key = key(&request, &request.get_ref().session_id)?;
+        let exported = self.engine.export_session(&key).await;
+        let data = exported.map_err(about(&key.id))?;
+        Ok(Response::new(pb::ExportSessionResponse { data }))
     }
 
     async fn import_session(
         &self,
         request: Request<pb::ImportSessionRequest>,
     ) -> Result<Response<pb::ImportSessionResponse>, Status> {
+        let owner = Principal::of(&request)?.owner().clone();
         let request = request.into_inner();
-        let name = match request.session_id.as_str() {
+        let id = match request.session_id.as_str() {
             "" => None,
-            name => Some(named(name)?),
+            id => Some(session_id("session_id", id)?),
         };
-        let imported = self.engine.import_session(&request.data, name).await;
-        let facts = imported.map_err(|error| status::import_error(&error))?;
-        let session = Some(session(facts));
+        let data = request.data;
+        let imported = self.engine.import_session(&owner, &data, id).await;
+        let info = imported.map_err(|error| status::import_error(&error))?;
+        let session = Some(session(info));
         Ok(Response::new(pb::ImportSessionResponse { session }))
     }
 }
 
-fn named(name: &str) -> Result<SessionId, Status> {
-    session_id("session_id", name)
+/// The session that a request means: two callers may use the same id.
+fn key<T>(request: &Request<T>, id: &str) -> Result<SessionKey, Status> {
+    let id = session_id("session_id", id)?;
+    Ok(SessionKey::new(Principal::of(request)?.owner().clone(), id))
 }
 
 fn about(id: &SessionId) -> impl Fn(SessionError) -> Status {
-    move |error| status::session_error(id, error)
+    move |error| status::session_error(id, &error)
 }
 
-fn session(facts: SessionSummary) -> pb::Session {
-    let (model, version) = facts.model.map_or_else(Default::default, |key| {
-        (key.id.name.clone(), key.id.version)
-    });
+fn session(info: SessionInfo) -> pb::Session {
+    let SessionInfo { key, identity, .. } = info;
     pb::Session {
-        session_id: facts.id.to_string(),
-        model,
-        version,
-        position: facts.position,
-        last_call_position: facts.last_call_position,
-        busy: facts.busy,
-        idle_ms: u64::try_from(facts.idle.as_millis()).unwrap_or(u64::MAX),
-        bytes: facts.bytes as u64,
-        precision: Precision::Float32.to_string(),
+        session_id: key.id.to_string(),
+        model: identity.model.name.to_string(),
+        version: identity.model.version,
+        position: info.position,
+        last_call_position: info.last_call_position,
+        busy: info.busy,
+        idle_ms: u64::try_from(info.idle.as_millis()).unwrap_or(u64::MAX),
+        bytes: info.bytes,
+        precision: identity.precision.to_string(),
     }
 }

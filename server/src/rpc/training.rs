@@ -1,23 +1,22 @@
-//! `charlstm.v1.TrainingService`: uploads, event streams, and the list of
-//! trainings, which is in `charlstm-training`.
+//! `TrainingService`: corpus uploads, event streams, and the list of trainings.
+//! What a training is and does is in `charlstm_training`.
 
 mod convert;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use charlstm_proto::v1::training_service_server::TrainingService;
-use charlstm_proto::v1::{
-    CancelTrainingRequest, CancelTrainingResponse, GetTrainingRequest, GetTrainingResponse,
-    ListTrainingsRequest, ListTrainingsResponse, ResumeTrainingRequest, ResumeTrainingResponse,
-    StartTrainingRequest, StartTrainingResponse, TrainRequest, TrainResponse, WatchTrainingRequest,
-    WatchTrainingResponse, train_request,
-};
+use bytes::Bytes;
+use charlstm_proto::v1 as pb;
+use charlstm_proto::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::principal::Principal;
+use super::status::internal;
 use super::status::training as status;
+use charlstm_training::events::Event;
 use charlstm_training::history::Watcher;
 use charlstm_training::job::Job;
 use charlstm_training::jobs::{Jobs, JobsError, Upload};
@@ -25,7 +24,7 @@ use charlstm_training::jobs::{Jobs, JobsError, Upload};
 #[cfg(test)]
 mod tests;
 
-/// The training service.
+/// The service, over the trainings of the server.
 #[derive(Clone)]
 pub struct TrainingRpc {
     jobs: Jobs,
@@ -34,13 +33,12 @@ pub struct TrainingRpc {
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl TrainingRpc {
-    /// Creates the service for these trainings.
-    pub fn new(jobs: Jobs) -> Self {
-        Self { jobs }
+    /// Returns the service on these trainings, ready to be added to a server.
+    pub fn server(jobs: Jobs) -> TrainingServiceServer<Self> {
+        TrainingServiceServer::new(Self { jobs })
     }
 
-    /// Runs work that computes or blocks on the disk, on a thread that may
-    /// block.
+    /// Runs work that blocks on the disk or computes on a thread that may block.
     async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Jobs) -> Result<T, JobsError> + Send + 'static,
@@ -48,11 +46,11 @@ impl TrainingRpc {
         let jobs = self.jobs.clone();
         tokio::task::spawn_blocking(move || work(&jobs))
             .await
-            .map_err(|error| status::of_blocking_work(&error))?
+            .map_err(|error| internal(&error))?
             .map_err(|error| status::of_jobs(&error))
     }
 
-    async fn push(&self, mut upload: Upload, chunk: prost::bytes::Bytes) -> Result<Upload, Status> {
+    async fn push(&self, mut upload: Upload, chunk: Bytes) -> Result<Upload, Status> {
         self.run_blocking(move |_| {
             upload.push(&chunk)?;
             Ok(upload)
@@ -60,12 +58,17 @@ impl TrainingRpc {
         .await
     }
 
-    /// Starts the training, and binds it to a stream if its spec says so. Both
-    /// happen on the blocking thread, so that a client that disconnects in
-    /// between does not leave an unbound training.
-    async fn start(&self, upload: Upload) -> Result<(Arc<Job>, CancelOnDrop), Status> {
+    /// Starts the training of a complete upload, bound to the stream if its
+    /// spec asks for that. The binding exists as soon as the training does: no
+    /// training is left behind if the client disconnects in between.
+    async fn start(
+        &self,
+        upload: Upload,
+        principal: Principal,
+    ) -> Result<(Arc<Job>, CancelOnDrop), Status> {
         self.run_blocking(move |jobs| {
             let job = jobs.start(upload)?;
+            tracing::info!(id = job.id(), owner = %principal.owner(), "training accepted");
             let is_bound = job.metadata().spec.cancel_on_disconnect;
             let run = job.summary().run;
             let guard = CancelOnDrop(is_bound.then(|| BoundRun {
@@ -81,52 +84,54 @@ impl TrainingRpc {
 
 #[tonic::async_trait]
 impl TrainingService for TrainingRpc {
-    type TrainStream = EventStream<TrainResponse>;
-    type WatchTrainingStream = EventStream<WatchTrainingResponse>;
+    type TrainStream = EventStream<pb::TrainResponse>;
+    type WatchTrainingStream = EventStream<pb::WatchTrainingResponse>;
 
     async fn train(
         &self,
-        request: Request<Streaming<TrainRequest>>,
+        request: Request<Streaming<pb::TrainRequest>>,
     ) -> Result<Response<Self::TrainStream>, Status> {
+        let principal = Principal::of(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|first| first.payload);
-        let Some(train_request::Payload::Spec(spec)) = first else {
+        let Some(pb::train_request::Payload::Spec(spec)) = first else {
             return Err(status::spec_missing());
         };
         let spec = convert::spec_from(spec);
         let mut upload = self.run_blocking(move |jobs| jobs.begin(&spec)).await?;
-        // The next message is read only after this one is stored, so that a
-        // client that is faster than the disk is slowed down.
+        // The next message is read after this one is processed: a client that
+        // is faster than the server has to wait.
         while let Some(message) = messages.message().await? {
-            let Some(train_request::Payload::CorpusChunk(chunk)) = message.payload else {
+            let Some(pb::train_request::Payload::CorpusChunk(chunk)) = message.payload else {
                 return Err(status::chunk_missing());
             };
             upload = self.push(upload, chunk).await?;
         }
-        let (job, guard) = self.start(upload).await?;
+        let (job, guard) = self.start(upload, principal).await?;
         let stream = events(job, 0, guard, convert::train_response);
         Ok(Response::new(Box::pin(stream)))
     }
 
     async fn start_training(
         &self,
-        request: Request<StartTrainingRequest>,
-    ) -> Result<Response<StartTrainingResponse>, Status> {
+        request: Request<pb::StartTrainingRequest>,
+    ) -> Result<Response<pb::StartTrainingResponse>, Status> {
+        let principal = Principal::of(&request)?;
         let request = request.into_inner();
         let mut spec = convert::spec_from(request.spec.ok_or_else(status::spec_missing)?);
-        // It was not started by a stream that could break.
+        // There is no stream that could break.
         spec.cancel_on_disconnect = None;
         let upload = self.run_blocking(move |jobs| jobs.begin(&spec)).await?;
         let upload = self.push(upload, request.corpus).await?;
-        let (job, _guard) = self.start(upload).await?;
-        Ok(Response::new(StartTrainingResponse {
+        let (job, _guard) = self.start(upload, principal).await?;
+        Ok(Response::new(pb::StartTrainingResponse {
             training_id: job.id().to_owned(),
         }))
     }
 
     async fn watch_training(
         &self,
-        request: Request<WatchTrainingRequest>,
+        request: Request<pb::WatchTrainingRequest>,
     ) -> Result<Response<Self::WatchTrainingStream>, Status> {
         let request = request.into_inner();
         let job = self.get(&request.training_id)?;
@@ -137,42 +142,42 @@ impl TrainingService for TrainingRpc {
 
     async fn resume_training(
         &self,
-        request: Request<ResumeTrainingRequest>,
-    ) -> Result<Response<ResumeTrainingResponse>, Status> {
+        request: Request<pb::ResumeTrainingRequest>,
+    ) -> Result<Response<pb::ResumeTrainingResponse>, Status> {
         let id = request.into_inner().training_id;
         let job = self.run_blocking(move |jobs| jobs.resume(&id)).await?;
-        Ok(Response::new(ResumeTrainingResponse {
+        Ok(Response::new(pb::ResumeTrainingResponse {
             training: Some(convert::training(&job)),
         }))
     }
 
     async fn get_training(
         &self,
-        request: Request<GetTrainingRequest>,
-    ) -> Result<Response<GetTrainingResponse>, Status> {
+        request: Request<pb::GetTrainingRequest>,
+    ) -> Result<Response<pb::GetTrainingResponse>, Status> {
         let job = self.get(&request.into_inner().training_id)?;
-        Ok(Response::new(GetTrainingResponse {
+        Ok(Response::new(pb::GetTrainingResponse {
             training: Some(convert::training(&job)),
         }))
     }
 
     async fn list_trainings(
         &self,
-        _request: Request<ListTrainingsRequest>,
-    ) -> Result<Response<ListTrainingsResponse>, Status> {
+        _request: Request<pb::ListTrainingsRequest>,
+    ) -> Result<Response<pb::ListTrainingsResponse>, Status> {
         let jobs = self.jobs.list();
-        Ok(Response::new(ListTrainingsResponse {
+        Ok(Response::new(pb::ListTrainingsResponse {
             trainings: jobs.iter().map(|job| convert::training(job)).collect(),
         }))
     }
 
     async fn cancel_training(
         &self,
-        request: Request<CancelTrainingRequest>,
-    ) -> Result<Response<CancelTrainingResponse>, Status> {
+        request: Request<pb::CancelTrainingRequest>,
+    ) -> Result<Response<pb::CancelTrainingResponse>, Status> {
         let id = request.into_inner().training_id;
         let job = self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
-        Ok(Response::new(CancelTrainingResponse {
+        Ok(Response::new(pb::CancelTrainingResponse {
             training: Some(convert::training(&job)),
         }))
     }
@@ -190,7 +195,7 @@ fn events<T>(
     job: Arc<Job>,
     from_sequence: u64,
     guard: CancelOnDrop,
-    message: fn(&Job, &charlstm_training::events::Event) -> T,
+    message: fn(&Job, &Event) -> T,
 ) -> impl Stream<Item = Result<T, Status>> {
     let watcher: Watcher = job.watch(from_sequence);
     unfold(
@@ -206,8 +211,7 @@ fn events<T>(
     )
 }
 
-/// Cancels a training when the stream that started it is dropped before its
-/// end.
+/// Cancels a training if the stream that started it is dropped before its end.
 struct CancelOnDrop(Option<BoundRun>);
 
 /// The run of a training that a stream has started. Once the training has been
@@ -219,7 +223,7 @@ struct BoundRun {
 }
 
 impl CancelOnDrop {
-    /// Does nothing on drop: the training has ended.
+    /// Keeps the training from being cancelled: it has ended.
     fn disarm(mut self) {
         self.0 = None;
     }
@@ -230,10 +234,10 @@ impl Drop for CancelOnDrop {
         let Some(BoundRun { jobs, id, run }) = self.0.take() else {
             return;
         };
-        // Cancelling a waiting training blocks on the disk.
+        // To cancel a waiting training writes its last event to the disk.
         let cancel = move || {
             if let Err(error) = jobs.cancel_run(&id, run) {
-                tracing::warn!(%error, id, "a training could not be cancelled");
+                tracing::warn!(%error, id, "cannot cancel a training");
             }
         };
         match tokio::runtime::Handle::try_current() {

@@ -2,18 +2,18 @@
 //! is no authentication and no TLS, as Prometheus expects by default; the
 //! metrics contain no session id and no text.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{ServeError, listen};
+use super::ServeError;
 use crate::metrics::{Metrics, ServerStats, TrainingStats};
-use charlstm_engine::generation::Engine;
+use charlstm_engine::Engine;
 use charlstm_repository::Repository;
 use charlstm_training::events::State;
 use charlstm_training::jobs::Jobs;
@@ -29,17 +29,15 @@ pub(super) struct Sources {
     pub(super) repository: Repository,
 }
 
-/// Binds the address and serves the metrics in a background task until
-/// `shutdown`.
+/// Serves the metrics on the listener in a background task until `shutdown`.
 ///
 /// # Errors
-/// [`ServeError::Listen`] if the address cannot be bound.
-pub(super) async fn start(
-    address: SocketAddr,
+/// [`ServeError::Network`] if the listener has no address.
+pub(super) fn start(
+    listener: TcpListener,
     sources: Sources,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let listener = listen(address).await?;
     let address = listener.local_addr().map_err(super::network)?;
     let sources = Arc::new(sources);
     let routes = Router::new().route(
@@ -72,10 +70,10 @@ fn respond(sources: &Sources) -> Response {
 
 impl Sources {
     fn stats(&self) -> ServerStats {
-        let load = self.engine.load_stats();
+        let load = self.engine.stats();
         let mut stats = ServerStats {
-            sessions: load.sessions,
-            session_bytes: load.session_bytes,
+            sessions: load.sessions.sessions,
+            session_bytes: load.sessions.bytes,
             generations_running: load.running,
             generations_queued: load.queued,
             decode_steps: load.steps,

@@ -1,51 +1,64 @@
-//! The set of services of one server, each behind the door and with its own
-//! health, and what every gRPC server has beside them: health and reflection.
+//! The set of services of one server: each one behind the layers and with its
+//! own health, and what every gRPC server offers besides: health and
+//! reflection.
 
 use std::convert::Infallible;
 
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
-use tonic::service::{Routes, RoutesBuilder};
+use tonic::service::{LayerExt, Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
 
 use super::ServeError;
-use crate::rpc::admission::{Admitted, Door};
+use crate::rpc::layers::auth::AuthLayer;
+use crate::rpc::layers::call_metrics::CallMetricsLayer;
+use crate::rpc::layers::in_flight::InFlightLayer;
+
+/// The layers around each service.
+#[derive(Clone)]
+pub(super) struct Layers {
+    pub(super) call_metrics: CallMetricsLayer,
+    pub(super) auth: AuthLayer,
+    pub(super) in_flight: InFlightLayer,
+}
 
 pub(super) struct Services {
-    door: Door,
+    layers: Layers,
     routes: RoutesBuilder,
     reporter: HealthReporter,
-    /// Those that have a health; the empty name is the server as a whole.
+    /// The names of the services that have a health; the empty name is the
+    /// server as a whole.
     names: Vec<&'static str>,
 }
 
 impl Services {
-    pub(super) fn new(door: Door) -> Result<Self, ServeError> {
+    pub(super) fn new(layers: Layers) -> Result<Self, ServeError> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(charlstm_proto::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // With it a generic tool can show what an error carries.
+                // With it, a generic tool can show the details of an error.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let mut routes = Routes::builder();
         routes
             .add_service(health)
             .add_service(reflection().build_v1().map_err(super::network)?)
-            // What older tools ask for.
+            // For older tools.
             .add_service(reflection().build_v1alpha().map_err(super::network)?);
         Ok(Self {
-            door,
+            layers,
             routes,
             reporter,
             names: vec![""],
         })
     }
 
-    /// Adds a service.
+    /// Adds a service, behind the layers.
     pub(super) fn add<S>(&mut self, service: S)
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
@@ -56,12 +69,16 @@ impl Services {
             + 'static,
         S::Future: Send + 'static,
     {
+        let layers = self.layers.clone();
+        let layers = ServiceBuilder::new()
+            .layer(layers.call_metrics)
+            .layer(layers.auth)
+            .layer(layers.in_flight);
         self.names.push(S::NAME);
-        self.routes
-            .add_service(Admitted::new(service, self.door.clone()));
+        self.routes.add_service(layers.named_layer(service));
     }
 
-    /// Reports all as serving.
+    /// Reports all services as serving, and returns their routes.
     pub(super) async fn finish(self) -> (Routes, Health) {
         let health = Health {
             reporter: self.reporter,
@@ -72,14 +89,15 @@ impl Services {
     }
 }
 
-/// What `grpc.health.v1` tells.
+/// What `grpc.health.v1` reports.
 pub(super) struct Health {
     reporter: HealthReporter,
     names: Vec<&'static str>,
 }
 
 impl Health {
-    /// Reports all as not serving: whoever balances load sends no more here.
+    /// Reports all services as not serving, so that load balancers send no
+    /// more calls.
     pub(super) async fn stop(&self) {
         self.report(ServingStatus::NotServing).await;
     }

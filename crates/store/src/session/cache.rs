@@ -16,6 +16,8 @@ const RECORD_BYTES: u64 = 600;
 #[derive(Debug)]
 pub(super) struct RecordCache {
     max_bytes: u64,
+    /// Memory that other parts of the store take out of `max_bytes`.
+    reserved_bytes: u64,
     bytes: u64,
     uses: u64,
     records: HashMap<u64, Cached>,
@@ -35,6 +37,7 @@ impl RecordCache {
     pub(super) fn new(max_bytes: u64) -> Self {
         Self {
             max_bytes,
+            reserved_bytes: 0,
             bytes: 0,
             uses: 0,
             records: HashMap::new(),
@@ -44,6 +47,17 @@ impl RecordCache {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Sets how many of its bytes the other parts of the store take.
+    pub(super) fn reserve(&mut self, bytes: u64) {
+        self.reserved_bytes = bytes;
+    }
+
+    /// At least a quarter stays, whatever the others take.
+    fn max_bytes(&self) -> u64 {
+        let rest = self.max_bytes.saturating_sub(self.reserved_bytes);
+        rest.max(self.max_bytes / 4)
     }
 
     pub(super) fn get(&mut self, mark: u64) -> Option<Arc<SessionRecord>> {
@@ -58,7 +72,8 @@ impl RecordCache {
     pub(super) fn insert(&mut self, mark: u64, record: Arc<SessionRecord>) {
         self.remove(mark);
         let bytes = size_of_record(&record);
-        if bytes > self.max_bytes {
+        let max_bytes = self.max_bytes();
+        if bytes > max_bytes {
             return;
         }
         self.uses += 1;
@@ -71,7 +86,7 @@ impl RecordCache {
         self.bytes += bytes;
         self.records.insert(mark, cached);
         self.order.insert(used, mark);
-        while self.bytes > self.max_bytes
+        while self.bytes > max_bytes
             && let Some((_, oldest)) = self.order.pop_first()
         {
             self.remove(oldest);

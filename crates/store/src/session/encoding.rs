@@ -54,7 +54,7 @@ impl SessionRecord {
         ));
         writer.bytes(MAGIC);
         writer.u16(RECORD_FORMAT);
-        writer.u8(precision_code(self.identity.precision));
+        writer.precision(self.identity.precision);
         writer.u16(self.identity.revision);
         writer.text(self.key.owner.as_str());
         writer.text(self.key.id.as_str());
@@ -141,9 +141,13 @@ impl Writer {
         self.bytes(&value.to_le_bytes());
     }
 
-    fn count(&mut self, count: usize) {
+    pub(crate) fn count(&mut self, count: usize) {
         let count = u32::try_from(count).expect("lengths are checked before they are written");
         self.bytes(&count.to_le_bytes());
+    }
+
+    pub(crate) fn precision(&mut self, precision: Precision) {
+        self.u8(precision_code(precision));
     }
 
     /// A text of at most 64 KiB; longer ones are rejected where they are made.
@@ -239,6 +243,13 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// As `take`, but shares the bytes instead of borrowing them.
+    pub(crate) fn slice(&mut self, count: usize) -> Result<Bytes, RecordError> {
+        let from = self.at;
+        self.take(count)?;
+        Ok(self.bytes.slice(from..self.at))
+    }
+
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
         let taken = self.rest().first_chunk::<N>();
         let taken = taken.ok_or(RecordError::Content("it ends too early"))?;
@@ -258,7 +269,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn count(&mut self) -> Result<usize, RecordError> {
+    pub(crate) fn count(&mut self) -> Result<usize, RecordError> {
         Ok(u32::from_le_bytes(self.array()?) as usize)
     }
 
@@ -331,9 +342,7 @@ impl<'a> Reader<'a> {
             (0, _) => None,
             (1, _) => {
                 let length = self.count()?;
-                let from = self.at;
-                self.take(length)?;
-                Some(self.bytes.slice(from..self.at))
+                Some(self.slice(length)?)
             }
             (2, Some(begin)) => begin.network.clone(),
             _ => return Err(RecordError::Content("a state is of an unknown kind")),

@@ -4,9 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The revision of the arithmetic that this version computes with. A session
-/// of another revision is rejected: its text would silently change.
-pub const ARITHMETIC_REVISION: u16 = 1;
+pub use charlstm_model::decode_step::{ARITHMETIC_REVISION, Precision};
 
 /// A version of a model, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,31 +18,6 @@ pub struct ModelVersion {
 impl fmt::Display for ModelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.name, self.version)
-    }
-}
-
-/// The number format that a session's state is computed and stored in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Weights and state are float32.
-    Float32,
-    /// Weights and hidden state are int8, the cell state is float32.
-    Int8,
-}
-
-impl Precision {
-    /// The name on the wire and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Int8 => "int8",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

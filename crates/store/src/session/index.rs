@@ -27,6 +27,12 @@ use super::storage::{
 };
 use super::tombstones::{NameDigest, Tombstone, Tombstones};
 
+/// Memory of a session in the index, with its id, as measured with a million.
+const SESSION_BYTES: u64 = 300;
+
+/// Memory of a tombstone.
+const TOMBSTONE_BYTES: u64 = 60;
+
 /// Maximum number of deleted model versions that are remembered. An `open`
 /// that looked its model up before the deletion is milliseconds old.
 const MAX_RETIRED_MODELS: usize = 10_000;
@@ -46,7 +52,7 @@ pub(super) struct IndexRow {
 }
 
 /// A change that a backend makes durable as a whole or not at all.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Change {
     pub(super) puts: Vec<(SessionKey, IndexRow, Bytes)>,
     pub(super) deletes: Vec<SessionKey>,
@@ -173,6 +179,8 @@ pub(super) struct Index {
     bytes: u64,
     /// What the changes that are not durable yet will add.
     planned: Growth,
+    /// Sessions that such changes remove.
+    removing: u64,
     evicted: BTreeMap<EvictionReason, u64>,
     pub(super) is_closed: bool,
 }
@@ -197,6 +205,7 @@ impl Index {
             in_use: 0,
             bytes: 0,
             planned: Growth::default(),
+            removing: 0,
             evicted: BTreeMap::new(),
             is_closed: false,
         }
@@ -300,7 +309,7 @@ impl Index {
         {
             return Err(SessionError::OwnerLimit { limit });
         }
-        let all = self.sessions() + self.pending;
+        let all = self.sessions() - self.removing + self.pending;
         if all >= self.limits.max_sessions && self.oldest_idle().is_none() {
             return Err(SessionError::Full);
         }
@@ -318,19 +327,42 @@ impl Index {
         Ok(())
     }
 
-    /// Adds a stored session at startup.
-    ///
-    /// # Errors
-    /// The key is there already.
-    pub(super) fn load(&mut self, key: &SessionKey, row: &IndexRow) -> Result<(), SessionError> {
-        if self.find(key).is_some() {
-            return Err(SessionError::Exists);
-        }
+    /// Adds a stored session at startup, in place of an earlier version.
+    pub(super) fn load(&mut self, key: &SessionKey, row: &IndexRow) {
+        self.unload(key);
         self.next_mark = self.next_mark.max(row.mark + 1);
         let slot = self.insert(key, row, false);
         self.add_to_order(slot);
         self.bytes += u64::from(row.bytes);
-        Ok(())
+    }
+
+    /// Removes a session at startup that was loaded and is gone.
+    pub(super) fn unload(&mut self, key: &SessionKey) {
+        if let Some(slot) = self.find(key) {
+            self.remove(slot);
+        }
+    }
+
+    /// Adds a tombstone at startup for a session whose row is damaged.
+    pub(super) fn load_damaged(&mut self, key: &SessionKey) -> Tombstone {
+        self.unload(key);
+        let tombstone = Tombstone {
+            name: NameDigest::of(key),
+            reason: EvictionReason::Damaged,
+            sequence: self.next_mark(),
+        };
+        self.tombstones.insert(tombstone);
+        tombstone
+    }
+
+    /// Whether there is a session of a key, pending or not.
+    pub(super) fn contains(&self, key: &SessionKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// Removes a tombstone at startup.
+    pub(super) fn unload_tombstone(&mut self, name: NameDigest) {
+        self.tombstones.remove(name);
     }
 
     /// Adds a stored tombstone at startup.
@@ -446,14 +478,19 @@ impl Index {
         plan
     }
 
-    /// Plans to move the damaged record of a session aside. `None` if the
-    /// session is gone or a call has it that is not `lease`.
+    /// Plans to move the damaged record with this mark aside. `None` if the
+    /// session is gone, has another record, or if somebody else than `lease`
+    /// has it.
     pub(super) fn plan_damaged(
         &mut self,
         key: &SessionKey,
+        mark: u64,
         lease: Option<&Arc<LeaseState>>,
     ) -> Option<Plan> {
         let slot = self.find(key)?;
+        if self.entry(slot).mark != mark {
+            return None;
+        }
         match (&self.entry(slot).holder, lease) {
             (None, _) => {}
             (Some(holder), Some(lease)) if Arc::ptr_eq(holder, lease) => {}
@@ -504,6 +541,7 @@ impl Index {
             bytes: -i64::from(entry.bytes),
         };
         self.planned.add(growth);
+        self.removing += growth.sessions.unsigned_abs();
         plan.change.deletes.push(key);
         plan.effects.push(Effect::Remove {
             slot: SlotRef { slot, serial },
@@ -539,6 +577,7 @@ impl Index {
                     growth,
                 } => {
                     self.planned.subtract(growth);
+                    self.removing -= growth.sessions.unsigned_abs();
                     if let Some(entry) = self.entry_of(slot) {
                         applied.dropped.push(entry.mark);
                         self.remove(slot.slot);
@@ -551,6 +590,7 @@ impl Index {
                 Effect::ForgetName(name) => self.tombstones.remove(name),
             }
         }
+        applied.index_bytes = self.memory_bytes();
         applied
     }
 
@@ -599,6 +639,7 @@ impl Index {
                     growth,
                 } => {
                     self.planned.subtract(growth);
+                    self.removing -= growth.sessions.unsigned_abs();
                     if let Some(tombstone) = evicted {
                         self.tombstones.take_back(tombstone);
                     }
@@ -815,6 +856,11 @@ impl Index {
         slots.find(|&slot| self.entry(slot).holder.is_none())
     }
 
+    /// An estimate of the memory that the index takes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.sessions() * SESSION_BYTES + self.tombstones.len() as u64 * TOMBSTONE_BYTES
+    }
+
     fn sessions(&self) -> u64 {
         self.order.len() as u64
     }
@@ -839,7 +885,7 @@ impl Index {
         }
     }
 
-    fn next_mark(&mut self) -> u64 {
+    pub(super) fn next_mark(&mut self) -> u64 {
         let mark = self.next_mark;
         self.next_mark += 1;
         mark
@@ -1011,6 +1057,8 @@ pub(super) struct Applied {
     pub(super) dropped: Vec<u64>,
     /// Leases that have ended.
     pub(super) ended: Vec<Arc<LeaseState>>,
+    /// Memory of the index now, in bytes.
+    pub(super) index_bytes: u64,
 }
 
 fn check_revision(identity: &SessionIdentity) -> Result<(), SessionError> {

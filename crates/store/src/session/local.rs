@@ -5,13 +5,12 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::cache::RecordCache;
-use super::clock::RunningClock;
+use super::clock::{RunningClock, now_unix_ms};
 use super::error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 use super::identity::{ModelVersion, SessionIdentity};
 use super::index::{Applied, Change, Index, OpenStep, Plan};
@@ -44,6 +43,9 @@ pub(super) trait Backing: fmt::Debug + Send + Sync + 'static {
 
     /// Records moved aside because they were damaged, over all runs.
     fn damaged(&self) -> u64;
+
+    /// Memory that the backing takes, in bytes.
+    fn memory_bytes(&self) -> u64;
 
     /// Copies everything to a folder.
     fn backup(&self, folder: &Path) -> StorageFuture<'static, Result<(), SessionError>>;
@@ -126,14 +128,17 @@ impl LocalSessions {
         if self.durability == Durability::Relaxed {
             // Applied in the order in which it is queued; the backing repeats
             // what it could not write, as long as the process lives.
-            let submitted = self.backing.submit(change, Box::new(|_| ()));
-            let applied = index.apply(plan);
+            let result = match self.backing.submit(change, Box::new(|_| ())) {
+                Submitted::Queued => Ok(()),
+                Submitted::Now(_, result) => result,
+            };
+            let applied = match &result {
+                Ok(()) => index.apply(plan),
+                Err(_) => index.take_back(plan),
+            };
             drop(index);
             self.finish(applied);
-            if let Submitted::Now(done, result) = submitted {
-                done(result);
-            }
-            let _ = sender.send(Ok(()));
+            let _ = sender.send(result.map_err(SessionError::from));
             return outcome;
         }
         let sessions = Arc::clone(self);
@@ -157,6 +162,7 @@ impl LocalSessions {
     /// Does what follows from a change outside of the index.
     fn finish(&self, applied: Applied) {
         let mut cache = self.cache();
+        cache.reserve(self.backing.memory_bytes() + applied.index_bytes);
         for mark in applied.dropped {
             cache.remove(mark);
         }
@@ -232,6 +238,8 @@ impl LocalSessions {
         mark: u64,
     ) -> Result<OpenedSession, SessionError> {
         let record = self.read(lease.key(), mark, Some(&lease.state)).await?;
+        // Only a deletion takes a session from under its lease.
+        let record = record.ok_or(SessionError::Unknown)?;
         self.cache().insert(mark, Arc::clone(&record));
         let is_rewind = match &mut lease.start {
             Some(start) => {
@@ -256,19 +264,20 @@ impl LocalSessions {
         })
     }
 
-    /// Reads a record, and moves it aside if it is damaged.
+    /// Reads the record with this mark, and moves it aside if it is damaged.
+    /// `None` if it was deleted or replaced meanwhile.
     async fn read(
         self: &Arc<Self>,
         key: &SessionKey,
         mark: u64,
         lease: Option<&Arc<LeaseState>>,
-    ) -> Result<Arc<SessionRecord>, SessionError> {
+    ) -> Result<Option<Arc<SessionRecord>>, SessionError> {
         if let Some(record) = self.cache().get(mark) {
-            return Ok(record);
+            return Ok(Some(record));
         }
         let error = match self.backing.read(key).await {
             Ok(bytes) => match SessionRecord::decode(&bytes) {
-                Ok(record) if record.key == *key => return Ok(Arc::new(record)),
+                Ok(record) if record.key == *key => return Ok(Some(Arc::new(record))),
                 Ok(_) => RecordError::Content("it is the record of another session"),
                 Err(error) => error,
             },
@@ -279,23 +288,25 @@ impl LocalSessions {
             // Not damaged: written by another version.
             return Err(error.into());
         }
+        let Some(outcome) = self.move_aside(key, mark, lease) else {
+            return Ok(None);
+        };
         tracing::error!(session = %key, %error, "the record of a session is damaged and is moved aside");
-        settled(self.move_aside(key, lease)?).await?;
+        settled(outcome).await?;
         Err(SessionError::Evicted(EvictionReason::Damaged))
     }
 
+    /// Moves a damaged record aside, unless it was deleted or replaced since
+    /// it was read.
     fn move_aside(
         self: &Arc<Self>,
         key: &SessionKey,
+        mark: u64,
         lease: Option<&Arc<LeaseState>>,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Option<Outcome> {
         let mut index = self.index();
-        // Otherwise it was deleted or changed since it was read.
-        let plan = index.plan_damaged(key, lease).ok_or(SessionError::Busy {
-            leaving: true,
-            replica: None,
-        })?;
-        Ok(self.submit(index, plan))
+        let plan = index.plan_damaged(key, mark, lease)?;
+        Some(self.submit(index, plan))
     }
 
     /// Plans and submits a commit.
@@ -350,7 +361,6 @@ impl LocalSessions {
         lease: SessionLease,
         record: SessionRecord,
     ) -> Result<Outcome, SessionError> {
-        self.backing.check()?;
         // Outside of the lock: the checksum takes longer than the plan.
         let encoded = record.encode()?;
         let mut plan = Plan::default();
@@ -406,7 +416,11 @@ impl LocalSessions {
     ) -> Result<Arc<SessionRecord>, SessionError> {
         loop {
             match self.idle_mark(key)? {
-                Ok(mark) => return self.read(key, mark, None).await,
+                Ok(mark) => {
+                    if let Some(record) = self.read(key, mark, None).await? {
+                        return Ok(record);
+                    }
+                }
                 Err(holder) => holder.wait_until_ended().await,
             }
         }
@@ -488,13 +502,6 @@ fn repeats_last_call(lease: &SessionLease, commit: &SessionCommit) -> bool {
 async fn settled(outcome: Outcome) -> Result<(), SessionError> {
     // The sender is only dropped without an answer if the writer panicked.
     outcome.await.unwrap_or(Err(SessionError::Stopping))
-}
-
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 /// A backend that is [`LocalSessions`] on some backing.

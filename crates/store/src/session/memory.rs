@@ -81,6 +81,10 @@ impl Backing for Memory {
         0
     }
 
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     fn backup(&self, _folder: &Path) -> StorageFuture<'static, Result<(), SessionError>> {
         let nothing = StorageUnavailable {
             retry_after: Duration::MAX,

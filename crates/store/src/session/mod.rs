@@ -15,11 +15,9 @@
 //!    client told that the call has finished. A call that is to change
 //!    nothing drops the lease instead.
 
-// The embedded backend, which follows, uses the rest.
-#![allow(dead_code)]
-
 mod cache;
 mod clock;
+mod embedded;
 mod encoding;
 mod error;
 mod identity;
@@ -37,6 +35,7 @@ mod tombstones;
 mod tests;
 
 pub use clock::RunningClock;
+pub use embedded::{EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError};
 pub use encoding::RECORD_FORMAT;
 pub use error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 pub use identity::{ARITHMETIC_REVISION, ModelVersion, Precision, SessionIdentity};

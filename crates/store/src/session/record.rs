@@ -2,6 +2,7 @@
 //! repeat its last call.
 
 use bytes::Bytes;
+pub use charlstm_model::sampler::RandomState;
 
 use super::error::RecordError;
 use super::identity::SessionIdentity;
@@ -26,16 +27,6 @@ pub const MAX_POSITION: u64 = 1 << 53;
 /// unread characters, some thousands; a repeat of a call adds
 /// [`MAX_REPLAY_CHARS`].
 pub const MAX_UNFED_CHARS: usize = 64 * 1024;
-
-/// A place in a sequence of random numbers: the seed, and how many numbers
-/// were drawn since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RandomState {
-    /// Seed of the sequence.
-    pub seed: u64,
-    /// Numbers drawn, one for each generated character.
-    pub draws: u64,
-}
 
 /// A point in a text from which generation continues. The same point can be
 /// written in several ways, with an older network state and more unfed

@@ -465,7 +465,7 @@ fn a_rejected_training_leaves_nothing_behind() {
     long.batch_size = Some(100);
     let error = start(&jobs, &long).err().unwrap();
     assert!(
-        error.to_string().contains("at least 200 characters"),
+        error.to_string().contains("at least 200"),
         "{error}"
     );
     let mut prime = spec();

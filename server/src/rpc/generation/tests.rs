@@ -12,9 +12,13 @@ fn request() -> pb::GenerateRequest {
     }
 }
 
-/// The field that a request is refused for.
+fn validate(request: pb::GenerateRequest) -> Result<GenerateCall, Status> {
+    generate_call(request, &Owner::admin(), None)
+}
+
+/// The field that a request is rejected for.
 fn violation(request: pb::GenerateRequest) -> String {
-    let status = generate_call(request, None).unwrap_err();
+    let status = validate(request).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     let details = status.get_error_details();
     let violations = &details.bad_request().unwrap().field_violations;
@@ -22,18 +26,18 @@ fn violation(request: pb::GenerateRequest) -> String {
 }
 
 #[test]
-fn fields_that_are_not_set_take_their_defaults() {
-    let call = generate_call(request(), None).unwrap();
+fn fields_that_are_not_set_have_their_defaults() {
+    let call = validate(request()).unwrap();
     assert_eq!(call.max_chars, 200);
     assert_eq!(call.settings, SamplingSettings::default());
     assert_eq!((call.session, call.seed), (None, None));
     let mut empty = request();
     empty.session_id = Some(String::new());
-    assert_eq!(generate_call(empty, None).unwrap().session, None);
+    assert_eq!(validate(empty).unwrap().session, None);
 }
 
 #[test]
-fn fields_outside_their_limits_are_named() {
+fn fields_out_of_range_are_named() {
     let with = |change: fn(&mut pb::GenerateRequest)| {
         let mut request = request();
         change(&mut request);
@@ -42,6 +46,7 @@ fn fields_outside_their_limits_are_named() {
     assert_eq!(with(|r| r.max_chars = Some(1_000_001)), "max_chars");
     assert_eq!(with(|r| r.session_id = Some("a b".into())), "session_id");
     assert_eq!(with(|r| r.expected_position = Some(0)), "expected_position");
+    assert_eq!(with(|r| r.precision = Some("int4".into())), "precision");
     assert_eq!(with(|r| r.stop = vec!["a".into(); 17]), "stop");
     assert_eq!(
         with(|r| r.stop = vec!["a".into(), String::new()]),
@@ -63,6 +68,29 @@ fn fields_outside_their_limits_are_named() {
 }
 
 #[test]
+fn a_session_belongs_to_the_caller() {
+    let mut named = request();
+    named.session_id = Some("chat".into());
+    named.precision = Some("float32".into());
+    let owner = Owner::new("bob").unwrap();
+    let call = generate_call(named, &owner, None).unwrap();
+    assert_eq!(call.session.unwrap().owner, owner);
+    assert_eq!(call.precision, Some(Precision::Float32));
+}
+
+#[test]
+fn client_held_sessions_are_not_ignored_in_silence() {
+    let mut held = request();
+    held.return_session = Some(true);
+    let mut started = request();
+    started.session_snapshot = vec![1].into();
+    for request in [held, started] {
+        let status = validate(request).unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented);
+    }
+}
+
+#[test]
 fn every_event_becomes_the_message_of_its_kind() {
     use pb::generate_response::Event;
     let finished = generate_response(GenerationEvent::Finished(Finished {
@@ -72,7 +100,7 @@ fn every_event_becomes_the_message_of_its_kind() {
         seconds: 0.5,
     }));
     let Some(Event::Finished(finished)) = finished.event else {
-        panic!("not a finish");
+        panic!("another event");
     };
     assert_eq!(finished.reason(), pb::FinishReason::Stop);
     assert_eq!((finished.chars, finished.position), (3, 9));

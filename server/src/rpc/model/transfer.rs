@@ -1,13 +1,13 @@
-//! Export and import of models as streams of bytes, with a bounded number of
-//! chunks in memory.
+//! Models as streams of chunks, out and in, with a bounded number of chunks in
+//! memory at a time.
 
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
-use charlstm_proto::v1 as proto;
-use proto::export_model_response::Payload as Exported;
-use proto::import_model_request::Payload as Imported;
+use charlstm_proto::v1 as pb;
+use pb::export_model_response::Payload as Exported;
+use pb::import_model_request::Payload as Imported;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,16 +19,16 @@ use charlstm_model::model_id::check_name;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::{ModelDescription, ModelId, Repository, RepositoryError, Upload};
 
-/// Bytes of an exported chunk: far below the 4 MiB that clients accept by
-/// default.
+/// Size of an exported chunk in bytes: far below the 4 MiB that clients accept
+/// by default.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Maximum number of chunks buffered between the disk and the network.
+/// Number of chunks buffered between the disk and the network.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-type ExportMessage = Result<proto::ExportModelResponse, Status>;
+type ExportMessage = Result<pb::ExportModelResponse, Status>;
 
-/// A model file that is being sent to a client.
+/// The export of one file.
 pub(super) struct Export {
     repository: Repository,
     file: File,
@@ -46,13 +46,13 @@ impl Export {
         })
     }
 
-    /// Sends the file from a thread that may block on the disk and on the
-    /// client. Ends when the client disconnects.
+    /// Starts to send the file, on a thread that may wait for the disk and for
+    /// the client. It ends when the client leaves.
     pub(super) fn start(self) -> ReceiverStream<ExportMessage> {
         let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
         tokio::task::spawn_blocking(move || {
             if let Err(status) = self.send(&sender) {
-                // If the client has disconnected, nobody needs the error.
+                // Fails only if the client has left.
                 let _ = sender.blocking_send(Err(status));
             }
         });
@@ -61,10 +61,10 @@ impl Export {
 
     fn send(mut self, sender: &mpsc::Sender<ExportMessage>) -> Result<(), Status> {
         let id = &self.description.id;
-        let message = |payload| proto::ExportModelResponse {
+        let message = |payload| pb::ExportModelResponse {
             payload: Some(payload),
         };
-        let header = Exported::Header(proto::ExportModelHeader {
+        let header = Exported::Header(pb::ExportModelHeader {
             name: id.name.clone(),
             version: id.version,
             bytes: self.description.bytes,
@@ -88,9 +88,10 @@ impl Export {
                 return Ok(());
             }
         }
-        // The chunks are sent already; the final status says that they are wrong.
+        // What was sent cannot be taken back, but the client learns that it is
+        // damaged.
         if <[u8; 32]>::from(digest.finalize()) != self.description.digest {
-            let reason = "its bytes are not those that were stored".to_owned();
+            let reason = "its content differs from what was stored".to_owned();
             self.repository.mark_damaged(id, &reason);
             let error = RepositoryError::Damaged {
                 id: id.clone(),
@@ -102,11 +103,11 @@ impl Export {
     }
 }
 
-/// Stores a model that a client streams. Nothing is left of it if the client
-/// disconnects or the file is not a model.
+/// Stores the model that a client streams. Nothing is left behind if the client
+/// leaves or the file is not a model.
 pub(super) async fn import(
     repository: &Repository,
-    mut stream: Streaming<proto::ImportModelRequest>,
+    mut stream: Streaming<pb::ImportModelRequest>,
 ) -> Result<ModelId, Status> {
     let header = match stream.message().await?.and_then(|message| message.payload) {
         Some(Imported::Header(header)) => header,
@@ -117,19 +118,19 @@ pub(super) async fn import(
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let repository = repository.clone();
     let storing = tokio::spawn(run_blocking(move || store(&repository, &header, receiver)));
-    // If `sender` is dropped before `End`, the client has disconnected.
+    // If `sender` is dropped before it has sent `End`, the client has left.
     loop {
         let part = match stream.message().await?.map(|message| message.payload) {
             Some(Some(Imported::Chunk(chunk))) => Part::Chunk(chunk),
             Some(_) => {
-                let reason = "must be in each message after the first";
-                return Err(status::invalid("chunk", reason));
+                let requirement = "must be in each message after the first";
+                return Err(status::invalid("chunk", requirement));
             }
             None => Part::End,
         };
-        let ended = matches!(part, Part::End);
-        // If the receiver is gone, `storing` has the reason.
-        if sender.send(part).await.is_err() || ended {
+        let is_end = matches!(part, Part::End);
+        // If the receiver is gone, storing has failed: see below.
+        if sender.send(part).await.is_err() || is_end {
             break;
         }
     }
@@ -137,29 +138,28 @@ pub(super) async fn import(
     let stored = storing.await.map_err(|error| status::internal(&error))??;
     match stored {
         Ok(Some(id)) => Ok(id),
-        // The sender is dropped without an end only if the client disconnects.
-        Ok(None) => Err(status::internal(&"an import stopped before its end")),
+        // `End` was sent, or `store` has ended with an error.
+        Ok(None) => Err(status::internal(&"an import ended without its end")),
         Err(error) => Err(status::repository("header.name", &error)),
     }
 }
 
-/// A message to the thread that stores the model.
+/// A part of an upload, for the thread that stores it.
 enum Part {
     Chunk(Bytes),
     End,
 }
 
-/// The header of an import, validated.
+/// A checked header of an upload.
 struct ImportHeader {
     name: String,
-    format: proto::ModelFormat,
+    format: pb::ModelFormat,
     vocabulary: Option<Vocabulary>,
 }
 
-fn check_header(header: proto::ImportModelHeader) -> Result<ImportHeader, Status> {
-    check_name(&header.name)
-        .map_err(|error| status::repository("header.name", &RepositoryError::from(error)))?;
-    let format = proto::ModelFormat::try_from(header.format)
+fn check_header(header: pb::ImportModelHeader) -> Result<ImportHeader, Status> {
+    check_name(&header.name).map_err(|error| status::repository("header.name", &error.into()))?;
+    let format = pb::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
     Ok(ImportHeader {
@@ -169,7 +169,8 @@ fn check_header(header: proto::ImportModelHeader) -> Result<ImportHeader, Status
     })
 }
 
-/// Returns `None` if the client disconnected.
+/// Stores the parts as they arrive, and publishes the model at the end. `None`
+/// if the client has left. Blocks.
 fn store(
     repository: &Repository,
     header: &ImportHeader,
@@ -191,9 +192,9 @@ fn publish(
     upload: Upload,
 ) -> Result<ModelId, RepositoryError> {
     let is_torch_checkpoint = match header.format {
-        proto::ModelFormat::Pth => true,
-        proto::ModelFormat::Safetensors => false,
-        proto::ModelFormat::Unspecified => upload.is_torch_checkpoint(),
+        pb::ModelFormat::Pth => true,
+        pb::ModelFormat::Safetensors => false,
+        pb::ModelFormat::Unspecified => upload.is_torch_checkpoint(),
     };
     let vocabulary = header.vocabulary.as_ref();
     if is_torch_checkpoint {

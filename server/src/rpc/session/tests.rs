@@ -2,56 +2,78 @@
 
 use std::time::Duration;
 
+use charlstm_engine::{GenerateError, ImportError};
+use charlstm_store::session::{EvictionReason, RecordError, StorageUnavailable};
 use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::*;
-use charlstm_engine::generation::{GenerateError, ImportError};
-use charlstm_engine::sessions::Reason;
-use charlstm_engine::sessions::snapshot::SnapshotError;
 
-fn id() -> SessionId {
-    SessionId::new("chat").unwrap()
+fn status_of(error: &SessionError) -> Status {
+    status::session_error(&SessionId::new("chat").unwrap(), error)
 }
 
 #[test]
-fn each_way_a_session_cannot_be_had_has_its_code_and_reason() {
-    let mismatch = SessionError::PositionMismatch {
+fn each_reason_that_a_session_cannot_be_used_has_its_own_code_and_name() {
+    use SessionError as E;
+    let mismatch = E::PositionMismatch {
         expected: 1,
         position: 2,
         last_call_position: 0,
     };
+    let busy = |replica: Option<&str>| E::Busy {
+        leaving: false,
+        replica: replica.map(Into::into),
+    };
+    let fenced = E::Fenced { replica: None };
     for (error, code, reason) in [
-        (SessionError::Unknown, Code::NotFound, "SESSION_NOT_FOUND"),
+        (E::Unknown, Code::NotFound, "SESSION_NOT_FOUND"),
         (
-            SessionError::Evicted(Reason::Idle),
+            E::Evicted(EvictionReason::Idle),
             Code::NotFound,
             "SESSION_EVICTED_IDLE",
         ),
         (
-            SessionError::Evicted(Reason::Capacity),
+            E::Evicted(EvictionReason::Capacity),
             Code::NotFound,
             "SESSION_EVICTED_CAPACITY",
         ),
         (
-            SessionError::Evicted(Reason::Restart),
+            E::Evicted(EvictionReason::Restart),
             Code::NotFound,
             "SESSION_LOST_RESTART",
         ),
         (
-            SessionError::Busy { leaving: false },
-            Code::Aborted,
-            "SESSION_BUSY",
+            E::Evicted(EvictionReason::ModelGone),
+            Code::NotFound,
+            "SESSION_EVICTED_MODEL_GONE",
         ),
-        (mismatch, Code::FailedPrecondition, "POSITION_MISMATCH"),
         (
-            SessionError::Full,
-            Code::ResourceExhausted,
-            "TOO_MANY_SESSIONS",
+            E::Evicted(EvictionReason::Damaged),
+            Code::NotFound,
+            "SESSION_DAMAGED",
         ),
-        (SessionError::Exists, Code::AlreadyExists, "SESSION_EXISTS"),
+        (busy(None), Code::Aborted, "SESSION_BUSY"),
+        (busy(Some("b")), Code::Aborted, "SESSION_BUSY"),
+        (mismatch, Code::FailedPrecondition, "POSITION_MISMATCH"),
+        (E::Full, Code::ResourceExhausted, "TOO_MANY_SESSIONS"),
+        (E::Exists, Code::AlreadyExists, "SESSION_EXISTS"),
+        (E::Deleted, Code::Aborted, "SESSION_DELETED"),
+        (fenced, Code::Aborted, "SESSION_FENCED"),
+        (E::CommitUnknown, Code::Unavailable, "COMMIT_UNKNOWN"),
+        (E::Stopping, Code::Unavailable, "SERVER_STOPPING"),
+        (
+            E::UnknownRevision(7),
+            Code::FailedPrecondition,
+            "SESSION_OTHER_REVISION",
+        ),
+        (
+            E::Record(RecordError::Format(9)),
+            Code::FailedPrecondition,
+            "SESSION_OTHER_FORMAT",
+        ),
     ] {
-        let status = status::session_error(&id(), error);
+        let status = status_of(&error);
         assert_eq!(status.code(), code);
         assert!(status.message().starts_with("session chat: "));
         let details = status.get_error_details();
@@ -60,7 +82,55 @@ fn each_way_a_session_cannot_be_had_has_its_code_and_reason() {
 }
 
 #[test]
-fn overload_tells_when_to_try_again() {
+fn a_position_mismatch_reports_the_positions_that_the_client_needs() {
+    let status = status_of(&SessionError::PositionMismatch {
+        expected: 1,
+        position: 12,
+        last_call_position: 7,
+    });
+    let details = status.get_error_details();
+    let metadata = &details.error_info().unwrap().metadata;
+    assert_eq!(metadata["position"], "12");
+    assert_eq!(metadata["last_call_position"], "7");
+}
+
+#[test]
+fn a_busy_session_reports_the_replica_that_has_it() {
+    let status = status_of(&SessionError::Busy {
+        leaving: false,
+        replica: Some("west".into()),
+    });
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().unwrap().metadata["replica"], "west");
+}
+
+#[test]
+fn an_evicted_session_says_how_to_use_its_id_again() {
+    let status = status_of(&SessionError::Evicted(EvictionReason::Idle));
+    let message = status.message();
+    assert!(message.contains("--session-ttl"), "{message}");
+    assert!(
+        message.contains("delete it to use its id again"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_unavailable_storage_reports_the_delay_and_hides_the_cause() {
+    let retry_after = Duration::from_secs(3);
+    let status = status_of(&SessionError::Unavailable(StorageUnavailable {
+        retry_after,
+        cause: "/secret: no space left".into(),
+    }));
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(!status.message().contains("secret"));
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "STORAGE_UNAVAILABLE");
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(retry_after));
+}
+
+#[test]
+fn an_overloaded_server_reports_when_to_retry() {
     let retry_after = Duration::from_secs(1);
     let status = status::generate_error(&GenerateError::Overloaded { retry_after }, "prime");
     assert_eq!(status.code(), Code::ResourceExhausted);
@@ -69,7 +139,7 @@ fn overload_tells_when_to_try_again() {
 }
 
 #[test]
-fn what_broke_inside_is_not_told_outside() {
+fn details_of_an_internal_error_are_not_sent_to_the_client() {
     let error = GenerateError::Internal("a secret path".to_owned());
     let status = status::generate_error(&error, "prime");
     assert_eq!(status.code(), Code::Internal);
@@ -77,8 +147,8 @@ fn what_broke_inside_is_not_told_outside() {
 }
 
 #[test]
-fn bytes_that_are_no_session_are_the_callers_mistake() {
-    let status = status::import_error(&ImportError::Snapshot(SnapshotError::Checksum));
+fn bytes_that_are_not_a_session_are_an_invalid_argument() {
+    let status = status::import_error(&ImportError::Record(RecordError::Checksum));
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().starts_with("data: "));
 }

@@ -1,32 +1,58 @@
-//! What the errors of the generation engine are on the wire.
+//! How the errors of the generation engine become statuses.
 
+use charlstm_engine::{GenerateError, ModelSourceError};
+use charlstm_model::sampler::SamplingError;
 use tonic::{Code, Status};
 
 use super::{full, internal, invalid, refused, session_error};
-use charlstm_engine::generation::{GenerateError, ModelSourceError};
-use charlstm_model::sampler::SamplingError;
 
-/// A sampling setting outside its limits.
+/// Returns the status of a sampling parameter that is out of range.
 pub(in crate::rpc) fn bad_sampling(error: &SamplingError) -> Status {
     invalid(&format!("sampling.{}", error.field), error.to_string())
 }
 
-/// Why a text could not be generated or scored; `text_field` is where the
-/// request has its text.
+/// Returns the status of a precision that does not exist.
+pub(in crate::rpc) fn bad_precision(name: &str) -> Status {
+    invalid(
+        "precision",
+        format!("must be float32 or int8, not {name:?}"),
+    )
+}
+
+/// Returns the status of a call with a client-held session.
+pub(in crate::rpc) fn snapshots_unavailable() -> Status {
+    refused(
+        Code::Unimplemented,
+        "SNAPSHOTS_UNAVAILABLE",
+        "this server does not support session_snapshot and return_session; use a session_id",
+    )
+}
+
+/// Returns the status of a generation or a score that failed. `text_field` is
+/// the field of the request that contains the text.
 pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) -> Status {
     let text = error.to_string();
     match error {
         GenerateError::Model(error) => model_source_error(error),
         GenerateError::UnknownCharacter(_)
-        | GenerateError::EmptyPrime
-        | GenerateError::PrimeTooLong { .. }
+        | GenerateError::EmptyPrompt
+        | GenerateError::TextTooLong { .. }
         | GenerateError::TextTooShort(_) => invalid(text_field, text),
-        GenerateError::Session { id, error } => session_error(id, *error),
+        GenerateError::Session { id, error } => session_error(id, error),
         GenerateError::OtherModel { .. } => {
             refused(Code::FailedPrecondition, "SESSION_OTHER_MODEL", text)
         }
         GenerateError::SessionModelGone { .. } => {
             refused(Code::FailedPrecondition, "SESSION_MODEL_GONE", text)
+        }
+        GenerateError::OtherPrecision { .. } => {
+            refused(Code::FailedPrecondition, "SESSION_OTHER_PRECISION", text)
+        }
+        GenerateError::PrecisionUnavailable { .. } => {
+            refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
+        }
+        GenerateError::PositionLimit { .. } => {
+            refused(Code::FailedPrecondition, "POSITION_LIMIT", text)
         }
         GenerateError::Overloaded { retry_after } => full("OVERLOADED", text, *retry_after),
         GenerateError::Deadline => refused(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", text),

@@ -1,8 +1,9 @@
-//! How errors become gRPC statuses. The only place where a `Status` is made:
-//! the builders are here, the mapping of each layer's errors in a file of its
-//! own, each one exhaustive `match`.
+//! How errors become gRPC statuses. A `Status` is created only here: the
+//! builders are in this file, and the errors of each crate are mapped in a
+//! file of their own, with an exhaustive `match`.
 
 mod disk;
+mod excerpt;
 mod generation;
 mod repository;
 mod session;
@@ -13,55 +14,109 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-pub(super) use self::repository::repository;
-pub(super) use generation::{bad_sampling, generate_error};
-pub(super) use session::{bad_session_id, import_error, session_error};
+pub(super) use self::repository::{model_in_use, repository};
+use excerpt::shorten;
+pub(super) use generation::{bad_precision, bad_sampling, generate_error, snapshots_unavailable};
+pub(super) use session::{bad_session_id, import_error, session_error, session_store_error};
 
 /// `ErrorInfo.domain` of every status.
 const DOMAIN: &str = "charlstm.v1";
 
-/// INVALID_ARGUMENT with a `BadRequest` violation of `field`, as it is named
-/// in the contract.
+/// Returns INVALID_ARGUMENT with a `BadRequest` violation of `field`, which is
+/// named as in the contract.
 pub(super) fn invalid(field: &str, message: impl Into<String>) -> Status {
-    let message = message.into();
+    let message = shorten(message.into());
     let details = ErrorDetails::with_bad_request_violation(field, &message);
     let text = format!("{field}: {message}");
     Status::with_error_details(Code::InvalidArgument, text, details)
 }
 
-/// A status with an `ErrorInfo` reason, in UPPER_SNAKE_CASE.
+/// Returns a status with an `ErrorInfo` reason, in UPPER_SNAKE_CASE.
 pub(super) fn refused(code: Code, reason: &str, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, []);
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, shorten(message.into()), details)
 }
 
-/// RESOURCE_EXHAUSTED that tells when to try again.
+/// Returns RESOURCE_EXHAUSTED with the delay after which a retry is worthwhile.
 pub(super) fn full(reason: &str, message: impl Into<String>, retry_after: Duration) -> Status {
     let mut details = ErrorDetails::with_retry_info(Some(retry_after));
     details.set_error_info(reason, DOMAIN, []);
-    Status::with_error_details(Code::ResourceExhausted, message, details)
+    Status::with_error_details(Code::ResourceExhausted, shorten(message.into()), details)
 }
 
-/// INTERNAL with a fixed text. The detail goes to the log, not to the caller.
+/// Returns UNAVAILABLE with the delay after which a retry is worthwhile.
+/// Clients retry it after that delay, and do not take it for a broken
+/// connection.
+pub(super) fn unavailable(
+    reason: &str,
+    message: impl Into<String>,
+    retry_after: Duration,
+) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(retry_after));
+    details.set_error_info(reason, DOMAIN, []);
+    Status::with_error_details(Code::Unavailable, shorten(message.into()), details)
+}
+
+/// Returns a status with an `ErrorInfo` reason and metadata: values that
+/// clients need, by name.
+pub(super) fn refused_with<const N: usize>(
+    code: Code,
+    reason: &str,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, shorten(message.into()), details)
+}
+
+/// Returns INTERNAL with a fixed text. The error is logged: its details are
+/// not for the client.
 pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
     tracing::error!(%error, "internal error");
     refused(
         Code::Internal,
         "INTERNAL",
-        "the server failed on this request; its log says why",
+        "internal error of the server; see its log for details",
     )
 }
 
-/// UNAUTHENTICATED: no token, or none of those that are known.
+/// Returns UNAUTHENTICATED: the call has no token, or an unknown one.
 pub(super) fn unauthenticated() -> Status {
     refused(
         Code::Unauthenticated,
         "TOKEN_NEEDED",
-        "this server needs a token that it knows: send `authorization: Bearer TOKEN`",
+        "this server requires a valid access token: send `authorization: Bearer TOKEN`",
     )
 }
 
-/// FAILED_PRECONDITION with an `ErrorInfo` reason.
-pub(super) fn precondition(reason: &str, message: impl Into<String>) -> Status {
-    refused(Code::FailedPrecondition, reason, message)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a status takes in the headers, percent-encoded and as base64.
+    fn header_bytes(status: Status) -> usize {
+        let headers = status.into_http::<()>().into_parts().0.headers;
+        let sizes = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len());
+        sizes.sum()
+    }
+
+    #[test]
+    fn a_status_about_a_huge_text_of_the_client_fits_into_its_headers() {
+        // Four bytes of UTF-8, which are twelve in the header.
+        for text in ["\u{1f980}", "é", "x", "\u{1}"].map(|text| text.repeat(100_000)) {
+            let message = format!("invalid model name {text:?}: use letters");
+            for status in [
+                invalid("model", &message),
+                refused(Code::NotFound, "MODEL_NOT_FOUND", &message),
+                full("OVERLOADED", &message, Duration::from_secs(1)),
+                invalid("model", &text),
+            ] {
+                // Clients accept 16 KiB of headers by default, some 8 KiB.
+                assert!(header_bytes(status) < 8192);
+            }
+        }
+    }
 }

@@ -1,27 +1,27 @@
-//! The statuses of errors of the model repository.
+//! How the errors of the model repository become statuses.
 
-use charlstm_repository::RepositoryError;
 use tonic::{Code, Status};
 
 use super::disk::disk;
 use super::{internal, invalid, refused};
+use charlstm_repository::RepositoryError;
 
-/// The status of an error about the model that the request names in `field`.
+/// Returns the status of an error about the model that the request names in
+/// `field`.
 pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status {
+    let text = error.to_string();
     match error {
         RepositoryError::BadName(_)
         | RepositoryError::BadReference(_)
-        | RepositoryError::Ambiguous { .. } => invalid(field, error.to_string()),
-        RepositoryError::NotAModel(_) => invalid("chunk", error.to_string()),
-        RepositoryError::NotFound { .. } => {
-            refused(Code::NotFound, "MODEL_NOT_FOUND", error.to_string())
-        }
-        RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", error.to_string()),
+        | RepositoryError::Ambiguous { .. } => invalid(field, text),
+        RepositoryError::NotAModel(_) => invalid("chunk", text),
+        RepositoryError::NotFound { .. } => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
+        RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", text),
         RepositoryError::Damaged { .. } | RepositoryError::VersionsUnknown { .. } => {
-            refused(Code::DataLoss, "MODEL_DAMAGED", error.to_string())
+            refused(Code::DataLoss, "MODEL_DAMAGED", text)
         }
         RepositoryError::Io { source, .. } => {
-            // The client gets the kind of the error, the log also the path.
+            // The client learns the kind of the error, the log also the path.
             tracing::error!(%error, "a model could not be read or stored");
             disk(source)
         }
@@ -29,24 +29,26 @@ pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status
     }
 }
 
+/// Returns the status of the deletion of a model that has sessions.
+pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
+    let sessions = match sessions {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    };
+    let text =
+        format!("model {reference:?} is in use by {sessions}; set force to delete it anyway");
+    refused(Code::FailedPrecondition, "MODEL_IN_USE", text)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io;
-
     use tonic_types::StatusExt;
 
     use super::*;
 
-    fn io_error(kind: io::ErrorKind) -> RepositoryError {
-        RepositoryError::Io {
-            path: "/secret".into(),
-            source: kind.into(),
-        }
-    }
-
     #[test]
-    fn an_unknown_model_is_not_found_and_the_message_lists_those_that_exist() {
+    fn an_unknown_model_is_not_found_and_the_message_lists_the_available_ones() {
         let error = RepositoryError::NotFound {
             reference: "x".to_owned(),
             available: "a, b".to_owned(),
@@ -59,14 +61,21 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_named_and_no_path_is_shown() {
-        let status = repository("model", &io_error(io::ErrorKind::StorageFull));
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        let info = status.get_details_error_info().unwrap();
+    fn a_full_disk_is_named_and_no_path_is_sent_to_the_client() {
+        let of = |kind: std::io::ErrorKind| {
+            let error = RepositoryError::Io {
+                path: "/secret".into(),
+                source: kind.into(),
+            };
+            repository("model", &error)
+        };
+        let full = of(std::io::ErrorKind::StorageFull);
+        assert_eq!(full.code(), Code::ResourceExhausted);
+        let info = full.get_details_error_info().unwrap();
         assert_eq!(info.reason, "DISK_FULL");
-        let other = repository("model", &io_error(io::ErrorKind::Other));
+        let other = of(std::io::ErrorKind::Other);
         assert_eq!(other.code(), Code::Internal);
-        for status in [status, other] {
+        for status in [full, other] {
             assert!(!status.message().contains("secret"), "{status}");
         }
     }

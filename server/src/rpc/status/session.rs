@@ -1,60 +1,120 @@
-//! What the errors of the session store are on the wire.
+//! How the errors of the session storage become statuses.
 
 use std::time::Duration;
 
+use charlstm_engine::ImportError;
+use charlstm_store::session::{EvictionReason, NameError, RecordError, SessionError, SessionId};
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, refused};
-use charlstm_engine::generation::ImportError;
-use charlstm_engine::sessions::id::SessionIdError;
-use charlstm_engine::sessions::store::SessionError;
-use charlstm_engine::sessions::{Reason, SessionId};
+use super::{full, internal, invalid, refused, refused_with, unavailable};
 
-/// A session is free again when the text under way in it is over; a second is
-/// the time of some hundred characters.
+/// A session becomes free when the generation in it ends; a second is the time
+/// of some hundred characters.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A name that no session can have.
-pub(in crate::rpc) fn bad_session_id(field: &str, error: &SessionIdError) -> Status {
+/// Returns the status of an id that is not valid.
+pub(in crate::rpc) fn bad_session_id(field: &str, error: &NameError) -> Status {
     invalid(field, error.to_string())
 }
 
-/// A session that cannot be had.
-pub(in crate::rpc) fn session_error(id: &SessionId, error: SessionError) -> Status {
-    let text = format!("session {id}: {error}");
+/// Returns the status of a session that cannot be used.
+pub(in crate::rpc) fn session_error(id: &SessionId, error: &SessionError) -> Status {
+    about(&format!("session {id}: "), error)
+}
+
+/// Returns the status of an error that concerns no particular session.
+pub(in crate::rpc) fn session_store_error(error: &SessionError) -> Status {
+    about("", error)
+}
+
+fn about(session: &str, error: &SessionError) -> Status {
+    let text = format!("{session}{error}");
     match error {
         SessionError::Unknown => refused(Code::NotFound, "SESSION_NOT_FOUND", text),
-        SessionError::Evicted(reason) => refused(Code::NotFound, let_go(reason), text),
-        SessionError::Busy { .. } => refused(Code::Aborted, "SESSION_BUSY", text),
-        SessionError::PositionMismatch { .. } => {
-            refused(Code::FailedPrecondition, "POSITION_MISMATCH", text)
+        SessionError::Evicted(reason) => refused(Code::NotFound, eviction(*reason), text),
+        SessionError::Busy { replica, .. } => {
+            let replica = replica.as_deref().unwrap_or_default();
+            refused_with(Code::Aborted, "SESSION_BUSY", text, by(replica))
+        }
+        SessionError::PositionMismatch {
+            expected: _,
+            position,
+            last_call_position,
+        } => {
+            let positions = [
+                ("position", position.to_string()),
+                ("last_call_position", last_call_position.to_string()),
+            ];
+            let code = Code::FailedPrecondition;
+            refused_with(code, "POSITION_MISMATCH", text, positions)
+        }
+        SessionError::UnknownRevision(_) => {
+            refused(Code::FailedPrecondition, "SESSION_OTHER_REVISION", text)
         }
         SessionError::Full => full("TOO_MANY_SESSIONS", text, RETRY_AFTER),
+        SessionError::OwnerLimit { .. } => full("QUOTA", text, RETRY_AFTER),
         SessionError::Exists => refused(Code::AlreadyExists, "SESSION_EXISTS", text),
+        SessionError::ModelRetired(_) => refused(Code::NotFound, "MODEL_GONE", text),
+        SessionError::ModelInUse { .. } => refused(Code::FailedPrecondition, "MODEL_IN_USE", text),
+        SessionError::Deleted => refused(Code::Aborted, "SESSION_DELETED", text),
+        SessionError::Fenced { replica } => {
+            let replica = replica.as_deref().unwrap_or_default();
+            refused_with(Code::Aborted, "SESSION_FENCED", text, by(replica))
+        }
+        SessionError::Record(RecordError::Format(_)) => {
+            refused(Code::FailedPrecondition, "SESSION_OTHER_FORMAT", text)
+        }
+        SessionError::Record(_) => internal(&text),
+        // The cause is in the log: it may name paths.
+        SessionError::Unavailable(error) => unavailable(
+            "STORAGE_UNAVAILABLE",
+            format!(
+                "{session}the session store cannot accept changes, see the server's log; \
+                 all sessions are at their last commit; retry in {} ms",
+                error.retry_after.as_millis()
+            ),
+            error.retry_after,
+        ),
+        SessionError::CommitUnknown => unavailable(
+            "COMMIT_UNKNOWN",
+            format!("{text}; repeat the call with expected_position"),
+            RETRY_AFTER,
+        ),
+        SessionError::Stopping => refused(Code::Unavailable, "SERVER_STOPPING", text),
     }
 }
 
-/// The reason in `ErrorInfo` of a session that was let go.
-fn let_go(reason: Reason) -> &'static str {
+/// Metadata that names the replica which has the session; empty for this one.
+fn by(replica: &str) -> [(&'static str, String); 1] {
+    [("replica", replica.to_owned())]
+}
+
+/// The reason in `ErrorInfo` of an evicted session.
+fn eviction(reason: EvictionReason) -> &'static str {
     match reason {
-        Reason::Idle => "SESSION_EVICTED_IDLE",
-        Reason::Capacity => "SESSION_EVICTED_CAPACITY",
-        Reason::Restart => "SESSION_LOST_RESTART",
+        EvictionReason::Idle => "SESSION_EVICTED_IDLE",
+        EvictionReason::Capacity => "SESSION_EVICTED_CAPACITY",
+        EvictionReason::Restart => "SESSION_LOST_RESTART",
+        EvictionReason::ModelGone => "SESSION_EVICTED_MODEL_GONE",
+        EvictionReason::Damaged => "SESSION_DAMAGED",
     }
 }
 
-/// Bytes that cannot be made a session.
+/// Returns the status of bytes that cannot be imported.
 pub(in crate::rpc) fn import_error(error: &ImportError) -> Status {
     let text = error.to_string();
     match error {
-        ImportError::Snapshot(_) | ImportError::Unfit => invalid("data", text),
+        ImportError::Record(_) | ImportError::StateMismatch => invalid("data", text),
         ImportError::ModelMissing(_) => {
             refused(Code::FailedPrecondition, "SESSION_MODEL_GONE", text)
         }
         ImportError::ModelDiffers(_) => {
             refused(Code::FailedPrecondition, "SESSION_OTHER_MODEL", text)
         }
-        ImportError::Session { id, error } => session_error(id, *error),
+        ImportError::PrecisionUnavailable { .. } => {
+            refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
+        }
+        ImportError::Session { id, error } => session_error(id, error),
         ImportError::Internal(error) => internal(error),
     }
 }

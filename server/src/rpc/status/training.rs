@@ -1,23 +1,24 @@
-//! The statuses of errors of the trainings.
+//! How the errors of trainings become statuses.
 
 use std::time::Duration;
 
-use charlstm_training::jobs::JobsError;
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{full, internal, invalid, refused, repository};
+use super::{full, invalid, refused, repository};
+use charlstm_training::jobs::JobsError;
 
-/// Time until a full queue is worth another try: trainings take minutes.
+/// Retry delay of a full queue: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The status of an error of the trainings.
+/// Returns the status of an error of the trainings.
 pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     let text = error.to_string();
     match error {
         JobsError::Unsupported(_) => refused(Code::Unimplemented, "TRAINING_UNSUPPORTED", text),
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
-        JobsError::Corpus(_) | JobsError::UnknownCharacters { .. } => invalid("corpus", text),
+        JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
+        JobsError::UnknownCharacters { .. } => invalid("corpus", text),
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
@@ -33,22 +34,17 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     }
 }
 
-/// The first message of a stream has no spec.
+/// Returns the status of a stream whose first message has no spec.
 pub(in crate::rpc) fn spec_missing() -> Status {
-    invalid("spec", "must be in the first message, and is not")
+    invalid("spec", "must be in the first message")
 }
 
-/// A later message has a spec, or nothing.
+/// Returns the status of a stream with a later message that has no chunk.
 pub(in crate::rpc) fn chunk_missing() -> Status {
     invalid(
         "payload",
         "must be a corpus_chunk in each message after the first",
     )
-}
-
-/// Work on a blocking thread could not be done.
-pub(in crate::rpc) fn of_blocking_work(error: &tokio::task::JoinError) -> Status {
-    internal(error)
 }
 
 #[cfg(test)]

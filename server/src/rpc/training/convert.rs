@@ -1,13 +1,14 @@
-//! Converts trainings between protobuf and the domain.
+//! Conversions of trainings between protobuf and the domain.
 
-use charlstm_proto::v1::{self, train_response, watch_training_response};
+use charlstm_proto::v1 as pb;
+use charlstm_proto::v1::{train_response, watch_training_response};
 
 use charlstm_training::events::{Event, EventKind, State};
 use charlstm_training::job::Job;
 use charlstm_training::spec::{ResolvedSpec, TrainingSpec};
 
-/// Converts a spec that a client has sent.
-pub(super) fn spec_from(spec: v1::TrainingSpec) -> TrainingSpec {
+/// Converts the spec of a request.
+pub(super) fn spec_from(spec: pb::TrainingSpec) -> TrainingSpec {
     TrainingSpec {
         model: spec.model,
         hidden_size: spec.hidden_size,
@@ -30,8 +31,8 @@ pub(super) fn spec_from(spec: v1::TrainingSpec) -> TrainingSpec {
     }
 }
 
-fn spec_to(spec: &ResolvedSpec) -> v1::TrainingSpec {
-    v1::TrainingSpec {
+fn spec_to(spec: &ResolvedSpec) -> pb::TrainingSpec {
+    pb::TrainingSpec {
         model: spec.model.clone(),
         hidden_size: Some(spec.hidden_size),
         num_layers: Some(spec.num_layers),
@@ -54,8 +55,8 @@ fn spec_to(spec: &ResolvedSpec) -> v1::TrainingSpec {
 }
 
 /// Converts an event for the stream that started the training.
-pub(super) fn train_response(job: &Job, event: &Event) -> v1::TrainResponse {
-    v1::TrainResponse {
+pub(super) fn train_response(job: &Job, event: &Event) -> pb::TrainResponse {
+    pb::TrainResponse {
         training_id: job.id().to_owned(),
         sequence: event.sequence,
         event: Some(event_to(job, &event.event)),
@@ -63,10 +64,10 @@ pub(super) fn train_response(job: &Job, event: &Event) -> v1::TrainResponse {
 }
 
 /// Converts an event for the stream of a watcher.
-pub(super) fn watch_response(job: &Job, event: &Event) -> v1::WatchTrainingResponse {
+pub(super) fn watch_response(job: &Job, event: &Event) -> pb::WatchTrainingResponse {
     use train_response::Event as From;
     use watch_training_response::Event as To;
-    v1::WatchTrainingResponse {
+    pb::WatchTrainingResponse {
         training_id: job.id().to_owned(),
         sequence: event.sequence,
         event: Some(match event_to(job, &event.event) {
@@ -85,7 +86,7 @@ pub(super) fn watch_response(job: &Job, event: &Event) -> v1::WatchTrainingRespo
 fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
     use train_response::Event as To;
     match event {
-        EventKind::Accepted(accepted) => To::Accepted(v1::TrainingAccepted {
+        EventKind::Accepted(accepted) => To::Accepted(pb::TrainingAccepted {
             corpus_chars: accepted.corpus_chars,
             vocabulary_size: accepted.vocabulary_size,
             steps_per_epoch: accepted.steps_per_epoch,
@@ -93,7 +94,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             device: accepted.device.clone(),
             resolved_spec: Some(spec_to(&job.metadata().spec)),
         }),
-        EventKind::Step(step) => To::Step(v1::StepProgress {
+        EventKind::Step(step) => To::Step(pb::StepProgress {
             epoch: step.epoch,
             step: step.step,
             total_steps: step.total_steps,
@@ -103,7 +104,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             eta_seconds: step.eta_seconds,
             learning_rate: step.learning_rate,
         }),
-        EventKind::Epoch(epoch) => To::Epoch(v1::EpochProgress {
+        EventKind::Epoch(epoch) => To::Epoch(pb::EpochProgress {
             epoch: epoch.epoch,
             train_loss: epoch.train_loss,
             validation_loss: epoch.validation_loss,
@@ -114,12 +115,12 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             step: epoch.step,
             best: epoch.best,
         }),
-        EventKind::Checkpoint(saved) => To::Checkpoint(v1::CheckpointSaved { step: saved.step }),
-        EventKind::CheckpointFailed(failed) => To::CheckpointFailed(v1::CheckpointFailed {
+        EventKind::Checkpoint(saved) => To::Checkpoint(pb::CheckpointSaved { step: saved.step }),
+        EventKind::CheckpointFailed(failed) => To::CheckpointFailed(pb::CheckpointFailed {
             step: failed.step,
             message: failed.message.clone(),
         }),
-        EventKind::Resumed(resumed) => To::Resumed(v1::TrainingResumed {
+        EventKind::Resumed(resumed) => To::Resumed(pb::TrainingResumed {
             run: resumed.run,
             step: resumed.step,
             replica: resumed.replica.clone(),
@@ -127,7 +128,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             threads: resumed.threads,
             precision: resumed.precision.clone(),
         }),
-        EventKind::RolledBack(back) => To::RolledBack(v1::TrainingRolledBack {
+        EventKind::RolledBack(back) => To::RolledBack(pb::TrainingRolledBack {
             step: back.step,
             loss: back.loss,
             checkpoint_step: back.checkpoint_step,
@@ -135,7 +136,7 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             attempt: back.attempt,
             message: back.message.clone(),
         }),
-        EventKind::Finished(finished) => To::Finished(v1::TrainingFinished {
+        EventKind::Finished(finished) => To::Finished(pb::TrainingFinished {
             state: state_to(finished.state).into(),
             model: job.metadata().spec.model.clone(),
             version: finished.version,
@@ -147,10 +148,10 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
     }
 }
 
-/// Converts a training in its current state.
-pub(super) fn training(job: &Job) -> v1::Training {
+/// Converts the current state of a training.
+pub(super) fn training(job: &Job) -> pb::Training {
     let (metadata, summary) = (job.metadata(), job.summary());
-    v1::Training {
+    pb::Training {
         training_id: job.id().to_owned(),
         state: state_to(summary.state).into(),
         spec: Some(spec_to(&metadata.spec)),
@@ -165,13 +166,13 @@ pub(super) fn training(job: &Job) -> v1::Training {
     }
 }
 
-fn state_to(state: State) -> v1::State {
+fn state_to(state: State) -> pb::State {
     match state {
-        State::Queued => v1::State::Queued,
-        State::Running => v1::State::Running,
-        State::Succeeded => v1::State::Succeeded,
-        State::Cancelled => v1::State::Cancelled,
-        State::Failed => v1::State::Failed,
-        State::Interrupted => v1::State::Interrupted,
+        State::Queued => pb::State::Queued,
+        State::Running => pb::State::Running,
+        State::Succeeded => pb::State::Succeeded,
+        State::Cancelled => pb::State::Cancelled,
+        State::Failed => pb::State::Failed,
+        State::Interrupted => pb::State::Interrupted,
     }
 }

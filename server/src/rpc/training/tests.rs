@@ -5,21 +5,25 @@
 use std::time::Duration;
 
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
-use charlstm_proto::v1::training_service_server::TrainingServiceServer;
-use charlstm_proto::v1::{self, train_response, watch_training_response};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
+use tonic::service::LayerExt;
 use tonic::transport::{Channel, Server};
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::rpc::layers::auth::AuthLayer;
+use charlstm_training::events::State;
 use charlstm_training::fake::{FakeLearners, FakeModels, Hold};
+use charlstm_training::job::StopRequest;
 use charlstm_training::jobs::JobsConfig;
+use pb::{train_request, train_response, watch_training_response};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Reached only if what a test waits for never happens.
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Fixture {
     client: TrainingServiceClient<Channel>,
@@ -41,7 +45,7 @@ impl Fixture {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = TrainingServiceServer::new(TrainingRpc::new(jobs.clone()));
+        let service = AuthLayer::new(None).named_layer(TrainingRpc::server(jobs.clone()));
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self {
@@ -52,7 +56,10 @@ impl Fixture {
         }
     }
 
-    async fn train(&mut self, messages: Vec<TrainRequest>) -> Result<Vec<TrainResponse>, Status> {
+    async fn train(
+        &mut self,
+        messages: Vec<pb::TrainRequest>,
+    ) -> Result<Vec<pb::TrainResponse>, Status> {
         let call = async {
             let stream = self.client.train(stream::iter(messages)).await?;
             let mut stream = stream.into_inner();
@@ -62,10 +69,10 @@ impl Fixture {
             }
             Ok(events)
         };
-        tokio::time::timeout(PATIENCE, call).await.unwrap()
+        tokio::time::timeout(LIMIT, call).await.unwrap()
     }
 
-    async fn rejection(&mut self, messages: Vec<TrainRequest>) -> Status {
+    async fn rejection(&mut self, messages: Vec<pb::TrainRequest>) -> Status {
         self.train(messages).await.unwrap_err()
     }
 
@@ -74,8 +81,8 @@ impl Fixture {
     }
 }
 
-fn small() -> v1::TrainingSpec {
-    v1::TrainingSpec {
+fn small() -> pb::TrainingSpec {
+    pb::TrainingSpec {
         model: "m".to_owned(),
         hidden_size: Some(2),
         num_layers: Some(1),
@@ -83,18 +90,18 @@ fn small() -> v1::TrainingSpec {
         sequence_length: Some(2),
         epochs: Some(2),
         recipe: Some("notebook".to_owned()),
-        ..v1::TrainingSpec::default()
+        ..pb::TrainingSpec::default()
     }
 }
 
-fn spec(spec: v1::TrainingSpec) -> TrainRequest {
-    TrainRequest {
+fn spec(spec: pb::TrainingSpec) -> pb::TrainRequest {
+    pb::TrainRequest {
         payload: Some(train_request::Payload::Spec(spec)),
     }
 }
 
-fn chunk(bytes: &'static [u8]) -> TrainRequest {
-    TrainRequest {
+fn chunk(bytes: &'static [u8]) -> pb::TrainRequest {
+    pb::TrainRequest {
         payload: Some(train_request::Payload::CorpusChunk(bytes.into())),
     }
 }
@@ -107,15 +114,15 @@ async fn reached(hold: Hold) -> Hold {
     tokio::task::spawn_blocking(wait).await.unwrap()
 }
 
-async fn end(job: &Job) -> charlstm_training::events::State {
+async fn end(job: &Job) -> State {
     let mut watcher = job.watch(0);
     let all = async { while watcher.next().await.is_some() {} };
-    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    tokio::time::timeout(LIMIT, all).await.unwrap();
     job.summary().state
 }
 
 #[tokio::test]
-async fn a_text_in_chunks_that_split_a_character_is_trained_on() {
+async fn a_corpus_in_chunks_that_split_a_character_is_trained_on() {
     let mut fixture = Fixture::new().await;
     let messages = vec![
         spec(small()),
@@ -134,22 +141,22 @@ async fn a_text_in_chunks_that_split_a_character_is_trained_on() {
     let Some(train_response::Event::Finished(finished)) = &events.last().unwrap().event else {
         panic!("the last event is {:?}", events.last());
     };
-    assert_eq!(finished.state(), v1::State::Succeeded);
+    assert_eq!(finished.state(), pb::State::Succeeded);
     assert_eq!((finished.model.as_str(), finished.version), ("m", 1));
 }
 
 #[tokio::test]
-async fn an_invalid_spec_is_rejected_before_the_corpus_is_uploaded() {
+async fn an_invalid_spec_is_rejected_before_the_corpus_arrives() {
     let mut fixture = Fixture::new().await;
-    let bad = v1::TrainingSpec {
+    let bad = pb::TrainingSpec {
         learning_rate: Some(f64::NAN),
         ..small()
     };
-    // The stream never ends: only an early rejection ends the call.
-    let messages: BoxStream<'static, TrainRequest> =
+    // The stream never ends: only an early rejection answers.
+    let messages: BoxStream<'static, pb::TrainRequest> =
         stream::iter([spec(bad)]).chain(stream::pending()).boxed();
     let call = fixture.client.train(messages);
-    let status = tokio::time::timeout(PATIENCE, call)
+    let status = tokio::time::timeout(LIMIT, call)
         .await
         .unwrap()
         .unwrap_err();
@@ -187,7 +194,7 @@ async fn an_invalid_corpus_is_rejected_with_the_reason() {
 #[tokio::test]
 async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
     let mut fixture = Fixture::new().await;
-    let request = v1::StartTrainingRequest {
+    let request = pb::StartTrainingRequest {
         spec: Some(small()),
         corpus: b"abababab".as_slice().into(),
     };
@@ -200,7 +207,7 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
         .training_id;
     let mut watched = Vec::new();
     for from_sequence in [None, Some(2)] {
-        let request = WatchTrainingRequest {
+        let request = pb::WatchTrainingRequest {
             training_id: training_id.clone(),
             from_sequence,
         };
@@ -210,7 +217,7 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
             .await
             .unwrap()
             .into_inner();
-        let events: Vec<WatchTrainingResponse> = stream.map(Result::unwrap).collect().await;
+        let events: Vec<pb::WatchTrainingResponse> = stream.map(Result::unwrap).collect().await;
         watched.push(events);
     }
     assert_eq!(watched[0][2..], watched[1]);
@@ -220,16 +227,16 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
     ));
     let list = fixture
         .client
-        .list_trainings(ListTrainingsRequest {})
+        .list_trainings(pb::ListTrainingsRequest {})
         .await
         .unwrap()
         .into_inner();
     assert_eq!(list.trainings.len(), 1);
-    assert_eq!(list.trainings[0].state(), v1::State::Succeeded);
+    assert_eq!(list.trainings[0].state(), pb::State::Succeeded);
     assert_eq!(list.trainings[0].epochs_completed, 2);
     let again = fixture
         .client
-        .resume_training(ResumeTrainingRequest { training_id })
+        .resume_training(pb::ResumeTrainingRequest { training_id })
         .await;
     assert_eq!(again.unwrap_err().code(), Code::FailedPrecondition);
 }
@@ -240,7 +247,7 @@ async fn an_unknown_training_is_not_found() {
     let training_id = "t-0".to_owned();
     let get = fixture
         .client
-        .get_training(GetTrainingRequest { training_id })
+        .get_training(pb::GetTrainingRequest { training_id })
         .await;
     let status = get.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
@@ -251,14 +258,11 @@ async fn an_unknown_training_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
+async fn a_training_outlives_its_stream_unless_it_is_bound_to_it() {
     let mut fixture = Fixture::new().await;
-    for (bound, state) in [
-        (false, charlstm_training::events::State::Succeeded),
-        (true, charlstm_training::events::State::Cancelled),
-    ] {
+    for (bound, state) in [(false, State::Succeeded), (true, State::Cancelled)] {
         let hold = fixture.hold(2);
-        let request = v1::TrainingSpec {
+        let request = pb::TrainingSpec {
             cancel_on_disconnect: Some(bound),
             ..small()
         };
@@ -269,10 +273,13 @@ async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
         drop(events);
         let job = fixture.jobs.get(&id).unwrap();
         if bound {
-            // The server detects the end of the stream some time later.
-            while job.stop_request() == charlstm_training::job::StopRequest::Nothing {
-                tokio::task::yield_now().await;
-            }
+            // The server notices the end of the stream at some later moment.
+            let cancelled = async {
+                while job.stop_request() == StopRequest::Nothing {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(LIMIT, cancelled).await.unwrap();
         }
         hold.release();
         assert_eq!(end(&job).await, state);
@@ -280,10 +287,10 @@ async fn a_training_outlives_its_stream_unless_it_was_bound_to_it() {
 }
 
 #[tokio::test]
-async fn a_cancelled_training_is_reported_as_such_and_can_be_resumed() {
+async fn a_cancelled_training_reports_it_and_continues_when_resumed() {
     let mut fixture = Fixture::new().await;
     let hold = fixture.hold(2);
-    let request = v1::StartTrainingRequest {
+    let request = pb::StartTrainingRequest {
         spec: Some(small()),
         corpus: b"abababab".as_slice().into(),
     };
@@ -295,7 +302,7 @@ async fn a_cancelled_training_is_reported_as_such_and_can_be_resumed() {
         .into_inner()
         .training_id;
     let hold = reached(hold).await;
-    let request = CancelTrainingRequest {
+    let request = pb::CancelTrainingRequest {
         training_id: training_id.clone(),
     };
     let after = fixture
@@ -305,11 +312,11 @@ async fn a_cancelled_training_is_reported_as_such_and_can_be_resumed() {
         .unwrap()
         .into_inner();
     // It runs until its checkpoint is saved.
-    assert_eq!(after.training.unwrap().state(), v1::State::Running);
+    assert_eq!(after.training.unwrap().state(), pb::State::Running);
     hold.release();
     let job = fixture.jobs.get(&training_id).unwrap();
-    assert_eq!(end(&job).await, charlstm_training::events::State::Cancelled);
-    let request = ResumeTrainingRequest { training_id };
+    assert_eq!(end(&job).await, State::Cancelled);
+    let request = pb::ResumeTrainingRequest { training_id };
     fixture.client.resume_training(request).await.unwrap();
-    assert_eq!(end(&job).await, charlstm_training::events::State::Succeeded);
+    assert_eq!(end(&job).await, State::Succeeded);
 }

@@ -12,23 +12,36 @@ use crate::session::{
 };
 
 /// Builds a backend with some limits.
-pub(super) type Start = fn(SessionLimits) -> Fixture;
+pub(crate) type Start = fn(SessionLimits) -> Fixture;
 
-pub(super) struct Fixture {
-    pub(super) storage: Arc<dyn SessionStorage>,
-    pub(super) clock: Arc<RunningClock>,
+pub(crate) struct Fixture {
+    pub(crate) storage: Arc<dyn SessionStorage>,
+    pub(crate) clock: Arc<RunningClock>,
+    /// Removed at the end.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Fixture {
-    pub(super) fn new(storage: Arc<dyn SessionStorage>, clock: Arc<RunningClock>) -> Self {
-        Self { storage, clock }
+    pub(crate) fn new(storage: Arc<dyn SessionStorage>, clock: Arc<RunningClock>) -> Self {
+        Self {
+            storage,
+            clock,
+            _folder: None,
+        }
     }
 
-    pub(super) async fn open(&self, id: &str) -> Result<OpenedSession, SessionError> {
+    pub(crate) fn keeping(self, folder: tempfile::TempDir) -> Self {
+        Self {
+            _folder: Some(folder),
+            ..self
+        }
+    }
+
+    pub(crate) async fn open(&self, id: &str) -> Result<OpenedSession, SessionError> {
         self.storage.open(request(id)).await
     }
 
-    pub(super) async fn open_at(
+    pub(crate) async fn open_at(
         &self,
         id: &str,
         position: u64,
@@ -42,13 +55,13 @@ impl Fixture {
     }
 
     /// A whole call that adds `chars` characters.
-    pub(super) async fn call(&self, id: &str, chars: u64) -> Result<CommitOutcome, SessionError> {
+    pub(crate) async fn call(&self, id: &str, chars: u64) -> Result<CommitOutcome, SessionError> {
         let opened = self.open(id).await?;
         self.finish(opened, chars, "call").await
     }
 
     /// Commits a call that added `chars` characters with some parameters.
-    pub(super) async fn finish(
+    pub(crate) async fn finish(
         &self,
         opened: OpenedSession,
         chars: u64,
@@ -59,7 +72,7 @@ impl Fixture {
     }
 
     /// Commits a call that was cut off after `chars` characters.
-    pub(super) async fn cut_off(
+    pub(crate) async fn cut_off(
         &self,
         opened: OpenedSession,
         chars: u64,
@@ -72,20 +85,20 @@ impl Fixture {
         self.storage.commit(opened.lease, commit).await
     }
 
-    pub(super) async fn get(&self, id: &str) -> Result<SessionInfo, SessionError> {
+    pub(crate) async fn get(&self, id: &str) -> Result<SessionInfo, SessionError> {
         self.storage.get(&key(id)).await
     }
 
-    pub(super) async fn export(&self, id: &str) -> Result<SessionRecord, SessionError> {
+    pub(crate) async fn export(&self, id: &str) -> Result<SessionRecord, SessionError> {
         self.storage.export(&key(id)).await
     }
 
-    pub(super) async fn position(&self, id: &str) -> u64 {
+    pub(crate) async fn position(&self, id: &str) -> u64 {
         self.get(id).await.unwrap().position
     }
 
     /// The ids of all sessions, the most recently used first.
-    pub(super) async fn ids(&self) -> Vec<String> {
+    pub(crate) async fn ids(&self) -> Vec<String> {
         let list = crate::session::ListRequest {
             owner: None,
             max_sessions: 1_000,
@@ -97,11 +110,11 @@ impl Fixture {
     }
 }
 
-pub(super) fn key(id: &str) -> SessionKey {
+pub(crate) fn key(id: &str) -> SessionKey {
     SessionKey::new(Owner::admin(), SessionId::new(id).unwrap())
 }
 
-pub(super) fn request(id: &str) -> OpenRequest {
+pub(crate) fn request(id: &str) -> OpenRequest {
     OpenRequest {
         key: key(id),
         expected_position: None,
@@ -110,14 +123,14 @@ pub(super) fn request(id: &str) -> OpenRequest {
     }
 }
 
-pub(super) fn model(name: &str, version: u64) -> ModelVersion {
+pub(crate) fn model(name: &str, version: u64) -> ModelVersion {
     ModelVersion {
         name: name.into(),
         version,
     }
 }
 
-pub(super) fn identity(name: &str, version: u64) -> SessionIdentity {
+pub(crate) fn identity(name: &str, version: u64) -> SessionIdentity {
     SessionIdentity {
         model: model(name, version),
         digest: [u8::try_from(version).unwrap(); 32],
@@ -126,7 +139,7 @@ pub(super) fn identity(name: &str, version: u64) -> SessionIdentity {
     }
 }
 
-pub(super) fn parameters(text: &str) -> ParametersDigest {
+pub(crate) fn parameters(text: &str) -> ParametersDigest {
     let mut digest = [0; 32];
     digest[..text.len()].copy_from_slice(text.as_bytes());
     ParametersDigest(digest)
@@ -134,7 +147,7 @@ pub(super) fn parameters(text: &str) -> ParametersDigest {
 
 /// The only state at a position: the bytes depend on it, so that a mixture is
 /// noticed.
-pub(super) fn state(position: u64) -> SessionState {
+pub(crate) fn state(position: u64) -> SessionState {
     if position == 0 {
         return SessionState::origin(7);
     }
@@ -157,7 +170,7 @@ fn token(position: u64) -> u32 {
 }
 
 /// The commit of a call that added `chars` characters.
-pub(super) fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionCommit {
+pub(crate) fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionCommit {
     let (identity, begin) = match &opened.start {
         Some(start) => (start.identity.clone(), start.state.clone()),
         None => (identity("book", 1), state(0)),
@@ -177,7 +190,7 @@ pub(super) fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionC
 }
 
 /// Gives the lease back without a commit.
-pub(super) fn abandon(opened: OpenedSession) {
+pub(crate) fn abandon(opened: OpenedSession) {
     let lease: SessionLease = opened.lease;
     drop(lease);
 }

@@ -1,7 +1,7 @@
 //! The rules of session storage, run against every backend.
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
+pub(super) mod fixture;
 mod format;
 mod rules;
 
@@ -28,6 +28,9 @@ macro_rules! rules {
 macro_rules! all_rules {
     ($($rule:ident),* $(,)?) => {
         rules!(memory, super::memory, [$($rule),*]);
+        rules!(simulated_disk, crate::session::embedded::tests::start_simulated, [$($rule),*]);
+        rules!(relaxed, crate::session::embedded::tests::start_relaxed, [$($rule),*]);
+        rules!(folder, crate::session::embedded::tests::start_in_folder, [$($rule),*]);
     };
 }
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::fixture::{
-    Fixture, Start, abandon, commit, identity, key, model, parameters, request, state,
-};
+use super::fixture::{Start, abandon, commit, identity, key, model, parameters, request, state};
 use crate::session::{
     EvictionReason, ForkRequest, ImportRequest, LeaseStatus, ListRequest, OpenRequest, Owner,
     RecordError, SessionCommit, SessionError, SessionId, SessionIdentity, SessionKey,

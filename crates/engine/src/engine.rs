@@ -1,0 +1,600 @@
+//! The handle that services hold: it checks a call, opens its session, loads
+//! its model, and hands it to a worker.
+
+mod model_ref;
+mod sessions;
+mod stats;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use charlstm_model::ModelId;
+use charlstm_model::decode_step::HiddenState;
+use charlstm_model::sampler::{Draws, RandomState, SamplingSettings};
+use charlstm_repository::LoadedModel;
+use charlstm_store::session::{
+    MAX_POSITION, MAX_UNFED_CHARS, OpenRequest, OpenedSession, SessionError, SessionIdentity,
+    SessionKey, SessionState, SessionStorage,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::model_ref::{EncodedText, check_model_of, check_precision, encode, identity_of};
+pub use self::stats::EngineStats;
+use crate::admission::{Admission, Permit};
+use crate::committer::Committer;
+use crate::error::GenerateError;
+use crate::event::Started;
+use crate::inbox::{Command, Inbox};
+use crate::job::{Job, JobParts, JobSession};
+use crate::model_source::ModelSource;
+use crate::network_state;
+use crate::progress::{ANCHOR_CHARS, OpenSession, Progress};
+use crate::request::{GenerateCall, ScoreCall, Scored};
+use crate::score::{ScoreJob, ScoreShares};
+use crate::stop_matcher::StopMatcher;
+use crate::stream::GenerationStream;
+use crate::text_buffer::{ReaderSession, TextBuffer, TextBufferParts};
+use crate::worker::{Worker, WorkerConfig, WorkerGuard};
+use crate::worker_load::WorkerLoad;
+
+/// Limits of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Number of threads that compute.
+    pub workers: usize,
+    /// Maximum number of generations in the batch, over all workers.
+    pub max_batch: usize,
+    /// Maximum number of generations that wait for a slot.
+    pub max_queue: usize,
+    /// Maximum number of scores that run or wait.
+    pub max_scores: usize,
+    /// Maximum number of characters, of all prompts and scored texts together,
+    /// that were accepted and not fed to the network yet: 4 bytes each.
+    pub max_queued_chars: usize,
+    /// Maximum number of characters of one text that were generated and not
+    /// read. A job with more is parked until its reader has caught up.
+    pub max_unread_chars: usize,
+    /// A generation ends if its reader takes nothing for this time.
+    pub reader_timeout: Duration,
+    /// Maximum length of a prompt, in characters.
+    pub max_prompt_chars: usize,
+    /// Time that readers have, at shutdown, to take the text that is there.
+    pub stop_grace: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            // At 256 rows a product runs near the peak of the processor; more
+            // only make each generation slower.
+            max_batch: 256,
+            max_queue: 1024,
+            max_scores: 64,
+            // 64 MB.
+            max_queued_chars: 16_000_000,
+            // A reader that is some seconds behind is not parked; a thousand
+            // of them take a few megabytes.
+            max_unread_chars: 4096,
+            reader_timeout: Duration::from_secs(60),
+            // Some minutes of prefill, and 4 MB.
+            max_prompt_chars: 1_000_000,
+            stop_grace: Duration::from_secs(2),
+        }
+    }
+}
+
+/// When it is worth trying again after a rejection: at hundreds of characters
+/// a second for each generation, a slot is free within about a second.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Maximum time that a call waits for the end of one whose reader has left:
+/// many decode steps and a sync of the disk, and too short to be noticed.
+const LEAVING_WAIT: Duration = Duration::from_secs(2);
+
+/// Maximum number of unread characters of a call in a session. A session that
+/// is committed at its reader keeps the characters since the last saved state,
+/// and stop strings may hold back some more.
+const MAX_SESSION_UNREAD_CHARS: usize = MAX_UNFED_CHARS / 2 - ANCHOR_CHARS;
+
+/// A handle of the engine. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: EngineConfig,
+    models: Arc<dyn ModelSource>,
+    committer: Arc<Committer>,
+    generations: Arc<Admission>,
+    scores: Arc<Admission>,
+    queued_chars: Arc<Semaphore>,
+    workers: Vec<WorkerHandle>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Has a token of every thread that is alive.
+    alive: TaskTracker,
+    is_stopping: AtomicBool,
+    failed: CancellationToken,
+}
+
+struct WorkerHandle {
+    inbox: Arc<Inbox>,
+    load: Arc<WorkerLoad>,
+}
+
+/// A call that was checked, with its model and session.
+struct AcceptedCall {
+    call: GenerateCall,
+    permit: Permit,
+    prompt_permit: OwnedSemaphorePermit,
+    model: Arc<LoadedModel>,
+    prompt: EncodedText,
+    session: Option<OpenedSession>,
+    identity: SessionIdentity,
+}
+
+impl Engine {
+    /// Starts the workers. Commits run on the tokio runtime of the caller.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    ///
+    /// # Panics
+    /// If called outside of a tokio runtime.
+    pub fn start(
+        config: EngineConfig,
+        models: Arc<dyn ModelSource>,
+        storage: Arc<dyn SessionStorage>,
+    ) -> std::io::Result<Self> {
+        let committer = Committer::new(storage, Handle::current());
+        let count = config.workers.clamp(1, config.max_batch.max(1));
+        let worker_config = WorkerConfig {
+            slots: config.max_batch.max(1).div_ceil(count),
+            reader_timeout: config.reader_timeout,
+            stop_grace: config.stop_grace,
+        };
+        // The longest call must fit when nothing else is queued.
+        let longest_call = config.max_prompt_chars + MAX_UNFED_CHARS;
+        let queued_chars = config.max_queued_chars.max(longest_call);
+        let mut shared = Shared {
+            generations: Admission::new(config.max_batch + config.max_queue),
+            scores: Admission::new(config.max_scores),
+            queued_chars: Arc::new(Semaphore::new(queued_chars.min(Semaphore::MAX_PERMITS))),
+            config,
+            models,
+            committer,
+            workers: Vec::with_capacity(count),
+            threads: Mutex::default(),
+            alive: TaskTracker::new(),
+            is_stopping: AtomicBool::new(false),
+            failed: CancellationToken::new(),
+        };
+        let mut threads = Vec::with_capacity(count);
+        for number in 0..count {
+            let inbox = Arc::new(Inbox::default());
+            let load = Arc::new(WorkerLoad::default());
+            let guard = WorkerGuard {
+                inbox: Arc::clone(&inbox),
+                failed: shared.failed.clone(),
+                _alive: shared.alive.token(),
+            };
+            let worker = Worker::new(Arc::clone(&inbox), Arc::clone(&load), worker_config);
+            let thread = std::thread::Builder::new()
+                .name(format!("generate-{number}"))
+                .spawn(move || {
+                    // Dropped after the worker, also if it panics.
+                    let _guard = guard;
+                    worker.run();
+                })?;
+            shared.workers.push(WorkerHandle { inbox, load });
+            threads.push(thread);
+        }
+        shared.threads = Mutex::new(threads);
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Starts to generate a text. Returns as soon as the call is in the queue
+    /// of a worker. If the future is dropped before, nothing has happened.
+    ///
+    /// # Errors
+    /// All but `Stalled`. `Overloaded` and, in a session, `Unavailable` are
+    /// returned before anything is generated.
+    pub async fn generate(
+        &self,
+        mut call: GenerateCall,
+    ) -> Result<GenerationStream, GenerateError> {
+        self.check_running()?;
+        let permit = admit(&self.shared.generations)?;
+        let max_chars = self.shared.config.max_prompt_chars;
+        let prompt_permit = self.reserve_text(&call.prompt, max_chars)?;
+        let (model, session, identity) = match &call.session {
+            Some(key) => self.open_session(key, &call).await?,
+            None => {
+                let model = self.load_reference(&call.model).await?;
+                if let Some(requested) = call.precision {
+                    check_precision(&model, requested)?;
+                }
+                let identity = identity_of(&model);
+                (model, None, identity)
+            }
+        };
+        let text = std::mem::take(&mut call.prompt);
+        let prompt = encode(&model, text, &call.settings).await?;
+        self.submit(AcceptedCall {
+            call,
+            permit,
+            prompt_permit,
+            model,
+            prompt,
+            session,
+            identity,
+        })
+    }
+
+    /// Scores a text, next to the texts that are generated.
+    ///
+    /// # Errors
+    /// `Model`, `UnknownCharacter`, `TextTooShort`, `TextTooLong`,
+    /// `Overloaded`, `Deadline`, `Stopping`, `Internal`.
+    pub async fn score(&self, call: ScoreCall) -> Result<Scored, GenerateError> {
+        self.check_running()?;
+        let permit = admit(&self.shared.scores)?;
+        let config = &self.shared.config;
+        let max_chars = config.max_queued_chars.max(config.max_prompt_chars);
+        let text_permit = self.reserve_text(&call.text, max_chars)?;
+        let model = self.load_reference(&call.model).await?;
+        let settings = SamplingSettings::default();
+        let tokens = encode(&model, call.text, &settings).await?.tokens;
+        if tokens.len() < 2 {
+            return Err(GenerateError::TextTooShort(tokens.len()));
+        }
+        let worker = self.least_loaded();
+        let shares = ScoreShares {
+            _permit: permit,
+            _load: worker.load.add(tokens.len()),
+            _text_permit: text_permit,
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = ScoreJob::new(model, tokens, call.deadline, reply, shares);
+        worker
+            .inbox
+            .put(Command::Score(Box::new(job)))
+            .map_err(|_| GenerateError::Stopping)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(GenerateError::Internal("a worker failed".to_owned())))
+    }
+
+    /// Ends the generations with a model that is deleted, and drops its
+    /// weights. Its sessions stay, and calls in them report that their model
+    /// is gone.
+    pub fn drop_model(&self, id: &ModelId) {
+        for worker in &self.shared.workers {
+            // A worker that has stopped has no batch any more.
+            let _ = worker.inbox.put(Command::DropModel(id.clone()));
+        }
+    }
+
+    /// Completes when the engine has failed: a worker ended unexpectedly. Its
+    /// calls have ended with errors; the caller is to shut down.
+    pub async fn failed(&self) {
+        self.shared.failed.cancelled().await;
+    }
+
+    /// Stops the engine: ends all generations, commits all sessions, and shuts
+    /// the session storage down, so that every change that was acknowledged is
+    /// durable. Takes a little more than the grace time of the configuration,
+    /// plus the time of the last commits. A second call does the same again
+    /// and finds nothing to do.
+    ///
+    /// # Errors
+    /// Something that was accepted could not be made durable.
+    pub async fn stop(&self) -> Result<(), SessionError> {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        for worker in &self.shared.workers {
+            worker.inbox.stop();
+        }
+        self.shared.alive.close();
+        self.shared.alive.wait().await;
+        for thread in std::mem::take(&mut *self.threads()) {
+            // The thread is over but for its last instructions. If it
+            // panicked, that was logged.
+            let _ = thread.join();
+        }
+        // Every call has handed its commit over by now.
+        self.shared.committer.wait_until_idle().await;
+        self.storage().shutdown().await
+    }
+
+    /// Lets a worker panic outside of a turn.
+    #[cfg(test)]
+    pub(crate) fn crash_worker(&self) {
+        let _ = self.shared.workers[0].inbox.put(Command::Crash);
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        let threads = self.shared.threads.lock();
+        threads.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn storage(&self) -> &dyn SessionStorage {
+        self.shared.committer.storage()
+    }
+
+    fn check_running(&self) -> Result<(), GenerateError> {
+        if self.shared.is_stopping.load(Ordering::Acquire) || self.shared.failed.is_cancelled() {
+            return Err(GenerateError::Stopping);
+        }
+        Ok(())
+    }
+
+    /// Reserves a share of the budget of queued characters for a text.
+    fn reserve_text(&self, text: &str, max: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+        let chars = text.chars().count();
+        if chars > max {
+            return Err(GenerateError::TextTooLong { chars, max });
+        }
+        self.reserve_chars(chars)
+    }
+
+    fn reserve_chars(&self, chars: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+        let count = u32::try_from(chars).map_err(|_| overloaded())?;
+        Arc::clone(&self.shared.queued_chars)
+            .try_acquire_many_owned(count)
+            .map_err(|_| overloaded())
+    }
+
+    /// Opens the session of a call, and loads its model.
+    async fn open_session(
+        &self,
+        key: &SessionKey,
+        call: &GenerateCall,
+    ) -> Result<(Arc<LoadedModel>, Option<OpenedSession>, SessionIdentity), GenerateError> {
+        // Whether the session exists decides which model the call needs.
+        let opened = match self.lease(key, call.expected_position, None).await {
+            Err(SessionError::Unknown) => {
+                let model = self.load_reference(&call.model).await?;
+                if let Some(requested) = call.precision {
+                    check_precision(&model, requested)?;
+                }
+                let identity = identity_of(&model);
+                let create = Some(identity.clone());
+                let opened = self.lease(key, call.expected_position, create).await;
+                match opened.map_err(about(key))? {
+                    opened @ OpenedSession { start: None, .. } => {
+                        return Ok((model, Some(opened), identity));
+                    }
+                    // Another call has created it in the meantime.
+                    opened => opened,
+                }
+            }
+            opened => opened.map_err(about(key))?,
+        };
+        let Some(start) = &opened.start else {
+            let text = "the storage created a session unasked".to_owned();
+            return Err(GenerateError::Internal(text));
+        };
+        let identity = start.identity.clone();
+        check_model_of(&key.id, &identity, &call.model)?;
+        if let Some(requested) = call.precision
+            && requested != identity.precision
+        {
+            return Err(GenerateError::OtherPrecision {
+                id: key.id.clone(),
+                precision: identity.precision,
+                requested,
+            });
+        }
+        let model = self.load_model_of(&key.id, &identity).await?;
+        Ok((model, Some(opened), identity))
+    }
+
+    /// Takes the lease of a session. Waits a little for a call whose reader
+    /// has left, so that a client that repeats a dropped call does not get
+    /// ABORTED because of its own earlier call.
+    async fn lease(
+        &self,
+        key: &SessionKey,
+        expected_position: Option<u64>,
+        create: Option<SessionIdentity>,
+    ) -> Result<OpenedSession, SessionError> {
+        let until = tokio::time::Instant::now() + LEAVING_WAIT;
+        loop {
+            let request = OpenRequest {
+                key: key.clone(),
+                expected_position,
+                create: create.clone(),
+                owner_limit: None,
+            };
+            let busy = match self.storage().open(request).await {
+                Err(busy @ SessionError::Busy { leaving: true, .. }) => busy,
+                other => return other,
+            };
+            let released = self.storage().released(key);
+            if tokio::time::timeout_at(until, released).await.is_err() {
+                return Err(busy);
+            }
+        }
+    }
+
+    fn submit(&self, accepted: AcceptedCall) -> Result<GenerationStream, GenerateError> {
+        let AcceptedCall {
+            call,
+            permit,
+            mut prompt_permit,
+            model,
+            prompt:
+                EncodedText {
+                    tokens: prompt,
+                    hash,
+                },
+            session,
+            identity,
+        } = accepted;
+        let (lease, start) = match session {
+            Some(OpenedSession { lease, start }) => (Some(lease), start),
+            None => (None, None),
+        };
+        let begin = begin_state(start.map(|start| start.state), call.seed);
+        let state = network_state_of(&begin, &model)?;
+        let prompt_chars = prompt.len() as u64;
+        if let Some(key) = &call.session
+            && begin.position + prompt_chars + call.max_chars > MAX_POSITION
+        {
+            return Err(GenerateError::PositionLimit {
+                id: key.id.clone(),
+                position: begin.position,
+                max: MAX_POSITION,
+            });
+        }
+        let unfed = begin.unfed.len();
+        prompt_permit.merge(self.reserve_chars(unfed)?);
+        let feed: Vec<u32> = begin.unfed.iter().chain(prompt.iter().copied()).collect();
+        if feed.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        let worker = self.least_loaded();
+        let id = call.session.as_ref().map(|key| key.id.clone());
+        let reader_session = lease.as_ref().map(|lease| ReaderSession {
+            id: lease.key().id.clone(),
+            lease: lease.handle(),
+        });
+        let max_unread = self.shared.config.max_unread_chars;
+        let buffer = TextBuffer::new(TextBufferParts {
+            started: Started {
+                session: id,
+                model: model.id.clone(),
+                precision: identity.precision,
+                seed: begin.random.seed,
+                position: begin.position,
+            },
+            prompt_chars,
+            capacity_chars: match reader_session {
+                Some(_) => max_unread.min(MAX_SESSION_UNREAD_CHARS),
+                None => max_unread,
+            },
+            session: reader_session,
+            inbox: Arc::clone(&worker.inbox),
+            committer: Arc::clone(&self.shared.committer),
+            permit,
+        });
+        let stream = GenerationStream::new(Arc::clone(&buffer));
+        let random = begin.random;
+        let session = lease.map(|lease| JobSession {
+            id: lease.key().id.clone(),
+            progress: Progress::new(
+                OpenSession {
+                    lease,
+                    identity,
+                    begin,
+                },
+                hash.digest(random.seed),
+                &prompt,
+            ),
+        });
+        let job = Job::new(JobParts {
+            buffer,
+            settings: call.settings,
+            draws: Draws::at(random),
+            stops: stop_matcher(&model, &call.stop),
+            logprobs: call.logprobs,
+            max_chars: call.max_chars,
+            deadline: call.deadline,
+            state,
+            load: worker.load.add(feed.len()),
+            feed,
+            unfed,
+            session,
+            model,
+            prompt_permit,
+        });
+        worker
+            .inbox
+            .put(Command::Generate(Box::new(job)))
+            .map_err(|_| GenerateError::Stopping)?;
+        Ok(stream)
+    }
+
+    fn least_loaded(&self) -> &WorkerHandle {
+        self.shared
+            .workers
+            .iter()
+            .min_by_key(|worker| worker.load.weight())
+            .expect("an engine has at least one worker")
+    }
+}
+
+impl Drop for Shared {
+    /// Stops the threads of an engine that nobody holds any more.
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.inbox.stop();
+        }
+    }
+}
+
+fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
+    admission.admit().ok_or_else(overloaded)
+}
+
+fn overloaded() -> GenerateError {
+    GenerateError::Overloaded {
+        retry_after: RETRY_AFTER,
+    }
+}
+
+fn about(key: &SessionKey) -> impl FnOnce(SessionError) -> GenerateError {
+    let id = key.id.clone();
+    move |error| GenerateError::Session { id, error }
+}
+
+/// Where a call begins. It continues the session's random sequence if it names
+/// no seed or the seed of that sequence, which is what a repeat of a call
+/// does; otherwise it starts the sequence of its seed.
+fn begin_state(start: Option<SessionState>, seed: Option<u64>) -> SessionState {
+    match (start, seed) {
+        (Some(state), Some(seed)) if seed != state.random.seed => SessionState {
+            random: RandomState::seeded(seed),
+            ..state
+        },
+        (Some(state), _) => state,
+        (None, seed) => SessionState::origin(seed.unwrap_or_else(rand::random)),
+    }
+}
+
+/// The state of the network at `state`. The digest of its session's model
+/// matches, so a mismatch is an error inside.
+fn network_state_of(
+    state: &SessionState,
+    model: &LoadedModel,
+) -> Result<HiddenState, GenerateError> {
+    let architecture = model.weights.architecture();
+    if !sessions::fits(state, model) {
+        let text = "the state of a session does not fit its model".to_owned();
+        return Err(GenerateError::Internal(text));
+    }
+    let decoded = state
+        .network
+        .as_ref()
+        .and_then(|network| network_state::decode(network, architecture));
+    Ok(decoded.unwrap_or_else(|| HiddenState::zeros(architecture)))
+}
+
+/// A matcher for the stop strings that the model can write; others never
+/// occur.
+fn stop_matcher(model: &LoadedModel, strings: &[String]) -> StopMatcher {
+    let encoded = strings.iter().filter(|string| !string.is_empty());
+    StopMatcher::new(
+        encoded
+            .filter_map(|string| model.vocabulary.encode(string).ok())
+            .collect(),
+    )
+}

@@ -1,0 +1,148 @@
+//! Which model a call needs, and how it is loaded and encodes a text.
+
+use std::sync::Arc;
+
+use charlstm_model::decode_step::{ARITHMETIC_REVISION, Arithmetic, Precision};
+use charlstm_model::sampler::SamplingSettings;
+use charlstm_repository::{LoadedModel, ModelId};
+use charlstm_store::session::{ModelVersion, SessionId, SessionIdentity};
+
+use super::Engine;
+use crate::error::GenerateError;
+use crate::model_source::ModelSourceError;
+use crate::parameters_digest::ParametersHash;
+
+/// Prompts of at most this many bytes are encoded on the calling task, which
+/// takes some microseconds: less than to hand the work to another thread.
+const INLINE_PROMPT_BYTES: usize = 4096;
+
+impl Engine {
+    /// Loads the model that a reference means now.
+    pub(super) async fn load_reference(
+        &self,
+        reference: &str,
+    ) -> Result<Arc<LoadedModel>, GenerateError> {
+        let id = self.shared.models.resolve(reference)?;
+        Ok(self.load(&id).await?)
+    }
+
+    /// Loads the very model that a session belongs to.
+    pub(super) async fn load_model_of(
+        &self,
+        session: &SessionId,
+        identity: &SessionIdentity,
+    ) -> Result<Arc<LoadedModel>, GenerateError> {
+        let id = model_id(&identity.model);
+        let gone = || GenerateError::SessionModelGone {
+            id: session.clone(),
+            model: id.clone(),
+        };
+        match self.load(&id).await {
+            // Another file under the same name and version is another model.
+            Ok(model) if model.digest != identity.digest => Err(gone()),
+            Ok(model) => {
+                check_precision(&model, identity.precision)?;
+                Ok(model)
+            }
+            Err(ModelSourceError::Gone(_) | ModelSourceError::NotFound(_)) => Err(gone()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Loads a model; on the calling task if it is in memory.
+    pub(super) async fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        if let Some(model) = self.shared.models.loaded(id) {
+            return Ok(model);
+        }
+        let models = Arc::clone(&self.shared.models);
+        let id = id.clone();
+        tokio::task::spawn_blocking(move || models.load(&id))
+            .await
+            .unwrap_or_else(|error| Err(ModelSourceError::Failed(error.to_string())))
+    }
+}
+
+/// A text as a model sees it.
+pub(super) struct EncodedText {
+    pub(super) tokens: Vec<u32>,
+    /// Hash of the text and the sampling settings.
+    pub(super) hash: ParametersHash,
+}
+
+/// Encodes a text; on the calling task if it is short.
+pub(super) async fn encode(
+    model: &Arc<LoadedModel>,
+    text: String,
+    settings: &SamplingSettings,
+) -> Result<EncodedText, GenerateError> {
+    let is_short = text.len() <= INLINE_PROMPT_BYTES;
+    let (model, settings) = (Arc::clone(model), *settings);
+    let encode = move || {
+        let tokens = model.vocabulary.encode(&text);
+        Ok(EncodedText {
+            tokens: tokens.map_err(GenerateError::UnknownCharacter)?,
+            hash: ParametersHash::new(&text, &settings),
+        })
+    };
+    if is_short {
+        return encode();
+    }
+    tokio::task::spawn_blocking(encode)
+        .await
+        .unwrap_or_else(|error| Err(GenerateError::Internal(error.to_string())))
+}
+
+/// The identity of a session that starts on a model.
+pub(super) fn identity_of(model: &LoadedModel) -> SessionIdentity {
+    let arithmetic = model.weights.arithmetic();
+    SessionIdentity {
+        model: model_version(&model.id),
+        digest: model.digest,
+        precision: arithmetic.precision,
+        revision: arithmetic.revision,
+    }
+}
+
+/// Checks that a session of this identity can be continued on a model.
+pub(super) fn check_precision(model: &LoadedModel, needed: Precision) -> Result<(), GenerateError> {
+    let available = model.weights.arithmetic().precision;
+    if available != needed {
+        return Err(GenerateError::PrecisionUnavailable { needed, available });
+    }
+    Ok(())
+}
+
+/// Checks that a requested reference means the model of a session.
+pub(super) fn check_model_of(
+    session: &SessionId,
+    identity: &SessionIdentity,
+    requested: &str,
+) -> Result<(), GenerateError> {
+    let model = &identity.model;
+    if requested.is_empty() || *requested == *model.name || requested == model.to_string() {
+        return Ok(());
+    }
+    Err(GenerateError::OtherModel {
+        id: session.clone(),
+        model: model_id(model),
+        requested: requested.to_owned(),
+    })
+}
+
+pub(super) fn model_version(id: &ModelId) -> ModelVersion {
+    ModelVersion {
+        name: id.name.as_str().into(),
+        version: id.version,
+    }
+}
+
+pub(super) fn model_id(version: &ModelVersion) -> ModelId {
+    ModelId {
+        name: version.name.to_string(),
+        version: version.version,
+    }
+}
+
+// Every arithmetic that this version has is of the one revision that the
+// session storage accepts.
+const _: () = assert!(Arithmetic::FLOAT32.revision == ARITHMETIC_REVISION);

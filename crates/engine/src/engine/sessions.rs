@@ -1,0 +1,170 @@
+//! What can be done with sessions between two calls.
+
+use bytes::Bytes;
+use charlstm_repository::{LoadedModel, ModelId};
+use charlstm_store::session::{
+    ForkRequest, ImportRequest, ListRequest, Owner, SessionError, SessionId, SessionInfo,
+    SessionKey, SessionPage, SessionRecord, SessionState, TokenIds,
+};
+
+use super::Engine;
+use super::model_ref::{model_id, model_version};
+use crate::error::ImportError;
+use crate::model_source::ModelSourceError;
+use crate::network_state;
+
+impl Engine {
+    /// Describes a session as of its last commit.
+    ///
+    /// # Errors
+    /// `Unknown`, `Evicted`, `Unavailable`.
+    pub async fn session(&self, key: &SessionKey) -> Result<SessionInfo, SessionError> {
+        self.storage().get(key).await
+    }
+
+    /// Returns a page of sessions, the most recently used first.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn sessions(&self, request: ListRequest) -> Result<SessionPage, SessionError> {
+        self.storage().list(request).await
+    }
+
+    /// Creates a second session that is where the first one is. Durable when
+    /// the future completes.
+    ///
+    /// # Errors
+    /// `Exists` is about the new session, the others are about the first:
+    /// `Unknown`, `Evicted`, `Busy`, `Full`, `OwnerLimit`, `UnknownRevision`,
+    /// `Unavailable`, `Stopping`.
+    pub async fn fork_session(
+        &self,
+        key: &SessionKey,
+        new_id: &SessionId,
+    ) -> Result<SessionInfo, SessionError> {
+        let request = ForkRequest {
+            key: key.clone(),
+            new_id: new_id.clone(),
+            owner_limit: None,
+        };
+        self.storage().fork(request).await
+    }
+
+    /// Deletes a session, or the tombstone of an evicted one. A generation in
+    /// the session ends as cancelled. Durable when the future completes.
+    ///
+    /// # Errors
+    /// `Unknown`, `Unavailable`, `Stopping`.
+    pub async fn delete_session(&self, key: &SessionKey) -> Result<(), SessionError> {
+        let deleted = self.storage().delete(key).await;
+        // A generation in the session has lost its lease, even if the deletion
+        // failed.
+        for worker in &self.shared.workers {
+            worker.inbox.wake();
+        }
+        deleted
+    }
+
+    /// Returns a session as bytes that [`Engine::import_session`] accepts.
+    ///
+    /// # Errors
+    /// `Unknown`, `Evicted`, `Busy`, `UnknownRevision`, `Unavailable`.
+    pub async fn export_session(&self, key: &SessionKey) -> Result<Bytes, SessionError> {
+        let record = self.storage().export(key).await?;
+        Ok(record.encode()?)
+    }
+
+    /// Creates a session from bytes, under `id` or under its own id. Durable
+    /// when the future completes. The bytes may be hostile.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub async fn import_session(
+        &self,
+        owner: &Owner,
+        bytes: &Bytes,
+        id: Option<SessionId>,
+    ) -> Result<SessionInfo, ImportError> {
+        let record = SessionRecord::decode(bytes)?;
+        let identity = &record.identity;
+        let wanted = model_id(&identity.model);
+        let model = match self.load(&wanted).await {
+            Ok(model) => model,
+            Err(ModelSourceError::Failed(error)) => return Err(ImportError::Internal(error)),
+            Err(_) => return Err(ImportError::ModelMissing(wanted)),
+        };
+        if model.digest != identity.digest {
+            return Err(ImportError::ModelDiffers(wanted));
+        }
+        let available = model.weights.arithmetic().precision;
+        if identity.precision != available {
+            return Err(ImportError::PrecisionUnavailable {
+                needed: identity.precision,
+                available,
+            });
+        }
+        let tokens = record.last_call.tokens.as_ref();
+        if !fits(&record.begin, &model)
+            || !fits(&record.end, &model)
+            || !tokens.is_none_or(|tokens| are_known(tokens, &model))
+        {
+            return Err(ImportError::StateMismatch);
+        }
+        let id = id.unwrap_or_else(|| record.key.id.clone());
+        let record = SessionRecord {
+            key: SessionKey::new(owner.clone(), id.clone()),
+            ..record
+        };
+        let request = ImportRequest {
+            record,
+            owner_limit: None,
+        };
+        let imported = self.storage().import(request).await;
+        imported.map_err(|error| ImportError::Session { id, error })
+    }
+
+    /// Returns the number of sessions that belong to a model version,
+    /// including those that running calls are about to create.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn count_sessions_of(&self, model: &ModelId) -> Result<u64, SessionError> {
+        self.storage().count_by_model(&model_version(model)).await
+    }
+
+    /// Prevents new sessions on a model version that is about to be deleted,
+    /// in one step with the check that it has none. With `force` it may have
+    /// some; they stay and report that their model is gone. Undone by
+    /// [`Engine::reinstate_model`].
+    ///
+    /// # Errors
+    /// `ModelInUse` without `force`, `Unavailable`, `Stopping`.
+    pub async fn retire_model(&self, model: &ModelId, force: bool) -> Result<(), SessionError> {
+        let version = model_version(model);
+        self.storage().retire_model(&version, force).await
+    }
+
+    /// Allows sessions on a model version again whose deletion failed.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Stopping`.
+    pub async fn reinstate_model(&self, model: &ModelId) -> Result<(), SessionError> {
+        self.storage().reinstate_model(&model_version(model)).await
+    }
+}
+
+/// Whether a state fits the network of a model.
+pub(super) fn fits(state: &SessionState, model: &LoadedModel) -> bool {
+    let architecture = model.weights.architecture();
+    let network_fits = state
+        .network
+        .as_ref()
+        .is_none_or(|network| network_state::decode(network, architecture).is_some());
+    network_fits && are_known(&state.unfed, model)
+}
+
+/// Whether every token is a character of the model's vocabulary.
+fn are_known(tokens: &TokenIds, model: &LoadedModel) -> bool {
+    let known = model.vocabulary.len();
+    tokens.iter().all(|token| (token as usize) < known)
+}

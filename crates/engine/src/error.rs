@@ -1,0 +1,155 @@
+//! Why the engine cannot do what it is asked for.
+
+use std::time::Duration;
+
+use charlstm_model::ModelId;
+use charlstm_model::decode_step::Precision;
+use charlstm_model::vocabulary::UnknownCharacter;
+use charlstm_store::session::{RecordError, SessionError, SessionId};
+use thiserror::Error;
+
+use crate::model_source::ModelSourceError;
+
+/// A text could not be generated or scored. Texts about the prompt and the
+/// scored text follow the name of the field.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum GenerateError {
+    /// The model is not available.
+    #[error(transparent)]
+    Model(#[from] ModelSourceError),
+    /// The prompt or the scored text contains a character that the model does
+    /// not know.
+    #[error("{0}")]
+    UnknownCharacter(UnknownCharacter),
+    /// The prompt is empty and there is no session to continue.
+    #[error(
+        "must not be empty unless the call continues a session: the model needs a first character"
+    )]
+    EmptyPrompt,
+    /// The prompt or the scored text is longer than the engine accepts.
+    #[error("must have at most {max} characters, not {chars}")]
+    TextTooLong {
+        /// Number of characters.
+        chars: usize,
+        /// Maximum number of characters.
+        max: usize,
+    },
+    /// The text to score has fewer than two characters.
+    #[error("must have at least 2 characters, not {0}: each is predicted from those before it")]
+    TextTooShort(usize),
+    /// The session cannot be used.
+    #[error("session {id}: {error}")]
+    Session {
+        /// The session.
+        id: SessionId,
+        /// Why.
+        error: SessionError,
+    },
+    /// The session belongs to another model than the requested one.
+    #[error("session {id} belongs to model {}@{}, not to {requested:?}", model.name, model.version)]
+    OtherModel {
+        /// The session.
+        id: SessionId,
+        /// Its model.
+        model: ModelId,
+        /// The requested model.
+        requested: String,
+    },
+    /// The model version of the session was deleted.
+    #[error(
+        "session {id} belongs to model {}@{}, which this server no longer has; \
+         delete the session to use its id again",
+        model.name,
+        model.version
+    )]
+    SessionModelGone {
+        /// The session.
+        id: SessionId,
+        /// Its model.
+        model: ModelId,
+    },
+    /// The session was computed in another precision than the requested one.
+    #[error("session {id} is computed in {precision}, not in {requested}")]
+    OtherPrecision {
+        /// The session.
+        id: SessionId,
+        /// Its precision.
+        precision: Precision,
+        /// The requested precision.
+        requested: Precision,
+    },
+    /// The engine does not compute the model in the precision that is needed.
+    #[error("precision {needed} is not available; this server computes the model in {available}")]
+    PrecisionUnavailable {
+        /// The precision of the session or of the request.
+        needed: Precision,
+        /// The precision in which the model is loaded.
+        available: Precision,
+    },
+    /// The call would move the session beyond the maximum position.
+    #[error(
+        "session {id} is at position {position}; with this call it would exceed the maximum of {max}"
+    )]
+    PositionLimit {
+        /// The session.
+        id: SessionId,
+        /// Where the call begins.
+        position: u64,
+        /// Maximum position.
+        max: u64,
+    },
+    /// The batch and its queue are full.
+    #[error("the maximum number of generations is running and the queue is full")]
+    Overloaded {
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// The deadline of the call passed.
+    #[error("the deadline passed before the generation ended")]
+    Deadline,
+    /// The reader took no text for too long.
+    #[error("no text was read for {0:?}; the session is at the last text that was read")]
+    Stalled(Duration),
+    /// The engine is shutting down or has failed.
+    #[error("the server is shutting down")]
+    Stopping,
+    /// Something failed inside. The text is for the log.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A session could not be imported.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum ImportError {
+    /// The bytes are not an exported session.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// This server does not have the model version that the session needs.
+    #[error("the session belongs to model {}@{}, which this server does not have", .0.name, .0.version)]
+    ModelMissing(ModelId),
+    /// This server has another model of that name and version.
+    #[error("the session belongs to another model than the {}@{} of this server", .0.name, .0.version)]
+    ModelDiffers(ModelId),
+    /// This server computes the model in another precision.
+    #[error("the session is computed in {needed}; this server computes its model in {available}")]
+    PrecisionUnavailable {
+        /// The precision of the session.
+        needed: Precision,
+        /// The precision in which the model is loaded.
+        available: Precision,
+    },
+    /// The content does not fit the model.
+    #[error("the state does not fit the model that it names")]
+    StateMismatch,
+    /// The session could not be stored.
+    #[error("session {id}: {error}")]
+    Session {
+        /// The session.
+        id: SessionId,
+        /// Why.
+        error: SessionError,
+    },
+    /// The model could not be read. The text is for the log.
+    #[error("{0}")]
+    Internal(String),
+}

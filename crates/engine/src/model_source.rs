@@ -1,0 +1,85 @@
+//! Where the engine gets models from.
+
+use std::sync::Arc;
+
+use charlstm_repository::{LoadedModel, ModelId, Repository, RepositoryError};
+use thiserror::Error;
+
+/// Finds and loads models.
+pub trait ModelSource: Send + Sync + 'static {
+    /// Returns the version that a reference means: `name` is its latest
+    /// version, `name@version` that one, and an empty reference the only model
+    /// that exists. Answers from memory.
+    ///
+    /// # Errors
+    /// `NotFound`, with a text that lists what exists; `BadReference`.
+    fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError>;
+
+    /// Returns a model if it is in memory, without blocking. `None` if it has
+    /// to be loaded first, or does not exist.
+    fn loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>>;
+
+    /// Loads a model, once however many ask for it. Blocks on the disk: the
+    /// engine calls it on a thread that may block.
+    ///
+    /// # Errors
+    /// `Gone` if it was deleted, `Damaged` if its bytes are wrong, `Failed` if
+    /// it cannot be read.
+    fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError>;
+}
+
+/// A model is not available.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ModelSourceError {
+    /// No model has that name or version; the text lists what exists.
+    #[error("{0}")]
+    NotFound(String),
+    /// The reference is invalid or ambiguous; the text says what would be
+    /// right.
+    #[error("{0}")]
+    BadReference(String),
+    /// The version was deleted.
+    #[error("version {} of model {:?} was deleted", .0.version, .0.name)]
+    Gone(ModelId),
+    /// The bytes of the version are not those that were stored; the text says
+    /// what is wrong.
+    #[error("{0}")]
+    Damaged(String),
+    /// The version exists and cannot be read. The text is for the log.
+    #[error("a model could not be loaded: {0}")]
+    Failed(String),
+}
+
+impl ModelSource for Repository {
+    fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError> {
+        Repository::resolve(self, reference).map_err(ModelSourceError::from)
+    }
+
+    fn loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
+        self.get_loaded(id)
+    }
+
+    fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        Repository::load(self, id).map_err(|error| match error {
+            RepositoryError::NotFound { .. } => ModelSourceError::Gone(id.clone()),
+            other => other.into(),
+        })
+    }
+}
+
+impl From<RepositoryError> for ModelSourceError {
+    fn from(error: RepositoryError) -> Self {
+        let text = error.to_string();
+        match error {
+            RepositoryError::NotFound { .. } | RepositoryError::NoModels => Self::NotFound(text),
+            RepositoryError::BadName(_)
+            | RepositoryError::BadReference(_)
+            | RepositoryError::Ambiguous { .. } => Self::BadReference(text),
+            RepositoryError::Damaged { .. } => Self::Damaged(text),
+            RepositoryError::Device { .. }
+            | RepositoryError::NotAModel(_)
+            | RepositoryError::VersionsUnknown { .. }
+            | RepositoryError::Io { .. } => Self::Failed(text),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The reader's end of a generation.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+
+use crate::error::GenerateError;
+use crate::event::GenerationEvent;
+use crate::text_buffer::TextBuffer;
+
+/// The events of one generation. The last one is `Finished` or an error.
+///
+/// In a session, both come after the session was committed: if the last event
+/// is `Finished`, the session's new state is durable.
+///
+/// Dropping the stream ends the generation within a step, and commits the
+/// session at the last text that was taken.
+pub struct GenerationStream {
+    buffer: Arc<TextBuffer>,
+    has_ended: bool,
+}
+
+impl GenerationStream {
+    pub(crate) fn new(buffer: Arc<TextBuffer>) -> Self {
+        Self {
+            buffer,
+            has_ended: false,
+        }
+    }
+}
+
+impl Stream for GenerationStream {
+    type Item = Result<GenerationEvent, GenerateError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let event = ready!(self.buffer.poll_take(context));
+        self.has_ended = matches!(
+            event,
+            Some(Ok(GenerationEvent::Finished(_)) | Err(_)) | None
+        );
+        Poll::Ready(event)
+    }
+}
+
+impl Drop for GenerationStream {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.buffer.leave();
+        }
+    }
+}

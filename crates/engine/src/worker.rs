@@ -1,0 +1,512 @@
+//! The thread that computes. Each turn it takes its commands, prefills a
+//! little, takes a decode step for every running generation, and scores a
+//! little. It shares nothing with other workers.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use charlstm_model::decode_step::DecodeError;
+use charlstm_model::sampler::Sampler;
+use charlstm_repository::LoadedModel;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::batch::Batch;
+use crate::error::GenerateError;
+use crate::event::FinishReason;
+use crate::inbox::{Command, Inbox};
+use crate::job::{Job, Next};
+use crate::prefill_budget::PrefillBudget;
+use crate::scheduler::Scheduler;
+use crate::score::ScoreJob;
+use crate::text_buffer::TextBuffer;
+use crate::worker_load::WorkerLoad;
+
+/// Maximum number of models that a worker keeps ready while none of their
+/// generations runs.
+const MAX_READY_MODELS: usize = 4;
+
+/// Maximum number of characters that are scored between two decode steps of
+/// running generations.
+const SCORE_CHARS: usize = 32;
+
+/// Number of characters that are scored at once if nothing else is to be done.
+const LONE_SCORE_CHARS: usize = 64;
+
+/// Maximum time that a worker sleeps. It is woken for everything that happens;
+/// the bound only makes sure that no mistake in that lasts.
+const MAX_SLEEP: Duration = Duration::from_secs(10);
+
+/// Settings of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkerConfig {
+    /// Number of slots of its batch.
+    pub(crate) slots: usize,
+    /// A generation ends if its reader takes nothing for this time.
+    pub(crate) reader_timeout: Duration,
+    /// Time that readers have, at shutdown, to take the text that is there.
+    pub(crate) stop_grace: Duration,
+}
+
+/// A worker.
+pub(crate) struct Worker {
+    inbox: Arc<Inbox>,
+    load: Arc<WorkerLoad>,
+    config: WorkerConfig,
+    scheduler: Scheduler<Job>,
+    batches: Vec<Batch>,
+    parked: Vec<ParkedJob>,
+    /// Texts that have ended and were not read to the end.
+    unread: Vec<UnreadText>,
+    scores: VecDeque<Box<ScoreJob>>,
+    sampler: Sampler,
+    prefill_budget: PrefillBudget,
+    commands: Vec<Command>,
+    /// Readers to wake at the end of the turn, when the step's work is done.
+    readers: Vec<Waker>,
+}
+
+/// A job whose reader is behind.
+struct ParkedJob {
+    job: Job,
+    timeout: ReaderTimeout,
+}
+
+/// A text that has ended and was not read to the end.
+struct UnreadText {
+    buffer: Weak<TextBuffer>,
+    timeout: ReaderTimeout,
+}
+
+/// For how long a reader has taken nothing.
+struct ReaderTimeout {
+    taken: u64,
+    since: Instant,
+}
+
+impl ReaderTimeout {
+    fn new(buffer: &TextBuffer, now: Instant) -> Self {
+        Self {
+            taken: buffer.taken(),
+            since: now,
+        }
+    }
+
+    /// Whether the reader has taken nothing for `limit`.
+    fn has_passed(&mut self, buffer: &TextBuffer, now: Instant, limit: Duration) -> bool {
+        let taken = buffer.taken();
+        if taken != self.taken {
+            (self.taken, self.since) = (taken, now);
+        }
+        now.duration_since(self.since) >= limit
+    }
+}
+
+/// Watches the thread of a worker. If the thread ends unexpectedly, its
+/// commands are dropped, so that their calls end with an error, and the engine
+/// is reported as failed.
+pub(crate) struct WorkerGuard {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) failed: CancellationToken,
+    /// Counted until the thread has ended.
+    pub(crate) _alive: TaskTrackerToken,
+}
+
+impl Drop for WorkerGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a generation worker ended unexpectedly");
+            self.failed.cancel();
+        }
+        self.inbox.abandon();
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(inbox: Arc<Inbox>, load: Arc<WorkerLoad>, config: WorkerConfig) -> Self {
+        Self {
+            inbox,
+            load,
+            config,
+            scheduler: Scheduler::new(config.slots),
+            batches: Vec::new(),
+            parked: Vec::new(),
+            unread: Vec::new(),
+            scores: VecDeque::new(),
+            sampler: Sampler::default(),
+            prefill_budget: PrefillBudget::default(),
+            commands: Vec::new(),
+            readers: Vec::new(),
+        }
+    }
+
+    /// Works until the inbox is stopped, then ends all generations. A panic in
+    /// a turn ends the generations that were being computed, and nothing else.
+    pub(crate) fn run(mut self) {
+        loop {
+            let wait = self.sleep_time(Instant::now());
+            let is_stopped = self.inbox.take(&mut self.commands, wait);
+            #[cfg(test)]
+            if self.commands.iter().any(|c| matches!(c, Command::Crash)) {
+                panic!("a test crashes the worker");
+            }
+            if is_stopped {
+                break;
+            }
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+                self.recover();
+            }
+        }
+        self.shutdown();
+    }
+
+    /// How long the worker may sleep; `None` if there is work.
+    fn sleep_time(&self, now: Instant) -> Option<Duration> {
+        if !self.scheduler.is_idle() || !self.scores.is_empty() {
+            return None;
+        }
+        let limit = self.config.reader_timeout;
+        let parked = self
+            .parked
+            .iter()
+            .flat_map(|parked| [Some(parked.timeout.since + limit), parked.job.deadline()]);
+        let unread = self
+            .unread
+            .iter()
+            .map(|unread| Some(unread.timeout.since + limit));
+        let first = parked.chain(unread).flatten().min();
+        let time = first.map_or(MAX_SLEEP, |first| first.saturating_duration_since(now));
+        Some(time.min(MAX_SLEEP))
+    }
+
+    /// One turn: at most one budget of prefill, one decode step, one chunk of
+    /// scoring.
+    fn turn(&mut self) {
+        self.take_commands();
+        self.reap(Instant::now());
+        let readers = &mut self.readers;
+        self.scheduler
+            .admit(|job| readers.extend(job.buffer().start()));
+        self.publish_load();
+        self.prefill();
+        self.step();
+        self.score();
+        // Again, since the worker may sleep for long now.
+        self.publish_load();
+        for reader in self.readers.drain(..) {
+            reader.wake();
+        }
+        // If all cores are busy, the tokio workers that deliver the text would
+        // otherwise not run until the next tick of the system's scheduler,
+        // some decode steps later.
+        std::thread::yield_now();
+    }
+
+    fn take_commands(&mut self) {
+        for command in std::mem::take(&mut self.commands) {
+            match command {
+                Command::Generate(job) => self.scheduler.join(*job),
+                Command::Score(job) => self.scores.push_back(job),
+                Command::DropModel(id) => {
+                    for job in self.remove_if(|job| job.model().id == id) {
+                        self.finish(job, FinishReason::Cancelled);
+                    }
+                    self.batches.retain(|batch| batch.model().id != id);
+                }
+                #[cfg(test)]
+                Command::Crash => {}
+            }
+        }
+    }
+
+    /// Removes the jobs that match, wherever they are.
+    fn remove_if(&mut self, matches: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let mut removed = self.scheduler.remove_if(&matches);
+        for batch in &mut self.batches {
+            for job in batch.remove_if(&matches) {
+                self.scheduler.free_slot();
+                removed.push(job);
+            }
+        }
+        let parked = self.parked.extract_if(.., |parked| matches(&parked.job));
+        removed.extend(parked.map(|parked| parked.job));
+        removed
+    }
+
+    /// Ends the jobs that must end early, and continues parked jobs whose
+    /// reader has caught up.
+    fn reap(&mut self, now: Instant) {
+        for job in self.remove_if(|job| job.must_end(now)) {
+            match job.interruption(now) {
+                Some(Ok(reason)) => self.finish(job, reason),
+                Some(Err(error)) => self.readers.extend(job.fail(error)),
+                // The reader has left: nobody gets the reason.
+                None => drop(job.finish(FinishReason::Cancelled)),
+            }
+        }
+        let limit = self.config.reader_timeout;
+        let drained = self.parked.extract_if(.., |p| !p.job.buffer().is_parked());
+        for parked in drained {
+            self.scheduler.rejoin(parked.job);
+        }
+        let stalled = self.parked.extract_if(.., |parked| {
+            parked.timeout.has_passed(parked.job.buffer(), now, limit)
+        });
+        for parked in stalled {
+            self.readers
+                .extend(parked.job.fail(GenerateError::Stalled(limit)));
+        }
+        let readers = &mut self.readers;
+        self.unread.retain_mut(|unread| {
+            let Some(buffer) = unread.buffer.upgrade().filter(|b| b.is_unread()) else {
+                return false;
+            };
+            let is_stalled = unread.timeout.has_passed(&buffer, now, limit);
+            if is_stalled {
+                readers.extend(buffer.give_up(GenerateError::Stalled(limit)));
+            }
+            !is_stalled
+        });
+    }
+
+    /// Prefills as many characters as the running generations allow.
+    fn prefill(&mut self) {
+        let mut left = self.prefill_budget.chunk_chars(self.scheduler.running());
+        while left > 0 {
+            let Some(mut job) = self.scheduler.next_to_prefill() else {
+                break;
+            };
+            match self.prefill_chunk(&mut job, left) {
+                Ok(chars) => {
+                    left = left.saturating_sub(chars.max(1));
+                    self.after_chunk(job);
+                }
+                Err(error) => {
+                    self.scheduler.free_slot();
+                    self.fail(job, &error);
+                }
+            }
+        }
+    }
+
+    /// Feeds one chunk of a prompt. Returns its number of characters.
+    fn prefill_chunk(&mut self, job: &mut Job, max_chars: usize) -> Result<usize, DecodeError> {
+        if job.is_prefilled() {
+            return Ok(0);
+        }
+        let begin = Instant::now();
+        let slots = self.config.slots;
+        let batch = batch_of(&mut self.batches, job.model(), slots)?;
+        let chars = match job.next_chunk(max_chars) {
+            Some((state, chunk)) => {
+                batch.rows().prefill(state, chunk)?;
+                chunk.len()
+            }
+            None => 0,
+        };
+        job.advance_prefill(chars);
+        self.load
+            .prefill_chars
+            .fetch_add(chars as u64, Ordering::Relaxed);
+        self.prefill_budget.prefilled(chars, begin.elapsed());
+        Ok(chars)
+    }
+
+    /// Sends a job where it continues after a chunk of prefill.
+    fn after_chunk(&mut self, job: Job) {
+        if !job.is_prefilled() {
+            self.scheduler.continue_prefill(job);
+        } else if job.is_prompt_only() {
+            self.scheduler.free_slot();
+            self.finish(job, FinishReason::Length);
+        } else {
+            let model = Arc::clone(job.model());
+            match batch_of(&mut self.batches, &model, self.config.slots) {
+                Ok(batch) => batch.push(job),
+                Err(error) => {
+                    self.scheduler.free_slot();
+                    self.fail(job, &error);
+                }
+            }
+        }
+    }
+
+    /// Takes a decode step: one more character for every running generation.
+    fn step(&mut self) {
+        let begin = Instant::now();
+        let mut has_stepped = false;
+        for i in 0..self.batches.len() {
+            let batch = &mut self.batches[i];
+            if batch.is_empty() {
+                continue;
+            }
+            has_stepped = true;
+            let rows = batch.len() as u64;
+            self.load.steps.fetch_add(1, Ordering::Relaxed);
+            self.load.rows.fetch_add(rows, Ordering::Relaxed);
+            match batch.step(&mut self.sampler, begin, &mut self.readers) {
+                Ok(leaving) => {
+                    for (job, next) in leaving {
+                        self.scheduler.free_slot();
+                        self.leave_batch(job, next, begin);
+                    }
+                }
+                Err(error) => {
+                    for job in batch.remove_if(|_| true) {
+                        self.scheduler.free_slot();
+                        self.fail(job, &error);
+                    }
+                }
+            }
+        }
+        if has_stepped {
+            self.prefill_budget.stepped(begin.elapsed());
+        }
+    }
+
+    fn leave_batch(&mut self, job: Job, next: Next, now: Instant) {
+        match next {
+            Next::Finish(reason) => self.finish(job, reason),
+            // A job that continues does not leave its batch.
+            Next::Park | Next::Continue => {
+                let timeout = ReaderTimeout::new(job.buffer(), now);
+                self.parked.push(ParkedJob { job, timeout });
+            }
+        }
+    }
+
+    /// Scores a chunk of the text that has waited longest.
+    fn score(&mut self) {
+        let Some(mut job) = self.scores.pop_front() else {
+            return;
+        };
+        if job.is_abandoned() {
+            return;
+        }
+        if job.deadline.is_some_and(|d| d <= Instant::now()) {
+            return job.answer(Err(GenerateError::Deadline));
+        }
+        let chars = if self.scheduler.is_idle() {
+            LONE_SCORE_CHARS
+        } else {
+            let running = self.scheduler.running();
+            SCORE_CHARS.min(self.prefill_budget.chunk_chars(running))
+        };
+        let slots = self.config.slots;
+        let scored = batch_of(&mut self.batches, &job.model, slots)
+            .and_then(|batch| job.advance(batch.rows(), chars));
+        match scored {
+            Ok(None) => self.scores.push_back(job),
+            Ok(Some(scored)) => job.answer(Ok(scored)),
+            Err(error) => job.answer(Err(GenerateError::Internal(error.to_string()))),
+        }
+    }
+
+    /// Ends a job, and watches that its text is read.
+    fn finish(&mut self, job: Job, reason: FinishReason) {
+        let buffer = Arc::clone(job.buffer());
+        self.readers.extend(job.finish(reason));
+        if buffer.is_unread() {
+            self.unread.push(UnreadText {
+                timeout: ReaderTimeout::new(&buffer, Instant::now()),
+                buffer: Arc::downgrade(&buffer),
+            });
+        }
+    }
+
+    /// Ends a job whose device failed.
+    fn fail(&mut self, job: Job, error: &DecodeError) {
+        let error = GenerateError::Internal(error.to_string());
+        self.readers.extend(job.fail(error));
+    }
+
+    fn publish_load(&self) {
+        let running = self.scheduler.occupied();
+        self.load.running.store(running, Ordering::Relaxed);
+        let queued = self.scheduler.waiting();
+        self.load.queued.store(queued, Ordering::Relaxed);
+    }
+
+    /// Ends the generations that were being computed when a turn panicked:
+    /// their states cannot be trusted. Their sessions are committed where
+    /// their readers are. Waiting and parked jobs continue.
+    fn recover(&mut self) {
+        tracing::error!("a worker's turn panicked; the generations that it computed are ended");
+        self.batches.clear();
+        drop(self.scheduler.remove_prefilling());
+        self.scheduler.free_all_slots();
+        self.scores.clear();
+        for reader in self.readers.drain(..) {
+            reader.wake();
+        }
+    }
+
+    /// Ends all generations, and waits until their readers have taken the
+    /// text, at most for the grace time.
+    fn shutdown(&mut self) {
+        self.take_commands();
+        for job in self.remove_if(|_| true) {
+            self.finish(job, FinishReason::Shutdown);
+        }
+        for job in self.scores.drain(..) {
+            job.answer(Err(GenerateError::Stopping));
+        }
+        let end = Instant::now() + self.config.stop_grace;
+        loop {
+            for reader in self.readers.drain(..) {
+                reader.wake();
+            }
+            self.unread
+                .retain(|unread| unread.buffer.upgrade().is_some_and(|b| b.is_unread()));
+            let left = end.saturating_duration_since(Instant::now());
+            if self.unread.is_empty() || left.is_zero() {
+                break;
+            }
+            // The inbox is stopped and would return at once.
+            std::thread::sleep(left.min(Duration::from_millis(5)));
+        }
+        self.publish_load();
+    }
+}
+
+impl Drop for Worker {
+    /// Commits the sessions of texts that were not read to the end at their
+    /// readers' positions: nobody watches those readers any more.
+    fn drop(&mut self) {
+        for unread in self.unread.drain(..) {
+            let reader = unread
+                .buffer
+                .upgrade()
+                .and_then(|buffer| buffer.give_up(GenerateError::Stopping));
+            if let Some(reader) = reader {
+                reader.wake();
+            }
+        }
+    }
+}
+
+/// Returns the batch of a model, and creates it if there is none.
+fn batch_of<'a>(
+    batches: &'a mut Vec<Batch>,
+    model: &Arc<LoadedModel>,
+    slots: usize,
+) -> Result<&'a mut Batch, DecodeError> {
+    let is_same = |batch: &Batch| Arc::ptr_eq(&batch.model().weights, &model.weights);
+    let index = match batches.iter().position(is_same) {
+        Some(index) => index,
+        None => {
+            if batches.len() >= MAX_READY_MODELS
+                && let Some(idle) = batches.iter().position(Batch::is_empty)
+            {
+                batches.remove(idle);
+            }
+            batches.push(Batch::new(Arc::clone(model), slots)?);
+            batches.len() - 1
+        }
+    };
+    Ok(&mut batches[index])
+}

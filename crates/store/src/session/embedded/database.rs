@@ -1,0 +1,619 @@
+//! The database file: records, their index, tombstones.
+//!
+//! | table | key | value |
+//! | --- | --- | --- |
+//! | `meta` | name | `format` u32; `applied_log`, `clock_ms` u64; of the import of version 0.1, see there |
+//! | `records` | owner, 0, id | the record |
+//! | `index` | owner, 0, id | what is loaded at startup |
+//! | `tombstones` | u64 of the name | reason u8, sequence u64 |
+//! | `damaged` | where it was found | bytes that were moved aside |
+//!
+//! Every commit syncs twice and stores the state of redb's allocator
+//! (`set_quick_repair`), so that opening after a crash does not have to read
+//! the whole file.
+
+use std::collections::HashSet;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
+use thiserror::Error;
+
+use super::change::{reason_code, reason_of};
+use super::disk::DiskFile;
+use super::pending::Batch;
+use crate::session::encoding::{Reader, Writer};
+use crate::session::error::RecordError;
+use crate::session::identity::SessionIdentity;
+use crate::session::index::IndexRow;
+use crate::session::name::{Owner, SessionId, SessionKey};
+use crate::session::tombstones::{NameDigest, Tombstone};
+
+/// Version of the tables that is written, and the only one that is read.
+pub(super) const FORMAT: u32 = 1;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
+const INDEX: TableDefinition<&[u8], &[u8]> = TableDefinition::new("index");
+const TOMBSTONES: TableDefinition<u64, &[u8]> = TableDefinition::new("tombstones");
+const DAMAGED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("damaged");
+
+/// The key of a session in the tables: names contain no zero byte.
+pub(super) fn database_key(key: &SessionKey) -> Vec<u8> {
+    let (owner, id) = (key.owner.as_str(), key.id.as_str());
+    let mut bytes = Vec::with_capacity(owner.len() + 1 + id.len());
+    bytes.extend_from_slice(owner.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(id.as_bytes());
+    bytes
+}
+
+/// The session of a key.
+pub(super) fn session_key(bytes: &[u8]) -> Option<SessionKey> {
+    let (owner, id) = std::str::from_utf8(bytes).ok()?.split_once('\0')?;
+    Some(SessionKey::new(
+        Owner::new(owner).ok()?,
+        SessionId::new(id).ok()?,
+    ))
+}
+
+/// The database cannot be read or written.
+#[derive(Debug, Error)]
+pub(super) enum DatabaseError {
+    /// The disk reports an error, or redb finds the file damaged.
+    #[error(transparent)]
+    Redb(Box<redb::Error>),
+    /// The file is damaged so that redb did not expect it.
+    #[error("the file is damaged: {0}")]
+    Damaged(String),
+    /// The tables are of another version.
+    #[error("format {found} is not supported; this version reads format {FORMAT}")]
+    Format {
+        /// The version.
+        found: u32,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for DatabaseError {
+    fn from(error: E) -> Self {
+        Self::Redb(Box::new(error.into()))
+    }
+}
+
+/// Runs redb so that a panic, with which it answers some kinds of damage, is
+/// an error.
+fn guarded<T>(run: impl FnOnce() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
+    // Whatever was being changed is dropped with the transaction.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(DatabaseError::Damaged(
+            text.unwrap_or("a check failed").to_owned(),
+        ))
+    })
+}
+
+/// What is loaded at startup besides the index.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// In the order of evictions.
+    pub(super) tombstones: Vec<Tombstone>,
+    /// Keys of sessions whose row in the index is damaged.
+    pub(super) damaged: Vec<Vec<u8>>,
+}
+
+/// An open database. All methods block.
+#[derive(Debug)]
+pub(super) struct Database {
+    /// Only empty while it is dropped.
+    redb: Option<redb::Database>,
+    is_detached: Arc<AtomicBool>,
+}
+
+impl Drop for Database {
+    /// Closing may write, and may panic if the file is damaged.
+    fn drop(&mut self) {
+        let redb = self.redb.take();
+        let closed = guarded(|| {
+            drop(redb);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::error!(%error, "the session database could not be closed");
+        }
+    }
+}
+
+impl Database {
+    /// Creates the tables in an empty file.
+    pub(super) fn create(file: Arc<dyn DiskFile>) -> Result<Self, DatabaseError> {
+        let database = Self::open_redb(file, 0)?;
+        guarded(|| {
+            let transaction = database.redb()?.begin_write()?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+                transaction.open_table(RECORDS)?;
+                transaction.open_table(INDEX)?;
+                transaction.open_table(TOMBSTONES)?;
+                transaction.open_table(DAMAGED)?;
+            }
+            commit(transaction)
+        })?;
+        Ok(database)
+    }
+
+    /// Opens an existing database with a page cache of `cache_bytes`. After a
+    /// crash, this repairs it first.
+    pub(super) fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Self, DatabaseError> {
+        // redb would make a new database of an empty file.
+        let length = file.len().map_err(redb::Error::Io)?;
+        if length == 0 {
+            return Err(DatabaseError::Damaged("it is empty".to_owned()));
+        }
+        let database = Self::open_redb(file, cache_bytes)?;
+        database.check_format()?;
+        Ok(database)
+    }
+
+    fn open_redb(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Self, DatabaseError> {
+        guarded(|| {
+            let mut builder = redb::Builder::new();
+            builder.set_cache_size(cache_bytes);
+            let is_detached = Arc::new(AtomicBool::new(false));
+            let file = RedbFile {
+                file,
+                is_detached: Arc::clone(&is_detached),
+            };
+            let redb = builder.create_with_backend(file)?;
+            Ok(Self {
+                redb: Some(redb),
+                is_detached,
+            })
+        })
+    }
+
+    fn redb(&self) -> Result<&redb::Database, DatabaseError> {
+        let closed = || DatabaseError::Damaged("it is closed".to_owned());
+        self.redb.as_ref().ok_or_else(closed)
+    }
+
+    /// Ends all access to the file, so that it can be opened again while
+    /// readers still hold this.
+    pub(super) fn detach(&self) {
+        self.is_detached.store(true, Ordering::Release);
+    }
+
+    fn check_format(&self) -> Result<(), DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            let meta = match transaction.open_table(META) {
+                Err(TableError::TableDoesNotExist(_)) => {
+                    return Err(DatabaseError::Damaged(
+                        "it is not a database of sessions".to_owned(),
+                    ));
+                }
+                meta => meta?,
+            };
+            let format = number(&meta, "format")?.unwrap_or(0);
+            let format = u32::try_from(format).unwrap_or(u32::MAX);
+            if format != FORMAT {
+                return Err(DatabaseError::Format { found: format });
+            }
+            Ok(())
+        })
+    }
+
+    /// Number of the last log whose changes are all in the database.
+    pub(super) fn applied_log(&self) -> Result<u64, DatabaseError> {
+        self.number("applied_log")
+    }
+
+    /// Running time of the server at the last change, in milliseconds.
+    pub(super) fn clock_ms(&self) -> Result<u64, DatabaseError> {
+        self.number("clock_ms")
+    }
+
+    fn number(&self, name: &str) -> Result<u64, DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            let meta = transaction.open_table(META)?;
+            Ok(number(&meta, name)?.unwrap_or(0))
+        })
+    }
+
+    /// Reads what is kept in memory of all sessions.
+    pub(super) fn load(
+        &self,
+        mut each: impl FnMut(SessionKey, IndexRow),
+    ) -> Result<Loaded, DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            let mut loaded = Loaded::default();
+            // Sessions share the names of their models.
+            let mut identities = HashSet::new();
+            let index = transaction.open_table(INDEX)?;
+            let mut rows = 0;
+            for entry in index.iter()? {
+                let (key, value) = entry?;
+                rows += 1;
+                let row = decode_row(key.value(), value.value(), &mut identities);
+                match (session_key(key.value()), row) {
+                    (Some(key), Ok(row)) => each(key, row),
+                    _ => loaded.damaged.push(key.value().to_vec()),
+                }
+            }
+            if rows != index.len()? {
+                let detail = format!("its index has {rows} rows instead of {}", index.len()?);
+                return Err(DatabaseError::Damaged(detail));
+            }
+            for entry in transaction.open_table(TOMBSTONES)?.iter()? {
+                let (name, value) = entry?;
+                // A tombstone that cannot be read is as good as dropped.
+                if let Ok(tombstone) = decode_tombstone(name.value(), value.value()) {
+                    loaded.tombstones.push(tombstone);
+                }
+            }
+            let sequence = |tombstone: &Tombstone| tombstone.sequence;
+            loaded.tombstones.sort_unstable_by_key(sequence);
+            Ok(loaded)
+        })
+    }
+
+    /// Reads the record of a session, by the key of the tables.
+    pub(super) fn record(&self, key: &[u8]) -> Result<Option<Bytes>, DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            let records = transaction.open_table(RECORDS)?;
+            let record = records.get(key)?;
+            Ok(record.map(|record| Bytes::copy_from_slice(record.value())))
+        })
+    }
+
+    /// Looks for the records of sessions without a row in the index. Reads the
+    /// whole file: only for when rows are damaged.
+    pub(super) fn orphans(
+        &self,
+        has_row: impl Fn(&SessionKey) -> bool,
+        mut each: impl FnMut(SessionKey, Bytes),
+    ) -> Result<(), DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            for entry in transaction.open_table(RECORDS)?.iter()? {
+                let (key, record) = entry?;
+                if let Some(key) = session_key(key.value())
+                    && !has_row(&key)
+                {
+                    each(key, Bytes::copy_from_slice(record.value()));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Number of records that were moved aside.
+    pub(super) fn damaged(&self) -> Result<u64, DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            Ok(transaction.open_table(DAMAGED)?.len()?)
+        })
+    }
+
+    /// The bytes of an entry of `meta`.
+    pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
+        guarded(|| {
+            let transaction = self.redb()?.begin_read()?;
+            let meta = transaction.open_table(META)?;
+            Ok(meta.get(name)?.map(|value| value.value().to_vec()))
+        })
+    }
+
+    /// Stores a batch, durably, and that the database has all logs up to
+    /// `applied_log`.
+    pub(super) fn apply(&self, batch: &Batch, applied_log: u64) -> Result<(), DatabaseError> {
+        self.change(|tables| {
+            for key in &batch.damaged {
+                tables.move_aside(key, batch.clock_ms)?;
+            }
+            for (key, record) in &batch.records {
+                match record {
+                    Some((row, record)) => tables.put(key, row, record)?,
+                    None => tables.remove(key)?,
+                }
+            }
+            for (name, tombstone) in &batch.tombstones {
+                match tombstone {
+                    Some(tombstone) => tables.bury(tombstone)?,
+                    None => tables.exhume(*name)?,
+                }
+            }
+            let clock_ms = number(&tables.meta, "clock_ms")?.unwrap_or(0);
+            let clock_ms = clock_ms.max(batch.clock_ms);
+            tables.set("clock_ms", &clock_ms.to_le_bytes())?;
+            tables.set("applied_log", &applied_log.to_le_bytes())
+        })
+    }
+
+    /// Keeps bytes that could not be read, durably, under a name that says
+    /// where they were found.
+    pub(super) fn keep_damaged(&self, place: &str, bytes: &[u8]) -> Result<(), DatabaseError> {
+        self.change(|tables| tables.keep_damaged(place, bytes))
+    }
+
+    /// Makes a change to the tables, durably and as a whole. An error of
+    /// `change` leaves everything as it was.
+    pub(super) fn change<E: From<DatabaseError>>(
+        &self,
+        change: impl FnOnce(&mut Tables<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut outcome = Ok(());
+        let stored = guarded(|| {
+            let transaction = self.redb()?.begin_write()?;
+            let mut tables = Tables {
+                meta: transaction.open_table(META)?,
+                records: transaction.open_table(RECORDS)?,
+                index: transaction.open_table(INDEX)?,
+                tombstones: transaction.open_table(TOMBSTONES)?,
+                damaged: transaction.open_table(DAMAGED)?,
+            };
+            outcome = change(&mut tables);
+            drop(tables);
+            if outcome.is_ok() {
+                commit(transaction)
+            } else {
+                Ok(transaction.abort()?)
+            }
+        });
+        stored?;
+        outcome
+    }
+
+    /// Copies everything as it is now into an empty database.
+    pub(super) fn copy_to(&self, target: &Database) -> Result<(), DatabaseError> {
+        guarded(|| {
+            let source = self.redb()?.begin_read()?;
+            let transaction = target.redb()?.begin_write()?;
+            copy_table(&source, &transaction, META)?;
+            copy_table(&source, &transaction, RECORDS)?;
+            copy_table(&source, &transaction, INDEX)?;
+            copy_table(&source, &transaction, TOMBSTONES)?;
+            copy_table(&source, &transaction, DAMAGED)?;
+            commit(transaction)
+        })
+    }
+}
+
+/// The tables in a transaction.
+pub(super) struct Tables<'a> {
+    meta: redb::Table<'a, &'static str, &'static [u8]>,
+    records: redb::Table<'a, &'static [u8], &'static [u8]>,
+    index: redb::Table<'a, &'static [u8], &'static [u8]>,
+    tombstones: redb::Table<'a, u64, &'static [u8]>,
+    damaged: redb::Table<'a, &'static [u8], &'static [u8]>,
+}
+
+impl Tables<'_> {
+    /// Stores a session.
+    pub(super) fn put(
+        &mut self,
+        key: &[u8],
+        row: &IndexRow,
+        record: &[u8],
+    ) -> Result<(), DatabaseError> {
+        self.records.insert(key, record)?;
+        self.index.insert(key, encode_row(key, row).as_slice())?;
+        Ok(())
+    }
+
+    /// Removes a session.
+    fn remove(&mut self, key: &[u8]) -> Result<(), DatabaseError> {
+        self.records.remove(key)?;
+        self.index.remove(key)?;
+        Ok(())
+    }
+
+    /// Moves the record of a session, or what there is instead, to the damaged
+    /// ones.
+    fn move_aside(&mut self, key: &[u8], clock_ms: u64) -> Result<(), DatabaseError> {
+        let place = aside_key(key, clock_ms);
+        if let Some(record) = self.records.remove(key)? {
+            self.damaged.insert(place.as_slice(), record.value())?;
+        } else if let Some(row) = self.index.get(key)? {
+            self.damaged.insert(place.as_slice(), row.value())?;
+        }
+        self.index.remove(key)?;
+        Ok(())
+    }
+
+    /// Stores a tombstone.
+    pub(super) fn bury(&mut self, tombstone: &Tombstone) -> Result<(), DatabaseError> {
+        let value = encode_tombstone(tombstone);
+        self.tombstones.insert(tombstone.name.0, value.as_slice())?;
+        Ok(())
+    }
+
+    /// Removes a tombstone.
+    pub(super) fn exhume(&mut self, name: NameDigest) -> Result<(), DatabaseError> {
+        self.tombstones.remove(name.0)?;
+        Ok(())
+    }
+
+    /// Keeps bytes that could not be read, with where they were found.
+    pub(super) fn keep_damaged(&mut self, place: &str, bytes: &[u8]) -> Result<(), DatabaseError> {
+        self.damaged.insert(place.as_bytes(), bytes)?;
+        Ok(())
+    }
+
+    /// Sets an entry of `meta`.
+    pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), DatabaseError> {
+        self.meta.insert(name, value)?;
+        Ok(())
+    }
+}
+
+fn commit(mut transaction: redb::WriteTransaction) -> Result<(), DatabaseError> {
+    transaction.set_quick_repair(true);
+    Ok(transaction.commit()?)
+}
+
+fn copy_table<K: redb::Key + 'static>(
+    source: &redb::ReadTransaction,
+    target: &redb::WriteTransaction,
+    table: TableDefinition<K, &'static [u8]>,
+) -> Result<(), DatabaseError>
+where
+    for<'a> K: redb::Key<SelfType<'a>: Clone>,
+{
+    let mut copy = target.open_table(table)?;
+    for entry in source.open_table(table)?.iter()? {
+        let (key, value) = entry?;
+        copy.insert(key.value(), value.value())?;
+    }
+    Ok(())
+}
+
+fn aside_key(key: &[u8], clock_ms: u64) -> Vec<u8> {
+    let mut place = key.to_vec();
+    place.push(0);
+    place.extend_from_slice(&clock_ms.to_be_bytes());
+    place
+}
+
+fn number(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<u64>, DatabaseError> {
+    let Some(value) = meta.get(name)? else {
+        return Ok(None);
+    };
+    let bytes = value.value();
+    let mut number = [0; 8];
+    let Some(part) = number.get_mut(..bytes.len()) else {
+        return Err(DatabaseError::Damaged(format!("its {name} is too long")));
+    };
+    part.copy_from_slice(bytes);
+    Ok(Some(u64::from_le_bytes(number)))
+}
+
+/// Encodes a row. Its checksum covers the key as well.
+fn encode_row(key: &[u8], row: &IndexRow) -> Vec<u8> {
+    let mut writer = Writer(Vec::with_capacity(160));
+    writer.u64(row.mark);
+    writer.u64(row.last_used_ms);
+    writer.u64(row.created_unix_ms);
+    writer.u64(row.position);
+    writer.u64(row.last_call_position);
+    writer.bytes(&row.bytes.to_le_bytes());
+    writer.precision(row.identity.precision);
+    writer.u16(row.identity.revision);
+    writer.text(&row.identity.model.name);
+    writer.u64(row.identity.model.version);
+    writer.bytes(&row.identity.digest);
+    let checksum = row_checksum(key, &writer.0);
+    writer.bytes(&checksum.to_le_bytes());
+    writer.0
+}
+
+fn row_checksum(key: &[u8], content: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), content)
+}
+
+fn decode_row(
+    key: &[u8],
+    bytes: &[u8],
+    identities: &mut HashSet<SessionIdentity>,
+) -> Result<IndexRow, RecordError> {
+    let (content, checksum) = bytes.split_last_chunk::<4>().ok_or(RecordError::Checksum)?;
+    if row_checksum(key, content).to_le_bytes() != *checksum {
+        return Err(RecordError::Checksum);
+    }
+    let content = Bytes::copy_from_slice(content);
+    let mut reader = Reader::new(&content);
+    let mut row = IndexRow {
+        mark: reader.u64()?,
+        last_used_ms: reader.u64()?,
+        created_unix_ms: reader.u64()?,
+        position: reader.u64()?,
+        last_call_position: reader.u64()?,
+        bytes: u32::from_le_bytes(reader.array()?),
+        identity: {
+            let precision = reader.precision()?;
+            let revision = reader.u16()?;
+            let (model, digest) = reader.model()?;
+            SessionIdentity {
+                model,
+                digest,
+                precision,
+                revision,
+            }
+        },
+    };
+    reader.finish()?;
+    match identities.get(&row.identity) {
+        Some(shared) => row.identity = shared.clone(),
+        None => {
+            identities.insert(row.identity.clone());
+        }
+    }
+    Ok(row)
+}
+
+fn encode_tombstone(tombstone: &Tombstone) -> [u8; 9] {
+    let mut bytes = [0; 9];
+    bytes[0] = reason_code(tombstone.reason);
+    bytes[1..].copy_from_slice(&tombstone.sequence.to_le_bytes());
+    bytes
+}
+
+fn decode_tombstone(name: u64, bytes: &[u8]) -> Result<Tombstone, RecordError> {
+    let short = RecordError::Content("a tombstone is too short");
+    let (&reason, sequence) = bytes.split_first().ok_or(short.clone())?;
+    Ok(Tombstone {
+        name: NameDigest(name),
+        reason: reason_of(reason)?,
+        sequence: u64::from_le_bytes(*sequence.first_chunk().ok_or(short)?),
+    })
+}
+
+/// The database file as redb wants it.
+#[derive(Debug)]
+struct RedbFile {
+    file: Arc<dyn DiskFile>,
+    is_detached: Arc<AtomicBool>,
+}
+
+impl RedbFile {
+    fn file(&self) -> io::Result<&dyn DiskFile> {
+        if self.is_detached.load(Ordering::Acquire) {
+            return Err(io::Error::other("the database was closed"));
+        }
+        Ok(&*self.file)
+    }
+}
+
+impl redb::StorageBackend for RedbFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file()?.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file()?.read_at(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file()?.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file()?.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file()?.write_at(offset, data)
+    }
+}

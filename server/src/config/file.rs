@@ -1,0 +1,73 @@
+//! The file of `--config`: reads its keys and texts. What the texts mean is
+//! decided by the value parsers of the flags.
+
+use std::path::Path;
+
+use clap::{Arg, Command, Id};
+
+use super::ConfigError;
+
+/// How similar a known key must be to be suggested, from 0 to 1: one or two
+/// typing errors.
+const MIN_SIMILARITY: f64 = 0.7;
+
+/// Reads the settings in the file, as the ids of arguments of `command` and
+/// texts for them. Keys may be written with `-` or `_`.
+///
+/// # Errors
+/// The file cannot be read, is not TOML, has an unknown key, or a value that
+/// is not a string, an integer or a boolean.
+pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(Id, String)>, ConfigError> {
+    let invalid = |reason: String| ConfigError::File {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| invalid(error.to_string()))?;
+    let mut settings = Vec::with_capacity(table.len());
+    for (key, value) in table {
+        let argument = find(command, &key).ok_or_else(|| ConfigError::UnknownKey {
+            path: path.to_owned(),
+            nearest: nearest(command, &key),
+            key: key.clone(),
+        })?;
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(choice) => choice.to_string(),
+            other => {
+                return Err(invalid(format!(
+                    "{key} must be a string, an integer or a boolean, not {}",
+                    other.type_str()
+                )));
+            }
+        };
+        settings.push((argument.get_id().clone(), text));
+    }
+    Ok(settings)
+}
+
+/// Returns the arguments that a file can set: a file cannot name another.
+fn arguments(command: &Command) -> impl Iterator<Item = (&Arg, &str)> {
+    let named = command.get_arguments();
+    let named = named.filter_map(|argument| Some((argument, argument.get_long()?)));
+    named.filter(|&(_, name)| name != "config")
+}
+
+fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    let name = key.replace('_', "-");
+    let argument = arguments(command).find(|&(_, known)| known == name);
+    argument.map(|(argument, _)| argument)
+}
+
+/// Returns the setting that was probably meant.
+fn nearest(command: &Command, key: &str) -> Option<String> {
+    let name = key.replace('_', "-");
+    arguments(command)
+        .map(|(_, known)| (strsim::jaro_winkler(&name, known), known))
+        .filter(|&(similarity, _)| similarity > MIN_SIMILARITY)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known.to_owned())
+}

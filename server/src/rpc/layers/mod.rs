@@ -1,0 +1,8 @@
+//! The tower layers around every service of charlstm, from the outermost to
+//! the innermost: call metrics, authentication, calls in flight. Health and
+//! reflection have none: probes need no token, and a client that watches the
+//! health does not delay the shutdown.
+
+pub mod auth;
+pub mod call_metrics;
+pub mod in_flight;

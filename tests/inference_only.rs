@@ -1,0 +1,105 @@
+//! The build without libtorch: `--no-default-features`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use charlstm_model::architecture::Architecture;
+use charlstm_model::model_file::{ModelFile, ModelMetadata};
+use charlstm_model::parameters::Parameters;
+use charlstm_model::vocabulary::Vocabulary;
+use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
+use charlstm_proto::v1::train_request::Payload;
+use charlstm_proto::v1::training_service_client::TrainingServiceClient;
+use charlstm_proto::v1::{GenerateRequest, StartTrainingRequest, TrainRequest, TrainingSpec};
+use charlstm_repository::Repository;
+use tonic::Code;
+
+use crate::support::server::{Server, command_of};
+use crate::support::wire::{assert_status, length, rest};
+use crate::support::{process, root};
+
+/// Builds the server without libtorch and returns its program. It has a target
+/// folder of its own, so that it does not replace the program that the other
+/// tests use, and is not optimized, so that it is built quickly.
+fn build() -> PathBuf {
+    let target = root().join("target/inference-only");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    process::run(
+        Command::new(cargo)
+            .args(["build", "--quiet", "--package", "charlstm-server"])
+            .args(["--no-default-features", "--target-dir"])
+            .arg(&target)
+            .args(["--config", "profile.dev.opt-level=0"])
+            .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
+            .args(["--config", "profile.dev.debug=false"])
+            // Without these, a dependency on libtorch could not be built.
+            .env("LIBTORCH", "/nonexistent")
+            .env_remove("LIBTORCH_USE_PYTORCH"),
+    );
+    target.join("debug/charlstm-server")
+}
+
+/// A small model whose weights are all different.
+fn model() -> ModelFile {
+    let vocabulary = Vocabulary::of("\n abcdefghij".chars());
+    let mut parameters = Parameters::zeros(Architecture {
+        vocabulary_size: vocabulary.len(),
+        hidden_size: 16,
+        num_layers: 2,
+    });
+    for (index, value) in parameters.values.iter_mut().enumerate() {
+        *value = (index % 97) as f32 / 97.0 - 0.5;
+    }
+    ModelFile {
+        parameters,
+        vocabulary,
+        metadata: ModelMetadata::default(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_libtorch_generates_and_rejects_trainings_with_a_reason() {
+    let program = build();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let repository = Repository::open(&data).unwrap();
+    repository.publish("small", &model()).unwrap();
+    drop(repository);
+    let server = Server::launch(folder, command_of(&program, &data, &[]));
+    let libraries = std::fs::read_to_string(format!("/proc/{}/maps", server.id())).unwrap();
+    for library in ["libtorch", "libc10"] {
+        assert!(!libraries.contains(library), "{library} is loaded");
+    }
+
+    let channel = server.connect().await;
+    let mut generation = GenerationServiceClient::new(channel.clone());
+    let request = GenerateRequest {
+        prime: "abc".to_owned(),
+        max_chars: Some(50),
+        session_id: Some("session".to_owned()),
+        ..GenerateRequest::default()
+    };
+    let mut stream = generation.generate(request).await.unwrap().into_inner();
+    let generated = rest(&mut stream).await.unwrap();
+    assert_eq!(length(&generated.text), 50);
+    assert_eq!(generated.finished.position, 53);
+
+    let mut training = TrainingServiceClient::new(channel);
+    let spec = TrainingSpec {
+        model: "other".to_owned(),
+        ..TrainingSpec::default()
+    };
+    let message = TrainRequest {
+        payload: Some(Payload::Spec(spec.clone())),
+    };
+    let streamed = training.train(tokio_stream::once(message)).await;
+    let request = StartTrainingRequest {
+        spec: Some(spec),
+        corpus: b"abcabcabc".as_slice().into(),
+    };
+    let unary = training.start_training(request).await;
+    for status in [streamed.map(drop), unary.map(drop)].map(Result::unwrap_err) {
+        assert_status(&status, Code::Unimplemented, "TRAINING_UNSUPPORTED");
+        assert!(status.message().contains("build"), "{status}");
+    }
+}

@@ -1,0 +1,27 @@
+//! End-to-end tests: the real programs, real sockets, real files, and clients
+//! that share no code with the server. One program with a module for each
+//! file; `registration` fails if a file is missing here.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_disk;
+mod bad_input;
+mod broken_connection;
+mod dependencies;
+mod inference_only;
+mod interruption;
+mod json;
+mod metrics;
+mod model_import;
+mod models;
+mod quick_start;
+mod registration;
+mod security;
+mod serving;
+mod sessions;
+mod settings;
+mod source_rules;
+mod support;
+mod tensorboard;
+mod third_party_clients;
+mod train_and_generate;

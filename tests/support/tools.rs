@@ -1,0 +1,38 @@
+//! Tools that some tests need and that not every machine has.
+
+use std::path::PathBuf;
+
+use super::root;
+
+/// Reports that the calling test is skipped because of `reason`. Panics if
+/// CHARLSTM_REQUIRE_ALL is set: then no test may be skipped.
+pub(crate) fn skip(reason: &str) {
+    assert!(
+        std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
+        "CHARLSTM_REQUIRE_ALL is set, and {reason}"
+    );
+    eprintln!("skipped: {reason}");
+}
+
+/// Returns a program that `make python` installs into `.venv/bin`; `None`,
+/// after [`skip`], if it is not installed.
+pub(crate) fn python_tool(name: &str) -> Option<PathBuf> {
+    installed(root().join(".venv/bin").join(name), "make python")
+}
+
+/// Returns the folder of the packages that `make node` installs into
+/// `target/node`; `None`, after [`skip`], if they are not installed.
+pub(crate) fn node_modules() -> Option<PathBuf> {
+    installed(root().join("target/node/node_modules"), "make node")
+}
+
+fn installed(path: PathBuf, command: &str) -> Option<PathBuf> {
+    if path.exists() {
+        return Some(path);
+    }
+    skip(&format!(
+        "{} does not exist; `{command}` installs it",
+        path.display()
+    ));
+    None
+}
