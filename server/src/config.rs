@@ -15,11 +15,16 @@ use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use thiserror::Error;
 
-use self::value::{Checked, address, boolean, count, device, duration, log_format, path, threads};
+use self::value::{
+    Checked, address, boolean, byte_size, count, device, durability, duration, log_format, path,
+    threads,
+};
+use bytesize::ByteSize;
 use charlstm_model::device::DeviceChoice;
+use charlstm_store::session::Durability;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +33,35 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// When a change of a session is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionDurability {
+    /// Once it is on stable storage.
+    Committed,
+    /// Before that; it is on stable storage within a second.
+    Relaxed,
+}
+
+impl From<SessionDurability> for Durability {
+    fn from(durability: SessionDurability) -> Self {
+        match durability {
+            SessionDurability::Committed => Self::Committed,
+            SessionDurability::Relaxed => Self::Relaxed,
+        }
+    }
+}
+
+/// What the program does instead of serving.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Task {
+    /// Copy all sessions, models and trainings to a new folder, also while a
+    /// server uses --data-dir; to restore, start a server on the copy
+    Backup {
+        /// The folder to create.
+        folder: PathBuf,
+    },
 }
 
 /// The files of TLS.
@@ -57,8 +91,12 @@ pub struct TlsFiles<'a> {
     args_override_self = true
 )]
 pub struct Config {
-    // Only local clients by default: whoever opens the server to a network
-    // should decide about TLS and tokens.
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+
+    // Only local clients by default: to open the server to a network is a
+    // decision that includes TLS and tokens.
     /// Address to listen on; port 0 selects a free port
     #[arg(
         long,
@@ -72,6 +110,7 @@ pub struct Config {
     /// Folder for models, trainings and sessions; created if it does not exist
     #[arg(
         long,
+        global = true,
         env = "CHARLSTM_DATA_DIR",
         value_name = "FOLDER",
         default_value = "./charlstm-data",
@@ -112,25 +151,73 @@ pub struct Config {
     )]
     pub max_batch: usize,
 
-    // About 8 KiB each with a network of 2 layers of 512: less than 1 GB.
+    // About 10 KB of disk and 300 bytes of memory each, with a network of 2
+    // layers of 512.
     /// Maximum number of sessions; beyond it, the least recently used idle
     /// session is evicted
     #[arg(
         long,
         env = "CHARLSTM_MAX_SESSIONS",
         value_name = "N",
-        default_value = "100000",
+        default_value = "1000000",
         value_parser = Checked(count::<1, 10_000_000>)
     )]
     pub max_sessions: usize,
 
-    // A conversation can be continued on the next day.
-    /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d
+    /// When a change of a session is acknowledged: committed, once it is on
+    /// stable storage; relaxed, before that, and it is stored within a second
+    #[arg(
+        long,
+        env = "CHARLSTM_SESSION_DURABILITY",
+        value_name = "WHEN",
+        default_value = "committed",
+        value_parser = Checked(durability)
+    )]
+    pub session_durability: SessionDurability,
+
+    // The states of 30,000 sessions with a network of 2 layers of 512, and the
+    // index of a million.
+    /// Memory for the index of the sessions and for the states of recently used
+    /// ones, such as 512MB
+    #[arg(
+        long,
+        env = "CHARLSTM_SESSION_CACHE_BYTES",
+        value_name = "BYTES",
+        default_value = "512MB",
+        value_parser = Checked(byte_size)
+    )]
+    pub session_cache_bytes: ByteSize,
+
+    /// Disk space for sessions, such as 20GB; beyond it, the least recently used
+    /// idle session is evicted [default: 10GB, but at most half of the free
+    /// space]
+    #[arg(
+        long,
+        env = "CHARLSTM_SESSION_STORE_BYTES",
+        value_name = "BYTES",
+        value_parser = Checked(byte_size)
+    )]
+    pub session_store_bytes: Option<ByteSize>,
+
+    /// File of the keys that seal session snapshots, one per line; the first
+    /// one signs, all verify. Servers with the same file accept each other's
+    /// snapshots [default: a random key in the data folder]
+    #[arg(
+        long,
+        env = "CHARLSTM_SNAPSHOT_KEY_FILE",
+        value_name = "FILE",
+        value_parser = Checked(path)
+    )]
+    pub snapshot_key_file: Option<PathBuf>,
+
+    // A conversation can be continued after a holiday.
+    /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d;
+    /// only time during which the server runs counts
     #[arg(
         long,
         env = "CHARLSTM_SESSION_TTL",
         value_name = "DURATION",
-        default_value = "24h",
+        default_value = "30d",
         value_parser = Checked(duration)
     )]
     pub session_ttl: Duration,

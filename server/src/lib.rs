@@ -3,7 +3,9 @@
 //! contains the settings, the services and the wiring; see ARCHITECTURE.md for
 //! the crates below it.
 
+pub mod backup;
 pub mod config;
+mod data_folder;
 mod devices;
 pub mod metrics;
 pub mod rpc;

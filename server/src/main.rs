@@ -6,8 +6,8 @@ use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use charlstm_server::config::{Config, ConfigError, LogFormat};
-use charlstm_server::{serve, shutdown};
+use charlstm_server::config::{Config, ConfigError, LogFormat, Task};
+use charlstm_server::{backup, serve, shutdown};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -32,6 +32,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
+    if let Some(Task::Backup { folder }) = &config.task {
+        return Ok(backup::back_up(&config.data_dir, folder).await?);
+    }
     let shutdown = shutdown::on_signals()?;
     let listener = serve::listen(config.listen).await?;
     serve::serve(config, listener, shutdown).await?;

@@ -6,7 +6,6 @@ mod metrics;
 mod services;
 mod transport;
 
-use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,9 @@ use tonic::transport::server::TcpIncoming;
 
 use self::services::{Layers, Services};
 use self::transport::{MAX_MESSAGE_BYTES, transport};
+use crate::backup;
 use crate::config::Config;
+use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
@@ -36,8 +37,8 @@ use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
-    SessionStorage,
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionError,
+    SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -63,12 +64,9 @@ pub enum ServeError {
     /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Another running server uses the data folder.
-    #[error(
-        "{} is in use by another charlstm-server; give each server its own --data-dir",
-        .0.display()
-    )]
-    DataFolderInUse(PathBuf),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataFolder(#[from] DataFolderError),
     /// A file or folder named by the configuration cannot be used.
     #[error("{}: {reason}", path.display())]
     File {
@@ -80,9 +78,12 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// The sessions cannot be opened.
+    /// The stored sessions cannot be opened.
     #[error(transparent)]
-    OpenSessions(#[from] OpenError),
+    SessionStore(#[from] OpenError),
+    /// The key file of snapshots cannot be used.
+    #[error(transparent)]
+    SnapshotKeys(#[from] KeyFileError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -144,7 +145,7 @@ pub async fn serve(
         in_flight: InFlightLayer::new(calls.clone()),
     };
     let device = devices::select(config.device)?;
-    let _lock = lock_data_folder(&config.data_dir)?;
+    let _lock = data_folder::lock(&config.data_dir)?;
     // All that can fail without touching the data comes first.
     let mut services = Services::new(layers)?;
     let address = listener.local_addr().map_err(network)?;
@@ -154,9 +155,14 @@ pub async fn serve(
     };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
+    let keys = match &config.snapshot_key_file {
+        Some(file) => SnapshotKeys::read(file)?,
+        None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
+    };
+    let keys = Arc::new(keys);
     let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
-    let engine = start_engine(&config, device, &repository, sessions)?;
+    let engine = start_engine(&config, device, &repository, Arc::clone(&sessions))?;
 
     let info = ServerInfo {
         device,
@@ -166,8 +172,12 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
-    services.add(SessionRpc::server(engine.clone()));
+    services.add(GenerationRpc::server(
+        engine.clone(),
+        Arc::clone(&keys),
+        metrics.clone(),
+    ));
+    services.add(SessionRpc::server(engine.clone(), keys));
     let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
@@ -193,6 +203,9 @@ pub async fn serve(
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stopped),
     );
+    if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
+        tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
+    }
     if !address.ip().is_loopback() {
         warn_about_open_address(&config, address);
     }
@@ -200,6 +213,8 @@ pub async fn serve(
 
     let failure = match announced {
         Ok(()) => tokio::select! {
+            // The shutdown also ends `serving`, which is not a failure then.
+            biased;
             () = shutdown.cancelled() => None,
             () = engine.failed() => Some(ServeError::Engine),
             ended = &mut serving => Some(serving_ended(ended)),
@@ -265,19 +280,28 @@ async fn stop_jobs(jobs: Jobs) {
     }
 }
 
-/// Opens the session storage of the data folder, and imports the sessions of
-/// version 0.1. Blocks on the disk.
+/// Opens the session storage of the data folder.
 fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let folder = config.data_dir.join("sessions");
+    let max_bytes = match config.session_store_bytes {
+        Some(bytes) => bytes.as_u64(),
+        None => default_max_bytes(&folder).map_err(|error| ServeError::File {
+            path: folder.clone(),
+            reason: error.to_string(),
+        })?,
+    };
     let settings = EmbeddedSettings {
         limits: SessionLimits {
             max_sessions: config.max_sessions as u64,
+            max_bytes,
             max_idle: config.session_ttl,
             ..SessionLimits::default()
         },
-        ..EmbeddedSettings::default()
+        durability: config.session_durability.into(),
+        cache_bytes: config.session_cache_bytes.as_u64(),
     };
-    let storage = EmbeddedSessions::open(&config.data_dir.join("sessions"), settings)?;
-    let imported = storage.imported();
+    let sessions = EmbeddedSessions::open(&folder, settings)?;
+    let imported = sessions.imported();
     if imported != ImportedLegacy::default() {
         tracing::info!(
             sessions = imported.sessions,
@@ -286,7 +310,14 @@ fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError>
             "imported the sessions of version 0.1"
         );
     }
-    Ok(Arc::new(storage))
+    let stats = sessions.stats();
+    tracing::info!(
+        sessions = stats.sessions,
+        bytes = stats.bytes,
+        damaged = stats.damaged,
+        "opened the sessions"
+    );
+    Ok(Arc::new(sessions))
 }
 
 fn start_engine(
@@ -411,22 +442,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
         path: path.to_owned(),
         reason: error.to_string(),
     })
-}
-
-/// Creates the folder and locks it for this process: two servers would delete
-/// each other's unfinished files.
-fn lock_data_folder(folder: &Path) -> Result<File, ServeError> {
-    let unusable = |error: io::Error| ServeError::File {
-        path: folder.to_owned(),
-        reason: error.to_string(),
-    };
-    std::fs::create_dir_all(folder).map_err(unusable)?;
-    let file = File::create(folder.join("lock")).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServeError::DataFolderInUse(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(unusable(error)),
-    }
 }
 
 /// Prints the line on standard output that other programs wait for.

@@ -1,24 +1,35 @@
-//! Signals that stop the server: the first one starts a clean shutdown, the
-//! second one ends the process.
+//! Signals: SIGINT and SIGTERM stop the server, the second one immediately.
+//! SIGHUP stops it too if it was started from a terminal, because then it says
+//! that the terminal was closed.
 
+use std::fs::{self, File};
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Exit codes that shells report for these signals.
+const HUNG_UP: i32 = 129;
 const INTERRUPTED: i32 = 130;
 const TERMINATED: i32 = 143;
 
-/// Returns a token that the first SIGINT or SIGTERM cancels. The second signal
-/// ends the process immediately, with exit code 130 or 143. Must be called in a
-/// tokio runtime.
+/// Returns a token that the first signal to stop cancels. The second one ends
+/// the process immediately, with the exit code that shells report for it. Must
+/// be called in a tokio runtime.
+///
+/// A SIGHUP that was ignored when the program was started, as under `nohup`,
+/// stays ignored.
 ///
 /// # Errors
 /// The signal handlers cannot be installed.
 pub fn on_signals() -> io::Result<CancellationToken> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
+    let mut hang_ups = match hang_up_is_ignored() {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
+    let has_terminal = File::open("/dev/tty").is_ok();
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
@@ -26,7 +37,12 @@ pub fn on_signals() -> io::Result<CancellationToken> {
             let code = tokio::select! {
                 _ = interrupts.recv() => INTERRUPTED,
                 _ = terminations.recv() => TERMINATED,
+                () = next(&mut hang_ups) => HUNG_UP,
             };
+            if code == HUNG_UP && !has_terminal {
+                tracing::info!("SIGHUP: nothing to reload in this version");
+                continue;
+            }
             if token.is_cancelled() {
                 tracing::warn!("second signal: exiting immediately");
                 std::process::exit(code);
@@ -36,4 +52,38 @@ pub fn on_signals() -> io::Result<CancellationToken> {
         }
     });
     Ok(shutdown)
+}
+
+/// Completes when the signal arrives; never if there is none to wait for.
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP is ignored: bit 0 of the mask of ignored signals. Systems
+/// that do not report the mask count as not ignoring it.
+fn hang_up_is_ignored() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hang_up(&status))
+}
+
+fn ignores_hang_up(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_bit_of_the_mask_is_sighup() {
+        assert!(ignores_hang_up("Name:\tx\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hang_up("Name:\tx\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hang_up("Name:\tx\n"));
+    }
 }

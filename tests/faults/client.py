@@ -43,7 +43,7 @@ class Client:
         self.channel.close()
 
     def generate(self, *, session="", chars, prime="", seed=None, expected=None, model="",
-                 stop_after=None, precision=None):
+                 stop_after=None, precision=None, top_k=None):
         """Generates and returns (text, finished).
 
         Raises `Interrupted` if the connection broke, and `grpc.RpcError` if the
@@ -55,6 +55,8 @@ class Client:
             request.session_id = session
         if seed is not None:
             request.sampling.seed = seed
+        if top_k is not None:
+            request.sampling.top_k = top_k
         if expected is not None:
             request.expected_position = expected
         if precision is not None:

@@ -125,13 +125,15 @@ impl Wire {
     }
 
     /// Returns the session when no call is in flight in it: a client that
-    /// leaves is not told when the server has noticed.
+    /// leaves is not told when the server has noticed. A session exists from
+    /// the commit of its first call on.
     pub(crate) async fn idle(&mut self, id: &str) -> Session {
         let idle = async {
             loop {
-                let session = self.session(id).await.unwrap();
-                if !session.busy {
-                    break session;
+                match self.session(id).await {
+                    Ok(session) if !session.busy => break session,
+                    Ok(_) => {}
+                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
                 }
             }
         };

@@ -14,12 +14,12 @@ use charlstm_model::decode_step::HiddenState;
 use charlstm_store::session::{CommitOutcome, LeaseHandle, LeaseStatus, SessionError, SessionId};
 
 use crate::admission::Permit;
-use crate::committer::{Committer, PendingCommit};
+use crate::committer::Committer;
 use crate::error::GenerateError;
 use crate::event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};
 use crate::flush_policy::FlushPolicy;
 use crate::inbox::Inbox;
-use crate::progress::{CommitPoint, Progress};
+use crate::progress::{CommitPoint, Progress, SessionEnd};
 
 /// How the worker ended a text.
 #[derive(Clone, Debug)]
@@ -311,15 +311,24 @@ impl TextBuffer {
             }
             _ => CommitPoint::After(content.taken),
         };
-        let Some((progress, end_state)) = ended.session else {
-            let finished = ended.ending.map(|ending| content.finished(&ending, None));
-            return content.settle(finished);
+        let session = ended
+            .session
+            .map(|(progress, end_state)| progress.leave_at(point, end_state));
+        let snapshot = match session {
+            Some(SessionEnd::Commit(lease, commit)) => {
+                content.phase = Phase::Committing(ended.ending);
+                drop(guard);
+                self.committer.submit(lease, commit, Arc::clone(self));
+                return None;
+            }
+            Some(SessionEnd::Snapshot(snapshot)) => Some(snapshot),
+            None => None,
         };
-        content.phase = Phase::Committing(ended.ending);
-        drop(guard);
-        let commit = PendingCommit::new(progress, point, end_state, Arc::clone(self));
-        self.committer.submit(commit);
-        None
+        let finished = ended.ending.map(|ending| Finished {
+            snapshot: snapshot.filter(|snapshot| snapshot.state.position > 0),
+            ..content.finished(&ending, None)
+        });
+        content.settle(finished)
     }
 
     /// Releases the last event, with the outcome of the commit.
@@ -451,6 +460,7 @@ impl Content {
             chars: self.taken,
             position,
             seconds: ending.seconds,
+            snapshot: None,
         }
     }
 

@@ -64,6 +64,15 @@ fn main() {
                 rows
             });
         }
+        let mut batch = Batch::new(&packed, 1);
+        batch.push(&State::zeros(&shape));
+        batch.set_partner(true).expect("a thread");
+        let mut at = 0;
+        report(kernel, "1, two threads", || {
+            at += 1;
+            black_box(batch.step(&[token(at)]));
+            1
+        });
         let tokens: Vec<u32> = (0..PREFILL).map(token).collect();
         let mut batch = Batch::new(&packed, 0);
         let mut pieces = tokens.chunks_exact(PIECE).cycle();

@@ -1,12 +1,13 @@
 //! A batch of sequences whose states stay in the form of a kernel.
 
 mod layers;
+mod partner;
 mod prefill;
 mod rows;
 mod step;
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use self::rows::KernelRows;
 use crate::float_control::DefaultFloatControl;
@@ -119,6 +120,9 @@ trait Rows: Send {
     /// Copies the state of one row to another.
     fn copy(&mut self, from: usize, to: usize);
 
+    /// Starts or ends the thread that takes half of a single row's work.
+    fn set_partner(&mut self, wanted: bool) -> io::Result<()>;
+
     /// Feeds `tokens[row]` to the rows `0..tokens.len()`; returns the logits,
     /// `[rows, vocabulary]`.
     fn step(&mut self, tokens: &[u32]) -> &[f32];
@@ -132,7 +136,7 @@ trait Rows: Send {
 /// one thread at a time.
 ///
 /// The logits and the new state of a row are, bit for bit, those of
-/// [`reference`](crate::reference), whatever other rows there are, whichever
+/// [`reference`](mod@crate::reference), whatever other rows there are, whichever
 /// kernel computes, and whether characters come through [`Self::step`] or
 /// [`Self::prefill`]. They do not depend on the floating-point control
 /// register of the calling thread either: it is set to the default during each
@@ -187,11 +191,38 @@ impl Batch {
     /// Panics if there is no such row.
     pub fn swap_remove(&mut self, row: usize) -> State {
         let state = self.state(row);
-        self.count -= 1;
-        if row < self.count {
-            self.rows.copy(self.count, row);
-        }
+        let last = self.count - 1;
+        self.copy_row(last, row);
+        self.truncate(last);
         state
+    }
+
+    /// Keeps the first `rows` rows and removes the others; does nothing if
+    /// there are no more.
+    pub fn truncate(&mut self, rows: usize) {
+        self.count = self.count.min(rows);
+    }
+
+    /// Copies the state of one row to another.
+    ///
+    /// # Panics
+    /// Panics if there is no such row.
+    pub fn copy_row(&mut self, from: usize, to: usize) {
+        self.assert_row(from);
+        self.assert_row(to);
+        if from != to {
+            self.rows.copy(from, to);
+        }
+    }
+
+    /// Replaces the state of a row.
+    ///
+    /// # Panics
+    /// Panics if there is no such row or the state has another shape.
+    pub fn set_state(&mut self, row: usize, state: &State) {
+        self.assert_row(row);
+        self.assert_fits(state);
+        self.rows.write(row, state);
     }
 
     /// Sets a row to the state before the first character.
@@ -199,8 +230,7 @@ impl Batch {
     /// # Panics
     /// Panics if there is no such row.
     pub fn reset(&mut self, row: usize) {
-        self.assert_row(row);
-        self.rows.write(row, &State::zeros(&self.shape));
+        self.set_state(row, &State::zeros(&self.shape));
     }
 
     /// Returns a copy of the state of a row.
@@ -210,6 +240,21 @@ impl Batch {
     pub fn state(&self, row: usize) -> State {
         self.assert_row(row);
         self.rows.read(row)
+    }
+
+    /// Starts or ends a second thread that computes half of each step while
+    /// the batch has a single row. Results are the same with and without it.
+    ///
+    /// Only worth it if a second core has nothing else to do: between two
+    /// steps the thread waits with its core for up to 200 microseconds before
+    /// it sleeps. If it is late, because it has no core, the caller does all
+    /// the work and leaves it out for a while; a step takes at most about
+    /// twice as long then as without a second thread.
+    ///
+    /// # Errors
+    /// Fails if the thread cannot be started.
+    pub fn set_partner(&mut self, wanted: bool) -> io::Result<()> {
+        self.rows.set_partner(wanted)
     }
 
     /// Feeds `tokens[row]` to each row; returns the logits,

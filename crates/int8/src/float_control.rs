@@ -103,7 +103,7 @@ mod register {
 
     pub(super) type Control = u32;
     pub(super) const DEFAULT: Control = 0;
-    pub(super) const SIGNIFICANT: Control = 0;
+    pub(super) const SIGNIFICANT: Control = Control::MAX;
 
     pub(super) fn read() -> Control {
         DEFAULT

@@ -20,15 +20,18 @@ pub(crate) use self::x86_64::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 pub enum Kernel {
     /// Plain Rust, without any requirement on the CPU.
     Portable,
-    /// AVX2 and FMA: sums of products of 16-bit numbers.
+    /// AVX2 and FMA: 8-bit products by the magnitude of h, added in 16 and 32
+    /// bits.
     Avx2,
-    /// AVX-512 F and BW, without VNNI.
+    /// AVX-512 F and BW: as [`Kernel::Avx2`] in 512-bit registers.
     Avx512,
     /// AVX-VNNI: 8-bit dot products in 256-bit registers.
     AvxVnni,
     /// AVX-512 VNNI: 8-bit dot products in 512-bit registers.
     Avx512Vnni,
-    /// AMX int8 tiles. Not implemented yet, so it is never available.
+    /// AMX int8 tiles. Not implemented yet, so it is never available. The
+    /// weights that are packed for [`Kernel::Avx512Vnni`] have the layout that
+    /// tiles need: 16 rows of 64 bytes, 256 bytes apart in a panel.
     Amx,
 }
 
@@ -167,10 +170,13 @@ macro_rules! block {
 }
 
 block!(Int8x32, i8, 32, 32);
+#[cfg(target_arch = "x86_64")]
 block!(Int8x64, i8, 64, 64);
 block!(Int32x8, i32, 8, 32);
+#[cfg(target_arch = "x86_64")]
 block!(Int32x16, i32, 16, 64);
 block!(Float32x8, f32, 8, 32);
+#[cfg(target_arch = "x86_64")]
 block!(Float32x16, f32, 16, 64);
 
 /// The registers of an instruction set and the operations on them that the

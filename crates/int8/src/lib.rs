@@ -6,7 +6,7 @@
 //! operation in a fixed order, so the result depends only on the weights, the
 //! state and the token ids: not on the batch, the number of threads, the
 //! instruction set or the machine. `docs/arithmetic.md` is the definition;
-//! [`reference`] is its plain scalar form, with which every kernel is compared
+//! [`mod@reference`] is its plain scalar form, with which every kernel is compared
 //! bit for bit.
 //!
 //! The crate does no I/O and depends on no tensor library.
@@ -15,6 +15,7 @@ pub mod activation;
 mod batch;
 mod float_control;
 mod kernel;
+pub mod logsumexp;
 mod network;
 mod packed;
 mod quantisation;

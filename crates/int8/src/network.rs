@@ -58,7 +58,7 @@ impl QuantisedLayer {
     }
 }
 
-/// A network in int8: what [`reference`](crate::reference) computes with and
+/// A network in int8: what [`reference`](mod@crate::reference) computes with and
 /// what every kernel, on whatever device, packs its weights from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantisedNetwork {

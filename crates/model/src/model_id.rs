@@ -121,7 +121,7 @@ impl<'a> ModelReference<'a> {
 
 /// Returns a text as an error shows it: its beginning, if it is too long for a
 /// name.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_NAME_CHARS) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),

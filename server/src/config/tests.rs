@@ -9,7 +9,7 @@ use super::*;
 use charlstm_model::device::Device;
 
 fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
-    // The variables of whoever runs the tests must not matter.
+    // Not the variables of the person who runs the tests.
     let command = command().mut_args(|argument| argument.env(Resettable::Reset));
     Config::load(&command, [&["charlstm-server"], arguments].concat())
 }
@@ -40,8 +40,12 @@ fn every_setting_has_a_default() {
     assert_eq!(config.device, DeviceChoice::Auto);
     assert!(config.threads >= 1);
     assert_eq!(config.max_batch, 256);
-    assert_eq!(config.max_sessions, 100_000);
-    assert_eq!(config.session_ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(config.max_sessions, 1_000_000);
+    assert_eq!(config.session_durability, SessionDurability::Committed);
+    assert_eq!(config.session_cache_bytes, ByteSize::mb(512));
+    assert_eq!(config.session_store_bytes, None);
+    assert_eq!(config.task, None);
+    assert_eq!(config.session_ttl, Duration::from_secs(30 * 24 * 3600));
     assert_eq!(config.reader_timeout, Duration::from_secs(60));
     assert_eq!(config.max_queue, 1024);
     assert_eq!(config.keep_trainings, 1000);

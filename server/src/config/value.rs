@@ -12,12 +12,16 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, Command, Error};
 
-use super::LogFormat;
+use super::{LogFormat, SessionDurability};
+use bytesize::ByteSize;
 use charlstm_model::device::DeviceChoice;
 
 /// Longest duration of a setting: ten years are as good as unlimited, and no
 /// sum of times overflows.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Smallest size of a setting: one session of the largest network fits.
+const MIN_BYTE_SIZE: ByteSize = ByteSize::mb(1);
 
 /// A value parser for clap whose errors carry the source of the value (the
 /// flag, the variable, or the key of the file) and the requirement that the
@@ -135,6 +139,24 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         _ => Err("must be text or json".to_owned()),
     }
+}
+
+pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {
+    match text {
+        "committed" => Ok(SessionDurability::Committed),
+        "relaxed" => Ok(SessionDurability::Relaxed),
+        _ => Err("must be committed or relaxed".to_owned()),
+    }
+}
+
+/// Bytes, with or without a unit; 1 MB is a million bytes, 1 MiB is 2^20.
+pub(super) fn byte_size(text: &str) -> Result<ByteSize, String> {
+    text.parse()
+        .ok()
+        .filter(|size: &ByteSize| *size >= MIN_BYTE_SIZE)
+        .ok_or_else(|| {
+            format!("must be a size of at least {MIN_BYTE_SIZE}, such as 512MB, 20GB or 1GiB")
+        })
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

@@ -1,8 +1,10 @@
 //! The states of a batch in the form of a kernel.
 
+use std::io;
 use std::sync::Arc;
 
 use super::Rows;
+use super::partner::Partner;
 use super::prefill::{Chunk, Prefill};
 use super::step::{AheadStep, BatchStep, Direction};
 use crate::kernel::{Block, Registers, decode, encode};
@@ -20,7 +22,7 @@ pub(super) struct LayerRows<R: Registers> {
 }
 
 impl<R: Registers> LayerRows<R> {
-    fn new(weights: &PackedWeights<R>, rows: usize) -> Self {
+    pub(super) fn new(weights: &PackedWeights<R>, rows: usize) -> Self {
         let mut layer = Self {
             h: Vec::new(),
             next_h: Vec::new(),
@@ -40,7 +42,7 @@ impl<R: Registers> LayerRows<R> {
 /// Up to this number of rows a step is bound by the time to read the weights,
 /// not by arithmetic, and the first layer's recurrent sums are computed one
 /// step ahead: see [`AheadStep`].
-const MAX_AHEAD_ROWS: usize = 8;
+const MAX_AHEAD_ROWS: usize = 4;
 
 /// Sums over h of the first layer, for the next character.
 pub(super) struct Ahead<R: Registers> {
@@ -50,11 +52,28 @@ pub(super) struct Ahead<R: Registers> {
     pub(super) valid: [bool; MAX_AHEAD_ROWS],
 }
 
+impl<R: Registers> Ahead<R> {
+    pub(super) fn new(weights: &PackedWeights<R>, rows: usize) -> Self {
+        let mut ahead = Self {
+            sums: Vec::new(),
+            valid: [false; MAX_AHEAD_ROWS],
+        };
+        ahead.resize(weights, rows);
+        ahead
+    }
+
+    fn resize(&mut self, weights: &PackedWeights<R>, rows: usize) {
+        let sums = rows.min(MAX_AHEAD_ROWS) * weights.panels;
+        self.sums.resize(sums, [R::IntBlock::ZERO; PANEL]);
+    }
+}
+
 /// The states of a batch and the buffers of its arithmetic.
 pub(super) struct KernelRows<R: Registers> {
     weights: Arc<PackedWeights<R>>,
     layers: Vec<LayerRows<R>>,
     ahead: Ahead<R>,
+    partner: Option<Partner<R>>,
     direction: Direction,
     /// `[rows, vocabulary]`.
     logits: Vec<f32>,
@@ -73,10 +92,8 @@ impl<R: Registers> KernelRows<R> {
         };
         Self {
             layers: layers(0),
-            ahead: Ahead {
-                sums: Vec::new(),
-                valid: [false; MAX_AHEAD_ROWS],
-            },
+            ahead: Ahead::new(&weights, 0),
+            partner: None,
             direction: Direction::Forward,
             logits: Vec::new(),
             single: layers(1),
@@ -98,10 +115,7 @@ impl<R: Registers> Rows for KernelRows<R> {
         for layer in &mut self.layers {
             layer.resize(&self.weights, rows);
         }
-        self.ahead.sums.resize(
-            rows.min(MAX_AHEAD_ROWS) * self.weights.panels,
-            [R::IntBlock::ZERO; PANEL],
-        );
+        self.ahead.resize(&self.weights, rows);
         self.logits.resize(rows * vocabulary, 0.0);
     }
 
@@ -137,6 +151,15 @@ impl<R: Registers> Rows for KernelRows<R> {
         }
     }
 
+    fn set_partner(&mut self, wanted: bool) -> io::Result<()> {
+        if !wanted {
+            self.partner = None;
+        } else if self.partner.is_none() {
+            self.partner = Some(Partner::start(&self.weights)?);
+        }
+        Ok(())
+    }
+
     fn step(&mut self, tokens: &[u32]) -> &[f32] {
         let logits = &mut self.logits[..tokens.len() * self.weights.shape.vocabulary_size()];
         let step = BatchStep {
@@ -150,6 +173,7 @@ impl<R: Registers> Rows for KernelRows<R> {
             self.weights.registers.run(AheadStep {
                 step,
                 ahead: &mut self.ahead,
+                partner: self.partner.as_mut(),
             });
         } else {
             self.weights.registers.run(step);

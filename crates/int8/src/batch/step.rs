@@ -1,8 +1,12 @@
 //! One decode step of all rows.
 
+use std::ops::Range;
+use std::time::Instant;
+
 use super::layers::{
     FirstLayerPanel, NewStates, StoredSums, UpperLayerPanel, load_sums, logits, scale_panel,
 };
+use super::partner::Partner;
 use super::rows::{Ahead, LayerRows};
 use crate::kernel::{Registers, Task};
 use crate::packed::PackedWeights;
@@ -156,6 +160,8 @@ impl<R: Registers> BatchStep<'_, R> {
 pub(super) struct AheadStep<'a, R: Registers> {
     pub(super) step: BatchStep<'a, R>,
     pub(super) ahead: &'a mut Ahead<R>,
+    /// Computes half of the panels if there is one row.
+    pub(super) partner: Option<&'a mut Partner<R>>,
 }
 
 impl<R: Registers> Task<R> for AheadStep<'_, R> {
@@ -173,29 +179,77 @@ impl<R: Registers> Task<R> for AheadStep<'_, R> {
         self.first_cells(registers);
         self.ahead.valid.fill(false);
         self.ahead.valid[..rows].fill(true);
-        let direction = self.step.direction;
-        let layers = self.step.layers.len();
-        for index in 0..panels {
-            let panel = direction.panel(index, panels);
-            self.sums_ahead(registers, panel);
-            if layers > 1 {
-                self.step.upper_panel(registers, 1, panel);
+        // A network of one layer has the sums ahead to compute, too.
+        for layer in 1..self.step.layers.len().max(2) {
+            self.layer(registers, layer);
+            if let Some(layer) = self.step.layers.get_mut(layer) {
+                layer.publish();
             }
-        }
-        for index in 1..layers {
-            if index > 1 {
-                for at in 0..panels {
-                    let panel = direction.panel(at, panels);
-                    self.step.upper_panel(registers, index, panel);
-                }
-            }
-            self.step.layers[index].publish();
         }
         self.step.logits(registers);
     }
 }
 
+/// Some panels of a layer, as [`AheadStep`] computes them.
+pub(super) struct PanelRange<'a, R: Registers> {
+    pub(super) step: AheadStep<'a, R>,
+    pub(super) layer: usize,
+    pub(super) panels: Range<usize>,
+}
+
+impl<R: Registers> Task<R> for PanelRange<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self, registers: R) {
+        self.step.panels(registers, self.layer, self.panels);
+    }
+}
+
 impl<R: Registers> AheadStep<'_, R> {
+    /// All panels of a layer other than the first, if there is such a layer,
+    /// and with those of layer 1 the sums ahead.
+    #[inline(always)]
+    fn layer(&mut self, registers: R, layer: usize) {
+        let panels = self.step.weights.panels;
+        let half = panels / 2;
+        let begin = Instant::now();
+        let shared = self.step.tokens.len() == 1
+            && half > 0
+            && self
+                .partner
+                .as_mut()
+                .is_some_and(|partner| partner.request(layer, half, self.step.layers));
+        if !shared {
+            self.panels(registers, layer, 0..panels);
+            return;
+        }
+        self.panels(registers, layer, 0..half);
+        // What the own half took is what the partner may take longer.
+        let patience = begin.elapsed();
+        let collected = self
+            .partner
+            .as_mut()
+            .is_some_and(|partner| partner.collect(patience, self.step.layers, self.ahead));
+        if !collected {
+            self.panels(registers, layer, half..panels);
+        }
+    }
+
+    /// Some panels of a layer, and with those of layer 1 the sums ahead.
+    #[inline(always)]
+    fn panels(&mut self, registers: R, layer: usize, panels: Range<usize>) {
+        for index in 0..panels.len() {
+            let panel = panels.start + self.step.direction.panel(index, panels.len());
+            if layer == 1 {
+                self.sums_ahead(registers, panel);
+            }
+            if layer < self.step.layers.len() {
+                self.step.upper_panel(registers, layer, panel);
+            }
+        }
+    }
+
     /// The first layer's recurrent sums over its present h.
     #[inline(always)]
     fn sums_ahead(&mut self, registers: R, panel: usize) {

@@ -94,6 +94,14 @@ enum Opening {
     Settle(Outcome),
 }
 
+/// A part of the eviction of a model's sessions.
+struct ModelEviction {
+    sessions: u64,
+    outcome: Outcome,
+    /// The slot at which to continue.
+    next: u32,
+}
+
 type Outcome = oneshot::Receiver<Result<(), SessionError>>;
 
 impl LocalSessions {
@@ -459,26 +467,33 @@ impl LocalSessions {
 
     async fn evict_model(self: Arc<Self>, model: ModelVersion) -> Result<u64, SessionError> {
         let mut evicted = 0;
-        while let Some((count, outcome)) = self.begin_model_eviction(&model)? {
-            settled(outcome).await?;
-            evicted += count;
+        let mut from = 0;
+        while let Some(part) = self.begin_model_eviction(&model, from)? {
+            settled(part.outcome).await?;
+            evicted += part.sessions;
+            from = part.next;
         }
         Ok(evicted)
     }
 
+    /// Evicts some sessions from slot `from` on; `None` if there are no more.
     fn begin_model_eviction(
         self: &Arc<Self>,
         model: &ModelVersion,
-    ) -> Result<Option<(u64, Outcome)>, SessionError> {
+        from: u32,
+    ) -> Result<Option<ModelEviction>, SessionError> {
         self.backing.check()?;
         let mut index = self.index();
         index.check_open()?;
-        let plan = index.plan_model_eviction(model, MAX_EVICTIONS);
+        let (plan, next) = index.plan_model_eviction(model, from, MAX_EVICTIONS);
         if plan.is_empty() {
             return Ok(None);
         }
-        let count = plan.change.deletes.len() as u64;
-        Ok(Some((count, self.submit(index, plan))))
+        Ok(Some(ModelEviction {
+            sessions: plan.change.deletes.len() as u64,
+            outcome: self.submit(index, plan),
+            next,
+        }))
     }
 }
 

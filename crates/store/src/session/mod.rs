@@ -27,6 +27,7 @@ mod local;
 mod memory;
 mod name;
 mod record;
+mod seal;
 mod storage;
 mod token_ids;
 mod tombstones;
@@ -35,7 +36,9 @@ mod tombstones;
 mod tests;
 
 pub use clock::RunningClock;
-pub use embedded::{EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError};
+pub use embedded::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, default_max_bytes,
+};
 pub use encoding::RECORD_FORMAT;
 pub use error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 pub use identity::{ARITHMETIC_REVISION, ModelVersion, Precision, SessionIdentity};
@@ -45,6 +48,9 @@ pub use name::{MAX_NAME_CHARS, NameError, Owner, SessionId, SessionKey};
 pub use record::{
     LastCall, MAX_POSITION, MAX_REPLAY_CHARS, MAX_STATE_BYTES, MAX_UNFED_CHARS, ParametersDigest,
     RandomState, SessionRecord, SessionState,
+};
+pub use seal::{
+    KeyFileError, PortableSession, SNAPSHOT_FORMAT, SealError, SessionSnapshot, SnapshotKeys,
 };
 pub use storage::{
     CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest, OpenRequest, OpenedSession,

@@ -104,8 +104,8 @@ pub trait SessionStorage: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unknown`, `Evicted` and `Busy` about the first session, `Exists` about
-    /// the second; `Full`, `OwnerLimit`, `UnknownRevision`, `Unavailable`,
-    /// `Stopping`.
+    /// the second; `Full`, `OwnerLimit`, `ModelRetired`, `UnknownRevision`,
+    /// `Unavailable`, `Stopping`.
     fn fork(&self, request: ForkRequest) -> StorageFuture<'_, Result<SessionInfo, SessionError>>;
 
     /// Deletes a session and all that is kept of it, or the tombstone of an
@@ -217,7 +217,8 @@ pub enum Durability {
 pub struct SessionLimits {
     /// Maximum number of sessions.
     pub max_sessions: u64,
-    /// Maximum size of all records together, in bytes.
+    /// Maximum space of all sessions together, in bytes. A session takes its
+    /// record, rounded up to a power of two of 4 KB.
     pub max_bytes: u64,
     /// A session that is not used for this time, while the server runs, is
     /// evicted.
@@ -367,7 +368,7 @@ pub struct SessionInfo {
     pub busy: bool,
     /// Running time of the server since it was last used.
     pub idle: Duration,
-    /// Size of its record, in bytes.
+    /// Space that it takes in the store, in bytes.
     pub bytes: u64,
     /// When it was created, in milliseconds since 1970.
     pub created_unix_ms: u64,
@@ -382,7 +383,7 @@ pub struct SessionStats {
     pub pending_creates: u64,
     /// Sessions whose lease is held.
     pub in_use: u64,
-    /// Size of all records, in bytes.
+    /// Space that they take, in bytes, see [`SessionLimits::max_bytes`].
     pub bytes: u64,
     /// Memory of the states that are cached, in bytes.
     pub cached_bytes: u64,

@@ -353,7 +353,7 @@ impl Backing for EmbeddedBacking {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.shared.tuning.page_cache_bytes as u64
+        self.shared.tuning.page_cache_bytes as u64 + self.shared.pending().bytes()
     }
 
     fn backup(&self, folder: &Path) -> StorageFuture<'static, Result<(), SessionError>> {

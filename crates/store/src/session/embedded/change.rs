@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::session::encoding::{Reader, Writer};
 use crate::session::error::{EvictionReason, RecordError};
-use crate::session::index::{Change, IndexRow};
+use crate::session::index::{Change, IndexRow, stored_bytes};
 use crate::session::name::SessionKey;
 use crate::session::record::SessionRecord;
 use crate::session::tombstones::{NameDigest, Tombstone};
@@ -99,7 +99,7 @@ fn change(reader: &mut Reader<'_>) -> Result<Change, RecordError> {
         let length = reader.count()?;
         let encoded = reader.slice(length)?;
         let record = SessionRecord::decode(&encoded)?;
-        let row = row_of(&record, mark, &encoded)?;
+        let row = row_of(&record, mark, &encoded);
         change.puts.push((record.key, row, encoded));
     }
     for keys in [&mut change.deletes, &mut change.damaged] {
@@ -121,21 +121,16 @@ fn change(reader: &mut Reader<'_>) -> Result<Change, RecordError> {
 }
 
 /// The row of the index for a record.
-pub(super) fn row_of(
-    record: &SessionRecord,
-    mark: u64,
-    encoded: &Bytes,
-) -> Result<IndexRow, RecordError> {
-    let bytes = u32::try_from(encoded.len());
-    Ok(IndexRow {
+pub(super) fn row_of(record: &SessionRecord, mark: u64, encoded: &Bytes) -> IndexRow {
+    IndexRow {
         identity: record.identity.clone(),
         mark,
         last_used_ms: record.last_used_ms,
         created_unix_ms: record.created_unix_ms,
         position: record.end.position,
         last_call_position: record.begin.position,
-        bytes: bytes.map_err(|_| RecordError::Content("the record is too long"))?,
-    })
+        bytes: stored_bytes(encoded.len()),
+    }
 }
 
 pub(super) fn reason_code(reason: EvictionReason) -> u8 {

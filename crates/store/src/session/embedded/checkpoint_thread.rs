@@ -34,11 +34,12 @@ enum Work {
 
 impl CheckpointThread {
     /// Starts the thread. It ends after the log thread.
-    pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<()> {
+    /// `is_view`: the database is open on a [`View`].
+    pub(super) fn start(shared: Arc<Shared>, is_view: bool) -> std::io::Result<()> {
         let mut thread = Self {
             shared: Arc::clone(&shared),
             spare: None,
-            is_view: false,
+            is_view,
             retry_at: None,
         };
         std::thread::Builder::new()
@@ -193,18 +194,7 @@ impl CheckpointThread {
             old.detach();
         }
         self.shared.set_database(None);
-        let cache = self.shared.tuning.page_cache_bytes;
-        let file = self.shared.disk.open(DATABASE);
-        let file = file.map_err(|error| DatabaseError::from(redb::Error::Io(error)));
-        let opened = file.and_then(|file| {
-            let error = match Database::open(Arc::clone(&file), cache) {
-                Ok(database) => return Ok((database, None)),
-                Err(error) => error,
-            };
-            let view = View::of(file).map_err(redb::Error::Io)?;
-            Ok((Database::open(Arc::new(view), cache)?, Some(error)))
-        });
-        match opened {
+        match open_database(&*self.shared.disk, self.shared.tuning.page_cache_bytes) {
             Ok((database, error)) => {
                 self.shared.set_database(Some(database));
                 self.is_view = error.is_some();
@@ -272,6 +262,24 @@ impl CheckpointThread {
             let _ = waiting.send(outcome.clone());
         }
     }
+}
+
+/// Opens the database. If that needs writes that fail, it is opened so that it
+/// can at least be read, and the error is returned as well.
+pub(super) fn open_database(
+    disk: &dyn Disk,
+    cache_bytes: usize,
+) -> Result<(Database, Option<DatabaseError>), DatabaseError> {
+    let file = disk.open(DATABASE).map_err(redb::Error::Io)?;
+    let error = match Database::open(Arc::clone(&file), cache_bytes) {
+        Ok(database) => return Ok((database, None)),
+        Err(error) => error,
+    };
+    if !error.is_of_the_disk() {
+        return Err(error);
+    }
+    let view = View::of(file).map_err(redb::Error::Io)?;
+    Ok((Database::open(Arc::new(view), cache_bytes)?, Some(error)))
 }
 
 /// Copies a database into a folder without one.

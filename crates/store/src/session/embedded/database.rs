@@ -77,6 +77,21 @@ pub(super) enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// The disk reports an error, and the file may be in order.
+    pub(super) fn is_of_the_disk(&self) -> bool {
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
+        match self {
+            Self::Redb(error) => match &**error {
+                redb::Error::Io(error) => !matches!(error.kind(), UnexpectedEof | InvalidData),
+                redb::Error::PreviousIo => true,
+                _ => false,
+            },
+            Self::Damaged(_) | Self::Format { .. } => false,
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for DatabaseError {
     fn from(error: E) -> Self {
         Self::Redb(Box::new(error.into()))
@@ -465,10 +480,7 @@ fn copy_table<K: redb::Key + 'static>(
     source: &redb::ReadTransaction,
     target: &redb::WriteTransaction,
     table: TableDefinition<K, &'static [u8]>,
-) -> Result<(), DatabaseError>
-where
-    for<'a> K: redb::Key<SelfType<'a>: Clone>,
-{
+) -> Result<(), DatabaseError> {
     let mut copy = target.open_table(table)?;
     for entry in source.open_table(table)?.iter()? {
         let (key, value) = entry?;

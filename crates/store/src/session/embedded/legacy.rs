@@ -42,7 +42,6 @@ use crate::session::clock::now_unix_ms;
 use crate::session::encoding::Reader;
 use crate::session::error::{EvictionReason, RecordError};
 use crate::session::identity::{Precision, SessionIdentity};
-use crate::session::index::IndexRow;
 use crate::session::name::{MAX_NAME_CHARS, Owner, SessionId, SessionKey};
 use crate::session::record::{
     LastCall, MAX_REPLAY_CHARS, RandomState, SessionRecord, SessionState,
@@ -88,6 +87,8 @@ pub(super) enum ImportError {
 pub(super) struct Import<'a> {
     pub(super) disk: &'a dyn Disk,
     pub(super) database: &'a Database,
+    /// What is written to the database does not reach the disk.
+    pub(super) is_only_read: bool,
 }
 
 impl Import<'_> {
@@ -104,6 +105,10 @@ impl Import<'_> {
                 Some(name) => Err(ImportError::Appeared(name)),
                 None => Ok(ImportedLegacy::default()),
             };
+        }
+        if self.is_only_read {
+            let full = io::Error::other("the database must be written, and cannot be");
+            return Err(full.into());
         }
         let mut imported = ImportedLegacy::default();
         if state.is_none() {
@@ -246,13 +251,9 @@ impl Sessions<'_, '_> {
     fn store(&mut self, mut record: SessionRecord) -> Result<(), ImportError> {
         record.created_unix_ms = self.now_unix_ms;
         self.sequence += 1;
-        let encoded = record.encode();
-        let row = encoded.and_then(|encoded| {
-            let row: IndexRow = row_of(&record, self.sequence, &encoded)?;
-            Ok((row, encoded))
-        });
-        match row {
-            Ok((row, encoded)) => {
+        match record.encode() {
+            Ok(encoded) => {
+                let row = row_of(&record, self.sequence, &encoded);
                 self.tables
                     .put(&database_key(&record.key), &row, &encoded)?;
                 self.names.insert(NameDigest::of(&record.key));

@@ -50,16 +50,28 @@ enum Log {
 }
 
 impl LogThread {
-    /// Starts the thread. It ends after the store was closed.
+    /// Starts the thread. It ends after the store was closed. `log` is the
+    /// first log; if it could not be created, the thread creates one as soon
+    /// as that is possible. `last` is the number of the log before.
     pub(super) fn start(
         shared: Arc<Shared>,
-        log: LogWriter,
+        log: std::io::Result<LogWriter>,
+        last: u64,
         ends: Vec<(u64, u64)>,
     ) -> std::io::Result<()> {
         let now = Instant::now();
+        let log = log.map(Log::Open).unwrap_or_else(|error| {
+            tracing::error!(%error, "no session log can be created; no changes are accepted");
+            shared.health().log = Some(format!("no log can be created: {error}").into());
+            Log::Broken {
+                number: last,
+                retry_at: now + shared.tuning.retry_after,
+                next: None,
+            }
+        });
         let mut thread = Self {
             shared: Arc::clone(&shared),
-            log: Log::Open(log),
+            log,
             ends,
             unsynced: Vec::new(),
             unsynced_since: None,

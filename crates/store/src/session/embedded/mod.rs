@@ -12,8 +12,8 @@
 //!
 //! One thread writes the log: it takes all changes that wait, writes them with
 //! one write and makes them durable with one sync; then they are visible and
-//! answered. Every few seconds or megabytes the log is closed, and a second
-//! thread moves its changes into the database, of each session only the last.
+//! answered. Every 32 MB or 30 seconds the log is closed, and a second thread
+//! moves its changes into the database, of each session only the last.
 //! After a crash, the logs that the database does not have yet are read again.
 //!
 //! After an error of the log, nothing is written to that log any more, because
@@ -66,9 +66,10 @@ use thiserror::Error;
 
 use self::backing::{EmbeddedBacking, Shared, Tuning};
 use self::change::Payload;
-use self::checkpoint_thread::CheckpointThread;
+use self::checkpoint_thread::{CheckpointThread, open_database};
 use self::database::{Database, DatabaseError};
 use self::disk::{Disk, Folder, remove_if_there};
+pub(super) use self::legacy::parse_export as parse_export_of_version_0_1;
 use self::log::{LogContent, LogError, LogWriter};
 use self::log_thread::LogThread;
 use self::pending::{Batch, Pending};
@@ -90,10 +91,31 @@ pub struct EmbeddedSettings {
     pub limits: SessionLimits,
     /// When a change is durable.
     pub durability: Durability,
-    /// Memory for recently used states, for the page cache of the database and
-    /// for the index of all sessions (some 300 bytes each), in bytes. The
-    /// states always have a quarter of it.
+    /// Memory for recently used states, for the page cache of the database,
+    /// for changes that are not in the database yet, and for the index of all
+    /// sessions (some 300 bytes each), in bytes. The states always have a
+    /// quarter of it.
     pub cache_bytes: u64,
+}
+
+/// Space for sessions that a store in a folder may take by default: 10 GB, but
+/// at most half of what is free on the disk, together with what the store has
+/// already.
+///
+/// # Errors
+/// The disk reports an error. A folder that does not exist yet is no error: its
+/// parent is asked.
+pub fn default_max_bytes(folder: &Path) -> io::Result<u64> {
+    let there = folder.ancestors().find(|folder| folder.is_dir());
+    let there = there.unwrap_or(Path::new("."));
+    let free = rustix::fs::statvfs(there)?;
+    let free = free.f_bavail.saturating_mul(free.f_frsize);
+    let own = match std::fs::metadata(folder.join(DATABASE)) {
+        Ok(file) => file.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    Ok((free.saturating_add(own) / 2).min(SessionLimits::default().max_bytes))
 }
 
 impl Default for EmbeddedSettings {
@@ -112,10 +134,11 @@ impl EmbeddedSettings {
         Tuning {
             durability: self.durability,
             // Some thousand commits: redb then writes each touched page once
-            // for many of them. Reading as much after a crash takes a tenth of
-            // a second.
+            // for many of them, and of a session that is used often only its
+            // last state. Reading as much after a crash takes a tenth of a
+            // second.
             log_bytes: 32 << 20,
-            log_age: Duration::from_secs(5),
+            log_age: Duration::from_secs(30),
             // Longer than the commits of all calls that can run at once: a
             // thousand, of 12 KB each.
             reserve_bytes: 16 << 20,
@@ -247,8 +270,8 @@ impl EmbeddedSessions {
             folder,
             cache_bytes: tuning.page_cache_bytes,
         };
-        let database = opening.database()?;
-        let imported = opening.import_legacy(&database)?;
+        let (database, only_read) = opening.database()?;
+        let imported = opening.import_legacy(&database, only_read.is_some())?;
         let logs = opening.logs(&database)?;
         let mut index = Index::new(settings.limits);
         let repaired = opening.load(&database, &logs.changes, &mut index)?;
@@ -267,7 +290,6 @@ impl EmbeddedSessions {
         let number = logs.last + 1;
         let space = tuning.log_bytes + tuning.reserve_bytes;
         let log = LogWriter::create(&*disk, number, space, None);
-        let log = log.map_err(|error| opening.io(error))?;
         let shared = Shared::new(
             Arc::clone(&disk),
             tuning,
@@ -277,6 +299,10 @@ impl EmbeddedSessions {
             number + 1,
         );
         shared.applied_log.store(logs.applied, Ordering::Relaxed);
+        if let Some(error) = &only_read {
+            tracing::error!(%error, "the session database cannot be written");
+            shared.health().database = Some(error.to_string().into());
+        }
         let backing = EmbeddedBacking::start(Arc::clone(&shared));
         let backing = backing.map_err(|error| opening.io(error))?;
         let mut cache = RecordCache::new(settings.cache_bytes);
@@ -284,8 +310,12 @@ impl EmbeddedSessions {
         let backing = Arc::new(backing);
         let sessions = LocalSessions::new(index, cache, backing, clock, settings.durability);
         shared.set_sessions(&sessions);
-        CheckpointThread::start(Arc::clone(&shared)).map_err(|error| opening.io(error))?;
-        LogThread::start(shared, log, logs.ends).map_err(|error| opening.io(error))?;
+        let started = LogThread::start(Arc::clone(&shared), log, logs.last, logs.ends)
+            .and_then(|()| CheckpointThread::start(Arc::clone(&shared), only_read.is_some()));
+        if let Err(error) = started {
+            disk.unlock();
+            return Err(opening.io(error));
+        }
         Ok(Self { sessions, imported })
     }
 }
@@ -327,20 +357,18 @@ impl Opening<'_> {
 
     /// Explains an error of the database.
     fn read<T>(&self, result: Result<T, DatabaseError>) -> Result<T, OpenError> {
-        result.map_err(|error| match error {
+        let error = match result {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let is_of_the_disk = error.is_of_the_disk();
+        Err(match error {
             DatabaseError::Format { .. } => OpenError::Format {
                 file: self.folder.join(DATABASE),
                 detail: error.to_string(),
             },
             DatabaseError::Redb(error) => match *error {
-                redb::Error::Io(source)
-                    if !matches!(
-                        source.kind(),
-                        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
-                    ) =>
-                {
-                    self.io(source)
-                }
+                redb::Error::Io(source) if is_of_the_disk => self.io(source),
                 redb::Error::UpgradeRequired(version) => OpenError::Format {
                     file: self.folder.join(DATABASE),
                     detail: format!("file format {version} of redb is not supported"),
@@ -351,12 +379,11 @@ impl Opening<'_> {
         })
     }
 
-    fn database(&self) -> Result<Database, OpenError> {
+    /// Opens the database, or creates it. With an error, it can only be read.
+    fn database(&self) -> Result<(Database, Option<DatabaseError>), OpenError> {
         let names = self.disk.names().map_err(|error| self.io(error))?;
         if names.iter().any(|name| name == DATABASE) {
-            let file = self.disk.open(DATABASE);
-            let file = file.map_err(|error| self.io(error))?;
-            return self.read(Database::open(file, self.cache_bytes));
+            return self.read(open_database(self.disk, self.cache_bytes));
         }
         if names.iter().any(|name| log::number_of(name).is_some()) {
             return Err(OpenError::DatabaseMissing(self.folder.join(DATABASE)));
@@ -369,9 +396,7 @@ impl Opening<'_> {
         let renamed = self.disk.rename(&new, DATABASE);
         let synced = renamed.and_then(|()| self.disk.sync_folder());
         synced.map_err(|error| self.io(error))?;
-        let file = self.disk.open(DATABASE);
-        let file = file.map_err(|error| self.io(error))?;
-        self.read(Database::open(file, self.cache_bytes))
+        self.read(open_database(self.disk, self.cache_bytes))
     }
 
     /// Reads the logs that the database does not have, and removes the others.
@@ -518,11 +543,9 @@ impl Opening<'_> {
                 continue;
             };
             let row = change::row_of(&record, index.next_mark(), &bytes);
-            if let Ok(row) = row {
-                tracing::warn!(session = %key, "the index entry of a session was damaged and was restored");
-                index.load(&key, &row);
-                repaired.puts.push((key, row, bytes));
-            }
+            tracing::warn!(session = %key, "the index entry of a session was damaged and was restored");
+            index.load(&key, &row);
+            repaired.puts.push((key, row, bytes));
         }
         for key in damaged {
             let name = String::from_utf8_lossy(&key).replace('\0', "/");
@@ -543,10 +566,15 @@ impl Opening<'_> {
     }
 
     /// Imports the files of version 0.1, once.
-    fn import_legacy(&self, database: &Database) -> Result<ImportedLegacy, OpenError> {
+    fn import_legacy(
+        &self,
+        database: &Database,
+        is_only_read: bool,
+    ) -> Result<ImportedLegacy, OpenError> {
         legacy::Import {
             disk: self.disk,
             database,
+            is_only_read,
         }
         .run()
         .map_err(|error| match error {

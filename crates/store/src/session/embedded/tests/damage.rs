@@ -98,6 +98,32 @@ async fn an_undamaged_store_is_found_whole() {
     assert_eq!(look(&fixture).await.whole, 11);
 }
 
+// The files were written by the first version of this format, which was killed
+// with changes in the log. They must never change: stores look like this.
+#[tokio::test]
+async fn format_1_of_a_store_is_read_as_it_always_was() {
+    let files = [
+        (
+            "sessions.redb",
+            &include_bytes!("../../../../tests/data/store-1/sessions.redb")[..],
+        ),
+        (
+            "sessions-0000000000000002.log",
+            include_bytes!("../../../../tests/data/store-1/sessions-0000000000000002.log"),
+        ),
+        (
+            "sessions-0000000000000003.log",
+            include_bytes!("../../../../tests/data/store-1/sessions-0000000000000003.log"),
+        ),
+    ];
+    let files = files.map(|(name, content)| (name.to_owned(), content.to_vec()));
+    let disk = SimulatedDisk::with_files(files.into(), 1);
+    let fixture = open(&disk).unwrap();
+    assert_eq!(look(&fixture).await.whole, 11);
+    fixture.call("s0", 1).await.unwrap();
+    fixture.storage.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_flipped_bit_in_the_log_affects_the_change_it_is_in() {
     let files = store().await;

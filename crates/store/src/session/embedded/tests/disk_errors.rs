@@ -299,6 +299,99 @@ async fn on_a_read_only_disk_sessions_can_be_read_and_later_be_changed_again() {
 }
 
 #[tokio::test]
+async fn a_store_opens_on_a_full_disk_and_is_read() {
+    let disk = SimulatedDisk::new(1);
+    let fixture = open(&disk).unwrap();
+    for at in 0..40 {
+        fixture.call(&format!("s{at}"), 3).await.unwrap();
+    }
+    // With and without logs that are not in the database yet.
+    for is_clean in [false, true] {
+        let disk = disk.kill(1);
+        if is_clean {
+            open(&disk).unwrap().storage.shutdown().await.unwrap();
+        }
+        for kind in [ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem] {
+            disk.set_free(Some(0));
+            disk.set_fault((kind == ErrorKind::ReadOnlyFilesystem).then_some(Fault {
+                kind,
+                what: What::Changes,
+                after: 2,
+                count: u64::MAX,
+            }));
+            // Syncing the logs to be read fails on a read-only disk.
+            let Ok(fixture) = open(&disk) else {
+                assert!(!is_clean && kind == ErrorKind::ReadOnlyFilesystem);
+                continue;
+            };
+            for at in 0..40 {
+                let id = format!("s{at}");
+                until("the session can be read", async || {
+                    let record = fixture.export(&id).await;
+                    record.is_ok_and(|record| record.end == state(3))
+                })
+                .await;
+            }
+            // Once the logs are in the database, there is space for new ones.
+            assert!(!is_clean || is_unavailable(&fixture.open("s2").await));
+            disk.set_free(None);
+            disk.set_fault(None);
+            recovered(&fixture, &disk).await;
+            fixture.call("new", 3).await.unwrap();
+            fixture.storage.delete(&key("new")).await.unwrap();
+            fixture.storage.shutdown().await.unwrap();
+        }
+    }
+}
+
+/// Commits that run while the store is shut down: whatever is acknowledged is
+/// there afterwards.
+#[tokio::test]
+async fn every_change_that_is_acknowledged_around_a_shutdown_is_saved() {
+    for round in 0..40_u64 {
+        let durability = match round % 2 {
+            0 => Durability::Committed,
+            _ => Durability::Relaxed,
+        };
+        let disk = SimulatedDisk::new(round);
+        let fixture = open_with(&disk, SessionLimits::default(), small(durability)).unwrap();
+        let mut callers = Vec::new();
+        for caller in 0..4 {
+            let storage = Arc::clone(&fixture.storage);
+            let clock = Arc::clone(&fixture.clock);
+            callers.push(tokio::spawn(async move {
+                let fixture = Fixture::new(storage, clock);
+                let id = format!("s{caller}");
+                let mut position = 0;
+                loop {
+                    match fixture.call(&id, 1).await {
+                        Ok(outcome) => position = outcome.position,
+                        Err(SessionError::Stopping) => return position,
+                        Err(error) => panic!("{error}"),
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }));
+        }
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        fixture.storage.shutdown().await.unwrap();
+        let mut positions = Vec::new();
+        for caller in callers {
+            positions.push(caller.await.unwrap());
+        }
+        let disk = disk.restart(round);
+        drop(fixture);
+        let fixture = open_with(&disk, SessionLimits::default(), small(durability)).unwrap();
+        for (caller, position) in positions.into_iter().enumerate() {
+            let info = fixture.get(&format!("s{caller}")).await;
+            assert_eq!(info.map_or(0, |info| info.position), position);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_slow_disk_holds_up_commits_and_nothing_else() {
     let disk = SimulatedDisk::new(1);
     let fixture = open(&disk).unwrap();

@@ -1,5 +1,6 @@
 //! Every kernel that this machine can run gives the bits of the reference.
 
+mod golden;
 mod random_network;
 
 use charlstm_int8::{
@@ -238,7 +239,7 @@ fn a_row_is_the_same_alone_and_among_100_others_that_come_and_go() {
                 // Now and then a row comes, leaves, or starts again.
                 for _ in 0..noise.below(most) {
                     let other = noise.below(batch.rows());
-                    match noise.below(3) {
+                    match noise.below(4) {
                         0 if batch.rows() < most => {
                             batch.push(&noise.state(&shape));
                         }
@@ -251,6 +252,10 @@ fn a_row_is_the_same_alone_and_among_100_others_that_come_and_go() {
                             assert!(removed.fits(&shape));
                         }
                         2 if other != row => batch.reset(other),
+                        3 if other != row => {
+                            batch.copy_row(row, other);
+                            row = other;
+                        }
                         _ => {}
                     }
                 }
@@ -265,6 +270,35 @@ fn a_row_is_the_same_alone_and_among_100_others_that_come_and_go() {
                 );
             }
             assert_eq!(batch.swap_remove(row).to_bytes(), after.to_bytes());
+        }
+    }
+}
+
+/// Few and many rows are computed in different ways, and a row that stays
+/// goes from one to the other.
+#[test]
+fn a_row_is_the_same_while_the_batch_grows_and_shrinks() {
+    let shape = shape(7, 50, 2);
+    let network = network(shape, 24, 0.4);
+    let counts = [1, 2, 12, 1, 12, 3, 5, 4, 5, 1, 1, 6, 2];
+    let mut noise = Noise(25);
+    let (start, tokens) = (noise.state(&shape), noise.tokens(&shape, counts.len()));
+    let (expected, _) = expected(&network, &start, &tokens);
+    for packed in kernels(&network) {
+        let mut batch = Batch::new(&packed, 12);
+        batch.push(&start);
+        for (step, (&count, &token)) in counts.iter().zip(&tokens).enumerate() {
+            batch.truncate(count);
+            while batch.rows() < count {
+                batch.push(&noise.state(&shape));
+            }
+            let mut all = noise.tokens(&shape, count);
+            all[0] = token;
+            assert_eq!(
+                bits(&batch.step(&all)[..7]),
+                bits(&expected[step * 7..][..7]),
+                "{packed:?}, step {step}"
+            );
         }
     }
 }
@@ -288,6 +322,12 @@ fn a_removed_row_continues_elsewhere_and_the_last_row_takes_its_place() {
         assert_eq!(batch.state(1), State::zeros(&shape));
         assert_eq!(batch.swap_remove(1), State::zeros(&shape));
         assert_eq!(batch.state(0), states[2]);
+        batch.push(&states[1]);
+        batch.copy_row(0, 1);
+        assert_eq!(batch.state(1), states[2]);
+        batch.set_state(0, &states[0]);
+        batch.truncate(1);
+        assert_eq!((batch.rows(), batch.state(0)), (1, states[0].clone()));
     }
 }
 
@@ -336,6 +376,45 @@ fn prefill_and_steps_in_any_split_give_the_same_bits() {
                 assert_eq!(bits(&logits), bits(&expected), "{packed:?}");
                 assert_eq!(state.to_bytes(), after.to_bytes(), "{packed:?}");
             }
+        }
+    }
+}
+
+/// Whether the partner is quick, late or asleep depends on the machine; the
+/// pauses make all of it occur.
+#[test]
+fn steps_shared_with_a_second_thread_give_the_same_bits() {
+    for (seed, shape) in [
+        (20, shape(13, 100, 3)),
+        (21, shape(78, 130, 2)),
+        (22, shape(3, 70, 1)),
+        (23, shape(5, 3, 2)),
+    ] {
+        let network = network(shape, seed, 0.4);
+        let mut noise = Noise(seed);
+        let steps = 120;
+        let (start, tokens) = (noise.state(&shape), noise.tokens(&shape, steps));
+        let (expected, after) = expected(&network, &start, &tokens);
+        for packed in kernels(&network) {
+            let mut batch = Batch::new(&packed, 2);
+            batch.set_partner(true).expect("a thread");
+            let row = batch.push(&start);
+            let mut logits = Vec::new();
+            for (step, &token) in tokens.iter().enumerate() {
+                match noise.below(40) {
+                    0 => std::thread::sleep(std::time::Duration::from_micros(400)),
+                    1 => batch.set_partner(step % 2 == 0).expect("a thread"),
+                    2 => {
+                        batch.push(&noise.state(&shape));
+                        let state = batch.swap_remove(row);
+                        batch.set_state(row, &state);
+                    }
+                    _ => {}
+                }
+                logits.extend_from_slice(batch.step(&[token]));
+            }
+            assert_eq!(bits(&logits), bits(&expected), "{packed:?}");
+            assert_eq!(batch.state(row).to_bytes(), after.to_bytes(), "{packed:?}");
         }
     }
 }
