@@ -54,6 +54,18 @@ impl TerminalSession {
         }
     }
 
+    /// Reads until `pattern` is shown and a prompt after it: what is typed
+    /// before the prompt is there can be lost.
+    fn wait_for_prompt_after(&mut self, pattern: &str) {
+        let is_shown = |shown: &str| {
+            let after = shown.rfind(pattern).map(|at| &shown[at..]);
+            after.is_some_and(|after| after.contains("> "))
+        };
+        while !is_shown(&self.shown) {
+            assert!(self.read(), "no prompt after {pattern}: {}", self.shown);
+        }
+    }
+
     fn type_text(&mut self, text: &str) {
         self.terminal.write_all(text.as_bytes()).unwrap();
     }
@@ -315,9 +327,9 @@ fn the_repl_completes_commands_and_shows_its_model() {
     session.type_text("Hello\r");
     session.wait_for("abc");
     session.type_text("/he\t\r");
-    session.wait_for("/retry           generate the last text again");
+    session.wait_for_prompt_after("/retry           generate the last text again");
     session.type_text("/nope\r");
-    session.wait_for("unknown command");
+    session.wait_for_prompt_after("unknown command");
     session.type_text("\u{4}");
     let (status, _) = session.finish();
     // A person has seen the error.
