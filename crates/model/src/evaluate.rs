@@ -19,6 +19,9 @@ const WARM_UP_CHARS: usize = 100;
 /// warm-up.
 const MIN_SEGMENT_CHARS: usize = 4 * WARM_UP_CHARS;
 
+/// Token ids that a row reads from the text at a time.
+const BLOCK_TOKENS: usize = 1024;
+
 /// Returns the mean loss of every token but the first, in nats, without
 /// dropout; 0 for fewer than two tokens. A long text is divided into segments,
 /// each of which is warmed up on the 100 characters before it; their number
@@ -26,10 +29,10 @@ const MIN_SEGMENT_CHARS: usize = 4 * WARM_UP_CHARS;
 /// done.
 ///
 /// # Errors
-/// Those of [`CorpusTokens::read`].
+/// As [`CorpusTokens::read`].
 ///
 /// # Panics
-/// If a token is outside the vocabulary.
+/// If a token in memory is outside the vocabulary.
 pub fn mean_loss(
     parameters: &Parameters,
     tokens: &CorpusTokens,
@@ -64,13 +67,10 @@ pub fn mean_loss(
     Ok(total? / predicted as f64)
 }
 
-/// Tokens of a text that a row reads ahead.
-const BLOCK_TOKENS: usize = 1024;
-
-/// Reads the tokens that one row of a batch is fed, in order.
+/// Reads the token ids of one row in ascending order, in blocks.
 struct RowReader<'a> {
     tokens: &'a CorpusTokens,
-    /// Position of the first token in `block`.
+    /// Position of the first token of `block`.
     start: usize,
     block: Vec<u32>,
 }
@@ -191,12 +191,12 @@ mod tests {
             let ours = mean_loss(&parameters, &text, threads).expect("in memory");
             assert!((ours - exact).abs() < 1e-6, "{ours} {exact}");
         }
-        let of = |part| {
+        let loss_of = |part| {
             let part = text.range(part).expect("a part");
             mean_loss(&parameters, &part, 2).expect("in memory")
         };
-        let expected = negative_log_likelihood(&logits[..7], tokens[1]);
-        assert!((of(0..2) - expected).abs() < 1e-9);
-        assert_eq!(of(0..1), 0.0);
+        let short = loss_of(0..2);
+        assert!((short - negative_log_likelihood(&logits[..7], tokens[1])).abs() < 1e-9);
+        assert_eq!(loss_of(0..1), 0.0);
     }
 }
