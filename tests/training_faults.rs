@@ -178,7 +178,7 @@ fn a_corpus_that_is_cut_short_in_use_fails_its_training_and_not_the_server() {
     tokens.unwrap().set_len(10).unwrap();
     let finished = watch.next("finished");
     assert!(finished.contains("STATE_FAILED"), "{finished}");
-    assert!(finished.contains("cut short"), "{finished}");
+    assert!(finished.contains("truncated"), "{finished}");
     let output = train_small(&server, "verse", &["--epochs", "1"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
 }
