@@ -1,14 +1,17 @@
 //! Full and read-only disks: clear errors, nothing is left behind, and nothing
 //! that was there is lost. Trainings on a full disk are in `training_faults`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 
 use crate::support::server::{Server, command, fail_to_start, on_own_disk};
 use crate::support::{ask, train_small, verse};
 
-/// Of which the log of the sessions takes 48 MiB at the start.
-const DISK_BYTES: u64 = 64 << 20;
+/// Large enough for two logs of the session store, which are 48 MiB each.
+const DISK_BYTES: u64 = 160 << 20;
+/// What is left of that for the corpus.
+const FREE_BYTES: u64 = 4 << 20;
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -22,8 +25,12 @@ fn a_corpus_that_does_not_fit_on_the_disk_is_rejected_and_leaves_nothing_behind(
     let Some(server) = Server::start_on_small_disk(DISK_BYTES, &[]) else {
         return;
     };
+    let mut ballast = File::create(server.small_disk().join("ballast")).unwrap();
+    while ballast.write_all(&[1; 4096]).is_ok() {}
+    let taken = ballast.metadata().unwrap().len();
+    ballast.set_len(taken - FREE_BYTES).unwrap();
     let text = server.folder().join("large.txt");
-    fs::write(&text, verse(30_000).repeat(400)).unwrap();
+    fs::write(&text, verse(30_000).repeat(100)).unwrap();
     let text = text.to_str().unwrap();
     let output = ask(&server, &["train", "--text", text, "--model", "large"]);
     assert_eq!(output.code, Some(1), "{}", output.stderr);

@@ -10,8 +10,8 @@ use std::process::{ChildStdout, Stdio};
 use crate::support::process::Process;
 use crate::support::{Server, ask, ask_ok, client, train_small, verse};
 
-/// Of which the log of the sessions takes 48 MiB at the start.
-const DISK_BYTES: u64 = 64 << 20;
+/// Large enough for two logs of the session store, which are 48 MiB each.
+const DISK_BYTES: u64 = 160 << 20;
 const EPOCHS: u32 = 60;
 
 /// A watcher of a training, from its first event on.

@@ -62,6 +62,8 @@ struct Writer {
     /// True if an event is not in the file. The file is rewritten as soon as
     /// the disk accepts events again.
     behind: bool,
+    /// True if the last rewrite failed: only the first failure is logged.
+    rewrite_failed: bool,
 }
 
 /// The events in memory.
@@ -169,6 +171,7 @@ impl History {
                 length,
                 next_sequence: last.map_or(0, |last| last.event.sequence + 1),
                 behind: false,
+                rewrite_failed: false,
             }),
             kept: Mutex::new(kept),
             changes: watch::Sender::new(0),
@@ -223,11 +226,15 @@ impl History {
         let bytes = kept.line_bytes;
         drop(kept);
         let catches_up = writer.behind && written.is_ok();
-        if (catches_up || writer.length > 2 * bytes + REWRITE_SLACK_BYTES)
-            && let Err(error) = writer.rewrite(&mut lock(&self.kept))
-        {
-            let path = writer.path.display();
-            tracing::warn!(%error, %path, "the events of a training could not be rewritten");
+        if catches_up || writer.length > 2 * bytes + REWRITE_SLACK_BYTES {
+            let rewritten = writer.rewrite(&mut lock(&self.kept));
+            let failed_before = std::mem::replace(&mut writer.rewrite_failed, rewritten.is_err());
+            if let Err(error) = rewritten
+                && !failed_before
+            {
+                let path = writer.path.display();
+                tracing::warn!(%error, %path, "the events of a training could not be rewritten");
+            }
         }
         drop(writer);
         self.wake();

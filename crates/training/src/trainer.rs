@@ -38,8 +38,8 @@ use super::tensorboard::TensorBoardWriter;
 
 /// Maximum number of rollbacks of a training.
 const MAX_ROLLBACKS: u32 = 3;
-/// A loss of so many times the loss of a uniform guess is that of weights that
-/// have exploded.
+/// Weights have exploded if their loss is this many times the loss of a uniform
+/// guess.
 const EXPLODED: f64 = 10.0;
 /// Characters on which weights are checked that no step follows.
 const CHECK_CHARS: usize = 64;
@@ -63,7 +63,7 @@ enum Failure {
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
     #[error("the training arithmetic failed: {0}")]
-    Learn(#[from] LearnError),
+    Learn(#[source] LearnError),
     #[error("the stored corpus cannot be read: {0}")]
     Corpus(#[source] io::Error),
     #[error(transparent)]
@@ -79,6 +79,15 @@ enum Failure {
          rollbacks to a checkpoint, each with half the learning rate; try a smaller learning_rate"
     )]
     Diverged { step: u64, reason: &'static str },
+}
+
+impl From<LearnError> for Failure {
+    fn from(error: LearnError) -> Self {
+        match error {
+            LearnError::Text(error) => Self::Corpus(error),
+            error => Self::Learn(error),
+        }
+    }
 }
 
 /// How a run ended that did not fail.
