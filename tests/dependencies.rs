@@ -27,7 +27,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "charlstm-engine",
         &["tch", "tonic", "prost", "charlstm-training"],
     ),
-    ("charlstm-training", &["tch", "tonic", "charlstm-engine"]),
+    (
+        "charlstm-training",
+        &["tch", "tonic", "prost", "charlstm-engine"],
+    ),
     ("charlstm-client", &["tch", "charlstm-server"]),
     ("charlstm-server", &["charlstm-client"]),
 ];
