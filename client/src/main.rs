@@ -89,7 +89,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         let message = message.trim().trim_start_matches("error: ").to_owned();
         Output::new(true).failure_object(&Failure::Usage(message));
     }
-    // If standard error is closed, nobody can be told about it.
+    // If standard error is closed, there is no place to report it.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -80,7 +80,7 @@ impl Output {
             Some(columns) => &terminal_text::wrapped(message, columns),
             None => message,
         };
-        // If standard error is closed, nobody can be told about it.
+        // If standard error is closed, there is no place to report it.
         let _ = writeln!(io::stderr().lock(), "{message}");
     }
 

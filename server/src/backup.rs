@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use charlstm_store::atomic_file::sync_folder;
-use charlstm_store::session::{EmbeddedSessions, EmbeddedSettings, SessionError, SessionStorage};
+use charlstm_store::session::{
+    EmbeddedSessions, EmbeddedSettings, SessionError, SessionLimits, SessionStorage,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -104,7 +106,12 @@ pub async fn back_up(data: &Path, target: &Path) -> Result<(), BackupError> {
     }
     match lock(data) {
         Ok(_lock) => {
-            let settings = EmbeddedSettings::default();
+            // The limits of the server are not known here, and a backup must not
+            // evict anything.
+            let settings = EmbeddedSettings {
+                limits: SessionLimits::UNLIMITED,
+                ..EmbeddedSettings::default()
+            };
             let sessions = EmbeddedSessions::open(&data.join("sessions"), settings)
                 .map_err(|error| BackupError::Sessions(error.to_string()))?;
             copy(&sessions, data, &target).await?;

@@ -242,7 +242,7 @@ pub async fn serve(
     }
 }
 
-/// Why the server that accepts connections ended without being told to.
+/// Why the server that accepts connections ended although no shutdown was requested.
 fn serving_ended(
     ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
 ) -> ServeError {

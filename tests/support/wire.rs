@@ -125,7 +125,7 @@ impl Wire {
     }
 
     /// Returns the session when no call is in flight in it: a client that
-    /// leaves is not told when the server has noticed. A session exists from
+    /// leaves cannot know when the server has noticed. A session exists from
     /// the commit of its first call on.
     pub(crate) async fn idle(&mut self, id: &str) -> Session {
         let idle = async {

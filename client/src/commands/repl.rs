@@ -105,7 +105,7 @@ impl Errors {
     }
 
     /// Returns the outcome of a REPL that has ended: a person has seen the
-    /// errors, a script has to be told.
+    /// errors, a script learns of them by the exit code.
     fn outcome(&self) -> Result<(), Failure> {
         if self.is_terminal || self.count == 0 {
             return Ok(());

@@ -37,7 +37,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Adds a command. Returns it if the worker was told to stop, since nobody
+    /// Adds a command. Returns it if the worker is stopping, since nobody
     /// would take it out.
     pub(crate) fn put(&self, command: Command) -> Result<(), Command> {
         let mut state = self.lock();

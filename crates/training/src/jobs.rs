@@ -412,7 +412,7 @@ impl Shared {
         let mut state = lock(&self.state);
         if let Err(error) = self.check_space_in_queue(&state) {
             drop(state);
-            // No client was told of it yet.
+            // It was not reported to any client yet.
             fs::remove_dir_all(job.folder())?;
             return Err(error);
         }

@@ -227,6 +227,17 @@ pub struct SessionLimits {
     pub max_tombstones: usize,
 }
 
+impl SessionLimits {
+    /// Nothing is evicted and no tombstone dropped: for a program that reads
+    /// somebody else's store and does not know its limits.
+    pub const UNLIMITED: Self = Self {
+        max_sessions: u64::MAX,
+        max_bytes: u64::MAX,
+        max_idle: Duration::MAX,
+        max_tombstones: usize::MAX,
+    };
+}
+
 impl Default for SessionLimits {
     /// A million sessions, 10 GB, 30 days, 200,000 tombstones (some 10 MB of
     /// memory).

@@ -22,7 +22,7 @@ pub(super) fn read_all(
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(".new-") {
-            // It was never complete, and no client was told of it.
+            // It was never complete, and was not reported to any client.
             if let Err(error) = fs::remove_dir_all(&path) {
                 tracing::warn!(%error, path = %path.display(), "an incomplete training cannot be removed");
             }

@@ -19,7 +19,7 @@
 //! After an error of the log, nothing is written to that log any more, because
 //! a second sync that succeeds would not prove that the data is on the disk.
 //! A new log records how far the old one is valid; until it exists, no change
-//! is accepted, and reads go on. After an error of the database it is opened
+//! is accepted, and reads continue. After an error of the database it is opened
 //! again, and the changes are still in the log and in memory.
 //!
 //! # Damage

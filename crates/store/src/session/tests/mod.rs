@@ -54,6 +54,7 @@ all_rules!(
     the_limit_on_bytes_evicts_too,
     sessions_in_use_are_never_evicted,
     idle_sessions_are_evicted_by_running_time,
+    without_limits_no_session_is_ever_too_old,
     a_tombstone_is_kept_until_the_session_is_deleted_or_recreated,
     old_tombstones_make_room_for_new_ones,
     pages_go_from_the_most_recently_used_to_the_least,

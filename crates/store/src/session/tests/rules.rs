@@ -469,6 +469,14 @@ pub(super) async fn idle_sessions_are_evicted_by_running_time(start: Start) {
     assert_eq!(fixture.export("c").await, evicted(EvictionReason::Idle));
 }
 
+pub(super) async fn without_limits_no_session_is_ever_too_old(start: Start) {
+    let fixture = start(SessionLimits::UNLIMITED);
+    fixture.call("a", 1).await.unwrap();
+    fixture.clock.advance(Duration::from_secs(4000 * 24 * 3600));
+    fixture.call("b", 1).await.unwrap();
+    assert_eq!(fixture.ids().await, ["b", "a"]);
+}
+
 pub(super) async fn a_tombstone_is_kept_until_the_session_is_deleted_or_recreated(start: Start) {
     let fixture = start(at_most(1));
     for id in ["a", "b", "c", "d"] {
