@@ -1,20 +1,17 @@
-//! Parses arbitrary bytes as an exported session, as ImportSession does: as they
-//! are, and with a valid checksum appended, which fuzzing cannot guess. A session
-//! that was read must survive a round trip of writing and reading.
+//! Parses arbitrary bytes as an exported session, as ImportSession does with those
+//! that this server has not sealed: as they are, and with the checksum of version
+//! 0.1 appended, which fuzzing cannot guess.
 
 #![no_main]
 
 use bytes::Bytes;
-use charlstm_store::session::SessionRecord;
+use charlstm_store::session::PortableSession;
 use libfuzzer_sys::fuzz_target;
+use sha2::{Digest, Sha256};
 
 fuzz_target!(|content: &[u8]| {
-    let _ = SessionRecord::decode(&Bytes::copy_from_slice(content));
+    let _ = PortableSession::read_unsealed(&Bytes::copy_from_slice(content));
     let mut bytes = content.to_vec();
-    bytes.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
-    if let Ok(record) = SessionRecord::decode(&bytes.into()) {
-        let written = record.encode().expect("a record that was read can be written");
-        let again = SessionRecord::decode(&written).expect("a written record can be read");
-        assert_eq!(again, record);
-    }
+    bytes.extend_from_slice(&Sha256::digest(content));
+    let _ = PortableSession::read_unsealed(&bytes.into());
 });

@@ -2,7 +2,7 @@
 //! server can be started, also while a server uses the folder.
 //!
 //! A running server makes the copy itself, because only it can copy its
-//! sessions; [`serve_requests`] waits for the command on a socket in the data
+//! sessions; `serve_requests` waits for the command on a socket in the data
 //! folder that only its owner can use. Without a running server, the command
 //! opens the sessions and makes the copy.
 //!
@@ -27,7 +27,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::data_folder::{DataFolderError, lock};
+use crate::data_folder::{DataFolderError, SNAPSHOT_KEY, lock};
 
 /// Name of the socket in the data folder.
 const SOCKET: &str = "control.sock";
@@ -228,6 +228,8 @@ async fn copy(
 }
 
 fn copy_files(data: &Path, target: &Path) -> Result<(), BackupError> {
+    // A folder that has sealed no snapshot yet has no key.
+    copy_file(&data.join(SNAPSHOT_KEY), &target.join(SNAPSHOT_KEY))?;
     copy_folder(&data.join("models"), &target.join("models"))?;
     copy_folder(&data.join("trainings"), &target.join("trainings"))
 }
@@ -259,11 +261,16 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), BackupError> {
             copy_folder(&from, &to)?;
             continue;
         }
-        let copied = fs::copy(&from, &to).and_then(|_| File::open(&to)?.sync_all());
-        match copied {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => outcome.map_err(BackupError::io(&from))?,
-        }
+        copy_file(&from, &to)?;
     }
     sync_folder(to).map_err(BackupError::io(to))
+}
+
+/// Copies a file if it exists.
+fn copy_file(from: &Path, to: &Path) -> Result<(), BackupError> {
+    let copied = fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
+    match copied {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(BackupError::io(from)),
+    }
 }

@@ -95,8 +95,8 @@ pub struct Config {
     #[command(subcommand)]
     pub task: Option<Task>,
 
-    // Only local clients by default: whoever opens the server to a network
-    // should decide about TLS and tokens.
+    // Only local clients by default: to open the server to a network is a
+    // decision that includes TLS and tokens.
     /// Address to listen on; port 0 selects a free port
     #[arg(
         long,
@@ -198,6 +198,17 @@ pub struct Config {
         value_parser = Checked(byte_size)
     )]
     pub session_store_bytes: Option<ByteSize>,
+
+    /// File of the keys that seal session snapshots, one per line; the first
+    /// one signs, all verify. Servers with the same file accept each other's
+    /// snapshots [default: a random key in the data folder]
+    #[arg(
+        long,
+        env = "CHARLSTM_SNAPSHOT_KEY_FILE",
+        value_name = "FILE",
+        value_parser = Checked(path)
+    )]
+    pub snapshot_key_file: Option<PathBuf>,
 
     // A conversation can be continued after a holiday.
     /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d;

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+/// The file of the data folder with the key that session snapshots are sealed
+/// with.
+pub(crate) const SNAPSHOT_KEY: &str = "snapshot.key";
+
 /// The data folder cannot be used.
 #[derive(Debug, Error)]
 pub enum DataFolderError {

@@ -22,7 +22,7 @@ use self::services::{Layers, Services};
 use self::transport::{MAX_MESSAGE_BYTES, transport};
 use crate::backup;
 use crate::config::Config;
-use crate::data_folder::{self, DataFolderError};
+use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
@@ -37,8 +37,8 @@ use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, SessionError, SessionLimits,
-    SessionStorage,
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionError,
+    SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -81,6 +81,9 @@ pub enum ServeError {
     /// The stored sessions cannot be opened.
     #[error(transparent)]
     SessionStore(#[from] OpenError),
+    /// The key file of snapshots cannot be used.
+    #[error(transparent)]
+    SnapshotKeys(#[from] KeyFileError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -152,6 +155,11 @@ pub async fn serve(
     };
     let decode_device = devices::decode_device(device, config.max_batch);
     let repository = Repository::open_for(&config.data_dir, decode_device)?;
+    let keys = match &config.snapshot_key_file {
+        Some(file) => SnapshotKeys::read(file)?,
+        None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
+    };
+    let keys = Arc::new(keys);
     let sessions = open_sessions(&config)?;
     let jobs = open_jobs(&config, device, &repository)?;
     let engine = start_engine(&config, device, &repository, Arc::clone(&sessions))?;
@@ -164,8 +172,12 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    services.add(GenerationRpc::server(engine.clone(), metrics.clone()));
-    services.add(SessionRpc::server(engine.clone()));
+    services.add(GenerationRpc::server(
+        engine.clone(),
+        Arc::clone(&keys),
+        metrics.clone(),
+    ));
+    services.add(SessionRpc::server(engine.clone(), keys));
     let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
@@ -271,10 +283,17 @@ async fn stop_jobs(jobs: Jobs) {
 /// Opens the session storage of the data folder.
 fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
     let folder = config.data_dir.join("sessions");
+    let max_bytes = match config.session_store_bytes {
+        Some(bytes) => bytes.as_u64(),
+        None => default_max_bytes(&folder).map_err(|error| ServeError::File {
+            path: folder.clone(),
+            reason: error.to_string(),
+        })?,
+    };
     let settings = EmbeddedSettings {
         limits: SessionLimits {
             max_sessions: config.max_sessions as u64,
-            max_bytes: max_store_bytes(config),
+            max_bytes,
             max_idle: config.session_ttl,
             ..SessionLimits::default()
         },
@@ -299,16 +318,6 @@ fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError>
         "opened the sessions"
     );
     Ok(Arc::new(sessions))
-}
-
-/// The bytes that sessions may use on the disk: what is configured, otherwise
-/// 10 GB, but at most half of what is free now.
-fn max_store_bytes(config: &Config) -> u64 {
-    if let Some(bytes) = config.session_store_bytes {
-        return bytes.as_u64();
-    }
-    let free = fs4::available_space(&config.data_dir).unwrap_or(u64::MAX);
-    SessionLimits::default().max_bytes.min(free / 2)
 }
 
 fn start_engine(

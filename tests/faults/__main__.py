@@ -32,7 +32,7 @@ def main():
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="charlstm-faults-") as folder:
         base = scenarios.Base(folder)
-        for name in arguments.names or scenarios.SCENARIOS:
+        for name in arguments.names or scenarios.names(arguments.full):
             try:
                 result, seconds = scenarios.run(name, base, rng, arguments.full, arguments.keep)
             except Exception:

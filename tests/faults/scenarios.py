@@ -394,7 +394,8 @@ def full_disk(base, folder, _rng, _count):
     if refused < 5:
         raise Broken(f"a full disk refused {refused} calls in 60 s and stored {len(stored)}")
     if client.position("tale") != done.position:
-        raise Broken("a full disk moved a session")
+        raise Broken(f"a full disk moved a session from {done.position} "
+                     f"to {client.position('tale')}")
     client.generate(chars=20, prime=PROMPT, seed=1, model="verse@1")
     ballast.unlink()
     text, done = retry(lambda: client.generate(session="tale", chars=30, expected=done.position))
@@ -554,18 +555,24 @@ def backup(base, folder, rng, _count):
 
 
 SCENARIOS = {
-    # name: (function, repetitions in the short suite, in the full suite)
+    # name: (function, repetitions in the short suite, in the full suite); 0: not
+    # part of the short suite.
     "kill-9": (kills, 12, 200),
     "clean-stop": (stops, 4, 20),
     "terminal-closed": (terminal_closed, 1, 1),
     "failed-start": (failed_starts, 6, 20),
     "two-crashes": (two_crashes, 4, 20),
     "interleavings": (interleavings, 60, 1000),
-    "full-disk": (full_disk, 1, 1),
+    "full-disk": (full_disk, 0, 1),
     "damaged-files": (damaged_files, 1, 1),
     "version-0.1": (version_0_1, 1, 1),
     "backup": (backup, 1, 1),
 }
+
+
+def names(full):
+    """Returns the scenarios of the full or of the short suite."""
+    return [name for name, (_, short, _) in SCENARIOS.items() if full or short]
 
 
 def run(name, base, rng, full, keep):

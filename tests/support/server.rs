@@ -164,7 +164,7 @@ impl Server {
         self.ended()
     }
 
-    /// Waits for the end of a server that has been told to stop, and returns
+    /// Waits for the end of a server that is shutting down, and returns
     /// its folder, for [`Server::start_in`]. Panics if the exit code is not 0.
     pub(crate) fn ended(mut self) -> TempDir {
         let (status, _) = self.wait();
@@ -207,7 +207,7 @@ pub(crate) fn command(data_dir: &Path, extra_flags: &[&str]) -> Command {
 /// As [`command`], for another build of the server.
 pub(crate) fn command_of(program: &Path, data_dir: &Path, extra_flags: &[&str]) -> Command {
     let mut command = Command::new(program);
-    // The settings of whoever runs the tests are not for this server.
+    // Not the settings of the person who runs the tests.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CHARLSTM_") || name == "RUST_LOG" {
             command.env_remove(name);

@@ -162,7 +162,7 @@ fn unused_flags(args: &RunArgs, plan: &Plan) -> Option<String> {
     }
     let verb = if flags.len() == 1 { "has" } else { "have" };
     Some(format!(
-        "{} {verb} no effect, because the model is not trained anew; `charlstm-client train` \
+        "{} {verb} no effect, because the model is not trained again; `charlstm-client train` \
          trains another version",
         flags.join(", ")
     ))

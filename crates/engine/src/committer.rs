@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use charlstm_model::decode_step::HiddenState;
-use charlstm_store::session::{CommitOutcome, SessionError, SessionStorage};
+use charlstm_store::session::{
+    CommitOutcome, SessionCommit, SessionError, SessionLease, SessionStorage,
+};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use crate::progress::{CommitPoint, Progress};
 use crate::text_buffer::{CommitError, TextBuffer};
 
 /// Commits the sessions of ended calls. The number of pending commits is
@@ -17,32 +17,6 @@ pub(crate) struct Committer {
     storage: Arc<dyn SessionStorage>,
     runtime: Handle,
     tasks: TaskTracker,
-}
-
-/// An ended call whose session is to be committed.
-pub(crate) struct PendingCommit {
-    progress: Progress,
-    point: CommitPoint,
-    /// The state after the last generated character, if it is at hand.
-    end_state: Option<HiddenState>,
-    outcome: OutcomeSender,
-}
-
-impl PendingCommit {
-    /// A commit at `point` whose outcome releases the last event of `buffer`.
-    pub(crate) fn new(
-        progress: Progress,
-        point: CommitPoint,
-        end_state: Option<HiddenState>,
-        buffer: Arc<TextBuffer>,
-    ) -> Self {
-        Self {
-            progress,
-            point,
-            end_state,
-            outcome: OutcomeSender(Some(buffer)),
-        }
-    }
 }
 
 impl Committer {
@@ -60,20 +34,19 @@ impl Committer {
         &*self.storage
     }
 
-    /// Starts to commit an ended call. Never blocks; may be called on any
-    /// thread.
-    pub(crate) fn submit(&self, pending: PendingCommit) {
+    /// Starts to commit the session of an ended call. The outcome releases the
+    /// last event of `buffer`. Never blocks; may be called on any thread.
+    pub(crate) fn submit(
+        &self,
+        lease: SessionLease,
+        commit: Box<SessionCommit>,
+        buffer: Arc<TextBuffer>,
+    ) {
         let storage = Arc::clone(&self.storage);
+        let outcome = OutcomeSender(Some(buffer));
         let commit = async move {
-            let PendingCommit {
-                progress,
-                point,
-                end_state,
-                outcome,
-            } = pending;
-            let (lease, commit) = progress.into_commit(point, end_state);
             let session = lease.key().clone();
-            let result = storage.commit(lease, commit).await;
+            let result = storage.commit(lease, *commit).await;
             match &result {
                 Ok(_) | Err(SessionError::Deleted) => {}
                 Err(error) => {

@@ -15,26 +15,29 @@ use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::{Draws, RandomState, SamplingSettings};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{
-    MAX_POSITION, MAX_UNFED_CHARS, OpenRequest, OpenedSession, SessionError, SessionIdentity,
-    SessionKey, SessionState, SessionStorage,
+    MAX_POSITION, MAX_UNFED_CHARS, OpenRequest, OpenedSession, RecordError, SealError,
+    SessionError, SessionIdentity, SessionKey, SessionLease, SessionSnapshot, SessionState,
+    SessionStorage,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::model_ref::{EncodedText, check_model_of, check_precision, encode, identity_of};
+use self::model_ref::{
+    EncodedText, check_model_of, check_precision, encode, identity_of, model_id, names_model,
+};
 pub use self::stats::EngineStats;
 use crate::admission::{Admission, Permit};
 use crate::committer::Committer;
 use crate::error::GenerateError;
 use crate::event::Started;
 use crate::inbox::{Command, Inbox};
-use crate::job::{Job, JobParts, JobSession};
+use crate::job::{Job, JobParts};
 use crate::model_source::ModelSource;
 use crate::network_state;
-use crate::progress::{ANCHOR_CHARS, OpenSession, Progress};
-use crate::request::{GenerateCall, ScoreCall, Scored};
+use crate::progress::{ANCHOR_CHARS, Destination, OpenSession, Progress};
+use crate::request::{GenerateCall, ScoreCall, Scored, SessionSource};
 use crate::score::{ScoreJob, ScoreShares};
 use crate::stop_matcher::StopMatcher;
 use crate::stream::GenerationStream;
@@ -133,10 +136,18 @@ struct AcceptedCall {
     call: GenerateCall,
     permit: Permit,
     prompt_permit: OwnedSemaphorePermit,
-    model: Arc<LoadedModel>,
     prompt: EncodedText,
-    session: Option<OpenedSession>,
+    start: CallStart,
+}
+
+/// What a call continues.
+struct CallStart {
+    model: Arc<LoadedModel>,
     identity: SessionIdentity,
+    /// The lease of a stored session.
+    lease: Option<SessionLease>,
+    /// The state of an existing session.
+    state: Option<SessionState>,
 }
 
 impl Engine {
@@ -215,27 +226,19 @@ impl Engine {
         let permit = admit(&self.shared.generations)?;
         let max_chars = self.shared.config.max_prompt_chars;
         let prompt_permit = self.reserve_text(&call.prompt, max_chars)?;
-        let (model, session, identity) = match &call.session {
-            Some(key) => self.open_session(key, &call).await?,
-            None => {
-                let model = self.load_reference(&call.model).await?;
-                if let Some(requested) = call.precision {
-                    check_precision(&model, requested)?;
-                }
-                let identity = identity_of(&model);
-                (model, None, identity)
-            }
+        let start = match &call.session {
+            SessionSource::Stored(key) => self.open_session(key, &call).await?,
+            SessionSource::Snapshot(snapshot) => self.open_snapshot(snapshot, &call).await?,
+            SessionSource::None => self.open_nothing(&call).await?,
         };
         let text = std::mem::take(&mut call.prompt);
-        let prompt = encode(&model, text, &call.settings).await?;
+        let prompt = encode(&start.model, text, &call.settings).await?;
         self.submit(AcceptedCall {
             call,
             permit,
             prompt_permit,
-            model,
             prompt,
-            session,
-            identity,
+            start,
         })
     }
 
@@ -352,25 +355,36 @@ impl Engine {
             .map_err(|_| overloaded())
     }
 
+    /// Loads the model of a call that continues no session.
+    async fn open_nothing(&self, call: &GenerateCall) -> Result<CallStart, GenerateError> {
+        let model = self.load_reference(&call.model).await?;
+        if let Some(requested) = call.precision {
+            check_precision(&model, requested)?;
+        }
+        Ok(CallStart {
+            identity: identity_of(&model),
+            model,
+            lease: None,
+            state: None,
+        })
+    }
+
     /// Opens the session of a call, and loads its model.
     async fn open_session(
         &self,
         key: &SessionKey,
         call: &GenerateCall,
-    ) -> Result<(Arc<LoadedModel>, Option<OpenedSession>, SessionIdentity), GenerateError> {
+    ) -> Result<CallStart, GenerateError> {
         // Whether the session exists decides which model the call needs.
         let opened = match self.lease(key, call.expected_position, None).await {
             Err(SessionError::Unknown) => {
-                let model = self.load_reference(&call.model).await?;
-                if let Some(requested) = call.precision {
-                    check_precision(&model, requested)?;
-                }
-                let identity = identity_of(&model);
-                let create = Some(identity.clone());
+                let new = self.open_nothing(call).await?;
+                let create = Some(new.identity.clone());
                 let opened = self.lease(key, call.expected_position, create).await;
                 match opened.map_err(about(key))? {
-                    opened @ OpenedSession { start: None, .. } => {
-                        return Ok((model, Some(opened), identity));
+                    OpenedSession { lease, start: None } => {
+                        let lease = Some(lease);
+                        return Ok(CallStart { lease, ..new });
                     }
                     // Another call has created it in the meantime.
                     opened => opened,
@@ -378,11 +392,11 @@ impl Engine {
             }
             opened => opened.map_err(about(key))?,
         };
-        let Some(start) = &opened.start else {
+        let Some(start) = opened.start else {
             let text = "the storage created a session unasked".to_owned();
             return Err(GenerateError::Internal(text));
         };
-        let identity = start.identity.clone();
+        let identity = start.identity;
         check_model_of(&key.id, &identity, &call.model)?;
         if let Some(requested) = call.precision
             && requested != identity.precision
@@ -393,8 +407,44 @@ impl Engine {
                 requested,
             });
         }
-        let model = self.load_model_of(&key.id, &identity).await?;
-        Ok((model, Some(opened), identity))
+        Ok(CallStart {
+            model: self.load_model_of(&key.id, &identity).await?,
+            identity,
+            lease: Some(opened.lease),
+            state: Some(start.state),
+        })
+    }
+
+    /// Checks a snapshot, and loads its model.
+    async fn open_snapshot(
+        &self,
+        snapshot: &SessionSnapshot,
+        call: &GenerateCall,
+    ) -> Result<CallStart, GenerateError> {
+        let position = snapshot.state.position;
+        if let Some(expected) = call.expected_position
+            && expected != position
+        {
+            return Err(GenerateError::SnapshotPosition { expected, position });
+        }
+        let identity = snapshot.identity.clone();
+        if !names_model(&identity, &call.model) {
+            return Err(SealError::OtherModel.into());
+        }
+        let model = self.load(&model_id(&identity.model)).await?;
+        let available = identity_of(&model).precision;
+        snapshot.check(&model.digest, call.precision.unwrap_or(available))?;
+        snapshot.check(&model.digest, available)?;
+        if !sessions::fits(&snapshot.state, &model) {
+            let text = "the state does not fit the model that it names";
+            return Err(SealError::from(RecordError::Content(text)).into());
+        }
+        Ok(CallStart {
+            model,
+            identity,
+            lease: None,
+            state: Some(snapshot.state.clone()),
+        })
     }
 
     /// Takes the lease of a session. Waits a little for a call whose reader
@@ -430,27 +480,24 @@ impl Engine {
             call,
             permit,
             mut prompt_permit,
-            model,
-            prompt:
-                EncodedText {
-                    tokens: prompt,
-                    hash,
-                },
-            session,
-            identity,
+            prompt,
+            start,
         } = accepted;
-        let (lease, start) = match session {
-            Some(OpenedSession { lease, start }) => (Some(lease), start),
-            None => (None, None),
-        };
-        let begin = begin_state(start.map(|start| start.state), call.seed);
+        let EncodedText {
+            tokens: prompt,
+            hash,
+        } = prompt;
+        let CallStart {
+            model,
+            identity,
+            lease,
+            state,
+        } = start;
+        let begin = begin_state(state, call.seed);
         let state = network_state_of(&begin, &model)?;
         let prompt_chars = prompt.len() as u64;
-        if let Some(key) = &call.session
-            && begin.position + prompt_chars + call.max_chars > MAX_POSITION
-        {
+        if begin.position + prompt_chars + call.max_chars > MAX_POSITION {
             return Err(GenerateError::PositionLimit {
-                id: key.id.clone(),
                 position: begin.position,
                 max: MAX_POSITION,
             });
@@ -462,11 +509,15 @@ impl Engine {
             return Err(GenerateError::EmptyPrompt);
         }
         let worker = self.least_loaded();
-        let id = call.session.as_ref().map(|key| key.id.clone());
+        let id = call.session.key().map(|key| key.id.clone());
         let reader_session = lease.as_ref().map(|lease| ReaderSession {
             id: lease.key().id.clone(),
             lease: lease.handle(),
         });
+        let destination = match (lease, call.snapshot_for) {
+            (Some(lease), _) => Some(Destination::Storage(lease)),
+            (None, principal) => principal.map(Destination::Client),
+        };
         let max_unread = self.shared.config.max_unread_chars;
         let buffer = TextBuffer::new(TextBufferParts {
             started: Started {
@@ -477,7 +528,7 @@ impl Engine {
                 position: begin.position,
             },
             prompt_chars,
-            capacity_chars: match reader_session {
+            capacity_chars: match destination {
                 Some(_) => max_unread.min(MAX_SESSION_UNREAD_CHARS),
                 None => max_unread,
             },
@@ -488,17 +539,13 @@ impl Engine {
         });
         let stream = GenerationStream::new(Arc::clone(&buffer));
         let random = begin.random;
-        let session = lease.map(|lease| JobSession {
-            id: lease.key().id.clone(),
-            progress: Progress::new(
-                OpenSession {
-                    lease,
-                    identity,
-                    begin,
-                },
-                hash.digest(random.seed),
-                &prompt,
-            ),
+        let progress = destination.map(|destination| {
+            let session = OpenSession {
+                destination,
+                identity,
+                begin,
+            };
+            Progress::new(session, hash.digest(random.seed), &prompt)
         });
         let job = Job::new(JobParts {
             buffer,
@@ -512,7 +559,7 @@ impl Engine {
             load: worker.load.add(feed.len()),
             feed,
             unfed,
-            session,
+            progress,
             model,
             prompt_permit,
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use charlstm_model::ModelId;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::vocabulary::UnknownCharacter;
-use charlstm_store::session::{RecordError, SessionError, SessionId};
+use charlstm_store::session::{SealError, SessionError, SessionId};
 use thiserror::Error;
 
 use crate::model_source::ModelSourceError;
@@ -86,13 +86,22 @@ pub enum GenerateError {
         /// The precision in which the model is loaded.
         available: Precision,
     },
+    /// The snapshot cannot be continued with this call.
+    #[error(transparent)]
+    Snapshot(#[from] SealError),
+    /// The snapshot is at another position than the caller expected.
+    #[error("the snapshot is at position {position}; {expected} was expected")]
+    SnapshotPosition {
+        /// The position that the caller expected.
+        expected: u64,
+        /// The position of the snapshot.
+        position: u64,
+    },
     /// The call would move the session beyond the maximum position.
     #[error(
-        "session {id} is at position {position}; with this call it would exceed the maximum of {max}"
+        "the session is at position {position}; with this call it would exceed the maximum of {max}"
     )]
     PositionLimit {
-        /// The session.
-        id: SessionId,
         /// Where the call begins.
         position: u64,
         /// Maximum position.
@@ -121,9 +130,6 @@ pub enum GenerateError {
 /// A session could not be imported.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ImportError {
-    /// The bytes are not an exported session.
-    #[error(transparent)]
-    Record(#[from] RecordError),
     /// This server does not have the model version that the session needs.
     #[error("the session belongs to model {}@{}, which this server does not have", .0.name, .0.version)]
     ModelMissing(ModelId),

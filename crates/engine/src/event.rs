@@ -2,7 +2,7 @@
 
 use charlstm_model::ModelId;
 use charlstm_model::decode_step::Precision;
-use charlstm_store::session::SessionId;
+use charlstm_store::session::{SessionId, SessionSnapshot};
 
 /// One event of a generation: `Started`, any number of `Text`, `Finished`.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +18,7 @@ pub enum GenerationEvent {
 /// The call has a slot: what a client needs to repeat the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
-    /// The session, if the call names one.
+    /// The stored session, if the call names one.
     pub session: Option<SessionId>,
     /// The model version.
     pub model: ModelId,
@@ -42,7 +42,7 @@ pub struct GeneratedText {
 }
 
 /// The end of a generation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
     /// Why it ended.
     pub reason: FinishReason,
@@ -56,6 +56,9 @@ pub struct Finished {
     pub position: u64,
     /// Seconds from the first generated character to the last.
     pub seconds: f64,
+    /// The session, if it was requested and there is one: a call that was cut
+    /// off before its text does not start a session.
+    pub snapshot: Option<Box<SessionSnapshot>>,
 }
 
 /// Why a generation ended.

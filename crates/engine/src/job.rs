@@ -9,7 +9,7 @@ use std::time::Instant;
 use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::{Draws, Sampler, SamplingSettings, log_probability};
 use charlstm_repository::LoadedModel;
-use charlstm_store::session::{LeaseStatus, SessionError, SessionId};
+use charlstm_store::session::{LeaseStatus, SessionError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::GenerateError;
@@ -37,16 +37,10 @@ pub(crate) struct JobParts {
     /// How many of them are the session's.
     pub(crate) unfed: usize,
     /// The call's side of its session.
-    pub(crate) session: Option<JobSession>,
+    pub(crate) progress: Option<Progress>,
     pub(crate) load: LoadShare,
     /// Share of the budget of prompt characters, until they are fed.
     pub(crate) prompt_permit: OwnedSemaphorePermit,
-}
-
-/// The session of a job.
-pub(crate) struct JobSession {
-    pub(crate) id: SessionId,
-    pub(crate) progress: Progress,
 }
 
 /// A text that is being generated. If it is dropped before its end, it ends
@@ -63,7 +57,7 @@ pub(crate) struct Job {
     state: HiddenState,
     feed: Vec<u32>,
     unfed: usize,
-    session: Option<JobSession>,
+    progress: Option<Progress>,
     load: LoadShare,
     prompt_permit: Option<OwnedSemaphorePermit>,
     /// Characters fed of `feed`; the first decode step feeds its last one.
@@ -114,7 +108,7 @@ impl Job {
             state: parts.state,
             feed: parts.feed,
             unfed: parts.unfed,
-            session: parts.session,
+            progress: parts.progress,
             load: parts.load,
             prompt_permit: Some(parts.prompt_permit),
             fed: 0,
@@ -173,13 +167,14 @@ impl Job {
 
     /// Why the job must end early, unless because its reader has left.
     pub(crate) fn interruption(&self, now: Instant) -> Option<Result<FinishReason, GenerateError>> {
-        if let Some(session) = &self.session {
-            match session.progress.lease_status() {
+        let progress = self.progress.as_ref();
+        if let Some((progress, id)) = progress.and_then(|p| Some((p, p.id()?))) {
+            match progress.lease_status() {
                 LeaseStatus::Held => {}
                 LeaseStatus::Deleted => return Some(Ok(FinishReason::Cancelled)),
                 LeaseStatus::Fenced { replica } => {
                     return Some(Err(GenerateError::Session {
-                        id: session.id.clone(),
+                        id: id.clone(),
                         error: SessionError::Fenced { replica },
                     }));
                 }
@@ -210,16 +205,14 @@ impl Job {
         self.fed += chars;
         if chars > 0
             && self.fed + 1 == self.unfed
-            && let Some(session) = &mut self.session
+            && let Some(progress) = &mut self.progress
         {
-            session
-                .progress
-                .begin_reached(&self.state, self.feed[self.fed]);
+            progress.begin_reached(&self.state, self.feed[self.fed]);
         }
         if !self.is_prefilled && self.fed + 1 == self.feed.len() {
             self.is_prefilled = true;
-            if let Some(session) = &mut self.session {
-                session.progress.prefilled(&self.state, self.last);
+            if let Some(progress) = &mut self.progress {
+                progress.prefilled(&self.state, self.last);
             }
             self.feed = Vec::new();
             self.prompt_permit = None;
@@ -248,11 +241,8 @@ impl Job {
         self.generated += 1;
         self.first_drawn.get_or_insert(now);
         self.last_drawn = Some(now);
-        if let Some(session) = &mut self.session {
-            let buffer = &self.buffer;
-            session
-                .progress
-                .generated(drawn.token, state, || buffer.taken());
+        if let Some(progress) = &mut self.progress {
+            progress.generated(drawn.token, state, || self.buffer.taken());
         }
         let character = self.model.vocabulary.character(drawn.token);
         let is_last = self.generated == self.max_chars;
@@ -326,10 +316,10 @@ impl Job {
         end_state: Option<HiddenState>,
     ) -> Option<Waker> {
         self.has_ended = true;
-        let session = self.session.take();
+        let progress = self.progress.take();
         self.buffer.end(EndedText {
             ending,
-            session: session.map(|session| (session.progress, end_state)),
+            session: progress.map(|progress| (progress, end_state)),
         })
     }
 }

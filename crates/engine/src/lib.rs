@@ -59,5 +59,5 @@ pub use engine::{Engine, EngineConfig, EngineStats};
 pub use error::{GenerateError, ImportError};
 pub use event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};
 pub use model_source::{ModelSource, ModelSourceError};
-pub use request::{GenerateCall, ScoreCall, Scored};
+pub use request::{GenerateCall, ScoreCall, Scored, SessionSource};
 pub use stream::GenerationStream;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use charlstm_model::decode_step::HiddenState;
 use charlstm_store::session::{
-    LastCall, LeaseStatus, MAX_REPLAY_CHARS, ParametersDigest, SessionCommit, SessionIdentity,
-    SessionLease, SessionState, TokenIds,
+    LastCall, LeaseStatus, MAX_REPLAY_CHARS, Owner, ParametersDigest, SessionCommit, SessionId,
+    SessionIdentity, SessionLease, SessionSnapshot, SessionState, TokenIds,
 };
 
 use crate::network_state;
@@ -26,10 +26,17 @@ struct Anchor {
     at: u64,
 }
 
+/// Where the session of a call goes.
+pub(crate) enum Destination {
+    /// To the storage, with the right to change it there.
+    Storage(SessionLease),
+    /// To the client, as a snapshot for this principal.
+    Client(Owner),
+}
+
 /// A session that was opened for a call.
 pub(crate) struct OpenSession {
-    /// The right to change the session.
-    pub(crate) lease: SessionLease,
+    pub(crate) destination: Destination,
     /// Model, precision and arithmetic.
     pub(crate) identity: SessionIdentity,
     /// Where the call begins, with the call's random sequence.
@@ -62,6 +69,14 @@ pub(crate) enum CommitPoint {
     After(u64),
 }
 
+/// How a call leaves its session.
+pub(crate) enum SessionEnd {
+    /// To be committed.
+    Commit(SessionLease, Box<SessionCommit>),
+    /// To be sent to the client.
+    Snapshot(Box<SessionSnapshot>),
+}
+
 impl Progress {
     /// A call that continues `session` with `prompt`.
     pub(crate) fn new(session: OpenSession, parameters: ParametersDigest, prompt: &[u32]) -> Self {
@@ -78,7 +93,18 @@ impl Progress {
 
     /// Whether the call may continue.
     pub(crate) fn lease_status(&self) -> LeaseStatus {
-        self.session.lease.status()
+        match &self.session.destination {
+            Destination::Storage(lease) => lease.status(),
+            Destination::Client(_) => LeaseStatus::Held,
+        }
+    }
+
+    /// The id of a stored session.
+    pub(crate) fn id(&self) -> Option<&SessionId> {
+        match &self.session.destination {
+            Destination::Storage(lease) => Some(&lease.key().id),
+            Destination::Client(_) => None,
+        }
     }
 
     /// Records the state at the beginning of the call, in which all characters
@@ -139,22 +165,29 @@ impl Progress {
         }
     }
 
-    /// Returns the commit that leaves the session at `point`. `end` is the
-    /// state after the last generated character, if it is at hand.
-    pub(crate) fn into_commit(
-        self,
-        point: CommitPoint,
-        end: Option<HiddenState>,
-    ) -> (SessionLease, SessionCommit) {
+    /// Returns what leaves the session at `point`. `end` is the state after
+    /// the last generated character, if it is at hand.
+    pub(crate) fn leave_at(self, point: CommitPoint, end: Option<HiddenState>) -> SessionEnd {
         let end = self.state_at(point, end);
         let OpenSession {
-            lease,
+            destination,
             identity,
             begin,
         } = self.session;
         let (end, tokens) = match end {
             Some((end, tokens)) => (end, tokens),
             None => (begin.clone(), None),
+        };
+        let lease = match destination {
+            Destination::Storage(lease) => lease,
+            Destination::Client(principal) => {
+                return SessionEnd::Snapshot(Box::new(SessionSnapshot {
+                    principal,
+                    id: None,
+                    identity,
+                    state: end,
+                }));
+            }
         };
         let last_call = LastCall {
             tokens,
@@ -167,7 +200,7 @@ impl Progress {
             last_call,
             cut_off: point != CommitPoint::End,
         };
-        (lease, commit)
+        SessionEnd::Commit(lease, Box::new(commit))
     }
 
     /// The state at `point`, and the characters of the call up to there.

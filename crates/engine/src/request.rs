@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
-use charlstm_store::session::SessionKey;
+use charlstm_store::session::{Owner, SessionKey, SessionSnapshot};
 
 /// A text to generate.
 #[derive(Clone, Debug)]
@@ -16,8 +16,11 @@ pub struct GenerateCall {
     pub prompt: String,
     /// Number of characters to generate.
     pub max_chars: u64,
-    /// Session to continue or to create; `None`: nothing is kept.
-    pub session: Option<SessionKey>,
+    /// What the text continues.
+    pub session: SessionSource,
+    /// Returns the session with the last event, as a snapshot for this
+    /// principal. Not for stored sessions.
+    pub snapshot_for: Option<Owner>,
     /// How characters are chosen.
     pub settings: SamplingSettings,
     /// Seed of the random sequence. `None`, or the seed of the session's
@@ -36,6 +39,27 @@ pub struct GenerateCall {
     pub precision: Option<Precision>,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
+}
+
+/// What a text continues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionSource {
+    /// Nothing: the text starts at its prompt.
+    None,
+    /// A stored session, which is created if it does not exist.
+    Stored(SessionKey),
+    /// A session that the client holds. Its seal was verified.
+    Snapshot(Box<SessionSnapshot>),
+}
+
+impl SessionSource {
+    /// The key of a stored session.
+    pub(crate) fn key(&self) -> Option<&SessionKey> {
+        match self {
+            Self::Stored(key) => Some(key),
+            Self::None | Self::Snapshot(_) => None,
+        }
+    }
 }
 
 /// A text to score.

@@ -9,7 +9,7 @@ use super::*;
 use charlstm_model::device::Device;
 
 fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
-    // The variables of whoever runs the tests must not matter.
+    // Not the variables of the person who runs the tests.
     let command = command().mut_args(|argument| argument.env(Resettable::Reset));
     Config::load(&command, [&["charlstm-server"], arguments].concat())
 }

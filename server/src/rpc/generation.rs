@@ -2,18 +2,19 @@
 //! engine into messages. How text is generated is in `charlstm_engine`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use charlstm_engine::{
     Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    GenerationStream, ScoreCall, Scored, Started,
+    GenerationStream, ScoreCall, Scored, SessionSource, Started,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
-use charlstm_store::session::{Owner, SessionId, SessionKey};
+use charlstm_store::session::{SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
@@ -41,14 +42,24 @@ const MAX_STOP_CHARS: usize = 256;
 #[derive(Clone)]
 pub struct GenerationRpc {
     engine: Engine,
+    keys: Arc<SnapshotKeys>,
     metrics: Metrics,
 }
 
 impl GenerationRpc {
     /// Returns the service on an engine, ready to be added to a server. It
-    /// counts the text that it sends in `metrics`.
-    pub fn server(engine: Engine, metrics: Metrics) -> GenerationServiceServer<Self> {
-        GenerationServiceServer::new(Self { engine, metrics })
+    /// seals the sessions that clients hold with `keys`, and counts the text
+    /// that it sends in `metrics`.
+    pub fn server(
+        engine: Engine,
+        keys: Arc<SnapshotKeys>,
+        metrics: Metrics,
+    ) -> GenerationServiceServer<Self> {
+        GenerationServiceServer::new(Self {
+            engine,
+            keys,
+            metrics,
+        })
     }
 }
 
@@ -63,11 +74,12 @@ impl GenerationService for GenerationRpc {
         let since = Instant::now();
         let deadline = deadline(request.metadata());
         let principal = Principal::of(&request)?;
-        let call = generate_call(request.into_inner(), principal.owner(), deadline)?;
+        let call = generate_call(request.into_inner(), &principal, &self.keys, deadline)?;
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
         Ok(Response::new(GenerateResponses {
             events,
+            keys: Arc::clone(&self.keys),
             metrics: self.metrics.clone(),
             since,
             is_first: true,
@@ -107,6 +119,7 @@ async fn before<T>(
 /// The messages of one generation.
 pub struct GenerateResponses {
     events: GenerationStream,
+    keys: Arc<SnapshotKeys>,
     metrics: Metrics,
     /// When the last text was handed over, or, before the first text, when the
     /// call arrived.
@@ -133,9 +146,8 @@ impl Stream for GenerateResponses {
             self.count(text);
         }
         Poll::Ready(event.map(|event| {
-            event
-                .map(generate_response)
-                .map_err(|error| status::generate_error(&error, "prime"))
+            let event = event.map_err(|error| status::generate_error(&error, "prime"))?;
+            generate_response(event, &self.keys)
         }))
     }
 }
@@ -143,7 +155,8 @@ impl Stream for GenerateResponses {
 /// Validates a request.
 fn generate_call(
     request: pb::GenerateRequest,
-    owner: &Owner,
+    principal: &Principal,
+    keys: &SnapshotKeys,
     deadline: Option<Instant>,
 ) -> Result<GenerateCall, Status> {
     let max_chars = request.max_chars.unwrap_or(DEFAULT_MAX_CHARS);
@@ -151,19 +164,17 @@ fn generate_call(
         let message = format!("must be 0 to {MAX_CHARS}, not {max_chars}");
         return Err(status::invalid("max_chars", message));
     }
-    let session = match request.session_id.as_deref() {
-        None | Some("") => None,
-        Some(name) => {
-            let id = session_id("session_id", name)?;
-            Some(SessionKey::new(owner.clone(), id))
-        }
-    };
-    if session.is_none() && request.expected_position.is_some() {
-        let message = "requires a session_id: only a session has a position";
+    let session = session_source(&request, principal, keys)?;
+    if session == SessionSource::None && request.expected_position.is_some() {
+        let message = "requires a session_id or a session_snapshot: \
+                       only a session has a position";
         return Err(status::invalid("expected_position", message));
     }
-    if !request.session_snapshot.is_empty() || request.return_session.unwrap_or_default() {
-        return Err(status::snapshots_unavailable());
+    let returns_session = request.return_session.unwrap_or_default();
+    if returns_session && matches!(session, SessionSource::Stored(_)) {
+        let message = "cannot be combined with session_id: the server keeps that session; \
+                       use ExportSession to get a copy";
+        return Err(status::invalid("return_session", message));
     }
     let precision = match request.precision.as_deref() {
         None | Some("") => None,
@@ -176,6 +187,7 @@ fn generate_call(
         prompt: request.prime,
         max_chars: max_chars.into(),
         session,
+        snapshot_for: returns_session.then(|| principal.owner().clone()),
         settings: settings(&sampling)?,
         seed: sampling.seed,
         stop: request.stop,
@@ -184,6 +196,31 @@ fn generate_call(
         precision,
         deadline,
     })
+}
+
+/// The session that a request continues.
+fn session_source(
+    request: &pb::GenerateRequest,
+    principal: &Principal,
+    keys: &SnapshotKeys,
+) -> Result<SessionSource, Status> {
+    let id = request.session_id.as_deref().unwrap_or_default();
+    let snapshot = &request.session_snapshot;
+    if !id.is_empty() && !snapshot.is_empty() {
+        let message = "cannot be combined with session_id: the text continues one session";
+        return Err(status::invalid("session_snapshot", message));
+    }
+    if !snapshot.is_empty() {
+        let opened = keys.open(snapshot, Some(principal.owner()));
+        let opened = opened.map_err(|error| status::invalid_snapshot(&error))?;
+        return Ok(SessionSource::Snapshot(Box::new(opened)));
+    }
+    if id.is_empty() {
+        return Ok(SessionSource::None);
+    }
+    let id = session_id("session_id", id)?;
+    let key = SessionKey::new(principal.owner().clone(), id);
+    Ok(SessionSource::Stored(key))
 }
 
 /// Validates a session id.
@@ -220,7 +257,10 @@ fn settings(sampling: &pb::Sampling) -> Result<SamplingSettings, Status> {
     Ok(settings)
 }
 
-fn generate_response(event: GenerationEvent) -> pb::GenerateResponse {
+fn generate_response(
+    event: GenerationEvent,
+    keys: &SnapshotKeys,
+) -> Result<pb::GenerateResponse, Status> {
     use pb::generate_response::Event;
     let event = match event {
         GenerationEvent::Started(started) => Event::Started(generation_started(started)),
@@ -233,9 +273,11 @@ fn generate_response(event: GenerationEvent) -> pb::GenerateResponse {
             logprobs,
             position,
         }),
-        GenerationEvent::Finished(finished) => Event::Finished(generation_finished(finished)),
+        GenerationEvent::Finished(finished) => {
+            Event::Finished(generation_finished(finished, keys)?)
+        }
     };
-    pb::GenerateResponse { event: Some(event) }
+    Ok(pb::GenerateResponse { event: Some(event) })
 }
 
 fn generation_started(started: Started) -> pb::GenerationStarted {
@@ -251,20 +293,27 @@ fn generation_started(started: Started) -> pb::GenerationStarted {
     }
 }
 
-fn generation_finished(finished: Finished) -> pb::GenerationFinished {
+fn generation_finished(
+    finished: Finished,
+    keys: &SnapshotKeys,
+) -> Result<pb::GenerationFinished, Status> {
     let reason = match finished.reason {
         FinishReason::Length => pb::FinishReason::Length,
         FinishReason::Stop => pb::FinishReason::Stop,
         FinishReason::Cancelled => pb::FinishReason::Cancelled,
         FinishReason::Shutdown => pb::FinishReason::Shutdown,
     };
-    pb::GenerationFinished {
+    let snapshot = finished.snapshot.map(|snapshot| keys.seal(&snapshot));
+    let snapshot = snapshot.transpose();
+    Ok(pb::GenerationFinished {
         reason: reason.into(),
         chars: finished.chars,
         position: finished.position,
         seconds: finished.seconds,
-        session_snapshot: Default::default(),
-    }
+        session_snapshot: snapshot
+            .map_err(|error| status::internal(&error))?
+            .unwrap_or_default(),
+    })
 }
 
 fn score_response(scored: Scored) -> pb::ScoreResponse {

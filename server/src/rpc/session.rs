@@ -2,11 +2,15 @@
 //! sessions. What a session is, and how it is stored, is in
 //! `charlstm_store::session`.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use charlstm_engine::Engine;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use charlstm_store::session::{
-    ListRequest, PageToken, SessionError, SessionId, SessionInfo, SessionKey,
+    ListRequest, PageToken, PortableSession, SealError, SessionError, SessionId, SessionInfo,
+    SessionKey, SnapshotKeys,
 };
 use tonic::{Request, Response, Status};
 
@@ -27,12 +31,14 @@ const MAX_PAGE_SIZE: u32 = 1000;
 #[derive(Clone)]
 pub struct SessionRpc {
     engine: Engine,
+    keys: Arc<SnapshotKeys>,
 }
 
 impl SessionRpc {
-    /// Returns the service on an engine, ready to be added to a server.
-    pub fn server(engine: Engine) -> SessionServiceServer<Self> {
-        SessionServiceServer::new(Self { engine })
+    /// Returns the service on an engine, ready to be added to a server. It
+    /// seals exported sessions with `keys`.
+    pub fn server(engine: Engine, keys: Arc<SnapshotKeys>) -> SessionServiceServer<Self> {
+        SessionServiceServer::new(Self { engine, keys })
     }
 }
 
@@ -116,7 +122,9 @@ impl SessionService for SessionRpc {
     ) -> Result<Response<pb::ExportSessionResponse>, Status> {
         let key = key(&request, &request.get_ref().session_id)?;
         let exported = self.engine.export_session(&key).await;
-        let data = exported.map_err(about(&key.id))?;
+        let snapshot = exported.map_err(about(&key.id))?;
+        let data = self.keys.seal(&snapshot);
+        let data = data.map_err(|error| status::internal(&error))?;
         Ok(Response::new(pb::ExportSessionResponse { data }))
     }
 
@@ -126,15 +134,29 @@ impl SessionService for SessionRpc {
     ) -> Result<Response<pb::ImportSessionResponse>, Status> {
         let owner = Principal::of(&request)?.owner().clone();
         let request = request.into_inner();
-        let id = match request.session_id.as_str() {
-            "" => None,
-            id => Some(session_id("session_id", id)?),
+        let portable = portable_session(&request.data, &self.keys);
+        let portable = portable.map_err(|error| status::invalid_export(&error))?;
+        let id = match (request.session_id.as_str(), &portable.id) {
+            ("", Some(id)) => id.clone(),
+            (id, _) => session_id("session_id", id)?,
         };
-        let data = request.data;
-        let imported = self.engine.import_session(&owner, &data, id).await;
+        let key = SessionKey::new(owner, id);
+        let imported = self.engine.import_session(key, portable).await;
         let info = imported.map_err(|error| status::import_error(&error))?;
         let session = Some(session(info));
         Ok(Response::new(pb::ImportSessionResponse { session }))
+    }
+}
+
+/// Reads exported bytes. Bytes without a seal of this server, from version 0.1
+/// or sealed with another key, are read as untrusted input; a snapshot with a
+/// seal of this server that does not match is rejected.
+fn portable_session(data: &Bytes, keys: &SnapshotKeys) -> Result<PortableSession, SealError> {
+    // Every caller is an administrator, who may import the sessions of all.
+    match keys.open(data, None) {
+        Ok(snapshot) => Ok(snapshot.into()),
+        Err(SealError::UnknownKey | SealError::Magic) => PortableSession::read_unsealed(data),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,6 +1,5 @@
-//! The set of services of one server: each one behind the layers and with its
-//! own health, and what every gRPC server offers besides: health and
-//! reflection.
+//! The services of one server: those of charlstm, each behind the layers and
+//! with its own health, and the health and reflection services.
 
 use std::convert::Infallible;
 

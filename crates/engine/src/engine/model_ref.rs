@@ -118,15 +118,21 @@ pub(super) fn check_model_of(
     identity: &SessionIdentity,
     requested: &str,
 ) -> Result<(), GenerateError> {
-    let model = &identity.model;
-    if requested.is_empty() || *requested == *model.name || requested == model.to_string() {
+    if names_model(identity, requested) {
         return Ok(());
     }
     Err(GenerateError::OtherModel {
         id: session.clone(),
-        model: model_id(model),
+        model: model_id(&identity.model),
         requested: requested.to_owned(),
     })
+}
+
+/// Whether a requested reference means the model of a session: none, its name,
+/// or its name and version.
+pub(super) fn names_model(identity: &SessionIdentity, requested: &str) -> bool {
+    let model = &identity.model;
+    requested.is_empty() || *requested == *model.name || requested == model.to_string()
 }
 
 pub(super) fn model_version(id: &ModelId) -> ModelVersion {

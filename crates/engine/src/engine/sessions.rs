@@ -1,10 +1,9 @@
 //! What can be done with sessions between two calls.
 
-use bytes::Bytes;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{
-    ForkRequest, ImportRequest, ListRequest, Owner, SessionError, SessionId, SessionInfo,
-    SessionKey, SessionPage, SessionRecord, SessionState, TokenIds,
+    ForkRequest, ImportRequest, ListRequest, PortableSession, SessionError, SessionId, SessionInfo,
+    SessionKey, SessionPage, SessionSnapshot, SessionState, TokenIds,
 };
 
 use super::Engine;
@@ -65,28 +64,26 @@ impl Engine {
         deleted
     }
 
-    /// Returns a session as bytes that [`Engine::import_session`] accepts.
+    /// Returns a session as of its last commit, without its last call.
     ///
     /// # Errors
     /// `Unknown`, `Evicted`, `Busy`, `UnknownRevision`, `Unavailable`.
-    pub async fn export_session(&self, key: &SessionKey) -> Result<Bytes, SessionError> {
+    pub async fn export_session(&self, key: &SessionKey) -> Result<SessionSnapshot, SessionError> {
         let record = self.storage().export(key).await?;
-        Ok(record.encode()?)
+        Ok(SessionSnapshot::of(&record))
     }
 
-    /// Creates a session from bytes, under `id` or under its own id. Durable
-    /// when the future completes. The bytes may be hostile.
+    /// Creates a session from outside. Durable when the future completes. Its
+    /// content may be hostile.
     ///
     /// # Errors
     /// See [`ImportError`].
     pub async fn import_session(
         &self,
-        owner: &Owner,
-        bytes: &Bytes,
-        id: Option<SessionId>,
+        key: SessionKey,
+        session: PortableSession,
     ) -> Result<SessionInfo, ImportError> {
-        let record = SessionRecord::decode(bytes)?;
-        let identity = &record.identity;
+        let identity = &session.identity;
         let wanted = model_id(&identity.model);
         let model = match self.load(&wanted).await {
             Ok(model) => model,
@@ -103,20 +100,16 @@ impl Engine {
                 available,
             });
         }
-        let tokens = record.last_call.tokens.as_ref();
-        if !fits(&record.begin, &model)
-            || !fits(&record.end, &model)
+        let tokens = session.last_call.tokens.as_ref();
+        if !fits(&session.begin, &model)
+            || !fits(&session.end, &model)
             || !tokens.is_none_or(|tokens| are_known(tokens, &model))
         {
             return Err(ImportError::StateMismatch);
         }
-        let id = id.unwrap_or_else(|| record.key.id.clone());
-        let record = SessionRecord {
-            key: SessionKey::new(owner.clone(), id.clone()),
-            ..record
-        };
+        let id = key.id.clone();
         let request = ImportRequest {
-            record,
+            record: session.into_record(key),
             owner_limit: None,
         };
         let imported = self.storage().import(request).await;

@@ -14,7 +14,7 @@ use super::controlled_storage::ControlledStorage;
 use super::*;
 use crate::admission::Admission;
 use crate::committer::Committer;
-use crate::progress::{OpenSession, Progress};
+use crate::progress::{Destination, OpenSession, Progress};
 use crate::text_buffer::{Completion, EndedText, ReaderSession, TextBuffer, TextBufferParts};
 
 /// Characters of the prompt.
@@ -122,7 +122,7 @@ impl Call {
             permit: admission.admit().unwrap(),
         });
         let session = OpenSession {
-            lease,
+            destination: Destination::Storage(lease),
             identity,
             begin: SessionState::origin(1),
         };
@@ -282,7 +282,7 @@ impl Call {
             assert_eq!(self.appended, 0);
             assert!(steps.contains(&Step::End(Ending::Length)));
         }
-        if let Some(Ok(finished)) = self.last_event {
+        if let Some(Ok(finished)) = &self.last_event {
             assert_eq!(is_complete, finished.reason == FinishReason::Length);
         }
     }

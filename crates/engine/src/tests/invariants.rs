@@ -251,25 +251,46 @@ on_each_backend! {
     async fn an_exported_session_continues_elsewhere_and_only_with_its_model(backend: &Backend) {
         let (engine, models) = backend.start(config());
         text(&engine, session_call("s", "abc", 30)).await;
-        let bytes = engine.export_session(&key("s")).await.unwrap();
+        let exported = engine.export_session(&key("s")).await.unwrap();
         let straight = text(&engine, session_call("s", "", 30)).await;
         let (other, others) = backend.start(config());
-        let owner = Owner::admin();
-        let imported = other.import_session(&owner, &bytes, Some(id("t"))).await.unwrap();
-        assert_eq!((imported.position, imported.last_call_position), (33, 0));
+        let portable = || PortableSession::from(exported.clone());
+        let imported = other.import_session(key("t"), portable()).await.unwrap();
+        // What is exported cannot be rewound.
+        assert_eq!((imported.position, imported.last_call_position), (33, 33));
         assert_eq!(text(&other, session_call("t", "", 30)).await, straight);
         others.add("m", 1, 7);
         assert!(matches!(
-            other.import_session(&owner, &bytes, None).await.unwrap_err(),
+            other.import_session(key("u"), portable()).await.unwrap_err(),
             ImportError::ModelDiffers(_)
         ));
         others.remove(&models.resolve("m").unwrap());
         assert!(matches!(
-            other.import_session(&owner, &bytes, None).await.unwrap_err(),
+            other.import_session(key("u"), portable()).await.unwrap_err(),
             ImportError::ModelMissing(_)
         ));
         engine.stop().await.unwrap();
         other.stop().await.unwrap();
+    }
+
+    async fn an_imported_state_that_does_not_fit_its_model_is_rejected(backend: &Backend) {
+        let (engine, _) = backend.start(config());
+        text(&engine, session_call("s", "abc", 30)).await;
+        let exported = engine.export_session(&key("s")).await.unwrap();
+        let changes: [fn(&mut SessionState); 3] = [
+            |state| state.network = Some(vec![0; 4].into()),
+            |state| state.unfed = [0, 1_000_000].into_iter().collect(),
+            |state| state.unfed = [ALPHABET.len() as u32].into_iter().collect(),
+        ];
+        for change in changes {
+            let mut changed = PortableSession::from(exported.clone());
+            change(&mut changed.end);
+            assert_eq!(
+                engine.import_session(key("t"), changed).await,
+                Err(ImportError::StateMismatch)
+            );
+        }
+        engine.stop().await.unwrap();
     }
 
     async fn a_session_of_another_precision_is_rejected(backend: &Backend) {
@@ -281,7 +302,7 @@ on_each_backend! {
         other.precision = Some(Precision::Int8);
         let error = rejection(&engine, other.clone()).await;
         assert_eq!(error.to_string(), "session s is computed in float32, not in int8");
-        other.session = Some(key("new"));
+        other.session = SessionSource::Stored(key("new"));
         let error = rejection(&engine, other).await;
         assert_eq!(
             error.to_string(),
@@ -293,7 +314,7 @@ on_each_backend! {
     async fn two_owners_may_use_the_same_id(backend: &Backend) {
         let (engine, _) = backend.start(config());
         let mut other = session_call("s", "abc", 20);
-        other.session = Some(SessionKey::new(Owner::new("bob").unwrap(), id("s")));
+        other.session = SessionSource::Stored(SessionKey::new(Owner::new("bob").unwrap(), id("s")));
         text(&engine, other).await;
         assert_eq!(session(&engine, "s").await, Err(SessionError::Unknown));
         text(&engine, session_call("s", "abc", 5)).await;

@@ -208,7 +208,7 @@ async fn a_reader_that_stalls_is_ended_and_its_session_is_at_its_position() {
 #[tokio::test]
 async fn dropping_a_model_ends_its_generations_as_cancelled() {
     let (engine, models) = start(config());
-    for session in [None, Some(key("s"))] {
+    for session in [SessionSource::None, SessionSource::Stored(key("s"))] {
         let mut call = call("abc", 1_000_000);
         call.session = session;
         let mut stream = engine.generate(call).await.unwrap();

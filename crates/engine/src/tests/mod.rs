@@ -8,6 +8,7 @@ mod invariants;
 mod limits;
 mod restart;
 mod retry;
+mod snapshots;
 mod storm;
 
 use std::collections::HashMap;
@@ -24,8 +25,8 @@ use charlstm_model::sampler::{Draws, RandomState, Sampler, SamplingSettings, log
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ListRequest, MemorySessions, Owner, SessionError,
-    SessionId, SessionInfo, SessionKey, SessionLimits, SessionStorage,
+    EmbeddedSessions, EmbeddedSettings, ListRequest, MemorySessions, Owner, PortableSession,
+    SessionError, SessionId, SessionInfo, SessionKey, SessionLimits, SessionState, SessionStorage,
 };
 use futures_util::StreamExt;
 use tempfile::TempDir;
@@ -220,7 +221,8 @@ fn call(prompt: &str, max_chars: u64) -> GenerateCall {
         model: String::new(),
         prompt: prompt.to_owned(),
         max_chars,
-        session: None,
+        session: SessionSource::None,
+        snapshot_for: None,
         settings: SamplingSettings::default(),
         seed: Some(1),
         stop: Vec::new(),
@@ -234,7 +236,7 @@ fn call(prompt: &str, max_chars: u64) -> GenerateCall {
 /// A call in a session that continues the session's random sequence.
 fn session_call(name: &str, prompt: &str, max_chars: u64) -> GenerateCall {
     GenerateCall {
-        session: Some(key(name)),
+        session: SessionSource::Stored(key(name)),
         seed: None,
         ..call(prompt, max_chars)
     }

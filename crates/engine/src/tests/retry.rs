@@ -64,7 +64,7 @@ on_each_backend! {
         engine.fork_session(&key("s"), &id("before")).await.unwrap();
         let mut original = session_call("s", "d", 40);
         let lost = whole(&engine, original.clone()).await;
-        original.session = Some(key("before"));
+        original.session = SessionSource::Stored(key("before"));
         let again = whole(&engine, repeat(&original, &lost.started)).await;
         assert_eq!(again.text, lost.text);
         engine.stop().await.unwrap();
@@ -135,7 +135,7 @@ on_each_backend! {
         others[2].settings = SamplingSettings::new(0.5, 0, 1.0, 0.0).unwrap();
         for mut other in others {
             engine.fork_session(&key("s"), &id("t")).await.unwrap();
-            other.session = Some(key("t"));
+            other.session = SessionSource::Stored(key("t"));
             other.expected_position = Some(done.started.position);
             let (_, taken) = cut_off(&engine, other, 5).await;
             assert_eq!(position(&engine, "t").await, 3 + taken.len() as u64);
@@ -220,7 +220,7 @@ on_each_backend! {
         reseeded.seed = Some(2);
         let one = whole(&engine, reseeded.clone()).await;
         assert_eq!(one.started.seed, 2);
-        reseeded.session = Some(key("t"));
+        reseeded.session = SessionSource::Stored(key("t"));
         assert_eq!(text(&engine, reseeded).await, one.text);
         engine.stop().await.unwrap();
     }

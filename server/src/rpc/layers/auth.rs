@@ -1,5 +1,5 @@
-//! Authentication by access tokens. Rejects calls without a known token, and
-//! tells the services who calls: [`Principal`].
+//! Authentication by access tokens: rejects calls without a known token, and
+//! adds the [`Principal`] to those that it passes on.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -65,8 +65,8 @@ impl AuthLayer {
         }
     }
 
-    /// Returns who makes a call with these headers; `None` if the call must be
-    /// rejected.
+    /// Returns the caller of a request with these headers; `None` if the call
+    /// must be rejected.
     fn authenticate(&self, headers: &http::HeaderMap) -> Option<Principal> {
         match &self.tokens {
             None => Some(Principal::anonymous()),

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use charlstm_engine::{GenerateError, ImportError};
-use charlstm_store::session::{EvictionReason, RecordError, StorageUnavailable};
+use charlstm_model::decode_step::{ARITHMETIC_REVISION, Precision};
+use charlstm_store::session::{
+    EvictionReason, ModelVersion, Owner, RecordError, SessionIdentity, SessionSnapshot,
+    SessionState, StorageUnavailable,
+};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -148,7 +152,50 @@ fn details_of_an_internal_error_are_not_sent_to_the_client() {
 
 #[test]
 fn bytes_that_are_not_a_session_are_an_invalid_argument() {
-    let status = status::import_error(&ImportError::Record(RecordError::Checksum));
-    assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().starts_with("data: "));
+    let forged = status::invalid_export(&SealError::Forged);
+    let unfit = status::import_error(&ImportError::StateMismatch);
+    for status in [forged, unfit] {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with("data: "));
+    }
+}
+
+/// The keys of a new server.
+fn keys() -> SnapshotKeys {
+    let folder = tempfile::tempdir().unwrap();
+    SnapshotKeys::read_or_create(&folder.path().join("key")).unwrap()
+}
+
+#[test]
+fn exports_are_sealed_and_those_of_another_server_are_read_as_untrusted_input() {
+    let (here, elsewhere) = (keys(), keys());
+    let snapshot = SessionSnapshot {
+        principal: Owner::admin(),
+        id: Some(SessionId::new("tale").unwrap()),
+        identity: SessionIdentity {
+            model: ModelVersion {
+                name: "m".into(),
+                version: 1,
+            },
+            digest: [1; 32],
+            precision: Precision::Float32,
+            revision: ARITHMETIC_REVISION,
+        },
+        state: SessionState::origin(1),
+    };
+    let sealed = here.seal(&snapshot).unwrap();
+    let portable = portable_session(&sealed, &here).unwrap();
+    assert_eq!(portable.id, snapshot.id);
+    assert_eq!(portable_session(&sealed, &elsewhere), Ok(portable));
+    let mut forged = sealed.to_vec();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    assert_eq!(
+        portable_session(&forged.into(), &here),
+        Err(SealError::Forged)
+    );
+    assert_eq!(
+        portable_session(&Bytes::from_static(b"something"), &here),
+        Err(SealError::Magic)
+    );
 }

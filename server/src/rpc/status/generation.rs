@@ -2,9 +2,11 @@
 
 use charlstm_engine::{GenerateError, ModelSourceError};
 use charlstm_model::sampler::SamplingError;
+use charlstm_store::session::SealError;
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, refused, session_error};
+use super::session::positions;
+use super::{full, internal, invalid, refused, refused_with, session_error};
 
 /// Returns the status of a sampling parameter that is out of range.
 pub(in crate::rpc) fn bad_sampling(error: &SamplingError) -> Status {
@@ -19,13 +21,9 @@ pub(in crate::rpc) fn bad_precision(name: &str) -> Status {
     )
 }
 
-/// Returns the status of a call with a client-held session.
-pub(in crate::rpc) fn snapshots_unavailable() -> Status {
-    refused(
-        Code::Unimplemented,
-        "SNAPSHOTS_UNAVAILABLE",
-        "this server does not support session_snapshot and return_session; use a session_id",
-    )
+/// Returns the status of a snapshot that a call cannot continue.
+pub(in crate::rpc) fn invalid_snapshot(error: &SealError) -> Status {
+    invalid("session_snapshot", error.to_string())
 }
 
 /// Returns the status of a generation or a score that failed. `text_field` is
@@ -51,6 +49,8 @@ pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) ->
         GenerateError::PrecisionUnavailable { .. } => {
             refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
         }
+        GenerateError::Snapshot(error) => invalid_snapshot(error),
+        GenerateError::SnapshotPosition { position, .. } => position_mismatch(text, *position),
         GenerateError::PositionLimit { .. } => {
             refused(Code::FailedPrecondition, "POSITION_LIMIT", text)
         }
@@ -60,6 +60,17 @@ pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) ->
         GenerateError::Stopping => refused(Code::Unavailable, "SERVER_STOPPING", text),
         GenerateError::Internal(error) => internal(error),
     }
+}
+
+/// The status of a snapshot that is elsewhere: it cannot be rewound.
+fn position_mismatch(text: String, position: u64) -> Status {
+    let positions = positions(position, position);
+    refused_with(
+        Code::FailedPrecondition,
+        "POSITION_MISMATCH",
+        text,
+        positions,
+    )
 }
 
 fn model_source_error(error: &ModelSourceError) -> Status {

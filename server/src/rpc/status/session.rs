@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use charlstm_engine::ImportError;
-use charlstm_store::session::{EvictionReason, NameError, RecordError, SessionError, SessionId};
+use charlstm_store::session::{
+    EvictionReason, NameError, RecordError, SealError, SessionError, SessionId,
+};
 use tonic::{Code, Status};
 
 use super::{full, internal, invalid, refused, refused_with, unavailable};
@@ -41,10 +43,7 @@ fn about(session: &str, error: &SessionError) -> Status {
             position,
             last_call_position,
         } => {
-            let positions = [
-                ("position", position.to_string()),
-                ("last_call_position", last_call_position.to_string()),
-            ];
+            let positions = positions(*position, *last_call_position);
             let code = Code::FailedPrecondition;
             refused_with(code, "POSITION_MISMATCH", text, positions)
         }
@@ -84,6 +83,14 @@ fn about(session: &str, error: &SessionError) -> Status {
     }
 }
 
+/// Metadata with the positions that a client needs to continue or to repeat.
+pub(super) fn positions(position: u64, last_call_position: u64) -> [(&'static str, String); 2] {
+    [
+        ("position", position.to_string()),
+        ("last_call_position", last_call_position.to_string()),
+    ]
+}
+
 /// Metadata that names the replica which has the session; empty for this one.
 fn by(replica: &str) -> [(&'static str, String); 1] {
     [("replica", replica.to_owned())]
@@ -100,11 +107,16 @@ fn eviction(reason: EvictionReason) -> &'static str {
     }
 }
 
-/// Returns the status of bytes that cannot be imported.
+/// Returns the status of bytes that are not an exported session.
+pub(in crate::rpc) fn invalid_export(error: &SealError) -> Status {
+    invalid("data", error.to_string())
+}
+
+/// Returns the status of a session that cannot be imported.
 pub(in crate::rpc) fn import_error(error: &ImportError) -> Status {
     let text = error.to_string();
     match error {
-        ImportError::Record(_) | ImportError::StateMismatch => invalid("data", text),
+        ImportError::StateMismatch => invalid("data", text),
         ImportError::ModelMissing(_) => {
             refused(Code::FailedPrecondition, "SESSION_MODEL_GONE", text)
         }
