@@ -61,15 +61,6 @@ pub(super) async fn run(
                     return check_reason(finished, leg.session());
                 };
                 printer.add_seconds(finished.seconds);
-                printer.note(&format!(
-                    "the server is shutting down; {} in {}",
-                    match leg.session() {
-                        Some(_) => format!("continuing at position {}", finished.position),
-                        None => "repeating the call".into(),
-                    },
-                    display::seconds(delay.as_secs_f64()),
-                ));
-                tokio::time::sleep(delay).await;
                 let Some(rest) = leg.after_shutdown(&finished) else {
                     let finished = GenerationFinished {
                         reason: FinishReason::Length.into(),
@@ -78,6 +69,14 @@ pub(super) async fn run(
                     return printer.finish(finished);
                 };
                 leg = rest;
+                let from = leg
+                    .start()
+                    .map_or_else(String::new, |position| format!(" at position {position}"));
+                printer.note(&format!(
+                    "the server is shutting down; continuing{from} in {}",
+                    display::seconds(delay.as_secs_f64()),
+                ));
+                tokio::time::sleep(delay).await;
                 is_repeated = true;
             }
             Ok(finished) => {
@@ -281,7 +280,14 @@ async fn attempt(
                 printer.text(text.clone())?;
             }
             Some(Event::Finished(finished)) => {
-                leg.check_end().map_err(diverged)?;
+                // A repetition may be cut off before it has caught up.
+                let is_cut_off = matches!(
+                    finished.reason(),
+                    FinishReason::Shutdown | FinishReason::Cancelled
+                );
+                if !is_cut_off {
+                    leg.check_end().map_err(diverged)?;
+                }
                 return Ok(finished.clone());
             }
             // An event of a newer version of the contract.

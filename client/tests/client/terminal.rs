@@ -18,6 +18,8 @@ struct TerminalSession {
     terminal: File,
     /// What was shown so far, with escape sequences.
     shown: String,
+    /// Number of bytes of `shown` up to the end of the last pattern.
+    found: usize,
 }
 
 impl TerminalSession {
@@ -44,25 +46,18 @@ impl TerminalSession {
             child,
             terminal: pty.master.into(),
             shown: String::new(),
+            found: 0,
         }
     }
 
-    /// Reads until `pattern` is shown.
+    /// Reads until `pattern` is shown, after the previous one.
     fn wait_for(&mut self, pattern: &str) {
-        while !self.shown.contains(pattern) {
+        loop {
+            if let Some(index) = self.shown[self.found..].find(pattern) {
+                self.found += index + pattern.len();
+                return;
+            }
             assert!(self.read(), "{pattern} was not shown: {}", self.shown);
-        }
-    }
-
-    /// Reads until `pattern` is shown and a prompt after it: what is typed
-    /// before the prompt is there can be lost.
-    fn wait_for_prompt_after(&mut self, pattern: &str) {
-        let is_shown = |shown: &str| {
-            let after = shown.rfind(pattern).map(|at| &shown[at..]);
-            after.is_some_and(|after| after.contains("> "))
-        };
-        while !is_shown(&self.shown) {
-            assert!(self.read(), "no prompt after {pattern}: {}", self.shown);
         }
     }
 
@@ -326,10 +321,14 @@ fn the_repl_completes_commands_and_shows_its_model() {
     session.wait_for("> ");
     session.type_text("Hello\r");
     session.wait_for("abc");
+    // What is typed before the prompt is shown may be lost.
+    session.wait_for("> ");
     session.type_text("/he\t\r");
-    session.wait_for_prompt_after("/retry           generate the last text again");
+    session.wait_for("/retry           generate the last text again");
+    session.wait_for("> ");
     session.type_text("/nope\r");
-    session.wait_for_prompt_after("unknown command");
+    session.wait_for("unknown command");
+    session.wait_for("> ");
     session.type_text("\u{4}");
     let (status, _) = session.finish();
     // A person has seen the error.

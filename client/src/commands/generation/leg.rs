@@ -157,28 +157,30 @@ impl Leg {
     }
 
     /// Returns the leg that generates the rest of the text, after the server
-    /// has ended this one because it shuts down: in a session, a new call at
-    /// the position that the server reported. Returns `None` if nothing is left
-    /// to generate. A call without a session is repeated from its beginning.
+    /// has ended this one because it shuts down: in a session that stands behind
+    /// the text that was printed, a new call at that position. Otherwise the call
+    /// is repeated: a repeated call that is cut off before it has caught up does
+    /// not move the session, and a call without a session has no position.
+    /// Returns `None` if nothing is left to generate.
     pub(super) fn after_shutdown(self, finished: &GenerationFinished) -> Option<Self> {
-        if !self.in_session() {
-            return Some(self);
-        }
         let max_chars = self.request.max_chars.unwrap_or(DEFAULT_MAX_CHARS);
-        let mut request = self.request;
-        request.expected_position = Some(finished.position);
-        if self.printed_chars == 0 {
-            // The prompt may have been read in part. No random number was drawn,
-            // so that the seed, if there is one, is still to be set.
-            let read = finished.position.saturating_sub(self.start.unwrap_or(0));
-            let read = usize::try_from(read).unwrap_or(usize::MAX);
-            request.prime = request.prime.chars().skip(read).collect();
-            return Some(Self::new(request));
+        let prime_chars = self.request.prime.chars().count() as u64;
+        let printed_end = self
+            .start
+            .map(|start| start + prime_chars + self.printed_chars);
+        let can_continue = self.in_session()
+            && self.printed_chars > 0
+            && self.check_end().is_ok()
+            && printed_end == Some(finished.position);
+        if !can_continue {
+            return Some(self);
         }
         let rest = u64::from(max_chars).checked_sub(self.printed_chars)?;
         if rest == 0 {
             return None;
         }
+        let mut request = self.request;
+        request.expected_position = Some(finished.position);
         request.prime.clear();
         request.max_chars = u32::try_from(rest).ok();
         // The session keeps its random state.
@@ -303,14 +305,45 @@ mod tests {
     }
 
     #[test]
-    fn after_a_shutdown_within_the_prompt_the_rest_of_the_prompt_is_sent() {
+    fn after_a_shutdown_before_the_first_character_the_call_is_repeated() {
+        for position in [40, 41, 42] {
+            let mut leg = leg();
+            let original = leg.next_attempt();
+            leg.record_start(&started(40)).unwrap();
+            let mut again = leg.after_shutdown(&finished(position)).unwrap();
+            let repeated = again.next_attempt();
+            assert_eq!(repeated.prime, original.prime);
+            assert_eq!(repeated.max_chars, original.max_chars);
+            assert_eq!(repeated.expected_position, Some(40));
+            assert_eq!(repeated.sampling, original.sampling);
+        }
+    }
+
+    #[test]
+    fn after_a_shutdown_of_a_repetition_that_has_not_caught_up_the_call_is_repeated() {
+        // The session stays behind what the first attempt has sent: that may be
+        // what was printed, or more.
+        for position in [46, 47] {
+            let mut leg = leg();
+            leg.record_start(&started(40)).unwrap();
+            leg.new_part("abcd").unwrap();
+            leg.next_attempt();
+            leg.record_start(&started(40)).unwrap();
+            leg.new_part("ab").unwrap();
+            let mut again = leg.after_shutdown(&finished(position)).unwrap();
+            assert_eq!(again.next_attempt().expected_position, Some(40));
+            assert_eq!(again.new_part("abcde"), Ok("e"));
+        }
+    }
+
+    #[test]
+    fn after_a_shutdown_of_a_session_that_is_further_than_the_text_the_call_is_repeated() {
         let mut leg = leg();
         leg.record_start(&started(40)).unwrap();
-        let request = leg.after_shutdown(&finished(41)).unwrap().next_attempt();
-        assert_eq!(request.prime, "é");
-        assert_eq!(request.max_chars, Some(10));
-        assert_eq!(request.expected_position, Some(41));
-        assert_eq!(request.sampling.unwrap().seed, Some(7));
+        leg.new_part("abcd").unwrap();
+        let mut again = leg.after_shutdown(&finished(50)).unwrap();
+        assert_eq!(again.next_attempt().expected_position, Some(40));
+        assert_eq!(again.new_part("abcdef"), Ok("ef"));
     }
 
     #[test]
