@@ -136,7 +136,7 @@ async fn an_unknown_model_is_rejected_with_the_available_ones() {
     };
     let status = get("x").await;
     assert_eq!(status.code(), Code::NotFound);
-    assert!(status.message().ends_with("there is a, b"), "{status}");
+    assert!(status.message().ends_with("available: a, b"), "{status}");
     assert_eq!(get("../etc").await.code(), Code::InvalidArgument);
     assert_eq!(get("").await.code(), Code::InvalidArgument);
 }
