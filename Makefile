@@ -16,7 +16,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels gpu-bundle
+.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels gpu-bundle faults
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,6 +33,13 @@ test: libtorch ## Run the whole test suite
 		|| echo "python: not available; the tests with Python clients and grpcurl will be skipped"
 	@$(MAKE) --no-print-directory node || echo "node: not available; the test with a Node client will be skipped"
 	$(CARGO) test --workspace
+	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/faults; \
+		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "faults: .venv is missing" >&2; exit 1; \
+		else echo "faults: skipped: the Python tools of the tests are not available"; fi
+
+faults: libtorch python ## Crashes, full disks and damaged files against the real program (minutes)
+	$(CARGO) build --release -p charlstm-server
+	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/faults --full $(ARGS)
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 	$(CARGO) run --release -p charlstm-server -- $(ARGS)

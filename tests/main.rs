@@ -25,3 +25,4 @@ mod support;
 mod tensorboard;
 mod third_party_clients;
 mod train_and_generate;
+mod training_faults;

@@ -74,8 +74,9 @@ fn the_metrics_count_trainings_generated_characters_and_failed_calls() {
             1.0,
         ),
         (
+            // The client asks for the position of a session before it generates.
             &*format!("grpc_server_handled_total{{{get_session},grpc_code=\"NOT_FOUND\"}}"),
-            1.0,
+            2.0,
         ),
         (
             &*format!("grpc_server_handling_seconds_count{{{generate}}}"),

@@ -6,11 +6,12 @@ mod completions;
 mod corpus;
 mod follow;
 mod generate;
+mod generation;
 mod input;
 mod man;
 mod models;
+mod queue_monitor;
 mod repl;
-mod replay;
 mod retry;
 mod run;
 mod score;
@@ -20,23 +21,33 @@ mod train;
 mod trainings;
 mod upload;
 
-use crate::args::{Command, CommandLine};
-use crate::connection::{self, Connection};
-use crate::failure::{Failure, connection_lost};
+use crate::args::{Command, CommandLine, ModelsCommand, TrainingsCommand};
+use crate::connection::Connection;
+use crate::failure::Failure;
 use crate::output::Output;
+use crate::output_file::Existing;
 
-/// Runs the command until it ends.
+pub(crate) use man::run as write_manual;
+
+/// Runs the command until it ends or its time limit is over.
 pub(crate) async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
-    let global = command_line.global.clone();
-    match dispatch(command_line, output).await {
-        Err(Failure::Server(status)) if connection_lost(&status) => {
-            // tonic's message does not say that the server expects TLS.
-            match connection::tls_mismatch(&global.addr).await {
-                Some(failure) => Err(failure),
-                None => Err(Failure::Server(status)),
+    let timeout = command_line.global.timeout;
+    let follows_training = matches!(
+        command_line.command,
+        Command::Train(_)
+            | Command::Trainings {
+                command: TrainingsCommand::Watch { .. } | TrainingsCommand::Resume { .. }
             }
-        }
-        outcome => outcome,
+    );
+    let Some(timeout) = timeout else {
+        return dispatch(command_line, output).await;
+    };
+    match tokio::time::timeout(timeout, dispatch(command_line, output)).await {
+        Ok(outcome) => outcome,
+        Err(_) if follows_training => Err(Failure::TimedOut(timeout).with_remedy(
+            "the training is not cancelled: `charlstm-client trainings list` shows it",
+        )),
+        Err(_) => Err(Failure::TimedOut(timeout)),
     }
 }
 
@@ -44,23 +55,27 @@ async fn dispatch(command_line: CommandLine, output: Output) -> Result<(), Failu
     let global = &command_line.global;
     match command_line.command {
         // These work without a server.
-        Command::Completions { shell } => completions::run(shell, output),
-        Command::Man { folder } => man::run(&folder, output),
+        Command::Completions {
+            shell,
+            output: file,
+            force,
+        } => completions::run(shell, file.as_deref(), Existing::from_force(force), output),
         // These check their files before they connect.
         Command::Train(train) => train::run(*train, global, output).await,
         Command::Run(run) => run::run(*run, global, output).await,
         Command::Score(score) => score::run(score, global, output).await,
         Command::Models { command } => models::run(command, global, output).await,
+        Command::Ls => models::run(ModelsCommand::List, global, output).await,
+        Command::Rm(args) => models::run(ModelsCommand::Delete(args), global, output).await,
+        Command::Cp(args) => models::run(ModelsCommand::Copy(args), global, output).await,
+        Command::Rename(args) => models::run(ModelsCommand::Rename(args), global, output).await,
         Command::Sessions { command } => sessions::run(command, global, output).await,
+        Command::Generate(generate) => generate::run(generate, global, output).await,
         // These only need a connection.
         Command::Bench(bench) => bench::run(bench, global, output).await,
-        Command::Generate(generate) => {
-            generate::run(generate, &Connection::open(global).await?, output).await
-        }
         Command::Repl(repl) => repl::run(repl, &Connection::open(global).await?, output).await,
-        Command::Trainings { command } => {
-            trainings::run(command, &Connection::open(global).await?, output).await
-        }
+        Command::Trainings { command } => trainings::run(command, global, output).await,
+        Command::Ps => trainings::run(TrainingsCommand::List, global, output).await,
         Command::Status => status::run(global, &Connection::open(global).await?, output).await,
     }
 }

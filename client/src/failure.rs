@@ -10,19 +10,22 @@ use tonic_types::StatusExt;
 use crate::display;
 use crate::field_names::FieldNames;
 
+/// Delay before a call is repeated whose storage was not available, if the
+/// server does not specify one.
+const DEFAULT_STORAGE_DELAY: Duration = Duration::from_secs(1);
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// No connection to the server could be established.
-    #[error(
-        "cannot connect to {address}: {reason}; start a server with `charlstm-server`, \
-         or specify another address with --addr URL or CHARLSTM_ADDR"
-    )]
+    #[error("cannot connect to {address}: {reason}; {remedy}")]
     NoServer {
         /// The address, as a URL.
         address: String,
         /// The error of the operating system or of TLS.
         reason: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The server answered with an error status.
     #[error("{}", status_text(.0, FieldNames::CONTRACT))]
@@ -43,7 +46,7 @@ pub(crate) enum Failure {
         reason: String,
     },
     /// Any other I/O error.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", io_reason(source))]
     Io {
         /// What failed; completes the sentence "cannot …".
         action: String,
@@ -53,9 +56,20 @@ pub(crate) enum Failure {
     /// The reader of standard output closed the pipe (`| head`).
     #[error("standard output is closed")]
     ClosedPipe,
+    /// The time limit of `--timeout` is over.
+    #[error("timed out after {} (--timeout)", display::seconds(.0.as_secs_f64()))]
+    TimedOut(Duration),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// A failure with a way out of it.
+    #[error("{failure}; {remedy}")]
+    WithRemedy {
+        /// The failure.
+        failure: Box<Failure>,
+        /// What to do, usually a command.
+        remedy: String,
+    },
     /// A bug in the client.
     #[error("internal error of the client: {0}")]
     Internal(String),
@@ -70,10 +84,20 @@ impl Failure {
             Self::NoServer { .. }
             | Self::Server(_)
             | Self::Refused(_)
+            | Self::TimedOut(_)
             | Self::Io { .. }
             | Self::Internal(_) => 1,
             Self::Usage(_) | Self::Unreadable { .. } => 2,
             Self::Interrupted => 130,
+            Self::WithRemedy { failure, .. } => failure.exit_code(),
+        }
+    }
+
+    /// Adds what the user can do about the failure.
+    pub(crate) fn with_remedy(self, remedy: impl Into<String>) -> Self {
+        Self::WithRemedy {
+            failure: Box::new(self),
+            remedy: remedy.into(),
         }
     }
 
@@ -83,6 +107,9 @@ impl Failure {
         match self {
             Self::Server(status) => status_text(status, names),
             Self::Refused(message) => names.translate(message),
+            Self::WithRemedy { failure, remedy } => {
+                format!("{}; {remedy}", failure.describe(names))
+            }
             other => other.to_string(),
         }
     }
@@ -107,7 +134,16 @@ impl From<Status> for Failure {
 pub(crate) fn connection_lost(status: &Status) -> bool {
     // Only a status created by this process has a source: it is not sent over
     // the network.
-    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+    let is_local = std::error::Error::source(status).is_some();
+    is_local || (status.code() == Code::Unavailable && storage_delay(status).is_none())
+}
+
+/// Returns the delay after which to repeat a call that was rejected because the
+/// storage of the server accepts no writes; `None` for any other error.
+pub(crate) fn storage_delay(status: &Status) -> Option<Duration> {
+    let is_storage = status.code() == Code::Unavailable
+        && reason(status).is_some_and(|reason| reason == "STORAGE_UNAVAILABLE");
+    is_storage.then(|| retry_delay(status).unwrap_or(DEFAULT_STORAGE_DELAY))
 }
 
 /// Returns the delay after which the server asks the client to retry.
@@ -142,8 +178,26 @@ fn file_name(path: &Path) -> String {
     if path == Path::new("-") {
         "standard input".into()
     } else {
-        path.display().to_string()
+        display::path(path)
     }
+}
+
+/// Returns what helps against an error, if it is the same for all commands.
+fn remedy(status: &Status) -> Option<&'static str> {
+    if status.code() == Code::Unauthenticated {
+        return Some("use --token-file FILE or CHARLSTM_TOKEN_FILE to send a token");
+    }
+    let remedy = match reason(status)?.as_str() {
+        "NO_MODELS" => "train one with `charlstm-client train --text FILE --model NAME`",
+        "MODEL_NOT_FOUND" => "`charlstm-client models list` lists the models",
+        "TRAINING_NOT_FOUND" => "`charlstm-client trainings list` lists the trainings",
+        "SESSION_NOT_FOUND" => "`charlstm-client sessions list` lists the sessions",
+        "SESSION_BUSY" => "wait for the other call, or use another session",
+        "POSITION_MISMATCH" => "another client has used the session; repeat the command",
+        "DISK_FULL" => "delete models with `charlstm-client models delete`, or free disk space",
+        _ => return None,
+    };
+    Some(remedy)
 }
 
 /// Returns the message of a status, with the field violations and the retry
@@ -172,8 +226,8 @@ fn status_text(status: &Status, names: FieldNames) -> String {
         }
         _ => translated,
     };
-    if status.code() == Code::Unauthenticated {
-        text.push_str(" (use --token-file FILE to send a token)");
+    if let Some(remedy) = remedy(status) {
+        text.push_str(&format!("; {remedy}"));
     }
     for violation in &violations {
         if !message.contains(&violation.description) {
@@ -222,6 +276,18 @@ mod tests {
         let failure = Failure::from(status);
         assert_eq!(failure.to_string(), "the queue is full; try again in 2.0 s");
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn an_error_says_which_command_helps() {
+        let details = ErrorDetails::with_error_info("NO_MODELS", "charlstm.v1", []);
+        let status = Status::with_error_details(Code::NotFound, "there is no model", details);
+        assert_eq!(
+            Failure::from(status).to_string(),
+            "there is no model; train one with `charlstm-client train --text FILE --model NAME`"
+        );
+        let token = Failure::from(Status::unauthenticated("a token is needed"));
+        assert!(token.to_string().contains("--token-file FILE"), "{token}");
     }
 
     #[test]
@@ -281,6 +347,11 @@ mod tests {
         ))));
         assert!(!connection_lost(&Status::internal("a fault")));
         assert!(!connection_lost(&Status::not_found("no model")));
+        let details = ErrorDetails::with_error_info("STORAGE_UNAVAILABLE", "charlstm.v1", []);
+        let storage = Status::with_error_details(Code::Unavailable, "disk full", details);
+        assert!(!connection_lost(&storage));
+        assert_eq!(storage_delay(&storage), Some(DEFAULT_STORAGE_DELAY));
+        assert_eq!(storage_delay(&Status::unavailable("stopping")), None);
     }
 
     #[test]

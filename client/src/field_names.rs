@@ -82,6 +82,8 @@ const TRAINING: &[Entry] = &[("training_id", "ID")];
 
 const MODEL: &[Entry] = &[("model", "NAME"), ("force", "--force")];
 
+const COPY_MODEL: &[Entry] = &[("model", "NAME"), ("name", "NEW")];
+
 const IMPORT_MODEL: &[Entry] = &[
     ("name", "--model"),
     ("format", "--pth"),
@@ -128,17 +130,21 @@ impl FieldNames {
                 ModelsCommand::Show { .. }
                 | ModelsCommand::Delete { .. }
                 | ModelsCommand::Export { .. } => &[MODEL],
+                ModelsCommand::Copy(_) | ModelsCommand::Rename(_) => &[COPY_MODEL],
                 ModelsCommand::Import(_) => &[IMPORT_MODEL],
             },
+            Command::Rm(_) => &[MODEL],
+            Command::Cp(_) | Command::Rename(_) => &[COPY_MODEL],
             Command::Sessions { command } => match command {
                 SessionsCommand::List => &[],
                 SessionsCommand::Show { .. }
                 | SessionsCommand::Fork { .. }
+                | SessionsCommand::Rename { .. }
                 | SessionsCommand::Delete { .. }
                 | SessionsCommand::Export { .. } => &[SESSION],
                 SessionsCommand::Import { .. } => &[IMPORT_SESSION],
             },
-            Command::Status | Command::Completions { .. } | Command::Man { .. } => &[],
+            Command::Status | Command::Completions { .. } | Command::Ls | Command::Ps => &[],
         })
     }
 
@@ -211,7 +217,7 @@ mod tests {
     use crate::args::CommandLine;
 
     /// Commands, as typed, and the protobuf messages whose fields they set.
-    const COMMANDS: [(&str, &[&str]); 15] = [
+    const COMMANDS: [(&str, &[&str]); 16] = [
         ("run", &["TrainingSpec"]),
         ("train --text - --model m", &["TrainingSpec"]),
         ("generate --prime p", &["GenerateRequest", "Sampling"]),
@@ -223,6 +229,7 @@ mod tests {
         ("trainings resume t", &["ResumeTrainingRequest"]),
         ("models show m", &["GetModelRequest"]),
         ("models delete m", &["DeleteModelRequest"]),
+        ("models copy m n", &["ExportModelRequest"]),
         ("models import f --model m", &["ImportModelHeader"]),
         ("sessions show s", &["GetSessionRequest"]),
         ("sessions fork s t", &["ForkSessionRequest"]),
@@ -231,7 +238,14 @@ mod tests {
 
     /// Fields that no flag sets: a message is set by its own fields, and the
     /// client chooses the rest by itself.
-    const NOT_SET: [&str; 3] = ["sampling", "logprobs", "expected_position"];
+    const NOT_SET: [&str; 6] = [
+        "sampling",
+        "logprobs",
+        "expected_position",
+        "precision",
+        "session_snapshot",
+        "return_session",
+    ];
 
     fn names(typed: &str) -> FieldNames {
         let line = ["charlstm-client"].into_iter();

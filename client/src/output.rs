@@ -4,11 +4,12 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-use console::Style;
+use console::{Style, Term};
 use serde_json::{Value, json};
 
 use crate::failure::{self, Failure};
 use crate::field_names::FieldNames;
+use crate::terminal_text::{self, LineWrapper};
 
 /// Where results and messages go.
 #[derive(Clone, Copy, Debug)]
@@ -44,14 +45,18 @@ impl Output {
             })
     }
 
-    /// Writes a line to standard output.
+    /// Writes lines for people to standard output. On a terminal, they are
+    /// broken between words.
     pub(crate) fn line(self, line: &str) -> Result<(), Failure> {
-        self.text(&format!("{line}\n"))
+        match stdout_columns() {
+            Some(columns) => self.text(&format!("{}\n", terminal_text::wrapped(line, columns))),
+            None => self.text(&format!("{line}\n")),
+        }
     }
 
     /// Writes one JSON object as a line to standard output.
     pub(crate) fn object(self, value: &Value) -> Result<(), Failure> {
-        self.line(&value.to_string())
+        self.text(&format!("{value}\n"))
     }
 
     /// Writes a result to standard output: as an object with `--json`,
@@ -68,8 +73,13 @@ impl Output {
         }
     }
 
-    /// Writes a message for people to standard error.
+    /// Writes a message for people to standard error. On a terminal, its lines
+    /// are broken between words.
     pub(crate) fn note(self, message: &str) {
+        let message = match stderr_columns() {
+            Some(columns) => &terminal_text::wrapped(message, columns),
+            None => message,
+        };
         // If standard error is closed, nobody can be told about it.
         let _ = writeln!(io::stderr().lock(), "{message}");
     }
@@ -77,6 +87,15 @@ impl Output {
     /// Returns true if standard output is a terminal.
     pub(crate) fn is_terminal(self) -> bool {
         io::stdout().is_terminal()
+    }
+
+    /// Starts to write a generated text.
+    pub(crate) fn generated(self) -> GeneratedOutput {
+        GeneratedOutput {
+            output: self,
+            is_terminal: self.is_terminal(),
+            wrapper: LineWrapper::default(),
+        }
     }
 
     /// Reports why the command failed: as text on standard error, with the
@@ -89,10 +108,15 @@ impl Output {
             return;
         }
         if self.json {
-            // If this write fails, the message below still reports the failure.
-            let _ = self.object(&failure_object(failure));
+            self.failure_object(failure);
         }
-        self.error(&failure.describe(names));
+        self.error(&terminal_text::escaped(&failure.describe(names)));
+    }
+
+    /// Writes the last object of a command that has failed.
+    pub(crate) fn failure_object(self, failure: &Failure) {
+        // If this write fails, the message on standard error reports the failure.
+        let _ = self.object(&failure_object(failure));
     }
 
     /// Writes an error message to standard error.
@@ -102,6 +126,58 @@ impl Output {
     }
 }
 
+/// Writes a generated text to standard output while it arrives: exactly as it
+/// is, or on a terminal with its control characters escaped and its lines broken
+/// between words.
+pub(crate) struct GeneratedOutput {
+    output: Output,
+    is_terminal: bool,
+    wrapper: LineWrapper,
+}
+
+impl GeneratedOutput {
+    /// Writes the next part. Fails like [`Output::text`].
+    pub(crate) fn write(&mut self, text: &str) -> Result<(), Failure> {
+        if !self.is_terminal {
+            return self.output.text(text);
+        }
+        let text = terminal_text::escaped(text);
+        let shown = self
+            .wrapper
+            .push(&text, stdout_columns().unwrap_or(usize::MAX));
+        self.output.text(&shown)
+    }
+
+    /// Ends the current line on a terminal, so that what follows does not start
+    /// within it.
+    pub(crate) fn end_line(&mut self) -> Result<(), Failure> {
+        if self.is_terminal && self.wrapper.is_within_line() {
+            self.wrapper = LineWrapper::default();
+            return self.output.text("\n");
+        }
+        Ok(())
+    }
+}
+
+/// Returns the width of the terminal that standard output is, or `None` if it
+/// is not a terminal or cannot erase characters.
+pub(crate) fn stdout_columns() -> Option<usize> {
+    columns(&Term::stdout())
+}
+
+/// Returns the width of the terminal that standard error is.
+pub(crate) fn stderr_columns() -> Option<usize> {
+    columns(&Term::stderr())
+}
+
+fn columns(terminal: &Term) -> Option<usize> {
+    if !terminal.is_term() || std::env::var_os("TERM").is_some_and(|name| name == "dumb") {
+        return None;
+    }
+    let (_, columns) = terminal.size_checked()?;
+    (columns > 0).then_some(columns.into())
+}
+
 /// Returns the last object that a failed command writes with `--json`.
 fn failure_object(failure: &Failure) -> Value {
     let mut object = json!({
@@ -109,6 +185,14 @@ fn failure_object(failure: &Failure) -> Value {
         "message": failure.to_string(),
         "exit_code": failure.exit_code(),
     });
+    let failure = match failure {
+        Failure::WithRemedy { failure, remedy } => {
+            object["message"] = json!(failure.to_string());
+            object["remedy"] = json!(remedy);
+            failure
+        }
+        failure => failure,
+    };
     if let Failure::Server(status) = failure {
         object["code"] = json!(code_name(status.code()));
         object["message"] = json!(status.message());
@@ -154,5 +238,9 @@ mod tests {
             failure_object(&failure),
             json!({"event": "error", "code": "NOT_FOUND", "message": "no model \"x\"", "exit_code": 1})
         );
+        let object = failure_object(&failure.with_remedy("train one"));
+        assert_eq!(object["code"], "NOT_FOUND");
+        assert_eq!(object["message"], "no model \"x\"");
+        assert_eq!(object["remedy"], "train one");
     }
 }

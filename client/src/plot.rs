@@ -6,20 +6,23 @@ mod curve;
 mod load_chart;
 mod loss_chart;
 mod loss_plot;
+mod theme;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Once;
 
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
-use plotters::style::{FontStyle, RGBColor, WHITE, register_font};
+use plotters::style::{FontStyle, TextStyle, register_font};
 
 pub(crate) use self::load_chart::LoadPlot;
 pub(crate) use self::loss_plot::LossPlot;
-use crate::atomic_file::AtomicFile;
+pub(crate) use self::theme::PlotTheme;
+use self::theme::{DARK, LIGHT, Theme};
 use crate::failure::Failure;
+use crate::output_file::{self, Existing};
 
 /// Font family. The viewer of an SVG file replaces it by a font of its own;
 /// the bundled font determines text widths and draws the text of a PNG.
@@ -34,10 +37,9 @@ const HEIGHT: u32 = 540;
 /// Pixels per point of a PNG, for high-resolution screens.
 const PNG_SCALE: u32 = 2;
 
-const DARK_BLUE: RGBColor = RGBColor(31, 78, 150);
-const PALE_BLUE: RGBColor = RGBColor(180, 200, 226);
-const ORANGE: RGBColor = RGBColor(200, 80, 30);
-const PALE_ORANGE: RGBColor = RGBColor(236, 178, 148);
+/// Maximum number of points of a curve that are marked: with few points, the
+/// lines between them are not measurements.
+const MAX_MARKED_POINTS: usize = 60;
 
 /// The file that `--plot` names.
 #[derive(Clone, Debug)]
@@ -59,6 +61,7 @@ trait Chart {
     fn draw<DB: DrawingBackend>(
         &self,
         area: &DrawingArea<DB, Shift>,
+        theme: &Theme,
         scale: u32,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>>;
 }
@@ -85,39 +88,105 @@ impl FromStr for PlotFile {
     }
 }
 
-impl PlotFile {
-    /// Draws `chart` to the file, replacing an older chart atomically. Blocks
-    /// until the file is on disk.
-    fn write(&self, chart: &impl Chart) -> Result<(), Failure> {
-        let written = AtomicFile::create(&self.path).and_then(|file| {
-            draw(self.format, file.temporary_path(), chart)?;
-            file.commit()
-        });
-        written.map_err(|error| Failure::Io {
-            action: format!("write {}", self.path.display()),
-            source: error,
+/// A file that is written again whenever its chart has changed.
+struct PlotWriter {
+    file: PlotFile,
+    theme: PlotTheme,
+    /// What happens to an older file of that name when the first chart is
+    /// written; later charts replace the earlier ones.
+    existing: Existing,
+    /// False for a pipe, which takes only the last chart.
+    is_replaceable: bool,
+}
+
+impl PlotWriter {
+    /// Checks that the file can be written. Nothing is written yet.
+    fn new(file: PlotFile, theme: PlotTheme, existing: Existing) -> Result<Self, Failure> {
+        let is_replaceable = output_file::check(&file.path, existing)?;
+        Ok(Self {
+            file,
+            theme,
+            existing,
+            is_replaceable,
         })
+    }
+
+    /// Draws `chart` to the file, replacing its predecessor atomically. Blocks
+    /// until the file is on disk. `is_last` is true for the final chart.
+    fn write(&mut self, chart: &impl Chart, is_last: bool) -> Result<(), Failure> {
+        if !is_last && !self.is_replaceable {
+            return Ok(());
+        }
+        let PlotFile { path, format } = &self.file;
+        let image = render(*format, self.theme, chart).map_err(|reason| Failure::Io {
+            action: format!("draw {}", path.display()),
+            source: std::io::Error::other(reason),
+        })?;
+        output_file::write(path, &image, self.existing)?;
+        self.existing = Existing::Replace;
+        Ok(())
     }
 }
 
-fn draw(format: Format, path: &Path, chart: &impl Chart) -> std::io::Result<()> {
+/// Draws a chart and returns the content of its file.
+fn render(format: Format, theme: PlotTheme, chart: &impl Chart) -> Result<Vec<u8>, String> {
     register_bundled_font();
+    let colours = match theme {
+        PlotTheme::Auto | PlotTheme::Light => &LIGHT,
+        PlotTheme::Dark => &DARK,
+    };
     match format {
-        Format::Svg => draw_on(SVGBackend::new(path, (WIDTH, HEIGHT)), chart, 1),
+        Format::Svg => {
+            let mut image = String::new();
+            draw_on(
+                SVGBackend::with_string(&mut image, (WIDTH, HEIGHT)),
+                chart,
+                colours,
+                1,
+            )?;
+            if theme == PlotTheme::Auto {
+                image = theme::following_viewer(&image);
+            }
+            Ok(image.into_bytes())
+        }
         Format::Png => {
-            let size = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
-            draw_on(BitMapBackend::new(path, size), chart, PNG_SCALE)
+            let (width, height) = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
+            let mut pixels = vec![0; (width * height * 3) as usize];
+            let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
+            draw_on(backend, chart, colours, PNG_SCALE)?;
+            encode_png(&pixels, width, height).map_err(|error| error.to_string())
         }
     }
 }
 
-fn draw_on<DB: DrawingBackend>(backend: DB, chart: &impl Chart, scale: u32) -> std::io::Result<()> {
+/// Encodes rows of RGB pixels, three bytes each.
+fn encode_png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::EncodingError> {
+    let mut image = Vec::new();
+    let mut encoder = png::Encoder::new(&mut image, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
+    Ok(image)
+}
+
+fn draw_on<DB: DrawingBackend>(
+    backend: DB,
+    chart: &impl Chart,
+    theme: &Theme,
+    scale: u32,
+) -> Result<(), String> {
     let area = backend.into_drawing_area();
     let drawn = area
-        .fill(&WHITE)
-        .and_then(|()| chart.draw(&area, scale))
+        .fill(&theme.background)
+        .and_then(|()| chart.draw(&area, theme, scale))
         .and_then(|()| area.present());
-    drawn.map_err(|error| std::io::Error::other(error.to_string()))
+    drawn.map_err(|error| error.to_string())
+}
+
+/// Returns the style of text of `size` points.
+fn text_style(size: u32, theme: &Theme, scale: u32) -> TextStyle<'_> {
+    TextStyle::from((FONT, size * scale)).color(&theme.text)
 }
 
 /// Registers the font that is part of this program, because the machine may
@@ -145,12 +214,14 @@ fn padded_range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::load_chart::LoadChart;
     use super::loss_chart::LossChart;
     use super::*;
 
     fn losses() -> LossChart {
-        let mut losses = LossChart::new("a < b & c");
+        let mut losses = LossChart::new("a < b & c", "d");
         for step in 1..=100 {
             losses.add_step(step, 3.0 / step as f64 + 1.0);
         }
@@ -161,9 +232,17 @@ mod tests {
         losses
     }
 
-    fn write(path: &Path, chart: &impl Chart) -> Result<(), Failure> {
+    fn write(path: &Path, theme: PlotTheme, chart: &impl Chart) -> Result<(), Failure> {
         let file: PlotFile = path.to_str().unwrap().parse().unwrap();
-        file.write(chart)
+        PlotWriter::new(file, theme, Existing::Replace)?.write(chart, true)
+    }
+
+    fn svg(theme: PlotTheme, chart: &impl Chart) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loss.svg");
+        write(&path, theme, chart).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        std::fs::read_to_string(&path).unwrap()
     }
 
     #[test]
@@ -177,48 +256,78 @@ mod tests {
 
     #[test]
     fn an_svg_labels_its_curves_its_axes_and_the_best_epoch() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("loss.svg");
-        write(&path, &losses()).unwrap();
-        let svg = std::fs::read_to_string(&path).unwrap();
+        let svg = svg(PlotTheme::Auto, &losses());
         for label in [
             "a &lt; b &amp; c",
             "nats per character",
             "bits per character",
-            "validation",
+            "validation, end of epoch",
+            "training, mean of epoch",
             "best: epoch 3, 2.000 (2.89 bits)",
         ] {
             assert!(svg.contains(label), "{label} in {svg}");
         }
         assert!(svg.trim_end().ends_with("</svg>"));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_single_epoch_is_visible() {
+        let mut chart = LossChart::new("t", "");
+        chart.add_epoch(1, 25, 2.0, None);
+        let svg = svg(PlotTheme::Light, &chart);
+        assert!(svg.contains("training, mean of epoch"), "{svg}");
+        // The mark of the epoch and the one of its legend.
+        assert_eq!(svg.matches("<circle").count(), 2, "{svg}");
+        assert!(!svg.contains("reported steps"), "{svg}");
+    }
+
+    #[test]
+    fn an_svg_follows_the_viewer_or_has_one_theme() {
+        let dark = format!("fill=\"#{:02X}", DARK.background.0);
+        let auto = svg(PlotTheme::Auto, &losses());
+        assert!(auto.contains("@media (prefers-color-scheme: dark)"));
+        assert!(auto.contains("fill=\"#FFFFFF\"") && !auto.contains(&dark));
+        let light = svg(PlotTheme::Light, &losses());
+        assert!(!light.contains("<style>") && !light.contains(&dark));
+        let dark_only = svg(PlotTheme::Dark, &losses());
+        assert!(dark_only.contains(&dark) && !dark_only.contains("#FFFFFF"));
+        assert!(!dark_only.contains("#000000"), "{dark_only}");
     }
 
     #[test]
     fn a_png_has_two_pixels_per_point_and_needs_no_installed_font() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("loss.png");
-        write(&path, &losses()).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        assert!(bytes.starts_with(b"\x89PNG"));
-        // Width and height, from the header.
-        assert_eq!(bytes[16..20], (WIDTH * PNG_SCALE).to_be_bytes());
-        assert_eq!(bytes[20..24], (HEIGHT * PNG_SCALE).to_be_bytes());
+        for (theme, corner) in [
+            (PlotTheme::Auto, LIGHT.background),
+            (PlotTheme::Dark, DARK.background),
+        ] {
+            write(&path, theme, &losses()).unwrap();
+            let file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+            let mut reader = png::Decoder::new(file).read_info().unwrap();
+            let mut pixels = vec![0; reader.output_buffer_size()];
+            let info = reader.next_frame(&mut pixels).unwrap();
+            let size = (WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE);
+            assert_eq!((info.width, info.height), size);
+            assert_eq!(pixels[..3], [corner.0, corner.1, corner.2]);
+        }
     }
 
     #[test]
     fn a_chart_without_points_can_be_drawn() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("loss.svg");
-        write(&path, &LossChart::new("nothing yet")).unwrap();
-        let svg = std::fs::read_to_string(&path).unwrap();
-        assert!(!svg.contains("NaN"), "{svg}");
-        write(&path, &LoadChart::default()).unwrap();
+        let empty = svg(PlotTheme::Auto, &LossChart::new("nothing yet", ""));
+        assert!(!empty.contains("NaN"), "{empty}");
+        svg(PlotTheme::Auto, &LoadChart::default());
     }
 
     #[test]
     fn a_missing_folder_is_an_error_that_names_the_file() {
-        let failure = write(Path::new("/nonexistent/loss.svg"), &losses()).unwrap_err();
+        let failure = write(
+            Path::new("/nonexistent/loss.svg"),
+            PlotTheme::Auto,
+            &losses(),
+        )
+        .unwrap_err();
         assert!(failure.to_string().contains("/nonexistent/loss.svg"));
     }
 }

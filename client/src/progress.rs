@@ -5,25 +5,37 @@
 mod lines;
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::watch_training_response::Event;
-use charlstm_proto::v1::{State, StepProgress, WatchTrainingResponse};
+use charlstm_proto::v1::{
+    EpochProgress, State, StepProgress, TrainingAccepted, WatchTrainingResponse,
+};
 use console::Style;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 
 pub(crate) use self::lines::state_name;
 use self::lines::{
-    accepted_lines, epoch_lines, finished_line, resumed_line, rolled_back_line, step_line,
+    STEP_IMPORTANCE, accepted_lines, epoch_segments, finished_line, resumed_line, rolled_back_line,
+    step_segments,
 };
+use crate::args::PlotFlags;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
-use crate::plot::{LossPlot, PlotFile};
+use crate::output::{self, Output};
+use crate::plot::LossPlot;
+use crate::terminal_text;
 
 /// Minimum interval between two lines of progress when there is no bar: short
 /// enough to see that the training is alive, long enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Width of a terminal below which the bar is short.
+const WIDE_COLUMNS: usize = 80;
+
+/// Between a sample and the edge of the terminal.
+const GUTTER: &str = "  | ";
 
 /// Shows the events of one training.
 pub(crate) struct TrainingView {
@@ -56,25 +68,29 @@ impl TrainingView {
     pub(crate) fn new(output: Output) -> Self {
         Self {
             output,
-            bar: bar(None, output, "{bar:16} {percent:>3}%  {wide_msg}"),
+            bar: bar(None, output, training_template()),
             last_line: None,
             epochs: 0,
             plot: None,
         }
     }
 
-    /// Also plots the losses to a file, if there is one.
-    pub(crate) fn with_plot(mut self, file: Option<PlotFile>) -> Self {
-        self.plot = file.map(LossPlot::new);
-        self
+    /// Also plots the losses, if the flags name a file. Fails if it cannot be
+    /// written.
+    pub(crate) fn with_plot(mut self, flags: PlotFlags) -> Result<Self, Failure> {
+        self.plot = flags.loss_plot()?;
+        Ok(self)
     }
 
-    /// Creates a view of a training of `epochs` epochs whose first events are
-    /// not shown.
-    pub(crate) fn resumed(output: Output, epochs: u32) -> Self {
-        Self {
-            epochs,
-            ..Self::new(output)
+    /// Takes note of an event that is not to be shown.
+    pub(crate) fn skip(&mut self, response: &WatchTrainingResponse) {
+        if let Some(event) = &response.event {
+            if let Some(plot) = &mut self.plot {
+                plot.add(event);
+            }
+            if let Event::Accepted(accepted) = event {
+                self.accept(accepted);
+            }
         }
     }
 
@@ -84,7 +100,7 @@ impl TrainingView {
         if let (Some(plot), Some(event)) = (&mut self.plot, &response.event)
             && plot.add(event)
         {
-            plot.write()?;
+            plot.write(matches!(event, Event::Finished(_)))?;
         }
         if self.output.json {
             return self
@@ -93,10 +109,7 @@ impl TrainingView {
         }
         match &response.event {
             Some(Event::Accepted(accepted)) => {
-                let spec = accepted.resolved_spec.as_ref();
-                self.epochs = spec.map_or(0, |spec| spec.epochs());
-                self.bar
-                    .set_length(accepted.steps_per_epoch * u64::from(self.epochs));
+                self.accept(accepted);
                 self.note(&accepted_lines(&response.training_id, accepted));
                 Ok(())
             }
@@ -106,7 +119,7 @@ impl TrainingView {
             }
             Some(Event::Epoch(epoch)) => {
                 self.bar.set_position(epoch.step);
-                self.result(&highlighted(&epoch_lines(epoch, self.epochs)))
+                self.result(&self.epoch_text(epoch))
             }
             Some(Event::Checkpoint(_)) | None => Ok(()),
             Some(Event::CheckpointFailed(failed)) => {
@@ -136,10 +149,32 @@ impl TrainingView {
         }
     }
 
+    /// Shows what the training waits for before it starts.
+    pub(crate) fn waiting(&mut self, waits_for: &str) {
+        let message = format!("waiting for {waits_for}");
+        if self.bar.is_hidden() {
+            self.output.note(&message);
+        } else {
+            self.bar.set_message(message);
+        }
+    }
+
+    /// Removes the bar.
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn accept(&mut self, accepted: &TrainingAccepted) {
+        let spec = accepted.resolved_spec.as_ref();
+        self.epochs = spec.map_or(0, |spec| spec.epochs());
+        let steps = accepted.steps_per_epoch.saturating_mul(self.epochs.into());
+        self.bar.set_length(steps);
+    }
+
     /// Ends the view and prints the id of the training, which continues on the
     /// server.
     pub(crate) fn detach(&self, training_id: &str) -> Result<(), Failure> {
-        self.bar.finish_and_clear();
+        self.end();
         if self.output.json {
             return Ok(());
         }
@@ -163,12 +198,34 @@ impl TrainingView {
         self.bar.suspend(|| self.output.line(text))
     }
 
+    /// Formats the losses and the sample of an epoch. On a terminal they are
+    /// highlighted, and broken to fit.
+    fn epoch_text(&self, epoch: &EpochProgress) -> String {
+        let columns = output::stdout_columns();
+        let losses = epoch_segments(epoch, self.epochs);
+        let losses = terminal_text::joined_segments(&losses, columns);
+        let mut text = styled_lines(&losses, &Style::new().bold());
+        if !epoch.sample.is_empty() {
+            let sample = match columns {
+                Some(_) => terminal_text::escaped(&epoch.sample),
+                None => epoch.sample.as_str().into(),
+            };
+            let sample = terminal_text::with_gutter(&sample, GUTTER, columns);
+            text.push('\n');
+            text.push_str(&styled_lines(&sample, &Style::new().cyan()));
+        }
+        text
+    }
+
     fn step(&mut self, step: &StepProgress) {
-        let line = step_line(step, self.epochs);
+        let segments = step_segments(step, self.epochs);
         if !self.bar.is_hidden() {
+            let columns = output::stderr_columns().unwrap_or(WIDE_COLUMNS);
+            let room = columns.saturating_sub(bar_columns(columns));
+            let message = terminal_text::fitting_segments(&segments, &STEP_IMPORTANCE, room);
             self.bar.set_length(step.total_steps);
             self.bar.set_position(step.step);
-            self.bar.set_message(line);
+            self.bar.set_message(message);
             return;
         }
         let is_due = self
@@ -176,30 +233,71 @@ impl TrainingView {
             .is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if is_due {
             self.last_line = Some(Instant::now());
-            self.output.note(&line);
+            self.output.note(&segments.join("  "));
         }
     }
 }
 
-/// Highlights the losses of an epoch and colours its sample, on a terminal.
-fn highlighted(epoch: &str) -> String {
-    let (losses, sample) = epoch.split_once('\n').unwrap_or((epoch, ""));
-    let mut lines = Style::new().bold().apply_to(losses).to_string();
-    for line in sample.lines() {
-        lines.push('\n');
-        lines.push_str(&Style::new().cyan().apply_to(line).to_string());
+impl Drop for TrainingView {
+    fn drop(&mut self) {
+        // A bar must not stay on the screen after an error.
+        self.bar.finish_and_clear();
     }
-    lines
+}
+
+/// Styles each line, so that a line break is never within an escape sequence.
+fn styled_lines(text: &str, style: &Style) -> String {
+    let lines = text.lines().map(|line| style.apply_to(line).to_string());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the template of the bar of a training.
+fn training_template() -> &'static str {
+    if output::stderr_columns().is_some_and(|columns| columns < WIDE_COLUMNS) {
+        "[{bar:8.cyan}] {percent:>3}%  {wide_msg}"
+    } else {
+        "[{bar:16.cyan}] {percent:>3}%  {wide_msg}"
+    }
+}
+
+/// Returns the width of the bar of a training without its message.
+fn bar_columns(columns: usize) -> usize {
+    let bar = if columns < WIDE_COLUMNS { 8 } else { 16 };
+    // The frame, the percentage and the spaces; the last column stays empty.
+    bar + 2 + 7 + 1
 }
 
 /// Creates a bar for the transfer of a file of `bytes` bytes, or of unknown
 /// size.
 pub(crate) fn transfer_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
     let template = match bytes {
-        Some(_) => "{bar:24} {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}",
+        Some(_) => "[{bar:8.cyan}] {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}",
         None => "{spinner} {bytes}, {bytes_per_sec}",
     };
     bar(bytes, output, template)
+}
+
+/// Creates a bar for work of unknown duration, which shows the time since its
+/// start.
+pub(crate) fn spinner(message: &str, output: Output) -> ProgressBar {
+    let bar = bar(None, output, "{spinner} {msg}, {elapsed}");
+    bar.set_message(message.to_owned());
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(Duration::from_millis(200));
+    }
+    bar
+}
+
+/// The bars that are shown.
+static SHOWN: Mutex<Vec<WeakProgressBar>> = Mutex::new(Vec::new());
+
+/// Removes all bars from the screen: a command that Ctrl-C has interrupted does
+/// not do it.
+pub(crate) fn remove_bars() {
+    let shown = std::mem::take(&mut *SHOWN.lock().unwrap_or_else(PoisonError::into_inner));
+    for bar in shown.iter().filter_map(WeakProgressBar::upgrade) {
+        bar.finish_and_clear();
+    }
 }
 
 /// Creates a bar, which is hidden with `--json` or if standard error is not a
@@ -211,9 +309,13 @@ fn bar(length: Option<u64>, output: Output, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template)
         .expect("the templates are valid constants")
         .progress_chars("=> ");
-    match length {
+    let bar = match length {
         Some(length) => ProgressBar::new(length),
         None => ProgressBar::no_length(),
     }
-    .with_style(style)
+    .with_style(style);
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.push(bar.downgrade());
+    drop(shown);
+    bar
 }

@@ -2,7 +2,7 @@
 //! server can be started, also while a server uses the folder.
 //!
 //! A running server makes the copy itself, because only it can copy its
-//! sessions; [`serve_requests`] waits for the command on a socket in the data
+//! sessions; `serve_requests` waits for the command on a socket in the data
 //! folder that only its owner can use. Without a running server, the command
 //! opens the sessions and makes the copy.
 //!

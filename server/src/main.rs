@@ -46,7 +46,11 @@ fn start_log(config: &Config) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse_lossy(&config.log_filter);
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // They are reported on standard error, which panics if that is a
+        // terminal that was closed.
+        .log_internal_errors(false);
     let log = log
         .with_writer(stderr)
         .with_ansi(config.log_colours && stderr().is_terminal());

@@ -47,8 +47,8 @@ pub fn on_signals() -> io::Result<CancellationToken> {
                 tracing::warn!("second signal: exiting immediately");
                 std::process::exit(code);
             }
-            tracing::info!("shutting down; a second signal ends the server immediately");
             token.cancel();
+            tracing::info!("shutting down; a second signal ends the server immediately");
         }
     });
     Ok(shutdown)

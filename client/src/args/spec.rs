@@ -71,6 +71,31 @@ pub(crate) struct SpecFlags {
 }
 
 impl SpecFlags {
+    /// Returns the flags that are given.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            (self.epochs.is_some(), "--epochs"),
+            (self.hidden_size.is_some(), "--hidden-size"),
+            (self.num_layers.is_some(), "--num-layers"),
+            (self.batch_size.is_some(), "--batch-size"),
+            (self.sequence_length.is_some(), "--sequence-length"),
+            (self.dropout.is_some(), "--dropout"),
+            (self.learning_rate.is_some(), "--learning-rate"),
+            (self.clip_norm.is_some(), "--clip-norm"),
+            (self.validation_fraction.is_some(), "--validation-fraction"),
+            (self.seed.is_some(), "--seed"),
+            (self.skip_chars.is_some(), "--skip-chars"),
+            (self.recipe.is_some(), "--recipe"),
+            (self.init_from.is_some(), "--init-from"),
+            (self.extend_vocabulary, "--extend-vocabulary"),
+            (self.cancel_on_disconnect, "--cancel-on-disconnect"),
+            (self.sample_prime.is_some(), "--sample-prime"),
+            (self.sample_chars.is_some(), "--sample-chars"),
+        ];
+        let given = flags.into_iter().filter(|(is_given, _)| *is_given);
+        given.map(|(_, name)| name).collect()
+    }
+
     /// Converts the flags to the message of the contract.
     pub(crate) fn to_spec(&self, model: &str) -> TrainingSpec {
         TrainingSpec {
@@ -101,15 +126,40 @@ impl SpecFlags {
 mod tests {
     use clap::Parser;
 
-    use crate::args::{Command, CommandLine};
+    use crate::args::{Command, CommandLine, TrainArgs};
 
-    fn spec(flags: &[&str]) -> charlstm_proto::v1::TrainingSpec {
+    /// Every flag with a value.
+    const ALL: &str = "--hidden-size 1 --num-layers 2 --batch-size 3 --sequence-length 4 --epochs 5 \
+         --dropout 0.6 --learning-rate 0.7 --clip-norm 0.8 --validation-fraction 0.9 \
+         --seed 10 --skip-chars 11 --recipe r --init-from i --extend-vocabulary --cancel-on-disconnect \
+         --sample-prime p --sample-chars 12";
+
+    fn parse(flags: &[&str]) -> TrainArgs {
         let line = ["charlstm-client", "train", "--text", "-", "--model", "m"];
         let args = CommandLine::try_parse_from(line.iter().chain(flags)).unwrap();
         match args.command {
-            Command::Train(train) => train.spec.to_spec(&train.model),
+            Command::Train(train) => *train,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn spec(flags: &[&str]) -> charlstm_proto::v1::TrainingSpec {
+        let train = parse(flags);
+        train.spec.to_spec(&train.model)
+    }
+
+    #[test]
+    fn every_flag_that_is_given_is_listed() {
+        let flags: Vec<&str> = ALL.split_whitespace().collect();
+        let mut given = parse(&flags).spec.given();
+        let mut expected: Vec<&str> = flags
+            .into_iter()
+            .filter(|it| it.starts_with("--"))
+            .collect();
+        given.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(given, expected);
+        assert!(parse(&[]).spec.given().is_empty());
     }
 
     #[test]
@@ -123,11 +173,7 @@ mod tests {
 
     #[test]
     fn each_flag_sets_its_own_field() {
-        let line = "--hidden-size 1 --num-layers 2 --batch-size 3 --sequence-length 4 --epochs 5 \
-             --dropout 0.6 --learning-rate 0.7 --clip-norm 0.8 --validation-fraction 0.9 \
-             --seed 10 --skip-chars 11 --recipe r --init-from i --extend-vocabulary --cancel-on-disconnect \
-             --sample-prime p --sample-chars 12";
-        let flags: Vec<&str> = line.split_whitespace().collect();
+        let flags: Vec<&str> = ALL.split_whitespace().collect();
         let expected = charlstm_proto::v1::TrainingSpec {
             model: "m".into(),
             hidden_size: Some(1),

@@ -5,18 +5,20 @@ mod stream;
 
 use std::time::{Duration, Instant};
 
-use charlstm_proto::v1::{GenerateRequest, ListModelsRequest, Model, Sampling};
+use charlstm_proto::v1::{
+    GenerateRequest, GetServerStatusRequest, ListModelsRequest, Model, Sampling,
+};
 use serde_json::{Value, json};
 use tonic::Code;
 
+use super::models;
 use crate::args::{BenchArgs, GlobalFlags};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
 use crate::load_test::{LoadStats, LoadSummary, Quantiles};
-use crate::output::Output;
-use crate::plot::LoadPlot;
+use crate::output::{self, Output};
 
 /// Measures with each number of streams and prints the result as soon as it is
 /// available.
@@ -25,6 +27,7 @@ pub(crate) async fn run(
     global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let mut plot = args.plot.clone().load_plot()?;
     let connection = Connection::open(global).await?;
     let request = request(&args, &connection).await?;
     // Loads the model, and rejects an invalid request before measuring.
@@ -33,6 +36,7 @@ pub(crate) async fn run(
         ..request.clone()
     };
     stream::run_once(&connection, warm_up).await?;
+    let shown = fitting(output::stdout_columns());
     if !output.json {
         output.note(&format!(
             "{} per call after {}, {} each",
@@ -40,22 +44,46 @@ pub(crate) async fn run(
             display::quoted(&request.prime),
             display::seconds(args.seconds.into())
         ));
-        output.line(&heading())?;
+        output.line(&heading(shown))?;
     }
-    let mut plot = args.plot.clone().map(LoadPlot::new);
-    for &streams in &args.sessions {
+    if let Some(plot) = &mut plot {
+        plot.set_title(title(&args, &connection).await?);
+    }
+    for (index, &streams) in args.sessions.iter().enumerate() {
         let connections = connections(&args, global, streams).await?;
         let summary = measure(&args, &connections, &request, streams).await?;
         output.result(
             || object(streams, connections.len(), &summary),
-            || row(streams, &summary),
+            || row(streams, &summary, shown),
         )?;
         if let Some(plot) = &mut plot {
             plot.add(streams, &summary);
-            plot.write()?;
+            plot.write(index + 1 == args.sessions.len())?;
         }
     }
     Ok(())
+}
+
+/// Describes the load test for its plot: the model, and the machine of the
+/// server.
+async fn title(args: &BenchArgs, connection: &Connection) -> Result<String, Failure> {
+    let model = models::resolve(connection, &args.model).await?;
+    let chars = display::plural(args.length.into(), "character");
+    let request = GetServerStatusRequest {};
+    Ok(match connection.server().get_server_status(request).await {
+        Ok(status) => {
+            let status = status.into_inner();
+            let threads = display::plural(status.threads.into(), "thread");
+            format!(
+                "Load test of {model}, {chars} per call, on {} ({threads})",
+                status.device
+            )
+        }
+        Err(status) if status.code() == Code::Unimplemented => {
+            format!("Load test of {model}, {chars} per call")
+        }
+        Err(status) => return Err(status.into()),
+    })
 }
 
 /// Creates the request that every stream repeats.
@@ -157,13 +185,31 @@ const COLUMNS: [(&str, usize); 9] = [
     ("REFUSED", 7),
 ];
 
-fn heading() -> String {
-    columns(COLUMNS.map(|(name, _)| name.to_owned()))
+/// Indices of the columns that are left out, in this order, if the terminal is
+/// too narrow for all.
+const DROP_FIRST: [usize; 5] = [7, 5, 8, 6, 3];
+
+/// Returns which columns fit in `columns` columns of a terminal.
+fn fitting(columns: Option<usize>) -> [bool; COLUMNS.len()] {
+    let mut shown = [true; COLUMNS.len()];
+    for index in DROP_FIRST {
+        let widths = COLUMNS.iter().zip(shown).filter(|(_, shown)| *shown);
+        let width: usize = widths.map(|((_, width), _)| width + 2).sum();
+        if columns.is_none_or(|columns| width <= columns + 2) {
+            break;
+        }
+        shown[index] = false;
+    }
+    shown
 }
 
-fn row(streams: u32, summary: &LoadSummary) -> String {
+fn heading(shown: [bool; COLUMNS.len()]) -> String {
+    columns(COLUMNS.map(|(name, _)| name.to_owned()), shown)
+}
+
+fn row(streams: u32, summary: &LoadSummary, shown: [bool; COLUMNS.len()]) -> String {
     let duration = |microseconds: f64| display::seconds(microseconds / 1e6);
-    columns([
+    let cells = [
         streams.to_string(),
         display::rate(summary.chars_per_second),
         duration(summary.first_microseconds.p50),
@@ -173,14 +219,17 @@ fn row(streams: u32, summary: &LoadSummary) -> String {
         duration(summary.between_microseconds.p99),
         format!("{:.2}", summary.chars_per_message),
         display::count(summary.refused),
-    ])
+    ];
+    columns(cells, shown)
 }
 
-fn columns(cells: [String; COLUMNS.len()]) -> String {
+fn columns(cells: [String; COLUMNS.len()], shown: [bool; COLUMNS.len()]) -> String {
     let cells: Vec<String> = cells
         .iter()
         .zip(COLUMNS)
-        .map(|(cell, (_, width))| format!("{cell:>width$}"))
+        .zip(shown)
+        .filter(|(_, shown)| *shown)
+        .map(|((cell, (_, width)), _)| format!("{cell:>width$}"))
         .collect();
     cells.join("  ")
 }
@@ -229,8 +278,17 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_as_wide_as_the_heading() {
+    fn a_row_is_as_wide_as_the_heading_and_fits_the_terminal() {
         let summary = LoadStats::new().summary(1.0);
-        assert_eq!(heading().len(), row(8, &summary).len());
+        for (columns, width) in [
+            (None, 104),
+            (Some(104), 104),
+            (Some(80), 77),
+            (Some(60), 56),
+        ] {
+            let shown = fitting(columns);
+            assert_eq!(heading(shown).len(), width);
+            assert_eq!(row(8, &summary, shown).len(), width);
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Follows the events of a training: prints them, reconnects after the
 //! connection was lost, and turns Ctrl-C into a cancellation.
 
-use backon::ExponentialBackoff;
 use charlstm_proto::v1::train_response::Event as TrainEvent;
 use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{
@@ -10,7 +9,8 @@ use charlstm_proto::v1::{
 };
 use tonic::{Status, Streaming};
 
-use super::retry;
+use super::queue_monitor::QueueMonitor;
+use super::retry::RetryPolicy;
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::{Failure, connection_lost};
@@ -45,6 +45,9 @@ struct Followed {
     training_id: String,
     next_sequence: u64,
     cancelled_here: bool,
+    /// True once the training makes progress, so that it is not waiting for
+    /// others.
+    has_progress: bool,
 }
 
 impl EventStream {
@@ -83,7 +86,7 @@ impl EventStream {
     }
 }
 
-/// Prints the events of a training.
+/// Prints the events of a training, and what it waits for until it starts.
 ///
 /// With `interrupts`, the first Ctrl-C cancels the training and the second one
 /// returns. Fails with `Refused` if the training does not succeed, and with
@@ -105,22 +108,30 @@ pub(super) async fn follow(
         followed.training_id.clone_from(training_id);
         followed.next_sequence = *from_sequence;
     }
-    let mut delays = retry::delays();
+    let mut policy = RetryPolicy::new();
+    let mut queue = QueueMonitor::new();
     loop {
+        let is_waiting = !followed.has_progress && !followed.training_id.is_empty();
         let event = tokio::select! {
             event = events.expect_next() => event,
             () = next_interrupt(&mut interrupts) => {
                 if followed.cancelled_here || followed.training_id.is_empty() {
-                    return Err(Failure::Interrupted);
+                    return Err(interrupted(&followed, &view));
                 }
                 followed.cancelled_here = true;
                 cancel(connection, &followed.training_id, &view);
                 continue;
             }
+            waits_for = queue.next(connection, &followed.training_id), if is_waiting => {
+                if let Some(waits_for) = waits_for {
+                    view.waiting(&waits_for);
+                }
+                continue;
+            }
         };
         match event {
             Ok(event) => {
-                delays = retry::delays();
+                policy.reset();
                 let is_last = show(event, &mut followed, &mut view, until)?;
                 if is_last && followed.cancelled_here {
                     return Err(Failure::Interrupted);
@@ -131,13 +142,33 @@ pub(super) async fn follow(
             }
             Err(status) if connection_lost(&status) && !followed.training_id.is_empty() => {
                 events = tokio::select! {
-                    events = reconnect(connection, &followed, &mut delays, status, &view) => events?,
-                    () = next_interrupt(&mut interrupts) => return Err(Failure::Interrupted),
+                    events = reconnect(connection, &followed, &mut policy, status, &view) => events?,
+                    () = next_interrupt(&mut interrupts) => {
+                        return Err(interrupted(&followed, &view));
+                    }
                 };
             }
             Err(status) => return Err(status.into()),
         }
     }
+}
+
+/// Reports, before the client exits because of Ctrl-C, how to find out what
+/// became of the training.
+fn interrupted(followed: &Followed, view: &TrainingView) -> Failure {
+    let id = &followed.training_id;
+    if !id.is_empty() {
+        view.end();
+        view.note(&format!(
+            "run `charlstm-client trainings show {id}` to see what became of the training"
+        ));
+        if followed.cancelled_here {
+            view.note(&format!(
+                "once it is cancelled, `charlstm-client trainings resume {id}` resumes it"
+            ));
+        }
+    }
+    Failure::Interrupted
 }
 
 /// Prints one event. Returns true if it is the last one to print.
@@ -154,21 +185,37 @@ fn show(
     view.show(&event)?;
     match event.event {
         Some(Event::Finished(finished)) => match failure_of(&finished) {
-            Some(failure) if !followed.cancelled_here => Err(failure),
-            Some(_) if finished.state() == State::Cancelled => {
-                view.note(&format!(
-                    "run `charlstm-client trainings resume {}` to resume from the checkpoint",
-                    followed.training_id
-                ));
-                Ok(true)
+            Some(failure) => {
+                let can_be_resumed =
+                    matches!(finished.state(), State::Cancelled | State::Interrupted);
+                let remedy = can_be_resumed.then(|| {
+                    let id = &followed.training_id;
+                    format!(
+                        "run `charlstm-client trainings resume {id}` to resume it from its last \
+                         checkpoint"
+                    )
+                });
+                match remedy {
+                    // The user knows why it ended.
+                    Some(remedy) if followed.cancelled_here => {
+                        view.note(&remedy);
+                        Ok(true)
+                    }
+                    Some(remedy) => Err(failure.with_remedy(remedy)),
+                    None => Err(failure),
+                }
             }
-            _ => Ok(true),
+            None => Ok(true),
         },
         Some(Event::Accepted(_)) if until == FollowUntil::Accepted => {
             view.detach(&followed.training_id)?;
             Ok(true)
         }
-        _ => Ok(false),
+        Some(Event::Accepted(_)) | None => Ok(false),
+        Some(_) => {
+            followed.has_progress = true;
+            Ok(false)
+        }
     }
 }
 
@@ -209,15 +256,15 @@ fn cancel(connection: &Connection, training_id: &str, view: &TrainingView) {
 }
 
 /// Watches the training from the first event that was not printed, after the
-/// connection was lost. Fails with the last error after about 16 seconds.
+/// connection was lost. Fails with the last error after about a minute.
 async fn reconnect(
     connection: &Connection,
     followed: &Followed,
-    delays: &mut ExponentialBackoff,
+    policy: &mut RetryPolicy,
     mut lost: Status,
     view: &TrainingView,
 ) -> Result<EventStream, Failure> {
-    for delay in delays {
+    while let Some(delay) = policy.next_delay() {
         view.note(&format!(
             "{}; reconnecting in {}",
             Failure::from(lost),
@@ -231,12 +278,11 @@ async fn reconnect(
             Err(status) => return Err(status.into()),
         }
     }
-    view.note(&format!(
-        "giving up; when the server is reachable again, run \
-         `charlstm-client trainings watch {}` to see what became of the training",
+    Err(Failure::from(lost).with_remedy(format!(
+        "when the server is reachable again, run `charlstm-client trainings watch {}` to see \
+         what became of the training",
         followed.training_id
-    ));
-    Err(lost.into())
+    )))
 }
 
 async fn next_interrupt(interrupts: &mut Option<Interrupts>) {

@@ -1,199 +1,95 @@
-//! `generate`: prints the prompt and the text as it is generated. In a session,
-//! a call whose connection was lost is repeated without printing a character
-//! twice.
+//! `generate`: prints the prompt and the text as it is generated.
 
-use charlstm_proto::v1::generate_response::Event;
-use charlstm_proto::v1::{FinishReason, GenerateRequest, GenerateResponse, GenerationFinished};
-use tonic::{Code, Status};
+use std::path::Path;
 
-use super::replay::Replay;
-use super::retry;
-use crate::args::GenerateArgs;
+use charlstm_proto::v1::GenerateRequest;
+
+use super::corpus::Corpus;
+use super::generation::{self, IfBusy, Printer};
+use crate::args::{GenerateArgs, GlobalFlags, TextFlags};
 use crate::connection::Connection;
-use crate::display;
-use crate::failure::{Failure, connection_lost};
-use crate::json;
+use crate::failure::Failure;
 use crate::output::Output;
+use crate::text_decoder::TextDecoder;
 
-/// Generates a text and prints it.
+/// Printed between two samples.
+const SEPARATOR: &str = "---\n";
+
+/// Generates one text or several, and prints them.
 pub(crate) async fn run(
     args: GenerateArgs,
-    connection: &Connection,
+    global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
     let request = GenerateRequest {
+        prime: prime(&args, output)?,
         model: args.model,
-        prime: args.prime.unwrap_or_default(),
         max_chars: Some(args.length),
         session_id: args.session,
         sampling: Some(args.sampling.to_sampling()),
         stop: args.stop,
         ..Default::default()
     };
-    print(connection, request, !args.no_echo, output)
-        .await
-        .map(drop)
+    let connection = Connection::open(global).await?;
+    let echo = (!args.no_echo).then(|| request.prime.clone());
+    let first_seed = args.sampling.seed.unwrap_or_else(rand::random);
+    for index in 0..args.samples {
+        let mut request = request.clone();
+        if args.samples > 1 {
+            let seed = first_seed.wrapping_add(index.into());
+            if let Some(sampling) = &mut request.sampling {
+                sampling.seed = Some(seed);
+            }
+            if !output.json {
+                if index > 0 {
+                    output.text(SEPARATOR)?;
+                }
+                output.note(&format!(
+                    "sample {} of {} (--seed {seed})",
+                    index + 1,
+                    args.samples
+                ));
+            }
+        }
+        let mut printer = Printer::new(echo.clone(), output);
+        let outcome = generation::run(&connection, request, IfBusy::Fail, &mut printer).await;
+        printer.end_line()?;
+        outcome?;
+        if args.samples > 1 && !output.json && !output.is_terminal() {
+            output.text("\n")?;
+        }
+    }
+    Ok(())
 }
 
-/// Generates a text and prints it, after the prompt if `echo` is set, and
-/// nothing else. Fails with `Refused` if the generation ended early.
-pub(super) async fn print(
-    connection: &Connection,
-    request: GenerateRequest,
-    echo: bool,
-    output: Output,
-) -> Result<GenerationFinished, Failure> {
-    let mut printer = Printer {
-        echo: echo.then(|| request.prime.clone()),
-        replay: Replay::default(),
-        has_printed: false,
-        output,
+/// Returns the prompt: the text of `--prime` or the content of `--prime-file`.
+fn prime(args: &GenerateArgs, output: Output) -> Result<String, Failure> {
+    let (mut prime, messages) = match (&args.prime, &args.prime_file) {
+        (_, Some(path)) => {
+            let flags = TextFlags::with_line_endings(args.crlf);
+            let corpus = Corpus::open(std::slice::from_ref(path), &flags)?;
+            let mut messages = corpus.messages();
+            for message in messages.drain(..) {
+                output.note(&message);
+            }
+            let changes = corpus.changes();
+            (corpus.into_text()?, changes.messages())
+        }
+        (Some(prime), None) => {
+            let decoded = TextDecoder::decode_all(prime.as_bytes(), args.crlf);
+            let (prime, changes) = decoded.map_err(|invalid| {
+                Failure::Usage(format!("--prime: {}", invalid.reason(Path::new("-"))))
+            })?;
+            (prime, changes.messages())
+        }
+        (None, None) => (String::new(), Vec::new()),
     };
-    let outcome = generate(connection, request, &mut printer).await;
-    if printer.has_printed && output.is_terminal() {
-        // The prompt of the shell goes on a new line.
-        output.text("\n")?;
+    for message in messages {
+        output.note(&message);
     }
-    outcome
-}
-
-/// Makes the call, and repeats it if the connection is lost and the call is in
-/// a session.
-async fn generate(
-    connection: &Connection,
-    mut request: GenerateRequest,
-    printer: &mut Printer,
-) -> Result<GenerationFinished, Failure> {
-    let session = request.session_id.clone().filter(|id| !id.is_empty());
-    let mut delays = retry::delays();
-    loop {
-        let printed_before = printer.replay.printed();
-        let status = match attempt(connection, request.clone(), printer).await {
-            Ok(finished) => return check_reason(finished, session.as_deref()),
-            Err(Failure::Server(status)) => status,
-            Err(failure) => return Err(failure),
-        };
-        if printer.replay.printed() > printed_before {
-            delays = retry::delays();
-        }
-        let is_repeated = request.expected_position.is_some();
-        if session.is_none() || !is_retryable(&status, is_repeated) {
-            return Err(Failure::Server(status));
-        }
-        let (Some(position), Some(delay)) = (printer.replay.restart(), delays.next()) else {
-            return Err(Failure::Server(status));
-        };
-        printer.output.note(&format!(
-            "{}; repeating the call from position {position} in {}",
-            Failure::Server(status),
-            display::seconds(delay.as_secs_f64()),
-        ));
-        tokio::time::sleep(delay).await;
-        request.expected_position = Some(position);
+    // Editors and `echo` end a file with a line break.
+    if args.prime_file.is_some() && prime.ends_with('\n') {
+        prime.pop();
     }
-}
-
-/// Returns true if the same call may succeed a moment later.
-fn is_retryable(status: &Status, is_repeated: bool) -> bool {
-    // ABORTED: the server may not have noticed yet that the previous attempt
-    // is gone, and still reserves the session for it.
-    connection_lost(status) || (is_repeated && status.code() == Code::Aborted)
-}
-
-/// Makes the call once, and prints its text.
-async fn attempt(
-    connection: &Connection,
-    request: GenerateRequest,
-    printer: &mut Printer,
-) -> Result<GenerationFinished, Failure> {
-    let mut stream = connection
-        .generation()
-        .generate(request)
-        .await?
-        .into_inner();
-    while let Some(response) = stream.message().await? {
-        if let Some(finished) = printer.print(response)? {
-            return Ok(finished);
-        }
-    }
-    Err(Status::unavailable("the stream ended before the generation did").into())
-}
-
-/// Fails with `Refused` if the generation ended for another reason than the
-/// length or a stop text.
-fn check_reason(
-    finished: GenerationFinished,
-    session: Option<&str>,
-) -> Result<GenerationFinished, Failure> {
-    let chars = display::plural(finished.chars, "character");
-    match finished.reason() {
-        FinishReason::Length | FinishReason::Stop | FinishReason::Unspecified => Ok(finished),
-        FinishReason::Cancelled => Err(Failure::Refused(format!(
-            "the session or its model was deleted after {chars}"
-        ))),
-        FinishReason::Shutdown => Err(Failure::Refused(match session {
-            Some(id) => format!(
-                "the server shut down after {chars}; when it is back, \
-                 `generate --session {id}` continues the text"
-            ),
-            None => format!("the server shut down after {chars}"),
-        })),
-    }
-}
-
-/// Prints the events of all attempts as those of one generation.
-struct Printer {
-    /// The prompt, until it has been printed.
-    echo: Option<String>,
-    replay: Replay,
-    /// True once some text was printed.
-    has_printed: bool,
-    output: Output,
-}
-
-impl Printer {
-    /// Prints what is new in `response`. Returns the last event.
-    fn print(
-        &mut self,
-        mut response: GenerateResponse,
-    ) -> Result<Option<GenerationFinished>, Failure> {
-        let finished = match &mut response.event {
-            Some(Event::Started(started)) => {
-                if !self.replay.record_start(started.position) {
-                    return Ok(None);
-                }
-                None
-            }
-            Some(Event::Text(text)) => {
-                let new_part = self.replay.new_part(&text.text);
-                if new_part.is_empty() {
-                    return Ok(None);
-                }
-                let dropped_bytes = text.text.len() - new_part.len();
-                text.text.drain(..dropped_bytes);
-                None
-            }
-            Some(Event::Finished(finished)) => Some(finished.clone()),
-            // An event of a newer version of the contract.
-            None => return Ok(None),
-        };
-        if self.output.json {
-            let object = json::event("GenerateResponse", &response);
-            self.output.object(&object)?;
-        } else {
-            self.print_text(&response)?;
-        }
-        Ok(finished)
-    }
-
-    fn print_text(&mut self, response: &GenerateResponse) -> Result<(), Failure> {
-        let text = match &response.event {
-            // The prompt is printed only after the server has accepted it.
-            Some(Event::Started(_)) => self.echo.take().unwrap_or_default(),
-            Some(Event::Text(text)) => text.text.clone(),
-            _ => return Ok(()),
-        };
-        self.has_printed |= !text.is_empty();
-        self.output.text(&text)
-    }
+    Ok(prime)
 }

@@ -80,16 +80,6 @@ impl Input {
         self.reader.by_ref().take(limit).read_to_end(&mut chunk)?;
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
-
-    /// Reads everything as text. Blocks. Fails with `Unreadable` if it is not
-    /// valid UTF-8.
-    pub(super) fn text(mut self, path: &Path) -> Result<String, Failure> {
-        let mut text = String::new();
-        self.reader
-            .read_to_string(&mut text)
-            .map_err(|error| Failure::unreadable(path, &error))?;
-        Ok(text)
-    }
 }
 
 /// An error of one of several files that are read as one input.

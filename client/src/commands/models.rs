@@ -1,27 +1,35 @@
-//! `models`: lists, shows, deletes, exports and imports models.
+//! `models`: lists, shows, deletes, exports and imports models; `transfer` copies
+//! and renames them.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+mod transfer;
 
 use charlstm_proto::v1::import_model_request::Payload as ImportPayload;
 use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, GetModelRequest, GetModelResponse, ImportModelHeader,
-    ImportModelRequest, ListModelsRequest, Model, ModelFormat, export_model_response,
+    ImportModelRequest, ListModelsRequest, Model, ModelFormat, ScoreRequest, export_model_response,
 };
 use indicatif::ProgressBar;
+use sha2::{Digest, Sha256};
+use tonic::{Code, Status};
 
+use super::corpus::Corpus;
 use super::input::Input;
 use super::upload;
-use crate::args::{GlobalFlags, ImportModelArgs, ModelsCommand};
-use crate::atomic_file::AtomicFile;
+use crate::args::{
+    DeleteModelArgs, ExportFlags, GlobalFlags, ImportModelArgs, ModelsCommand, TextFlags,
+};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
+use crate::output_file::{Existing, OutputFile};
 use crate::progress;
+use crate::text_decoder::LineEndings;
+
+/// Number of characters of a text that are scored to check a vocabulary: a
+/// second of work, and enough to tell sense from noise.
+const SAMPLE_CHARS: usize = 20_000;
 
 /// Runs a command of `models`.
 pub(crate) async fn run(
@@ -32,13 +40,59 @@ pub(crate) async fn run(
     match command {
         ModelsCommand::List => list(&Connection::open(global).await?, output).await,
         ModelsCommand::Show { name } => show(&Connection::open(global).await?, name, output).await,
-        ModelsCommand::Delete { name, force } => {
-            delete(&Connection::open(global).await?, name, force, output).await
+        ModelsCommand::Delete(args) => delete(&Connection::open(global).await?, args, output).await,
+        ModelsCommand::Copy(args) => {
+            transfer::copy(&Connection::open(global).await?, args, output).await
         }
-        ModelsCommand::Export { name, output: path } => {
-            export(&Connection::open(global).await?, name, &path, output).await
+        ModelsCommand::Rename(args) => {
+            transfer::rename(&Connection::open(global).await?, args, output).await
+        }
+        ModelsCommand::Export { name, file } => {
+            export(&Connection::open(global).await?, name, &file, output).await
         }
         ModelsCommand::Import(args) => import(args, global, output).await,
+    }
+}
+
+/// Returns the names of all models; none if the server does not list them.
+pub(super) async fn names(connection: &Connection) -> Result<Vec<String>, Failure> {
+    match connection.models().list_models(ListModelsRequest {}).await {
+        Ok(response) => {
+            let models = response.into_inner().models;
+            Ok(models.into_iter().map(|model| model.name).collect())
+        }
+        Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// Returns NAME@VERSION of the model that `reference` names: NAME means its
+/// latest version, and nothing means the only model. Fails if there is none.
+pub(super) async fn resolve(connection: &Connection, reference: &str) -> Result<String, Failure> {
+    let name = if reference.is_empty() {
+        match <[String; 1]>::try_from(names(connection).await?) {
+            Ok([name]) => name,
+            Err(names) if names.is_empty() => return Ok(String::new()),
+            Err(names) => {
+                return Err(Failure::Usage(format!(
+                    "there are several models; choose one with --model: {}",
+                    names.join(", ")
+                )));
+            }
+        }
+    } else {
+        reference.to_owned()
+    };
+    let request = GetModelRequest {
+        model: name.clone(),
+    };
+    match connection.models().get_model(request).await {
+        Ok(response) => {
+            let model = response.into_inner().model.unwrap_or_default();
+            Ok(format!("{}@{}", model.name, model.version))
+        }
+        Err(status) if status.code() == Code::Unimplemented => Ok(name),
+        Err(status) => Err(status.into()),
     }
 }
 
@@ -58,7 +112,7 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
             .note("no models yet; train one with `charlstm-client train --text FILE --model NAME`");
         return Ok(());
     }
-    output.line(&table(&models))
+    output.line(&table(&models, output::stdout_columns()))
 }
 
 async fn show(connection: &Connection, name: String, output: Output) -> Result<(), Failure> {
@@ -72,10 +126,10 @@ async fn show(connection: &Connection, name: String, output: Output) -> Result<(
 
 async fn delete(
     connection: &Connection,
-    name: String,
-    force: bool,
+    args: DeleteModelArgs,
     output: Output,
 ) -> Result<(), Failure> {
+    let DeleteModelArgs { name, force } = args;
     let request = DeleteModelRequest {
         model: name.clone(),
         force: force.then_some(true),
@@ -102,21 +156,18 @@ async fn delete(
 async fn export(
     connection: &Connection,
     name: String,
-    path: &Path,
+    flags: &ExportFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let mut file = OutputFile::create(&flags.output, Existing::from_force(flags.force))?;
     let request = ExportModelRequest { model: name };
     let mut stream = connection
         .models()
         .export_model(request)
         .await?
         .into_inner();
-    let unwritable = |error: std::io::Error| Failure::Io {
-        action: format!("write {}", path.display()),
-        source: error,
-    };
-    let mut file = AtomicFile::create(path).map_err(unwritable)?;
     let (mut header, mut written) = (None, 0);
+    let mut sha256 = Sha256::new();
     let mut bar = ProgressBar::hidden();
     while let Some(response) = stream.message().await? {
         match response.payload {
@@ -125,7 +176,8 @@ async fn export(
                 header = Some(received);
             }
             Some(export_model_response::Payload::Chunk(chunk)) => {
-                file.write_all(&chunk).map_err(unwritable)?;
+                file.write(&chunk)?;
+                sha256.update(&chunk);
                 written += chunk.len() as u64;
                 bar.inc(chunk.len() as u64);
             }
@@ -136,19 +188,28 @@ async fn export(
     let header = header
         .filter(|header| header.bytes == written)
         .ok_or_else(|| Failure::Refused("the server sent an incomplete model file".into()))?;
-    file.commit().map_err(unwritable)?;
-    output.result(
-        || json::named("exported", json::object("ExportModelHeader", &header)),
-        || {
-            format!(
-                "exported {}@{} to {} ({})",
-                header.name,
-                header.version,
-                path.display(),
-                display::bytes(written)
-            )
-        },
-    )
+    let is_stdout = file.is_stdout();
+    file.commit()?;
+    let sha256 = display::hexadecimal(&sha256.finalize());
+    let object = || {
+        let mut fields = json::object("ExportModelHeader", &header);
+        fields["sha256"] = sha256.clone().into();
+        json::named("exported", fields)
+    };
+    let text = || {
+        format!(
+            "exported {}@{} to {} ({}, sha256 {sha256})",
+            header.name,
+            header.version,
+            display::path(&flags.output),
+            display::bytes(written)
+        )
+    };
+    if is_stdout {
+        output.note(&text());
+        return Ok(());
+    }
+    output.result(object, text)
 }
 
 async fn import(
@@ -157,6 +218,7 @@ async fn import(
     output: Output,
 ) -> Result<(), Failure> {
     let input = Input::open(&args.file)?;
+    let (vocabulary, sample) = vocabulary(&args, output)?;
     let header = ImportModelHeader {
         name: args.model.clone(),
         format: if args.pth {
@@ -164,7 +226,7 @@ async fn import(
         } else {
             ModelFormat::Unspecified.into()
         },
-        vocabulary: vocabulary(&args)?,
+        vocabulary,
     };
     let connection = Connection::open(global).await?;
     let bar = progress::transfer_bar(input.bytes, output);
@@ -179,51 +241,112 @@ async fn import(
     );
     let mut client = connection.models();
     let response = tokio::select! {
-        response = client.import_model(requests) => response?.into_inner(),
+        response = client.import_model(requests) => {
+            response.map_err(|status| import_failure(status, &args))?.into_inner()
+        }
         Ok(error) = read_error => return Err(Failure::unreadable(&args.file, &error)),
     };
     bar.finish_and_clear();
     let model = response.model.unwrap_or_default();
+    let score = match &sample {
+        Some(sample) => check_vocabulary(&connection, &model, sample, output).await?,
+        None => None,
+    };
     output.result(
         || json::named("imported", json::object("Model", &model)),
         || {
-            format!(
-                "imported {} as {}@{}",
-                args.file.display(),
-                model.name,
-                model.version
-            )
+            let (file, name) = (display::path(&args.file), &model.name);
+            let score = score.map_or_else(String::new, |bits| {
+                format!("; it predicts the text with {bits:.2} bits per character")
+            });
+            format!("imported {file} as {name}@{}{score}", model.version)
         },
     )
 }
 
-/// Returns the vocabulary that a flag names, or an empty one.
-fn vocabulary(args: &ImportModelArgs) -> Result<String, Failure> {
-    if let Some(path) = &args.vocabulary {
-        return Input::open(path)?.text(path);
+/// Creates the failure of an import, with the flags that help if the file lacks
+/// a vocabulary.
+fn import_failure(status: Status, args: &ImportModelArgs) -> Failure {
+    let lacks_vocabulary = status.message().contains("vocabulary");
+    let failure = Failure::from(status);
+    if lacks_vocabulary && args.text.is_none() && args.vocabulary.is_none() {
+        return failure.with_remedy(
+            "specify its characters with --text CORPUS (the text that the model was trained \
+             on) or --vocabulary FILE",
+        );
     }
-    let Some(path) = &args.text else {
-        return Ok(String::new());
-    };
-    let unreadable = |error| Failure::unreadable(path, &error);
-    let file = File::open(path).map_err(unreadable)?;
-    distinct_chars(BufReader::new(file)).map_err(unreadable)
+    failure
 }
 
-/// Returns the distinct characters of a text, sorted, as in the vocabulary of a
-/// training. Holds one line of the text in memory at a time.
-fn distinct_chars(mut text: impl BufRead) -> std::io::Result<String> {
-    let mut characters = BTreeSet::new();
-    let mut line = String::new();
-    while text.read_line(&mut line)? > 0 {
-        characters.extend(line.chars());
-        line.clear();
+/// Scores the beginning of the text that the vocabulary was taken from, and
+/// returns the bits per character. If the model predicts it no better than
+/// chance, its characters are in another order: deletes the model and fails.
+async fn check_vocabulary(
+    connection: &Connection,
+    model: &Model,
+    text: &str,
+    output: Output,
+) -> Result<Option<f64>, Failure> {
+    let id = format!("{}@{}", model.name, model.version);
+    let request = ScoreRequest {
+        model: id.clone(),
+        text: text.to_owned(),
+    };
+    let score = match connection.generation().score(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => {
+            output.note(&format!(
+                "cannot check the order of the characters: {}",
+                Failure::from(status)
+            ));
+            return Ok(None);
+        }
+    };
+    let chance = (model.vocabulary.chars().count() as f64).log2();
+    if score.bits_per_char <= chance {
+        return Ok(Some(score.bits_per_char));
     }
-    Ok(characters.into_iter().collect())
+    let request = DeleteModelRequest {
+        model: id,
+        force: None,
+    };
+    connection.models().delete_model(request).await?;
+    Err(Failure::Refused(format!(
+        "the model predicts the text no better than chance ({:.2} bits per character, chance is \
+         {chance:.2}), so its characters are in another order than sorted; the import was undone",
+        score.bits_per_char
+    ))
+    .with_remedy("specify the characters in their order with --vocabulary FILE"))
+}
+
+/// Returns the vocabulary that a flag names, or an empty one; and with `--text`
+/// the beginning of the text, to check the vocabulary.
+fn vocabulary(args: &ImportModelArgs, output: Output) -> Result<(String, Option<String>), Failure> {
+    if let Some(path) = &args.vocabulary {
+        let flags = TextFlags {
+            // Every character of the file is one of the vocabulary.
+            crlf: LineEndings::Keep,
+            ..args.reading.clone()
+        };
+        let vocabulary = Corpus::open(std::slice::from_ref(path), &flags)?.into_text()?;
+        return Ok((vocabulary, None));
+    }
+    let Some(path) = &args.text else {
+        return Ok((String::new(), None));
+    };
+    let corpus = Corpus::open(std::slice::from_ref(path), &args.reading)?;
+    let changes = corpus.changes();
+    let (characters, beginning) = corpus.vocabulary(SAMPLE_CHARS)?;
+    for message in changes.messages() {
+        output.note(&message);
+    }
+    // One character cannot be scored.
+    let sample = (beginning.chars().count() > 1).then_some(beginning);
+    Ok((characters, sample))
 }
 
 /// Formats models as a table with one line per model.
-pub(super) fn table(models: &[Model]) -> String {
+pub(super) fn table(models: &[Model], columns: Option<usize>) -> String {
     let heading = [
         "MODEL",
         "LAYERS",
@@ -247,7 +370,8 @@ pub(super) fn table(models: &[Model]) -> String {
             display::ago(model.created_unix_ms),
         ]
     }));
-    display::table(&rows)
+    let drop_first = ["SIZE", "VOCABULARY", "PARAMETERS", "LAYERS", "LOSS"];
+    display::table(&rows, columns, &drop_first)
 }
 
 fn description(response: &GetModelResponse) -> String {
@@ -289,22 +413,11 @@ fn description(response: &GetModelResponse) -> String {
             ),
         ));
     }
-    display::key_values(&pairs)
+    display::key_values(&pairs, output::stdout_columns())
 }
 
 /// Lists version numbers.
 fn versions(versions: &[u64]) -> String {
     let versions: Vec<String> = versions.iter().map(u64::to_string).collect();
     versions.join(", ")
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_vocabulary_of_a_text_is_its_distinct_characters_sorted() {
-        assert_eq!(distinct_chars("béa\nab\r\n".as_bytes()).unwrap(), "\n\rabé");
-    }
 }

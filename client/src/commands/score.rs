@@ -1,14 +1,16 @@
 //! `score`: reports how well a model predicts a text.
 
 use charlstm_proto::v1::ScoreRequest;
+use tonic::Code;
 
-use super::input::Input;
+use super::corpus::Corpus;
 use crate::args::{GlobalFlags, ScoreArgs};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
 use crate::output::Output;
+use crate::progress;
 
 /// Sends the text and prints the score.
 pub(crate) async fn run(
@@ -16,13 +18,36 @@ pub(crate) async fn run(
     global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    let text = Input::open(&args.text)?.text(&args.text)?;
+    let corpus = Corpus::open(std::slice::from_ref(&args.text), &args.reading)?;
+    for message in corpus.messages() {
+        output.note(&message);
+    }
+    let changes = corpus.changes();
+    let text = corpus.into_text()?;
+    for message in changes.messages() {
+        output.note(&message);
+    }
     let connection = Connection::open(global).await?;
     let request = ScoreRequest {
         model: args.model,
         text,
     };
-    let score = connection.generation().score(request).await?.into_inner();
+    let bytes = request.text.len() as u64;
+    let bar = progress::spinner(&format!("scoring {}", display::bytes(bytes)), output);
+    let score = connection.generation().score(request).await;
+    bar.finish_and_clear();
+    let score = match score {
+        Ok(score) => score.into_inner(),
+        // The message is larger than the server accepts.
+        Err(status) if status.code() == Code::OutOfRange => {
+            return Err(Failure::Refused(format!(
+                "a text of {} is too long for one call",
+                display::bytes(bytes)
+            ))
+            .with_remedy("score it in parts, for example those of `split -C 3M FILE part-`"));
+        }
+        Err(status) => return Err(status.into()),
+    };
     output.result(
         || json::named("score", json::object("ScoreResponse", &score)),
         || {

@@ -7,12 +7,17 @@ use charlstm_proto::v1::{
     ImportSessionRequest, ListSessionsRequest, Session,
 };
 
+use sha2::{Digest, Sha256};
+
+use super::input::{Input, unreadable};
+use super::retry;
 use crate::args::{GlobalFlags, SessionsCommand};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
+use crate::output_file::{Existing, OutputFile};
 
 /// Number of sessions per page: the maximum of the contract.
 const PAGE_SIZE: u32 = 1000;
@@ -28,27 +33,42 @@ pub(crate) async fn run(
         SessionsCommand::List => list(&connect().await?, output).await,
         SessionsCommand::Show { id } => show(&connect().await?, id, output).await,
         SessionsCommand::Fork { id, new } => {
-            let session = fork(&connect().await?, &id, &new).await?;
+            let session = fork(&connect().await?, &id, &new, output).await?;
             print_session("forked", "created", &session, output)
         }
+        SessionsCommand::Rename { id, new } => {
+            let connection = connect().await?;
+            let session = fork(&connection, &id, &new, output).await?;
+            delete_session(&connection, &id, output).await?;
+            print_session("renamed", "renamed to", &session, output)
+        }
         SessionsCommand::Delete { id } => delete(&connect().await?, id, output).await,
-        SessionsCommand::Export { id, output: path } => {
-            let bytes = export(&connect().await?, &id, &path).await?;
-            output.result(
-                || {
-                    let fields = serde_json::json!({"session_id": id, "bytes": bytes});
-                    json::named("exported", fields)
-                },
-                || {
-                    let (path, size) = (path.display(), display::bytes(bytes));
-                    format!("exported session {id} to {path} ({size})")
-                },
-            )
+        SessionsCommand::Export { id, file } => {
+            let existing = Existing::from_force(file.force);
+            let exported = export(&connect().await?, &id, &file.output, existing).await?;
+            let object = || {
+                let fields = serde_json::json!({
+                    "session_id": id,
+                    "bytes": exported.bytes,
+                    "sha256": exported.sha256,
+                });
+                json::named("exported", fields)
+            };
+            let text = || {
+                let (path, size) = (display::path(&file.output), display::bytes(exported.bytes));
+                format!("exported session {id} to {path} ({size})")
+            };
+            if exported.is_stdout {
+                output.note(&text());
+                return Ok(());
+            }
+            output.result(object, text)
         }
         SessionsCommand::Import { file, session } => {
             // Reading the file first reports its errors without a server.
-            let data = std::fs::read(&file).map_err(|error| Failure::unreadable(&file, &error))?;
-            import(&connect().await?, data, session, output).await
+            let data = read(&file)?;
+            let session = import(&connect().await?, data, session, output).await?;
+            print_session("imported", "imported", &session, output)
         }
     }
 }
@@ -97,53 +117,104 @@ async fn show(connection: &Connection, id: String, output: Output) -> Result<(),
 }
 
 /// Copies session `id` to session `new` and returns the copy.
-pub(super) async fn fork(connection: &Connection, id: &str, new: &str) -> Result<Session, Failure> {
+pub(super) async fn fork(
+    connection: &Connection,
+    id: &str,
+    new: &str,
+    output: Output,
+) -> Result<Session, Failure> {
     let request = ForkSessionRequest {
         session_id: id.to_owned(),
         new_session_id: new.to_owned(),
     };
-    let response = connection.sessions().fork_session(request).await?;
-    Ok(response.into_inner().session.unwrap_or_default())
+    let response = retry::while_storage_fails(output, || {
+        let (mut client, request) = (connection.sessions(), request.clone());
+        async move { client.fork_session(request).await }
+    });
+    Ok(response.await?.session.unwrap_or_default())
+}
+
+async fn delete_session(connection: &Connection, id: &str, output: Output) -> Result<(), Failure> {
+    let request = DeleteSessionRequest {
+        session_id: id.to_owned(),
+    };
+    retry::while_storage_fails(output, || {
+        let (mut client, request) = (connection.sessions(), request.clone());
+        async move { client.delete_session(request).await }
+    })
+    .await
+    .map(drop)
 }
 
 async fn delete(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
-    let request = DeleteSessionRequest {
-        session_id: id.clone(),
-    };
-    connection.sessions().delete_session(request).await?;
+    delete_session(connection, &id, output).await?;
     output.result(
         || json::named("deleted", serde_json::json!({"session_id": id})),
         || format!("deleted session {id}"),
     )
 }
 
-/// Writes a session to a file and returns the size of the file in bytes.
-pub(super) async fn export(connection: &Connection, id: &str, path: &Path) -> Result<u64, Failure> {
+/// A session that was written to a file.
+pub(super) struct ExportedSession {
+    /// Size of the file in bytes.
+    pub(super) bytes: u64,
+    /// SHA-256 of the file in hexadecimal.
+    sha256: String,
+    /// True if the file is standard output.
+    is_stdout: bool,
+}
+
+/// Writes a session to a file.
+pub(super) async fn export(
+    connection: &Connection,
+    id: &str,
+    path: &Path,
+    existing: Existing,
+) -> Result<ExportedSession, Failure> {
+    let mut file = OutputFile::create(path, existing)?;
     let request = ExportSessionRequest {
         session_id: id.to_owned(),
     };
     let response = connection.sessions().export_session(request).await?;
     let data = response.into_inner().data;
-    std::fs::write(path, &data).map_err(|error| Failure::Io {
-        action: format!("write {}", path.display()),
-        source: error,
-    })?;
-    Ok(data.len() as u64)
+    file.write(&data)?;
+    let is_stdout = file.is_stdout();
+    file.commit()?;
+    Ok(ExportedSession {
+        bytes: data.len() as u64,
+        sha256: display::hexadecimal(&Sha256::digest(&data)),
+        is_stdout,
+    })
 }
 
-async fn import(
+/// Reads a session file; `-` is standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut input = Input::open(path)?;
+    input.check_not_empty(path)?;
+    let mut data = Vec::new();
+    while let Some(chunk) = input.chunk().map_err(|error| unreadable(error, path))? {
+        data.extend_from_slice(&chunk);
+    }
+    Ok(data)
+}
+
+/// Creates a session from the content of a file, under `id` or under the id that
+/// it had when it was exported.
+pub(super) async fn import(
     connection: &Connection,
     data: Vec<u8>,
     id: Option<String>,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<Session, Failure> {
     let request = ImportSessionRequest {
         data: data.into(),
         session_id: id.unwrap_or_default(),
     };
-    let response = connection.sessions().import_session(request).await?;
-    let session = response.into_inner().session.unwrap_or_default();
-    print_session("imported", "imported", &session, output)
+    let response = retry::while_storage_fails(output, || {
+        let (mut client, request) = (connection.sessions(), request.clone());
+        async move { client.import_session(request).await }
+    });
+    Ok(response.await?.session.unwrap_or_default())
 }
 
 /// Prints a new session, with the name of the JSON event or with a verb.
@@ -180,11 +251,12 @@ fn table(sessions: &[Session]) -> String {
             display::bytes(session.bytes),
         ]
     }));
-    display::table(&rows)
+    let drop_first = ["SIZE", "BUSY", "IDLE"];
+    display::table(&rows, output::stdout_columns(), &drop_first)
 }
 
 fn description(session: &Session) -> String {
-    display::key_values(&[
+    let mut pairs = vec![
         ("session", session.session_id.clone()),
         ("model", format!("{}@{}", session.model, session.version)),
         ("position", display::count(session.position)),
@@ -195,7 +267,11 @@ fn description(session: &Session) -> String {
         ("busy", yes_or_no(session.busy)),
         ("idle", display::seconds(session.idle_ms as f64 / 1e3)),
         ("size", display::bytes(session.bytes)),
-    ])
+    ];
+    if !session.precision.is_empty() {
+        pairs.push(("precision", session.precision.clone()));
+    }
+    display::key_values(&pairs, output::stdout_columns())
 }
 
 fn yes_or_no(value: bool) -> String {

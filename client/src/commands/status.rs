@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::json;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Queries the three services and prints their answers.
 pub(crate) async fn run(
@@ -100,9 +100,12 @@ fn status_text(
     let models = match models {
         None => "the server does not list its models".into(),
         Some([]) => "no models yet; train one with `charlstm-client train`".into(),
-        Some(models) => models::table(models),
+        Some(models) => models::table(models, output::stdout_columns()),
     };
-    format!("{}\n\n{models}", display::key_values(&pairs))
+    format!(
+        "{}\n\n{models}",
+        display::key_values(&pairs, output::stdout_columns())
+    )
 }
 
 fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {
@@ -143,6 +146,15 @@ fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String
             ),
         ),
     ];
+    // An older server does not report these.
+    for (key, value) in [
+        ("precision", &server.precision),
+        ("kernels", &server.kernels),
+    ] {
+        if !value.is_empty() {
+            pairs.push((key, value.clone()));
+        }
+    }
     for check in &server.step_checks {
         let warning = if check.row_invariant {
             ""

@@ -1,8 +1,6 @@
 //! `train`: uploads a text and shows the progress of the training. `follow`
 //! follows its events and `progress` prints them.
 
-use std::sync::atomic::Ordering;
-
 use charlstm_proto::v1::TrainRequest;
 use charlstm_proto::v1::train_request::Payload;
 
@@ -12,7 +10,6 @@ use super::input::unreadable;
 use super::upload;
 use crate::args::{GlobalFlags, TrainArgs};
 use crate::connection::Connection;
-use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
@@ -25,11 +22,12 @@ pub(crate) async fn run(
     global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    let corpus = Corpus::open(&args.corpus.text, args.corpus.crlf)?;
-    for path in corpus.skipped() {
-        output.note(&format!("skipped {}: not UTF-8 text", path.display()));
+    let corpus = Corpus::open(&args.corpus.text, &args.corpus.reading)?;
+    for message in corpus.messages() {
+        output.note(&message);
     }
-    let converted = corpus.converted();
+    let view = TrainingView::new(output).with_plot(args.plot)?;
+    let changes = corpus.changes();
     let mut input = corpus.into_input();
     input.check_not_empty(&args.corpus.text[0])?;
     let connection = Connection::open(global).await?;
@@ -52,15 +50,10 @@ pub(crate) async fn run(
         () = interrupts.next() => return Err(Failure::Interrupted),
     };
     upload_bar.finish_and_clear();
-    let converted = converted.load(Ordering::Relaxed);
-    if converted > 0 {
-        output.note(&format!(
-            "converted {} from CR LF to LF (use --crlf keep to keep them)",
-            display::plural(converted, "line ending")
-        ));
+    for message in changes.messages() {
+        output.note(&message);
     }
     let events = EventStream::Train(response?.into_inner());
-    let view = TrainingView::new(output).with_plot(args.plot);
     let until = if args.detach {
         FollowUntil::Accepted
     } else {

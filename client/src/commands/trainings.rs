@@ -7,28 +7,31 @@ use charlstm_proto::v1::{
 };
 
 use super::follow::{self, EventStream, FollowUntil};
-use crate::args::TrainingsCommand;
+use crate::args::{GlobalFlags, PlotFlags, TrainingsCommand};
 use crate::connection::Connection;
 use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
-use crate::output::Output;
-use crate::plot::{LossPlot, PlotFile};
+use crate::output::{self, Output};
+use crate::plot::LossPlot;
 use crate::progress::{TrainingView, state_name};
 
 /// Runs a command of `trainings`.
 pub(crate) async fn run(
     command: TrainingsCommand,
-    connection: &Connection,
+    global: &GlobalFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let connection = &Connection::open(global).await?;
     match command {
         TrainingsCommand::List => list(connection, output).await,
         TrainingsCommand::Show { id, plot } => show(connection, id, plot, output).await,
-        TrainingsCommand::Watch { id } => watch(connection, &id, output).await,
+        TrainingsCommand::Watch { id, plot } => watch(connection, &id, plot, output).await,
         TrainingsCommand::Cancel { id } => cancel(connection, id, output).await,
-        TrainingsCommand::Resume { id } => resume(connection, id, output).await,
+        TrainingsCommand::Resume { id, detach, plot } => {
+            resume(connection, id, detach, plot, output).await
+        }
     }
 }
 
@@ -48,17 +51,24 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
     output.line(&table(&trainings))
 }
 
+async fn get(connection: &Connection, id: &str) -> Result<Training, Failure> {
+    let request = GetTrainingRequest {
+        training_id: id.to_owned(),
+    };
+    let response = connection.training().get_training(request).await?;
+    Ok(response.into_inner().training.unwrap_or_default())
+}
+
 async fn show(
     connection: &Connection,
     id: String,
-    plot: Option<PlotFile>,
+    plot: PlotFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    let request = GetTrainingRequest { training_id: id };
-    let response = connection.training().get_training(request).await?;
-    let training = response.into_inner().training.unwrap_or_default();
-    if let Some(file) = plot {
-        plot_losses(connection, &training, file).await?;
+    let plot = plot.loss_plot()?;
+    let training = get(connection, &id).await?;
+    if let Some(plot) = plot {
+        plot_losses(connection, &training, plot).await?;
     }
     output.result(
         || json::object("Training", &training),
@@ -70,9 +80,8 @@ async fn show(
 async fn plot_losses(
     connection: &Connection,
     training: &Training,
-    file: PlotFile,
+    mut plot: LossPlot,
 ) -> Result<(), Failure> {
-    let mut plot = LossPlot::new(file);
     let mut events = EventStream::watch(connection, &training.training_id, None).await?;
     let is_queued = training.state() == State::Queued;
     while let Some(response) = events.next().await? {
@@ -93,7 +102,7 @@ async fn plot_losses(
             break;
         }
     }
-    plot.write()
+    plot.write(true)
 }
 
 /// Shows the progress of a training until it ends. Ctrl-C does not cancel it,
@@ -101,32 +110,33 @@ async fn plot_losses(
 pub(super) async fn watch(
     connection: &Connection,
     id: &str,
+    plot: PlotFlags,
     output: Output,
 ) -> Result<(), Failure> {
+    let view = TrainingView::new(output).with_plot(plot)?;
     let events = EventStream::watch(connection, id, None).await?;
-    let view = TrainingView::new(output);
     follow::follow(connection, events, view, FollowUntil::Finished, None).await
 }
 
 async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+    // The answer to the cancellation does not tell a training that it has ended
+    // from one that had ended before.
+    let before = get(connection, &id).await?;
+    let state = state_name(before.state());
+    if !matches!(before.state(), State::Running | State::Queued) {
+        return Err(Failure::Refused(format!(
+            "there is nothing to cancel: {id} has already ended ({state} at step {})",
+            before.step
+        )));
+    }
     let request = CancelTrainingRequest { training_id: id };
     let response = connection.training().cancel_training(request).await?;
     let training = response.into_inner().training.unwrap_or_default();
     output.result(
         || json::named("cancelling", json::object("Training", &training)),
-        || match training.state() {
-            State::Running | State::Queued => format!(
-                "cancelling {} ({} at step {})",
-                training.training_id,
-                state_name(training.state()),
-                training.step
-            ),
-            ended => format!(
-                "nothing to cancel: {} has already ended ({} at step {})",
-                training.training_id,
-                state_name(ended),
-                training.step
-            ),
+        || {
+            let (id, step) = (&before.training_id, before.step);
+            format!("cancelling {id} ({state} at step {step})")
         },
     )
 }
@@ -136,9 +146,12 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
 pub(super) async fn resume(
     connection: &Connection,
     id: String,
+    detach: bool,
+    plot: PlotFlags,
     output: Output,
 ) -> Result<(), Failure> {
-    let (next_sequence, epochs) = next_event(connection, &id).await?;
+    let mut view = TrainingView::new(output).with_plot(plot)?;
+    let next_sequence = next_event(connection, &id, &mut view).await?;
     let request = ResumeTrainingRequest {
         training_id: id.clone(),
     };
@@ -147,40 +160,44 @@ pub(super) async fn resume(
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
         output.note(&format!(
-            "resuming {id}: {} of {epochs} epochs done, step {} of {}",
-            training.epochs_completed, training.step, training.total_steps
+            "resuming {id}: {} epochs done, step {} of {}",
+            epochs(&training),
+            training.step,
+            training.total_steps
         ));
     }
+    if detach {
+        return view.detach(&id);
+    }
     let events = EventStream::watch(connection, &id, Some(next_sequence)).await?;
-    let view = TrainingView::resumed(output, epochs);
     let until = FollowUntil::Finished;
     follow::follow(connection, events, view, until, Some(interrupts)).await
 }
 
-/// Returns the sequence number of the next event of a training, and its number
-/// of epochs. Skipping the past events hides the one that ended the training
-/// before.
-async fn next_event(connection: &Connection, id: &str) -> Result<(u64, u32), Failure> {
-    let request = GetTrainingRequest {
-        training_id: id.to_owned(),
-    };
-    let response = connection.training().get_training(request).await?;
-    let training = response.into_inner().training.unwrap_or_default();
-    let epochs = training.spec.as_ref().map_or(0, |spec| spec.epochs());
+/// Passes the past events of a training to a view without showing them, and
+/// returns the sequence number of the next one. The last of the past events is
+/// that the training ended.
+async fn next_event(
+    connection: &Connection,
+    id: &str,
+    view: &mut TrainingView,
+) -> Result<u64, Failure> {
+    let training = get(connection, id).await?;
     let ended = matches!(
         training.state(),
         State::Cancelled | State::Failed | State::Interrupted
     );
     if !ended {
         // The server will refuse to resume it and report the reason.
-        return Ok((0, epochs));
+        return Ok(0);
     }
     let mut events = EventStream::watch(connection, id, None).await?;
     let mut next_sequence = 0;
     while let Some(event) = events.next().await? {
         next_sequence = event.sequence + 1;
+        view.skip(&event);
     }
-    Ok((next_sequence, epochs))
+    Ok(next_sequence)
 }
 
 fn table(trainings: &[Training]) -> String {
@@ -207,7 +224,8 @@ fn table(trainings: &[Training]) -> String {
             display::ago(training.created_unix_ms),
         ]
     }));
-    display::table(&rows)
+    let drop_first = ["STEP", "STARTED", "LOSS", "VALIDATION"];
+    display::table(&rows, output::stdout_columns(), &drop_first)
 }
 
 fn description(training: &Training) -> String {
@@ -245,7 +263,7 @@ fn description(training: &Training) -> String {
     if !training.message.is_empty() {
         pairs.push(("message", training.message.clone()));
     }
-    display::key_values(&pairs)
+    display::key_values(&pairs, output::stdout_columns())
 }
 
 fn model(training: &Training) -> String {

@@ -25,8 +25,7 @@ impl Curve {
     /// Adds a point. Above the maximum, every second point is removed. A step
     /// at or before the last one first removes the points from there on: a
     /// resumed or rolled back training repeats the steps after its checkpoint.
-    pub(super) fn push(&mut self, step: u64, loss: f64) {
-        let step = step as f64;
+    pub(super) fn push(&mut self, step: f64, loss: f64) {
         while self.points.last().is_some_and(|last| last.0 >= step) {
             self.points.pop();
         }
@@ -59,7 +58,7 @@ mod tests {
     fn a_long_curve_is_thinned_over_its_whole_length() {
         let mut curve = Curve::new();
         for step in 0..100_000 {
-            curve.push(step, 1.0);
+            curve.push(f64::from(step), 1.0);
         }
         assert!(curve.points.len() <= MAX_POINTS);
         assert!(curve.points.first().is_some_and(|point| point.0 < 100.0));
@@ -69,7 +68,7 @@ mod tests {
     #[test]
     fn repeated_steps_replace_the_points_after_the_checkpoint() {
         let mut curve = Curve::new();
-        for (step, loss) in [(10, 3.0), (20, 2.0), (30, 1.0), (20, 2.5)] {
+        for (step, loss) in [(10.0, 3.0), (20.0, 2.0), (30.0, 1.0), (20.0, 2.5)] {
             curve.push(step, loss);
         }
         assert_eq!(curve.points(), [(10.0, 3.0), (20.0, 2.5)]);

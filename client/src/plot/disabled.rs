@@ -8,6 +8,7 @@ use charlstm_proto::v1::watch_training_response::Event;
 
 use crate::failure::Failure;
 use crate::load_test::LoadSummary;
+use crate::output_file::Existing;
 
 /// The file that `--plot` names.
 #[derive(Clone, Debug)]
@@ -22,19 +23,28 @@ impl FromStr for PlotFile {
     }
 }
 
+/// The value of `--plot-theme`.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum PlotTheme {
+    #[default]
+    Auto,
+    Light,
+    Dark,
+}
+
 /// A plot of the losses of one training.
 pub(crate) struct LossPlot;
 
 impl LossPlot {
-    pub(crate) fn new(_: PlotFile) -> Self {
-        Self
+    pub(crate) fn new(_: PlotFile, _: PlotTheme, _: Existing) -> Result<Self, Failure> {
+        Ok(Self)
     }
 
     pub(crate) fn add(&mut self, _: &Event) -> bool {
         false
     }
 
-    pub(crate) fn write(&self) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, _: bool) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -43,13 +53,15 @@ impl LossPlot {
 pub(crate) struct LoadPlot;
 
 impl LoadPlot {
-    pub(crate) fn new(_: PlotFile) -> Self {
-        Self
+    pub(crate) fn new(_: PlotFile, _: PlotTheme, _: Existing) -> Result<Self, Failure> {
+        Ok(Self)
     }
+
+    pub(crate) fn set_title(&mut self, _: String) {}
 
     pub(crate) fn add(&mut self, _: u32, _: &LoadSummary) {}
 
-    pub(crate) fn write(&self) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, _: bool) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -10,22 +10,25 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 use plotters::element::{Circle, PathElement};
 use plotters::series::LineSeries;
-use plotters::style::{BLACK, Color, IntoFont, RGBColor, WHITE};
+use plotters::style::{Color, RGBColor, TRANSPARENT};
 
-use super::{Chart, DARK_BLUE, FONT, ORANGE, PALE_BLUE, PALE_ORANGE, PlotFile};
+use super::theme::{PlotTheme, Theme};
+use super::{Chart, PlotFile, PlotWriter, text_style};
 use crate::display;
 use crate::failure::Failure;
 use crate::load_test::LoadSummary;
+use crate::output_file::Existing;
 
 /// A plot of a load test that grows with each measurement.
 pub(crate) struct LoadPlot {
-    file: PlotFile,
+    writer: PlotWriter,
     chart: LoadChart,
 }
 
 /// The measurements of a load test, in the order in which they were made.
 #[derive(Default)]
 pub(super) struct LoadChart {
+    title: String,
     points: Vec<LoadPoint>,
 }
 
@@ -41,36 +44,70 @@ struct LoadPoint {
 }
 
 /// A line of the chart: its name, its colour, and its value at a point.
-type Series = (&'static str, RGBColor, fn(&LoadPoint) -> f64);
+type Series = (&'static str, fn(&Theme) -> RGBColor, fn(&LoadPoint) -> f64);
 
-const THROUGHPUT: [Series; 1] = [("", DARK_BLUE, |point| point.chars_per_second)];
+const THROUGHPUT: [Series; 1] = [("", |theme| theme.blue, |point| point.chars_per_second)];
 
+/// The latencies, in seconds.
 const LATENCY: [Series; 4] = [
-    ("first character, p99", ORANGE, |point| {
-        point.first_p99_seconds
-    }),
-    ("first character, p50", PALE_ORANGE, |point| {
-        point.first_p50_seconds
-    }),
-    ("between characters, p99", DARK_BLUE, |point| {
-        point.between_p99_seconds
-    }),
-    ("between characters, p50", PALE_BLUE, |point| {
-        point.between_p50_seconds
-    }),
+    (
+        "first character, p99",
+        |theme| theme.orange,
+        |point| point.first_p99_seconds,
+    ),
+    (
+        "first character, p50",
+        |theme| theme.pale_orange,
+        |point| point.first_p50_seconds,
+    ),
+    (
+        "between characters, p99",
+        |theme| theme.blue,
+        |point| point.between_p99_seconds,
+    ),
+    (
+        "between characters, p50",
+        |theme| theme.pale_blue,
+        |point| point.between_p50_seconds,
+    ),
 ];
+
+/// A unit of time: its name, and its length in seconds.
+type TimeUnit = (&'static str, f64);
+
+/// The vertical axis of one half of the chart.
+struct YAxis<'a, Range> {
+    range: Range,
+    label: &'a str,
+    /// Values are divided by this.
+    unit: f64,
+    /// Formats a tick.
+    tick: &'a dyn Fn(&f64) -> String,
+}
+
+const TIME_UNITS: [TimeUnit; 3] = [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)];
 
 /// Lower limit of the time axis in seconds: the axis is logarithmic and has no
 /// zero.
 const MIN_SECONDS: f64 = 1e-6;
 
 impl LoadPlot {
-    /// Creates a plot without measurements. Nothing is written yet.
-    pub(crate) fn new(file: PlotFile) -> Self {
-        Self {
-            file,
+    /// Creates a plot without measurements, and checks that its file can be
+    /// written. Nothing is written yet.
+    pub(crate) fn new(
+        file: PlotFile,
+        theme: PlotTheme,
+        existing: Existing,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            writer: PlotWriter::new(file, theme, existing)?,
             chart: LoadChart::default(),
-        }
+        })
+    }
+
+    /// Sets the title: what was measured, and where.
+    pub(crate) fn set_title(&mut self, title: String) {
+        self.chart.title = title;
     }
 
     /// Adds the measurement with one number of streams.
@@ -85,56 +122,57 @@ impl LoadPlot {
         });
     }
 
-    /// Writes the measurements so far to the file. Blocks until it is on disk.
-    pub(crate) fn write(&self) -> Result<(), Failure> {
-        self.file.write(&self.chart)
+    /// Writes the measurements so far to the file; a pipe receives only the
+    /// last plot (`is_last`). Blocks until the file is on disk.
+    pub(crate) fn write(&mut self, is_last: bool) -> Result<(), Failure> {
+        self.writer.write(&self.chart, is_last)
     }
 }
 
 impl LoadChart {
-    /// Draws `series` on one half of the chart. The points are equally spaced
-    /// whatever their numbers of streams, because usually each is a multiple
-    /// of the previous one.
+    /// Draws `series` on one half of the chart. A value below the axis is drawn at
+    /// its lower end. The points are equally spaced whatever their numbers of
+    /// streams, because usually each is a multiple of the previous one.
     fn panel<DB, Y>(
         &self,
         area: &DrawingArea<DB, Shift>,
+        theme: &Theme,
         scale: u32,
-        y_range: Y,
-        (title, y_label): (&str, &str),
+        y_axis: YAxis<'_, Y>,
         series: &[Series],
-        y_tick: &dyn Fn(&f64) -> String,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>>
     where
         DB: DrawingBackend,
         Y: AsRangedCoord<Value = f64>,
         Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
-        let font = |size: u32| (FONT, size * scale).into_font();
+        let text = |size| text_style(size, theme, scale);
         let x_range = -0.5..self.points.len().max(1) as f64 - 0.5;
         let mut chart = ChartBuilder::on(area)
             .margin(10 * scale)
-            .caption(title, font(15))
             .x_label_area_size(38 * scale)
             .y_label_area_size(76 * scale)
-            .build_cartesian_2d(x_range, y_range)?;
+            .build_cartesian_2d(x_range, y_axis.range)?;
+        let lowest = chart.y_range().start;
         chart
             .configure_mesh()
-            .light_line_style(WHITE)
-            .bold_line_style(BLACK.mix(0.12))
-            .label_style(font(12))
-            .axis_desc_style(font(13))
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(theme.text.mix(0.12))
+            .axis_style(theme.text)
+            .label_style(text(12))
+            .axis_desc_style(text(13))
             .x_desc("concurrent streams")
-            .y_desc(y_label)
+            .y_desc(y_axis.label)
             .x_labels(2 * self.points.len() + 1)
             .x_label_formatter(&|x| self.x_tick(*x))
-            .y_label_formatter(y_tick)
+            .y_label_formatter(y_axis.tick)
             .draw()?;
         let length = (18 * scale) as i32;
         for (name, colour, value) in series {
-            let (colour, value) = (*colour, *value);
+            let (colour, value) = (colour(theme), *value);
             let points = self.points.iter().enumerate();
             let points: Vec<_> = points
-                .map(|(index, point)| (index as f64, value(point)))
+                .map(|(index, point)| (index as f64, (value(point) / y_axis.unit).max(lowest)))
                 .collect();
             let line = colour.stroke_width(2 * scale);
             let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), line))?;
@@ -152,8 +190,8 @@ impl LoadChart {
                 .position(SeriesLabelPosition::UpperLeft)
                 .margin(10 * scale)
                 .legend_area_size(24 * scale)
-                .background_style(WHITE.mix(0.85))
-                .label_font(font(12))
+                .background_style(theme.background.mix(0.85))
+                .label_font(text(12))
                 .draw()?;
         }
         Ok(())
@@ -191,25 +229,39 @@ impl Chart for LoadChart {
     fn draw<DB: DrawingBackend>(
         &self,
         area: &DrawingArea<DB, Shift>,
+        theme: &Theme,
         scale: u32,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+        let area = area.margin(8 * scale, 0, 0, 0);
+        let area = area.titled(&self.title, text_style(15, theme, scale))?;
         let (above, below) = area.split_vertically(area.dim_in_pixel().1 * 2 / 5);
         let max = self.max(&THROUGHPUT);
-        let throughput = 0.0..if max > 0.0 { max * 1.1 } else { 1.0 };
-        let labels = ("Throughput", "characters per second");
-        self.panel(&above, scale, throughput, labels, &THROUGHPUT, &|value| {
-            display::count(value.round() as u64)
-        })?;
+        let throughput = YAxis {
+            range: 0.0..if max > 0.0 { max * 1.1 } else { 1.0 },
+            label: "characters per second",
+            unit: 1.0,
+            tick: &|value| display::count(value.round() as u64),
+        };
+        self.panel(&above, theme, scale, throughput, &THROUGHPUT)?;
         let max = self.max(&LATENCY).max(MIN_SECONDS * 10.0);
         let min = self.min(&LATENCY).clamp(MIN_SECONDS, max / 10.0);
         // The legend needs the upper third of the panel.
         let legend_factor = (max / min).sqrt().max(6.0);
-        let latency = (min * 0.7..max * legend_factor).log_scale();
-        let labels = ("Latency", "time");
-        self.panel(&below, scale, latency, labels, &LATENCY, &|value| {
-            display::seconds(*value)
-        })
+        let (name, unit) = time_unit(max);
+        let latency = YAxis {
+            range: (min * 0.7 / unit..max * legend_factor / unit).log_scale(),
+            label: &format!("latency in {name}"),
+            unit,
+            tick: &|value| display::significant(*value),
+        };
+        self.panel(&below, theme, scale, latency, &LATENCY)
     }
+}
+
+/// Returns the unit in which the largest latency is at least 1.
+fn time_unit(max_seconds: f64) -> TimeUnit {
+    let fits = |unit: &&TimeUnit| max_seconds >= unit.1;
+    *TIME_UNITS.iter().find(fits).unwrap_or(&TIME_UNITS[2])
 }
 
 #[cfg(test)]
@@ -234,16 +286,45 @@ mod tests {
         let path = folder.path().join("bench.svg");
         let points = vec![point(1, 0.0), point(8, 0.002), point(1024, 0.05)];
         let file: PlotFile = path.to_str().unwrap().parse().unwrap();
-        file.write(&LoadChart { points }).unwrap();
+        let mut writer = PlotWriter::new(file, PlotTheme::Light, Existing::Keep).unwrap();
+        let title = "Load test of m@1".into();
+        writer.write(&LoadChart { title, points }, true).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
         for label in [
             "\n1,024\n",
             "\n8\n",
             "between characters, p99",
-            "Throughput",
+            "Load test of m@1",
+            "characters per second",
+            "latency in ms",
         ] {
             assert!(svg.contains(label), "{label} in {svg}");
         }
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        // One unit per axis, which only its label names.
+        assert_eq!(svg.matches(" ms\n").count(), 1, "{svg}");
+        assert!(!svg.contains("µs\n"), "{svg}");
+        // Latencies of zero are within the picture.
+        for line in svg.lines().filter(|line| line.starts_with("<polyline")) {
+            let points = line
+                .split("points=\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap();
+            for point in points.split_whitespace() {
+                let y: f64 = point.split(',').nth(1).unwrap().parse().unwrap();
+                assert!((0.0..500.0).contains(&y), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_has_the_unit_of_the_largest_one() {
+        assert_eq!(time_unit(150.0).0, "s");
+        assert_eq!(time_unit(0.25).0, "ms");
+        assert_eq!(time_unit(0.0003).0, "µs");
+        assert_eq!(time_unit(0.0).0, "µs");
     }
 }

@@ -1,25 +1,32 @@
 //! Collects the losses of a training from its events and plots them.
 
-use charlstm_proto::v1::TrainingSpec;
 use charlstm_proto::v1::watch_training_response::Event;
+use charlstm_proto::v1::{TrainingAccepted, TrainingSpec};
 
-use super::PlotFile;
 use super::loss_chart::LossChart;
+use super::{PlotFile, PlotTheme, PlotWriter};
+use crate::display;
 use crate::failure::Failure;
+use crate::output_file::Existing;
 
 /// A plot of the losses of one training that grows with each epoch.
 pub(crate) struct LossPlot {
-    file: PlotFile,
+    writer: PlotWriter,
     chart: LossChart,
 }
 
 impl LossPlot {
-    /// Creates a plot without losses. Nothing is written yet.
-    pub(crate) fn new(file: PlotFile) -> Self {
-        Self {
-            file,
-            chart: LossChart::new("Training loss"),
-        }
+    /// Creates a plot without losses, and checks that its file can be written.
+    /// Nothing is written yet.
+    pub(crate) fn new(
+        file: PlotFile,
+        theme: PlotTheme,
+        existing: Existing,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            writer: PlotWriter::new(file, theme, existing)?,
+            chart: LossChart::new("Training loss", ""),
+        })
     }
 
     /// Adds the losses of an event. Returns true if an epoch or the training
@@ -28,7 +35,8 @@ impl LossPlot {
         match event {
             Event::Accepted(accepted) => {
                 if let Some(spec) = &accepted.resolved_spec {
-                    self.chart.set_title(title(spec));
+                    let (title, subtitle) = (title(accepted, spec), subtitle(accepted, spec));
+                    self.chart.set_titles(title, subtitle);
                 }
                 false
             }
@@ -53,18 +61,33 @@ impl LossPlot {
         }
     }
 
-    /// Writes the losses so far to the file. Blocks until it is on disk.
-    pub(crate) fn write(&self) -> Result<(), Failure> {
-        self.file.write(&self.chart)
+    /// Writes the losses so far to the file; a pipe receives only the last
+    /// plot (`is_last`). Blocks until the file is on disk.
+    pub(crate) fn write(&mut self, is_last: bool) -> Result<(), Failure> {
+        self.writer.write(&self.chart, is_last)
     }
 }
 
-fn title(spec: &TrainingSpec) -> String {
+fn title(accepted: &TrainingAccepted, spec: &TrainingSpec) -> String {
     format!(
-        "Training of {}: recipe {}, {} x {} hidden",
+        "Training of {}: recipe {}, {} x {} hidden, {} parameters",
         spec.model,
         spec.recipe(),
         spec.num_layers(),
-        spec.hidden_size()
+        spec.hidden_size(),
+        display::count(accepted.parameters),
+    )
+}
+
+fn subtitle(accepted: &TrainingAccepted, spec: &TrainingSpec) -> String {
+    format!(
+        "{} characters, batches of {} x {}, learning rate {}, dropout {}, seed {}, on {}",
+        display::count(accepted.corpus_chars),
+        spec.batch_size(),
+        spec.sequence_length(),
+        spec.learning_rate(),
+        spec.dropout(),
+        spec.seed(),
+        accepted.device,
     )
 }

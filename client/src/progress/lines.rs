@@ -49,50 +49,38 @@ pub(super) fn accepted_lines(training_id: &str, accepted: &TrainingAccepted) -> 
     line
 }
 
-/// Describes the progress of a training, most important values first, because
-/// a narrow terminal truncates the line.
-pub(super) fn step_line(step: &StepProgress, epochs: u32) -> String {
-    format!(
-        "epoch {}{}  loss {:.3}  {:.2} bits/char  {} left  {} chars/s  lr {}  step {}/{}",
-        step.epoch,
-        of_total(epochs),
-        step.loss,
-        display::bits(step.loss),
-        display::seconds(step.eta_seconds),
-        display::rate(step.chars_per_second),
-        display::significant(step.learning_rate),
-        step.step,
-        step.total_steps,
-    )
+/// The segments of a line of progress in the order of their importance.
+pub(super) const STEP_IMPORTANCE: [usize; 7] = [1, 3, 0, 2, 4, 6, 5];
+
+/// Describes the progress of a training in segments.
+pub(super) fn step_segments(step: &StepProgress, epochs: u32) -> [String; 7] {
+    [
+        format!("epoch {}{}", step.epoch, of_total(epochs)),
+        format!("loss {:.3}", step.loss),
+        format!("{:.2} bits/char", display::bits(step.loss)),
+        format!("{} left", display::seconds(step.eta_seconds)),
+        format!("{} chars/s", display::rate(step.chars_per_second)),
+        format!("lr {}", display::significant(step.learning_rate)),
+        format!("step {}/{}", step.step, step.total_steps),
+    ]
 }
 
-/// Describes an epoch: its losses, and on the next lines its sample.
-pub(super) fn epoch_lines(epoch: &EpochProgress, epochs: u32) -> String {
-    let validation = epoch
-        .validation_loss
-        .map(|loss| {
-            format!(
-                "  validation {loss:.3}{}",
-                if epoch.best { " (best)" } else { "" }
-            )
-        })
-        .unwrap_or_default();
-    let mut lines = format!(
-        "epoch {}{}  loss {:.3}{validation}  {:.2} bits/char  {} chars/s  {}",
-        epoch.epoch,
-        of_total(epochs),
-        epoch.train_loss,
-        epoch.bits_per_char,
-        display::rate(epoch.chars_per_second),
-        display::seconds(epoch.seconds),
-    );
-    if !epoch.sample.is_empty() {
-        for line in epoch.sample.lines() {
-            lines.push_str("\n  | ");
-            lines.push_str(line);
-        }
+/// Describes the losses of an epoch in segments.
+pub(super) fn epoch_segments(epoch: &EpochProgress, epochs: u32) -> Vec<String> {
+    let mut segments = vec![
+        format!("epoch {}{}", epoch.epoch, of_total(epochs)),
+        format!("loss {:.3}", epoch.train_loss),
+    ];
+    if let Some(loss) = epoch.validation_loss {
+        let best = if epoch.best { " (best)" } else { "" };
+        segments.push(format!("validation {loss:.3}{best}"));
     }
-    lines
+    segments.extend([
+        format!("{:.2} bits/char", epoch.bits_per_char),
+        format!("{} chars/s", display::rate(epoch.chars_per_second)),
+        display::seconds(epoch.seconds),
+    ]);
+    segments
 }
 
 /// Formats the total number of epochs, or nothing if it is unknown.
@@ -130,7 +118,12 @@ pub(super) fn finished_line(finished: &TrainingFinished) -> String {
         format!("{state}: {}@{}", finished.model, finished.version)
     };
     if finished.train_loss > 0.0 {
-        line.push_str(&format!(", loss {:.3}", finished.train_loss));
+        // The last step that was shown has another loss.
+        let of = match finished.state() {
+            State::Succeeded => "",
+            _ => " in the last complete epoch",
+        };
+        line.push_str(&format!(", loss {:.3}{of}", finished.train_loss));
     }
     if let Some(loss) = finished.validation_loss {
         line.push_str(&format!(", validation {loss:.3}"));
@@ -144,6 +137,7 @@ pub(super) fn finished_line(finished: &TrainingFinished) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal_text;
 
     #[test]
     fn a_step_shows_its_position_its_speed_and_the_time_left() {
@@ -158,14 +152,14 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            step_line(&step, 20),
+            step_segments(&step, 20).join("  "),
             "epoch 2/20  loss 0.693  1.00 bits/char  1 min 05 s left  9,290 chars/s  lr 0.00299  \
              step 30/580"
         );
     }
 
     #[test]
-    fn an_epoch_shows_its_losses_and_its_sample_on_lines_of_its_own() {
+    fn an_epoch_shows_its_losses() {
         let epoch = EpochProgress {
             epoch: 1,
             train_loss: 3.398,
@@ -178,9 +172,8 @@ mod tests {
             best: true,
         };
         assert_eq!(
-            epoch_lines(&epoch, 0),
-            "epoch 1  loss 3.398  validation 3.185 (best)  4.59 bits/char  9,290 chars/s  40 s\n  \
-             | As a\n  | matter"
+            epoch_segments(&epoch, 0).join("  "),
+            "epoch 1  loss 3.398  validation 3.185 (best)  4.59 bits/char  9,290 chars/s  40 s"
         );
     }
 
@@ -198,6 +191,35 @@ mod tests {
         assert_eq!(
             finished_line(&finished),
             "succeeded: nietzsche@3, loss 1.872, validation 1.900 (best epoch: 4)"
+        );
+    }
+
+    #[test]
+    fn the_loss_of_a_cancelled_training_is_that_of_its_last_complete_epoch() {
+        let finished = TrainingFinished {
+            state: State::Cancelled.into(),
+            model: "book".into(),
+            train_loss: 3.051,
+            ..Default::default()
+        };
+        assert_eq!(
+            finished_line(&finished),
+            "cancelled: book, loss 3.051 in the last complete epoch"
+        );
+    }
+
+    #[test]
+    fn a_narrow_line_of_progress_shows_the_loss_and_the_time_left() {
+        let step = StepProgress {
+            epoch: 12,
+            loss: 2.265,
+            eta_seconds: 65.0,
+            ..Default::default()
+        };
+        let segments = step_segments(&step, 40);
+        assert_eq!(
+            terminal_text::fitting_segments(&segments, &STEP_IMPORTANCE, 43),
+            "epoch 12/40  loss 2.265  1 min 05 s left"
         );
     }
 

@@ -23,7 +23,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Default)]
-struct Content {
+struct InboxState {
     commands: Vec<Command>,
     is_woken: bool,
     is_stopped: bool,
@@ -32,7 +32,7 @@ struct Content {
 /// The inbox of a worker.
 #[derive(Default)]
 pub(crate) struct Inbox {
-    content: Mutex<Content>,
+    state: Mutex<InboxState>,
     arrived: Condvar,
 }
 
@@ -40,11 +40,11 @@ impl Inbox {
     /// Adds a command. Returns it if the worker was told to stop, since nobody
     /// would take it out.
     pub(crate) fn put(&self, command: Command) -> Result<(), Command> {
-        let mut content = self.lock();
-        if content.is_stopped {
+        let mut state = self.lock();
+        if state.is_stopped {
             return Err(command);
         }
-        content.commands.push(command);
+        state.commands.push(command);
         self.arrived.notify_one();
         Ok(())
     }
@@ -64,10 +64,10 @@ impl Inbox {
     /// Rejects further commands and drops those that nobody takes out any
     /// more, which ends their jobs with an error.
     pub(crate) fn abandon(&self) {
-        let mut content = self.lock();
-        content.is_stopped = true;
-        let commands = std::mem::take(&mut content.commands);
-        drop(content);
+        let mut state = self.lock();
+        state.is_stopped = true;
+        let commands = std::mem::take(&mut state.commands);
+        drop(state);
         drop(commands);
     }
 
@@ -75,25 +75,25 @@ impl Inbox {
     /// command, a wake-up or a stop, at most for that time. Returns whether
     /// the worker is to stop.
     pub(crate) fn take(&self, commands: &mut Vec<Command>, wait: Option<Duration>) -> bool {
-        let mut content = self.lock();
+        let mut state = self.lock();
         if let Some(wait) = wait {
-            let is_idle = |content: &mut Content| {
-                content.commands.is_empty() && !content.is_woken && !content.is_stopped
+            let is_idle = |state: &mut InboxState| {
+                state.commands.is_empty() && !state.is_woken && !state.is_stopped
             };
-            content = self
+            state = self
                 .arrived
-                .wait_timeout_while(content, wait, is_idle)
+                .wait_timeout_while(state, wait, is_idle)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        content.is_woken = false;
-        commands.append(&mut content.commands);
-        content.is_stopped
+        state.is_woken = false;
+        commands.append(&mut state.commands);
+        state.is_stopped
     }
 
-    /// No code panics while it holds the lock, and the content is consistent
+    /// No code panics while it holds the lock, and the state is consistent
     /// between any two statements.
-    fn lock(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

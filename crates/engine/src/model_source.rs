@@ -23,7 +23,7 @@ pub trait ModelSource: Send + Sync + 'static {
     /// engine calls it on a thread that may block.
     ///
     /// # Errors
-    /// `Gone` if it was removed, `Damaged` if its bytes are wrong, `Failed` if
+    /// `Gone` if it was deleted, `Damaged` if its bytes are wrong, `Failed` if
     /// it cannot be read.
     fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError>;
 }
@@ -41,11 +41,11 @@ pub enum ModelSourceError {
     /// The version was deleted.
     #[error("version {} of model {:?} was deleted", .0.version, .0.name)]
     Gone(ModelId),
-    /// Its bytes on disk are not those that were stored; the text says what is
-    /// wrong.
+    /// The bytes of the version are not those that were stored; the text says
+    /// what is wrong.
     #[error("{0}")]
     Damaged(String),
-    /// It is there and cannot be read. The text is for the log.
+    /// The version exists and cannot be read. The text is for the log.
     #[error("a model could not be loaded: {0}")]
     Failed(String),
 }

@@ -48,7 +48,7 @@ pub(crate) struct ReaderSession {
 
 /// The buffer of one call.
 pub(crate) struct TextBuffer {
-    content: Mutex<Content>,
+    content: Mutex<BufferState>,
     /// The reader has left.
     reader_left: AtomicBool,
     session: Option<ReaderSession>,
@@ -70,7 +70,7 @@ pub(crate) struct TextBufferParts {
     pub(crate) permit: Permit,
 }
 
-struct Content {
+struct BufferState {
     /// The first event, until the reader has taken it.
     started: Option<Started>,
     /// The call has a slot, so the first event may be taken.
@@ -110,7 +110,7 @@ enum Phase {
 
 impl TextBuffer {
     pub(crate) fn new(parts: TextBufferParts) -> Arc<Self> {
-        let content = Content {
+        let content = BufferState {
             begin_position: parts.started.position,
             prompt_chars: parts.prompt_chars,
             started: Some(parts.started),
@@ -289,7 +289,7 @@ impl TextBuffer {
     /// Hands the call to the committer if its text has ended and the reader
     /// has taken all of it or does not get the rest. Returns the reader to
     /// wake, if there is something for it to take.
-    fn settle_if_read(self: &Arc<Self>, mut guard: MutexGuard<'_, Content>) -> Option<Waker> {
+    fn settle_if_read(self: &Arc<Self>, mut guard: MutexGuard<'_, BufferState>) -> Option<Waker> {
         let content = &mut *guard;
         let phase = std::mem::replace(&mut content.phase, Phase::Generating);
         let ended = match phase {
@@ -377,7 +377,7 @@ impl TextBuffer {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Content> {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
         // Nothing panics under the lock unless memory runs out.
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -403,7 +403,7 @@ impl Completion {
     }
 }
 
-impl Content {
+impl BufferState {
     /// Frees the slot: nothing is to be done for the call until its reader
     /// comes or its commit ends.
     fn release_slot(&mut self) {

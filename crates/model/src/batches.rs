@@ -1,5 +1,5 @@
-//! How a text is cut into batches: the notebook's way, which lets the hidden
-//! state of each row go on from batch to batch.
+//! Cuts a text into batches as the notebook does, so that the hidden state of
+//! each row can be carried from batch to batch.
 
 use std::io;
 
@@ -10,12 +10,13 @@ use super::tokens::CorpusTokens;
 /// A text is too short for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the training text has {given} characters; one batch of {batch_size} x {sequence_length} needs {needed}"
+    "the training text has {given} characters, but one batch of {batch_size} x {sequence_length} \
+     needs {needed}; reduce the batch size or the sequence length"
 )]
 pub struct BatchesError {
     /// Characters of the text.
     pub given: usize,
-    /// Characters that one batch takes.
+    /// Characters in one batch.
     pub needed: usize,
     /// Sequences in a batch.
     pub batch_size: usize,
@@ -23,7 +24,7 @@ pub struct BatchesError {
     pub sequence_length: usize,
 }
 
-/// The text as `[batch_size, steps * sequence_length]`; what is left over at
+/// Arranges a text as `[batch_size, steps * sequence_length]`; the remainder at
 /// its end is dropped. Each step takes the next `sequence_length` columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batches {
@@ -33,10 +34,10 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Cuts a text of `tokens` characters.
+    /// Arranges a text of `tokens` characters.
     ///
     /// # Errors
-    /// Where it does not fill one batch.
+    /// The text does not fill one batch.
     pub fn new(
         tokens: usize,
         batch_size: usize,
@@ -58,23 +59,23 @@ impl Batches {
         })
     }
 
-    /// Batches in the text.
+    /// Returns the number of batches in the text.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
     /// Writes one batch, time first: `inputs` and `targets` are
-    /// `[sequence_length, batch_size]`. Targets are the inputs one character
-    /// on; that of the last column of all is the first column (the notebook
-    /// wraps them around). The text is a ring that is cut at `offset`.
-    ///
-    /// Blocks on the disk if the text is in a file.
+    /// `[sequence_length, batch_size]`. The target of an input is the next
+    /// character in its row; that of the last column of all is the first column
+    /// (the notebook wraps around). The end of the text is joined to its
+    /// beginning, and the first row starts at `offset`. Blocks on the file of
+    /// the text, if it has one.
     ///
     /// # Errors
-    /// Those of [`CorpusTokens::read`].
+    /// As [`CorpusTokens::read`].
     ///
     /// # Panics
-    /// If `step` is not under [`Self::steps`] or a slice has another size.
+    /// If `step` is not less than [`Self::steps`], or a slice is shorter.
     pub fn fill(
         &self,
         tokens: &CorpusTokens,
@@ -87,37 +88,37 @@ impl Batches {
         let width = self.steps * self.sequence_length;
         let first = step * self.sequence_length;
         let is_last = first + self.sequence_length == width;
-        // The inputs of a row and the character after them.
+        // The inputs of a row, and the character after them.
         let mut row_tokens = vec![0; self.sequence_length + 1];
         for row in 0..self.batch_size {
-            let begin = (offset + row * width) % tokens.len();
+            let start = (offset + row * width) % tokens.len();
             if is_last {
-                let (wrapped, rest) = row_tokens.split_last_mut().expect("one and more");
-                read_ring(tokens, begin + first, rest)?;
-                read_ring(tokens, begin, std::slice::from_mut(wrapped))?;
+                let (wrapped, rest) = row_tokens.split_last_mut().expect("at least one");
+                read_wrapping(tokens, start + first, rest)?;
+                read_wrapping(tokens, start, std::slice::from_mut(wrapped))?;
             } else {
-                read_ring(tokens, begin + first, &mut row_tokens)?;
+                read_wrapping(tokens, start + first, &mut row_tokens)?;
             }
             for (time, pair) in row_tokens.windows(2).enumerate() {
-                let place = time * self.batch_size + row;
-                inputs[place] = pair[0];
-                targets[place] = pair[1];
+                let index = time * self.batch_size + row;
+                inputs[index] = pair[0];
+                targets[index] = pair[1];
             }
         }
         Ok(())
     }
 }
 
-/// Reads tokens from `place` on, and from the beginning of the text after its
-/// end.
-fn read_ring(tokens: &CorpusTokens, place: usize, mut out: &mut [u32]) -> io::Result<()> {
-    let mut place = place % tokens.len();
+/// Reads the token ids from `position` on, continuing at the beginning of the
+/// text after its end.
+fn read_wrapping(tokens: &CorpusTokens, position: usize, mut out: &mut [u32]) -> io::Result<()> {
+    let mut position = position % tokens.len();
     while !out.is_empty() {
-        let count = out.len().min(tokens.len() - place);
+        let count = out.len().min(tokens.len() - position);
         let (part, rest) = out.split_at_mut(count);
-        tokens.read(place, part)?;
+        tokens.read(position, part)?;
         out = rest;
-        place = 0;
+        position = 0;
     }
     Ok(())
 }
@@ -126,7 +127,7 @@ fn read_ring(tokens: &CorpusTokens, place: usize, mut out: &mut [u32]) -> io::Re
 mod tests {
     use super::*;
 
-    /// One of the examples that the notebook's own function was run on.
+    /// Input and output of the notebook's own function.
     #[derive(serde::Deserialize)]
     struct Example {
         name: String,
@@ -134,7 +135,7 @@ mod tests {
         batches: Vec<Batch>,
     }
 
-    /// `[batch, sequence]`, as the notebook has them.
+    /// `[batch, sequence]`, as in the notebook.
     #[derive(serde::Deserialize)]
     struct Batch {
         inputs: Vec<Vec<u32>>,
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_those_of_the_notebook() {
+    fn batches_match_those_of_the_notebook() {
         let golden: Golden =
             serde_json::from_str(include_str!("../../../tests/golden/iterbatches.json"))
                 .expect("the golden file");
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_is_cut_elsewhere_has_every_character_at_another_place() {
+    fn an_offset_moves_every_character_and_wraps_around() {
         let batches = Batches::new(6, 2, 3).expect("long enough");
         let (mut inputs, mut targets) = ([0; 6], [0; 6]);
         let tokens: CorpusTokens = (0..6).collect();
@@ -193,11 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn a_text_shorter_than_a_batch_is_told_what_it_needs() {
+    fn a_text_shorter_than_a_batch_is_rejected_with_the_length_it_needs() {
         let error = Batches::new(5, 2, 3).expect_err("too short");
         assert_eq!(
             error.to_string(),
-            "the training text has 5 characters; one batch of 2 x 3 needs 6"
+            "the training text has 5 characters, but one batch of 2 x 3 needs 6; reduce the batch \
+             size or the sequence length"
         );
     }
 }

@@ -1,29 +1,38 @@
-//! How well a network predicts a text, in parallel stretches.
+//! Measures how well a network predicts a text, in parallel segments.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
 use super::parameters::Parameters;
 use super::tokens::CorpusTokens;
 
-/// Stretches that a thread steps together: enough for the products to run at
-/// speed.
+/// Segments that a thread steps together: enough for the matrix products to
+/// run at full speed.
 const ROWS: usize = 32;
 
-/// Characters before a stretch that set its hidden state up.
-const WARM_UP: usize = 100;
+/// Characters before a segment that warm up its hidden state.
+const WARM_UP_CHARS: usize = 100;
 
-/// Fewer characters than this in a stretch would make warming up the main
-/// work.
-const SHORTEST: usize = 4 * WARM_UP;
+/// Minimum length of a segment: with shorter ones, most of the work would be
+/// warm-up.
+const MIN_SEGMENT_CHARS: usize = 4 * WARM_UP_CHARS;
 
-/// Mean loss of every token but the first, in nats. Long texts are cut into
-/// stretches, each of which is warmed up on the 100 characters before it.
-/// 0 for fewer than two tokens. Blocks until done.
+/// Token ids that a row reads from the text at a time.
+const BLOCK_TOKENS: usize = 1024;
+
+/// Returns the mean loss of every token but the first, in nats, without
+/// dropout; 0 for fewer than two tokens. A long text is divided into segments,
+/// each of which is warmed up on the 100 characters before it; their number
+/// depends on `threads`, which changes the result slightly. Blocks until it is
+/// done.
 ///
 /// # Errors
-/// Those of [`CorpusTokens::read`].
+/// As [`CorpusTokens::read`].
+///
+/// # Panics
+/// If a token in memory is outside the vocabulary.
 pub fn mean_loss(
     parameters: &Parameters,
     tokens: &CorpusTokens,
@@ -33,13 +42,13 @@ pub fn mean_loss(
         return Ok(0.0);
     }
     let predicted = tokens.len() - 1;
-    let rows = (threads.max(1) * ROWS).min(predicted.div_ceil(SHORTEST));
-    // Row r predicts the tokens starts[r] + 1 ..= starts[r + 1].
+    let rows = (threads.max(1) * ROWS).min(predicted.div_ceil(MIN_SEGMENT_CHARS));
+    // Segment r predicts the tokens starts[r] + 1 ..= starts[r + 1].
     let starts: Vec<usize> = (0..=rows).map(|row| row * predicted / rows).collect();
-    let stretches: Vec<(usize, usize)> = starts.windows(2).map(|pair| (pair[0], pair[1])).collect();
+    let segments: Vec<Range<usize>> = starts.windows(2).map(|pair| pair[0]..pair[1]).collect();
     let weights = Arc::new(DecodeWeights::on_processor(parameters));
     let total: io::Result<f64> = std::thread::scope(|scope| {
-        let parts = stretches.chunks(rows.div_ceil(threads.max(1)));
+        let parts = segments.chunks(rows.div_ceil(threads.max(1)));
         let threads: Vec<_> = parts
             .map(|part| {
                 let weights = weights.clone();
@@ -51,21 +60,18 @@ pub fn mean_loss(
             .map(|thread| {
                 thread
                     .join()
-                    .expect("the step of a valid token does not panic")
+                    .expect("a step of tokens in the vocabulary does not panic")
             })
             .sum()
     });
     Ok(total? / predicted as f64)
 }
 
-/// Tokens of a text that a row reads ahead.
-const BLOCK_TOKENS: usize = 1024;
-
-/// The tokens that one row of a batch is fed, in order.
+/// Reads the token ids of one row in ascending order, in blocks.
 struct RowReader<'a> {
     tokens: &'a CorpusTokens,
-    /// Place of the first token in `block`.
-    begin: usize,
+    /// Position of the first token of `block`.
+    start: usize,
     block: Vec<u32>,
 }
 
@@ -73,70 +79,77 @@ impl<'a> RowReader<'a> {
     fn new(tokens: &'a CorpusTokens) -> Self {
         Self {
             tokens,
-            begin: 0,
+            start: 0,
             block: Vec::new(),
         }
     }
 
-    fn token(&mut self, place: usize) -> io::Result<u32> {
-        if !(self.begin..self.begin + self.block.len()).contains(&place) {
-            let count = BLOCK_TOKENS.min(self.tokens.len().saturating_sub(place));
+    fn token(&mut self, position: usize) -> io::Result<u32> {
+        if !(self.start..self.start + self.block.len()).contains(&position) {
+            let count = BLOCK_TOKENS.min(self.tokens.len().saturating_sub(position));
             self.block.resize(count.max(1), 0);
-            self.tokens.read(place, &mut self.block)?;
-            self.begin = place;
+            self.tokens.read(position, &mut self.block)?;
+            self.start = position;
         }
-        Ok(self.block[place - self.begin])
+        Ok(self.block[position - self.start])
     }
 }
 
+/// Returns the summed loss of some segments, which are stepped together.
 fn sum_of_losses(
     weights: Arc<DecodeWeights>,
     tokens: &CorpusTokens,
-    stretches: &[(usize, usize)],
+    segments: &[Range<usize>],
 ) -> io::Result<f64> {
     let architecture = *weights.architecture();
-    let mut stepper =
-        DecodeBatch::new(weights, stretches.len()).expect("a stepper of the CPU has no errors");
-    for _ in stretches {
-        stepper.push(&HiddenState::zeros(&architecture));
+    let mut batch =
+        DecodeBatch::new(weights, segments.len()).expect("a batch on the CPU has no errors");
+    for _ in segments {
+        batch.push(&HiddenState::zeros(&architecture));
     }
-    let longest = stretches.iter().map(|(begin, end)| end - begin).max();
-    let mut readers: Vec<RowReader<'_>> =
-        stretches.iter().map(|_| RowReader::new(tokens)).collect();
-    let mut fed = vec![0; stretches.len()];
+    let longest = segments.iter().map(Range::len).max();
+    let mut readers: Vec<RowReader<'_>> = segments.iter().map(|_| RowReader::new(tokens)).collect();
+    let mut inputs = vec![0; segments.len()];
     let mut total = 0.0;
-    // All rows are at the same place of their stretch; one that has nothing
-    // to warm up on, or is at its end, is fed and not counted.
-    for place in 0..longest.unwrap_or(0) + WARM_UP {
-        let at = |begin: usize| (begin + place).checked_sub(WARM_UP);
-        for ((token, reader), &(begin, end)) in fed.iter_mut().zip(&mut readers).zip(stretches) {
-            *token = match at(begin) {
-                Some(at) if at < end => reader.token(at)?,
+    // All rows are equally far into their segment. A row whose warm-up would
+    // start before the text, or whose segment has ended, is fed as well, but
+    // its loss is not counted.
+    for step in 0..longest.unwrap_or(0) + WARM_UP_CHARS {
+        let position = |segment: &Range<usize>| (segment.start + step).checked_sub(WARM_UP_CHARS);
+        for ((input, reader), segment) in inputs.iter_mut().zip(&mut readers).zip(segments) {
+            *input = match position(segment) {
+                Some(position) if position < segment.end => reader.token(position)?,
                 _ => 0,
             };
         }
-        let logits = stepper.step(&fed).expect("a step on the CPU has no errors");
+        let logits = batch
+            .step(&inputs)
+            .expect("a step on the CPU has no errors");
         let mut before_text = Vec::new();
         let rows = logits.chunks_exact(architecture.vocabulary_size);
-        for (row, (logits, &(begin, end))) in rows.zip(stretches).enumerate() {
-            match at(begin) {
+        for (row, (logits, segment)) in rows.zip(segments).enumerate() {
+            match position(segment) {
                 None => before_text.push(row),
-                Some(at) if at >= begin && at < end => {
-                    let next = readers[row].token(at + 1)?;
-                    total += negative_log_likelihood(logits, next);
+                Some(position) if segment.contains(&position) => {
+                    let target = readers[row].token(position + 1)?;
+                    total += negative_log_likelihood(logits, target);
                 }
                 Some(_) => {}
             }
         }
-        // What such a row was fed is not of the text: it begins anew.
+        // These rows were fed a token that is not in the text.
         for row in before_text {
-            stepper.reset(row);
+            batch.reset(row);
         }
     }
     Ok(total)
 }
 
-/// Minus the logarithm of what softmax gives the target, in double precision.
+/// Returns the negative logarithm of the probability that softmax gives
+/// `target`, computed in double precision.
+///
+/// # Panics
+/// If `target` is outside the vocabulary.
 pub fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits
@@ -153,7 +166,7 @@ mod tests {
     use crate::initial::Initial;
 
     #[test]
-    fn stretches_give_the_loss_of_the_text_read_in_one_go() {
+    fn segments_give_the_loss_of_the_uninterrupted_text() {
         let architecture = Architecture {
             vocabulary_size: 7,
             hidden_size: 12,
@@ -162,9 +175,9 @@ mod tests {
         let parameters = Initial::Uniform.parameters(architecture, 1);
         let tokens: Vec<u32> = (0..3001u32).map(|i| (i * i + i / 3) % 7).collect();
         let weights = Arc::new(DecodeWeights::on_processor(&parameters));
-        let mut stepper = DecodeBatch::new(weights, 1).expect("a stepper");
+        let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
         let mut state = HiddenState::zeros(&architecture);
-        let logits = stepper
+        let logits = batch
             .prefill_logits(&mut state, &tokens)
             .expect("a prefill");
         let exact = logits
@@ -178,12 +191,12 @@ mod tests {
             let ours = mean_loss(&parameters, &text, threads).expect("in memory");
             assert!((ours - exact).abs() < 1e-6, "{ours} {exact}");
         }
-        let of = |part| {
+        let loss_of = |part| {
             let part = text.range(part).expect("a part");
             mean_loss(&parameters, &part, 2).expect("in memory")
         };
-        let short = of(0..2);
+        let short = loss_of(0..2);
         assert!((short - negative_log_likelihood(&logits[..7], tokens[1])).abs() < 1e-9);
-        assert_eq!(of(0..1), 0.0);
+        assert_eq!(loss_of(0..1), 0.0);
     }
 }

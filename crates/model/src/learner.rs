@@ -48,7 +48,7 @@ pub enum LearnError {
     #[error(transparent)]
     Unsupported(#[from] TrainingUnsupported),
     /// The text could not be read.
-    #[error("the text of the training cannot be read: {0}")]
+    #[error("the training text cannot be read: {0}")]
     Text(#[source] std::io::Error),
     /// A thread could not be started.
     #[error("a training thread could not be started: {0}")]
@@ -111,8 +111,8 @@ pub struct LearnerState {
 }
 
 impl LearnerState {
-    /// Returns true if every value is a finite number: weights from which a
-    /// training can continue.
+    /// Returns whether all values are finite, so that a training can continue
+    /// from them.
     pub fn is_finite(&self) -> bool {
         let all = |values: &[f32]| values.iter().all(|value| value.is_finite());
         all(&self.parameters)
@@ -134,7 +134,8 @@ pub trait Learner {
     /// Takes one optimizer step.
     ///
     /// # Errors
-    /// The text cannot be read, or the backend failed; the learner must be dropped then.
+    /// The text could not be read, or the backend failed. The learner must be
+    /// dropped then.
     fn step(&mut self) -> Result<StepOutcome, LearnError>;
 
     /// Returns a copy of the weights.

@@ -119,8 +119,8 @@ impl<'a> ModelReference<'a> {
     }
 }
 
-/// Returns a text as an error shows it: its beginning, if it is too long for a
-/// name.
+/// Returns a text as an error should show it: shortened to [`MAX_NAME_CHARS`] if
+/// it is longer.
 pub fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_NAME_CHARS) {
         None => text.to_owned(),

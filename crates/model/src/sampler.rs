@@ -91,11 +91,11 @@ impl SamplingSettings {
         })
     }
 
-    /// Encodes the settings, for a digest of all that a text depends on:
+    /// Encodes the settings for a digest of everything that a text depends on:
     /// temperature, `top_k` (as u64), `top_p` and `min_p`, little-endian.
     pub fn to_le_bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
-        // Adding zero makes a zero of the negative one, which chooses alike.
+        // Adding zero turns -0.0 into 0.0, which gives the same text.
         let fields = [
             (self.temperature + 0.0).to_le_bytes(),
             (self.top_k as u64).to_le_bytes(),

@@ -1,5 +1,5 @@
-//! A text as token ids, in memory or in a file, so that a text of a gigabyte
-//! trains without being held in memory. `corpus` writes such files.
+//! A text as token ids, in memory or in a file, so that training on a text of a
+//! gigabyte does not need its size in memory. `corpus` writes such files.
 
 use std::fs::File;
 use std::io;
@@ -9,24 +9,24 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes that are read from a file at a time, on the stack.
+/// Bytes that are read from a file at a time. The buffer is on the stack.
 const BLOCK_BYTES: usize = 4096;
 
-/// Bytes of a token id in a file.
+/// Width of a token id in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Width {
-    /// One byte: a vocabulary of at most 256.
+    /// One byte, for a vocabulary of at most 256 characters.
     One,
-    /// Two bytes, the lower first.
+    /// Two bytes, little-endian.
     Two,
 }
 
-/// The token ids of a text. Clones and ranges share them.
+/// The token ids of a text. Clones and ranges share the memory or the file.
 ///
-/// A file is read where it is needed and never mapped: if it is cut short or
-/// its disk fails while it is in use, reading returns an error, where a mapped
-/// file would end the process.
+/// A file is read in small parts and never mapped into memory: if it is
+/// truncated or its disk fails while it is in use, reading returns an error,
+/// whereas access to a mapped file would end the process.
 #[derive(Clone, Debug)]
 pub struct CorpusTokens {
     store: Arc<Store>,
@@ -47,7 +47,7 @@ struct TokenFile {
 }
 
 impl Width {
-    /// Returns the narrowest width for a vocabulary of that size.
+    /// Returns the narrowest width for a vocabulary of this size.
     pub fn of(vocabulary_size: usize) -> Self {
         if vocabulary_size <= 1 << 8 {
             Self::One
@@ -56,7 +56,7 @@ impl Width {
         }
     }
 
-    /// Returns the bytes of one token id.
+    /// Returns the width in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Self::One => 1,
@@ -66,7 +66,7 @@ impl Width {
 }
 
 impl CorpusTokens {
-    /// Uses the token ids in a file, which must all be under
+    /// Uses the token ids in a file, which must all be less than
     /// `vocabulary_size`; [`Self::read`] checks that.
     ///
     /// # Errors
@@ -83,28 +83,29 @@ impl CorpusTokens {
         })
     }
 
-    /// Returns the number of tokens.
+    /// Returns the number of token ids.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Returns true if there are none.
+    /// Returns whether there are no token ids.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// Copies the tokens from `start` on into `tokens`. Blocks on the disk if
-    /// they are in a file.
+    /// Copies the token ids from position `start` on into `tokens`. Blocks on
+    /// the file, if there is one.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the text ends before, or if its file was cut short;
-    /// `InvalidData` if a token in the file is not in the vocabulary; the
-    /// disk's errors.
+    /// `UnexpectedEof` if the text is too short or its file was truncated,
+    /// `InvalidData` if a token id in the file is not in the vocabulary, or any
+    /// I/O error.
     pub fn read(&self, start: usize, tokens: &mut [u32]) -> io::Result<()> {
         let end = start.checked_add(tokens.len());
         if end.is_none_or(|end| end > self.len()) {
             let (count, len) = (tokens.len(), self.len());
-            let text = format!("{count} tokens from {start} on reach beyond the {len} of the text");
+            let text =
+                format!("{count} tokens from position {start} on exceed the text of {len} tokens");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
         let start = self.range.start + start;
@@ -115,8 +116,7 @@ impl CorpusTokens {
         Ok(())
     }
 
-    /// Returns a part of them, which shares the tokens; `None` if it reaches
-    /// beyond the end.
+    /// Returns a part of the text, or `None` if it exceeds the text.
     pub fn range(&self, part: Range<usize>) -> Option<Self> {
         if part.start > part.end || part.end > self.len() {
             return None;
@@ -132,14 +132,14 @@ impl TokenFile {
     fn read(&self, start: usize, tokens: &mut [u32]) -> io::Result<()> {
         let width = self.width.bytes();
         let mut block = [0; BLOCK_BYTES];
-        let mut place = start;
+        let mut position = start;
         for part in tokens.chunks_mut(BLOCK_BYTES / width) {
             let bytes = &mut block[..part.len() * width];
             self.file
-                .read_exact_at(bytes, (place * width) as u64)
+                .read_exact_at(bytes, (position * width) as u64)
                 .map_err(|error| match error.kind() {
                     io::ErrorKind::UnexpectedEof => {
-                        let text = "the file of the text was cut short while it was in use";
+                        let text = "the file of the text was truncated while it was in use";
                         io::Error::new(io::ErrorKind::UnexpectedEof, text)
                     }
                     _ => error,
@@ -160,33 +160,34 @@ impl TokenFile {
             let unknown = |token: &&u32| **token as usize >= self.vocabulary_size;
             if let Some(token) = part.iter().find(unknown) {
                 let size = self.vocabulary_size;
-                let text = format!("token {token} is not in a vocabulary of {size} characters");
+                let text =
+                    format!("token id {token} is not in the vocabulary of {size} characters");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
-            place += part.len();
+            position += part.len();
         }
         Ok(())
     }
 }
 
 impl From<Vec<u32>> for CorpusTokens {
-    fn from(numbers: Vec<u32>) -> Self {
+    fn from(token_ids: Vec<u32>) -> Self {
         Self {
-            range: 0..numbers.len(),
-            store: Arc::new(Store::Memory(numbers)),
+            range: 0..token_ids.len(),
+            store: Arc::new(Store::Memory(token_ids)),
         }
     }
 }
 
 impl From<&[u32]> for CorpusTokens {
-    fn from(numbers: &[u32]) -> Self {
-        numbers.to_vec().into()
+    fn from(token_ids: &[u32]) -> Self {
+        token_ids.to_vec().into()
     }
 }
 
 impl FromIterator<u32> for CorpusTokens {
-    fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Self {
-        numbers.into_iter().collect::<Vec<u32>>().into()
+    fn from_iter<I: IntoIterator<Item = u32>>(token_ids: I) -> Self {
+        token_ids.into_iter().collect::<Vec<u32>>().into()
     }
 }
 
@@ -229,17 +230,19 @@ mod tests {
     }
 
     #[test]
-    fn a_text_longer_than_a_block_is_read_from_any_place() {
-        let bytes: Vec<u8> = (0..20_000u32).map(|place| (place % 251) as u8).collect();
+    fn a_text_longer_than_a_block_is_read_from_any_position() {
+        let bytes: Vec<u8> = (0..20_000u32)
+            .map(|position| (position % 251) as u8)
+            .collect();
         let text = in_file(&bytes, Width::One);
         let mut part = vec![0; 9000];
         text.read(4095, &mut part).unwrap();
-        let expected: Vec<u32> = (4095..13_095u32).map(|place| place % 251).collect();
+        let expected: Vec<u32> = (4095..13_095u32).map(|position| position % 251).collect();
         assert_eq!(part, expected);
     }
 
     #[test]
-    fn a_file_that_is_cut_short_while_it_is_in_use_is_an_error() {
+    fn a_file_that_is_truncated_while_it_is_in_use_is_an_error() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; 100]).unwrap();
         let text = CorpusTokens::open(file.try_clone().unwrap(), Width::One, 2).unwrap();
@@ -247,7 +250,7 @@ mod tests {
         text.read(0, &mut [0; 50]).unwrap();
         let error = text.read(40, &mut [0; 20]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-        assert!(error.to_string().contains("cut short"), "{error}");
+        assert!(error.to_string().contains("truncated"), "{error}");
     }
 
     #[test]
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_of_more_than_a_byte_can_number_takes_two() {
+    fn token_ids_of_more_than_256_characters_have_two_bytes() {
         assert_eq!((Width::of(256), Width::of(257)), (Width::One, Width::Two));
     }
 }

@@ -54,7 +54,7 @@ impl Cache {
     }
 
     /// Returns the version if it is loaded, without waiting for one that is
-    /// being loaded. `is_stored` as for [`Self::get_or_load`].
+    /// being loaded.
     pub(super) fn get(
         &self,
         id: &ModelId,

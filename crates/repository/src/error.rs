@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use charlstm_model::decode_step::DecodeError;
 use charlstm_model::model_file::ModelFileError;
+use charlstm_model::model_id::{InvalidModelName, InvalidModelReference};
 use charlstm_store::disk_error;
 use thiserror::Error;
 
 use super::ModelId;
-use charlstm_model::model_id::{InvalidModelName, InvalidModelReference};
 
 /// A model could not be found, read or stored.
 ///
@@ -85,7 +85,7 @@ impl From<InvalidModelReference> for RepositoryError {
     fn from(error: InvalidModelReference) -> Self {
         match error {
             InvalidModelReference::Name(error) => Self::BadName(error),
-            error => Self::BadReference(error),
+            error @ InvalidModelReference::Version { .. } => Self::BadReference(error),
         }
     }
 }

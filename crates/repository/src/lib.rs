@@ -211,6 +211,11 @@ impl Repository {
         self.shared.cache.loaded()
     }
 
+    /// Returns a version if it is in memory, without blocking.
+    pub fn get_loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
+        self.shared.cache.get(id, || self.describe(id).is_ok())
+    }
+
     /// Loads a version, or returns it if it is loaded. Concurrent calls read it
     /// once. Takes some milliseconds per megabyte.
     ///
@@ -224,11 +229,6 @@ impl Repository {
             || self.load_weights(&description),
             || self.describe(id).is_ok(),
         )
-    }
-
-    /// Returns a version if it is in memory, without blocking.
-    pub fn get_loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
-        self.shared.cache.get(id, || self.describe(id).is_ok())
     }
 
     /// Reads a whole version, to start a training from. Blocks on the disk.

@@ -114,7 +114,7 @@ fn the_error_for_an_unknown_model_lists_those_that_exist() {
         "there is no model \"bok\"; available: book, a"
     );
     assert!(error("../a").contains("invalid model name"));
-    assert!(error("a@x").contains("invalid model reference"));
+    assert!(error("a@x").contains("invalid model \"a@x\""));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Errors of the disk in words that may be shown to a client: without paths,
+//! Errors of the disk as messages that may be shown to a client: without paths,
 //! and with what to do about them.
 
 use std::io;

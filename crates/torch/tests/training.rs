@@ -18,6 +18,14 @@ use charlstm_training::spec::TrainingSpec;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn open(folder: &Path, models: &Arc<FakeModels>) -> Jobs {
+    open_with_sampler(folder, models, Box::new(sample::write))
+}
+
+fn open_with_sampler(
+    folder: &Path,
+    models: &Arc<FakeModels>,
+    sampler: Box<sample::SampleWriter>,
+) -> Jobs {
     let learners = TorchLearnerFactory {
         device: Device::Cpu,
         threads: 2,
@@ -26,7 +34,7 @@ fn open(folder: &Path, models: &Arc<FakeModels>) -> Jobs {
     // A checkpoint after every step.
     config.checkpoint_interval = Duration::ZERO;
     let models = Arc::clone(models) as Arc<dyn charlstm_training::models::Models>;
-    Jobs::open(config, Arc::new(learners), models, Box::new(sample::write)).unwrap()
+    Jobs::open(config, Arc::new(learners), models, sampler).unwrap()
 }
 
 fn start(jobs: &Jobs) -> Arc<Job> {
@@ -74,16 +82,27 @@ async fn an_interrupted_and_resumed_training_gives_the_weights_of_an_uninterrupt
     let whole = start(&jobs);
     assert_eq!(watch(&whole, |_| false).await, State::Succeeded);
 
+    assert!(jobs.stop(PATIENCE));
+    // Held at the sample of its first epoch, until the server is stopping.
+    let (reached, is_reached) = std::sync::mpsc::channel();
+    let (release, is_released) = std::sync::mpsc::channel::<()>();
+    let is_released = std::sync::Mutex::new(is_released);
+    let holding = move |request: &sample::SampleRequest<'_>| {
+        let _ = reached.send(());
+        // Returns immediately once the other end is dropped.
+        let _ = is_released.lock().unwrap().recv();
+        sample::write(request)
+    };
+    let jobs = open_with_sampler(folder.path(), &models, Box::new(holding));
     let cut = start(&jobs);
-    let within =
-        |event: &EventKind| matches!(event, EventKind::Checkpoint(saved) if saved.step == 5);
-    watch(&cut, within).await;
+    is_reached.recv_timeout(PATIENCE).unwrap();
+    assert!(!jobs.stop(Duration::ZERO));
+    drop(release);
     assert!(jobs.stop(PATIENCE));
     let jobs = open(folder.path(), &models);
     let cut = jobs.get(cut.id()).unwrap();
-    if cut.summary().state == State::Interrupted {
-        jobs.resume(cut.id()).unwrap();
-    }
+    assert_eq!(cut.summary().state, State::Interrupted);
+    jobs.resume(cut.id()).unwrap();
     assert_eq!(watch(&cut, |_| false).await, State::Succeeded);
 
     let published = models.published.lock().unwrap();
@@ -95,8 +114,8 @@ async fn an_interrupted_and_resumed_training_gives_the_weights_of_an_uninterrupt
             EventKind::Epoch(epoch) => Some((epoch.train_loss, epoch.validation_loss)),
             _ => None,
         };
-        let told: Vec<_> = events.iter().filter_map(|e| losses(&e.event)).collect();
-        told
+        let reported: Vec<_> = events.iter().filter_map(|e| losses(&e.event)).collect();
+        reported
     };
     assert_eq!(losses(&whole), losses(&cut));
     assert_eq!(samples(&whole), samples(&cut));

@@ -2,7 +2,7 @@
 //! number of watchers, each from its own position. `events` defines them.
 //!
 //! The file has one event per line, as JSON with a checksum. Both it and the
-//! memory are bounded: see [`Kept`].
+//! memory are bounded: see `Kept`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};

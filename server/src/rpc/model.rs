@@ -38,7 +38,7 @@ pub trait ModelUsage: Send + Sync + 'static {
     fn release(&self, id: &ModelId);
 }
 
-/// The model service.
+/// The service.
 pub struct ModelRpc {
     repository: Repository,
     usage: Arc<dyn ModelUsage>,

@@ -24,7 +24,7 @@ use charlstm_training::jobs::{Jobs, JobsError, Upload};
 #[cfg(test)]
 mod tests;
 
-/// The training service.
+/// The service, over the trainings of the server.
 #[derive(Clone)]
 pub struct TrainingRpc {
     jobs: Jobs,
@@ -211,8 +211,7 @@ fn events<T>(
     )
 }
 
-/// Cancels a training when the stream that started it is dropped before its
-/// end.
+/// Cancels a training if the stream that started it is dropped before its end.
 struct CancelOnDrop(Option<BoundRun>);
 
 /// The run of a training that a stream has started. Once the training has been
@@ -224,7 +223,7 @@ struct BoundRun {
 }
 
 impl CancelOnDrop {
-    /// Does nothing on drop: the training has ended.
+    /// Keeps the training from being cancelled: it has ended.
     fn disarm(mut self) {
         self.0 = None;
     }
@@ -235,10 +234,10 @@ impl Drop for CancelOnDrop {
         let Some(BoundRun { jobs, id, run }) = self.0.take() else {
             return;
         };
-        // Cancelling a waiting training blocks on the disk.
+        // To cancel a waiting training writes its last event to the disk.
         let cancel = move || {
             if let Err(error) = jobs.cancel_run(&id, run) {
-                tracing::warn!(%error, id, "a training could not be cancelled");
+                tracing::warn!(%error, id, "cannot cancel a training");
             }
         };
         match tokio::runtime::Handle::try_current() {

@@ -34,7 +34,7 @@ impl RunningClock {
         }
     }
 
-    /// A clock that only moves when it is told to, for tests.
+    /// A clock that moves only by `advance`, for tests.
     pub fn manual() -> Self {
         Self {
             state: Mutex::new(State {

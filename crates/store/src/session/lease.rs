@@ -49,7 +49,7 @@ pub(super) struct LeaseState {
     pub(super) key: SessionKey,
     pub(super) token: LeaseToken,
     /// Held by the store itself, for the moment that a change takes: callers
-    /// wait for its end instead of being told that the session is busy.
+    /// wait for its end instead of getting an error that it is busy.
     pub(super) is_internal: bool,
     leaving: AtomicBool,
     status: Mutex<LeaseStatus>,

@@ -13,7 +13,7 @@ use super::cache::RecordCache;
 use super::clock::{RunningClock, now_unix_ms};
 use super::error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 use super::identity::{ModelVersion, SessionIdentity};
-use super::index::{Applied, Change, Index, OpenStep, Plan};
+use super::index::{Applied, Change, Index, OpenStep, Plan, RecordVersion};
 use super::lease::{LeaseState, ReleaseLease, SessionLease, StartPoint};
 use super::name::SessionKey;
 use super::record::{SessionRecord, SessionState};
@@ -87,7 +87,7 @@ pub(super) struct LocalSessions {
 /// What `open` does next.
 enum Opening {
     New(SessionLease),
-    Existing(SessionLease, SessionIdentity, u64),
+    Existing(SessionLease, SessionIdentity, RecordVersion),
     /// The store itself uses the session: try again after this lease.
     Wait(Arc<LeaseState>),
     /// A change comes first: try again once it is durable.
@@ -142,7 +142,7 @@ impl LocalSessions {
             };
             let applied = match &result {
                 Ok(()) => index.apply(plan),
-                Err(_) => index.take_back(plan),
+                Err(_) => index.roll_back(plan),
             };
             drop(index);
             self.finish(applied);
@@ -153,7 +153,7 @@ impl LocalSessions {
         let done: Done = Box::new(move |result| {
             let applied = match &result {
                 Ok(()) => sessions.index().apply(plan),
-                Err(_) => sessions.index().take_back(plan),
+                Err(_) => sessions.index().roll_back(plan),
             };
             sessions.finish(applied);
             // Nobody waits if the caller's future was dropped.
@@ -210,8 +210,8 @@ impl LocalSessions {
                 Opening::New(lease) => {
                     return Ok(OpenedSession { lease, start: None });
                 }
-                Opening::Existing(lease, identity, mark) => {
-                    return self.start(lease, identity, mark).await;
+                Opening::Existing(lease, identity, version) => {
+                    return self.start(lease, identity, version).await;
                 }
                 Opening::Wait(holder) => holder.wait_until_ended().await,
                 Opening::Settle(outcome) => settled(outcome).await?,
@@ -228,10 +228,10 @@ impl LocalSessions {
                 lease,
                 start,
                 identity,
-                mark,
+                version,
             } => {
                 let lease = self.lease(lease, Some(start));
-                Opening::Existing(lease, identity, mark)
+                Opening::Existing(lease, identity, version)
             }
             OpenStep::Wait(holder) => Opening::Wait(holder),
             OpenStep::Expired(plan) => Opening::Settle(self.submit(index, plan)),
@@ -243,12 +243,12 @@ impl LocalSessions {
         self: Arc<Self>,
         mut lease: SessionLease,
         identity: SessionIdentity,
-        mark: u64,
+        version: RecordVersion,
     ) -> Result<OpenedSession, SessionError> {
-        let record = self.read(lease.key(), mark, Some(&lease.state)).await?;
+        let record = self.read(lease.key(), version, Some(&lease.state)).await?;
         // Only a deletion takes a session from under its lease.
         let record = record.ok_or(SessionError::Unknown)?;
-        self.cache().insert(mark, Arc::clone(&record));
+        self.cache().insert(version.mark, Arc::clone(&record));
         let is_rewind = match &mut lease.start {
             Some(start) => {
                 start.parameters = record.last_call.parameters;
@@ -272,21 +272,26 @@ impl LocalSessions {
         })
     }
 
-    /// Reads the record with this mark, and moves it aside if it is damaged.
+    /// Reads a record, and moves it aside if it is damaged.
     /// `None` if it was deleted or replaced meanwhile.
     async fn read(
         self: &Arc<Self>,
         key: &SessionKey,
-        mark: u64,
+        version: RecordVersion,
         lease: Option<&Arc<LeaseState>>,
     ) -> Result<Option<Arc<SessionRecord>>, SessionError> {
-        if let Some(record) = self.cache().get(mark) {
+        if let Some(record) = self.cache().get(version.mark) {
             return Ok(Some(record));
         }
         let error = match self.backing.read(key).await {
             Ok(bytes) => match SessionRecord::decode(&bytes) {
-                Ok(record) if record.key == *key => return Ok(Some(Arc::new(record))),
-                Ok(_) => RecordError::Content("it is the record of another session"),
+                Ok(record) if record.key != *key => {
+                    RecordError::Content("it is the record of another session")
+                }
+                Ok(record) if !version.is(&record) => {
+                    RecordError::Content("it is another record of the session than the last one")
+                }
+                Ok(record) => return Ok(Some(Arc::new(record))),
                 Err(error) => error,
             },
             Err(ReadError::Unavailable(error)) => return Err(error.into()),
@@ -296,7 +301,7 @@ impl LocalSessions {
             // Not damaged: written by another version.
             return Err(error.into());
         }
-        let Some(outcome) = self.move_aside(key, mark, lease) else {
+        let Some(outcome) = self.move_aside(key, version.mark, lease) else {
             return Ok(None);
         };
         tracing::error!(session = %key, %error, "the record of a session is damaged and is moved aside");
@@ -423,9 +428,9 @@ impl LocalSessions {
         key: &SessionKey,
     ) -> Result<Arc<SessionRecord>, SessionError> {
         loop {
-            match self.idle_mark(key)? {
-                Ok(mark) => {
-                    if let Some(record) = self.read(key, mark, None).await? {
+            match self.idle_version(key)? {
+                Ok(version) => {
+                    if let Some(record) = self.read(key, version, None).await? {
                         return Ok(record);
                     }
                 }
@@ -434,7 +439,10 @@ impl LocalSessions {
         }
     }
 
-    fn idle_mark(&self, key: &SessionKey) -> Result<Result<u64, Arc<LeaseState>>, SessionError> {
+    fn idle_version(
+        &self,
+        key: &SessionKey,
+    ) -> Result<Result<RecordVersion, Arc<LeaseState>>, SessionError> {
         let index = self.index();
         Ok(match index.internal_holder(key) {
             Some(holder) => Err(holder),

@@ -1,8 +1,9 @@
 //! Sessions: the state of a text, kept between two calls.
 //!
-//! [`SessionStorage`] is the interface that the generation engine uses;
-//! [`MemorySessions`] implements it without a disk. All backends share the
-//! same rules, and the same tests run against each of them.
+//! [`SessionStorage`] is the interface that the generation engine uses.
+//! [`EmbeddedSessions`] implements it in a folder, [`MemorySessions`] without
+//! a disk. All backends follow the same rules, and the same tests run against
+//! each of them. [`SnapshotKeys`] seals sessions that clients hold.
 //!
 //! A call goes through three steps, and only these change a session:
 //!
@@ -12,7 +13,7 @@
 //!    text, and ends the call if the lease is gone.
 //! 3. [`SessionStorage::commit`] stores the new state and releases the lease.
 //!    When its future completes, the change is durable, and only then is the
-//!    client told that the call has finished. A call that is to change
+//!    client informed that the call has finished. A call that is to change
 //!    nothing drops the lease instead.
 
 mod cache;

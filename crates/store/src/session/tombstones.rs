@@ -98,7 +98,7 @@ impl Tombstones {
     }
 
     /// Removes a tombstone again that could not be stored.
-    pub(super) fn take_back(&mut self, tombstone: Tombstone) {
+    pub(super) fn roll_back(&mut self, tombstone: Tombstone) {
         let stored = self.by_name.get(&tombstone.name);
         if stored == Some(&(tombstone.reason, tombstone.sequence)) {
             self.remove(tombstone.name);

@@ -158,8 +158,7 @@ struct ImportHeader {
 }
 
 fn check_header(header: pb::ImportModelHeader) -> Result<ImportHeader, Status> {
-    check_name(&header.name)
-        .map_err(|error| status::repository("header.name", &RepositoryError::from(error)))?;
+    check_name(&header.name).map_err(|error| status::repository("header.name", &error.into()))?;
     let format = pb::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();

@@ -1,4 +1,4 @@
-//! The statuses of errors of the disk under the data folder.
+//! How the errors of the disk under the data folder become statuses.
 
 use std::io;
 
@@ -7,9 +7,9 @@ use tonic::{Code, Status};
 
 use super::{internal, refused};
 
-/// The status of a call that could not write to the data folder. A full or
-/// read-only disk is named, so that the operator can be told; anything else is
-/// for the log.
+/// Returns the status of a call that could not write to the data folder. A full
+/// or read-only disk is named, so that the client can wait or call the operator;
+/// other errors are only logged.
 pub(super) fn disk(error: &io::Error) -> Status {
     let (code, reason) = if disk_error::is_full(error) {
         (Code::ResourceExhausted, "DISK_FULL")

@@ -1,10 +1,10 @@
 //! How the errors of the model repository become statuses.
 
-use charlstm_repository::RepositoryError;
 use tonic::{Code, Status};
 
 use super::disk::disk;
 use super::{internal, invalid, refused};
+use charlstm_repository::RepositoryError;
 
 /// Returns the status of an error about the model that the request names in
 /// `field`.
@@ -21,7 +21,7 @@ pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status
             refused(Code::DataLoss, "MODEL_DAMAGED", text)
         }
         RepositoryError::Io { source, .. } => {
-            // The client gets the kind of the error, the log also the path.
+            // The client learns the kind of the error, the log also the path.
             tracing::error!(%error, "a model could not be read or stored");
             disk(source)
         }
@@ -43,18 +43,9 @@ pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io;
-
     use tonic_types::StatusExt;
 
     use super::*;
-
-    fn io_error(kind: io::ErrorKind) -> RepositoryError {
-        RepositoryError::Io {
-            path: "/secret".into(),
-            source: kind.into(),
-        }
-    }
 
     #[test]
     fn an_unknown_model_is_not_found_and_the_message_lists_the_available_ones() {
@@ -70,14 +61,21 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_named_and_no_path_is_shown() {
-        let status = repository("model", &io_error(io::ErrorKind::StorageFull));
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        let info = status.get_details_error_info().unwrap();
+    fn a_full_disk_is_named_and_no_path_is_sent_to_the_client() {
+        let of = |kind: std::io::ErrorKind| {
+            let error = RepositoryError::Io {
+                path: "/secret".into(),
+                source: kind.into(),
+            };
+            repository("model", &error)
+        };
+        let full = of(std::io::ErrorKind::StorageFull);
+        assert_eq!(full.code(), Code::ResourceExhausted);
+        let info = full.get_details_error_info().unwrap();
         assert_eq!(info.reason, "DISK_FULL");
-        let other = repository("model", &io_error(io::ErrorKind::Other));
+        let other = of(std::io::ErrorKind::Other);
         assert_eq!(other.code(), Code::Internal);
-        for status in [status, other] {
+        for status in [full, other] {
             assert!(!status.message().contains("secret"), "{status}");
         }
     }

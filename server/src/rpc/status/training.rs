@@ -1,12 +1,12 @@
-//! The statuses of errors of the trainings.
+//! How the errors of trainings become statuses.
 
 use std::time::Duration;
 
-use charlstm_training::jobs::JobsError;
 use tonic::{Code, Status};
 
 use super::disk::disk;
 use super::{full, invalid, refused, repository};
+use charlstm_training::jobs::JobsError;
 
 /// Retry delay of a full queue: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -17,7 +17,8 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     match error {
         JobsError::Unsupported(_) => refused(Code::Unimplemented, "TRAINING_UNSUPPORTED", text),
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
-        JobsError::Corpus(_) | JobsError::UnknownCharacters { .. } => invalid("corpus", text),
+        JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
+        JobsError::UnknownCharacters { .. } => invalid("corpus", text),
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),

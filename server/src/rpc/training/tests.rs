@@ -179,7 +179,7 @@ async fn an_invalid_corpus_is_rejected_with_the_reason() {
             vec![spec(small()), chunk(b"ab\xe2\x82"), chunk(b"a")],
             "not valid UTF-8 at byte 2",
         ),
-        (vec![spec(small()), chunk(b"a")], "at least 2 characters"),
+        (vec![spec(small()), chunk(b"a")], "needs at least 2"),
         (vec![chunk(b"abc")], "spec: must be in the first message"),
         (vec![], "spec: must be in the first message"),
         (vec![spec(small()), spec(small())], "must be a corpus_chunk"),

@@ -113,7 +113,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, DatabaseError>) -> Result<T, Datab
     })
 }
 
-/// What is loaded at startup besides the index.
+/// What is loaded at startup in addition to the index.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     /// In the order of evictions.
@@ -343,8 +343,8 @@ impl Database {
             }
             for (name, tombstone) in &batch.tombstones {
                 match tombstone {
-                    Some(tombstone) => tables.bury(tombstone)?,
-                    None => tables.exhume(*name)?,
+                    Some(tombstone) => tables.put_tombstone(tombstone)?,
+                    None => tables.remove_tombstone(*name)?,
                 }
             }
             let clock_ms = number(&tables.meta, "clock_ms")?.unwrap_or(0);
@@ -446,14 +446,14 @@ impl Tables<'_> {
     }
 
     /// Stores a tombstone.
-    pub(super) fn bury(&mut self, tombstone: &Tombstone) -> Result<(), DatabaseError> {
+    pub(super) fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), DatabaseError> {
         let value = encode_tombstone(tombstone);
         self.tombstones.insert(tombstone.name.0, value.as_slice())?;
         Ok(())
     }
 
     /// Removes a tombstone.
-    pub(super) fn exhume(&mut self, name: NameDigest) -> Result<(), DatabaseError> {
+    pub(super) fn remove_tombstone(&mut self, name: NameDigest) -> Result<(), DatabaseError> {
         self.tombstones.remove(name.0)?;
         Ok(())
     }

@@ -243,7 +243,7 @@ impl Sessions<'_, '_> {
                 Ok(reason @ (EvictionReason::Idle | EvictionReason::Capacity)) => reason,
                 _ => EvictionReason::Restart,
             };
-            self.bury(NameDigest(name), reason)?;
+            self.put_tombstone(NameDigest(name), reason)?;
         }
         Ok(())
     }
@@ -281,10 +281,14 @@ impl Sessions<'_, '_> {
         self.keep_aside(offset, rest, &RecordError::Content("it ends too early"))
     }
 
-    fn bury(&mut self, name: NameDigest, reason: EvictionReason) -> Result<(), ImportError> {
+    fn put_tombstone(
+        &mut self,
+        name: NameDigest,
+        reason: EvictionReason,
+    ) -> Result<(), ImportError> {
         self.sequence += 1;
         self.buried.insert(name);
-        Ok(self.tables.bury(&Tombstone {
+        Ok(self.tables.put_tombstone(&Tombstone {
             name,
             reason,
             sequence: self.sequence,
@@ -315,7 +319,7 @@ impl Sessions<'_, '_> {
         }
         for (name, is_lost) in lost {
             if is_lost && !self.names.contains(&name) && !self.buried.contains(&name) {
-                self.bury(name, EvictionReason::Restart)?;
+                self.put_tombstone(name, EvictionReason::Restart)?;
                 self.imported.lost += 1;
             }
         }

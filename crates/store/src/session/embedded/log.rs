@@ -14,7 +14,7 @@
 //! `synced` is how far the log was durable when the frame was written. It
 //! tells the two reasons apart for which a frame can be invalid: after the
 //! last sync, a power cut may leave any part of what was written, and nobody
-//! was told that it is durable; before it, the disk has damaged the frame.
+//! got an answer that relies on it; before it, the disk has damaged the frame.
 //! Everything else is found by its number and offset, so a file can be used
 //! again for a later log without being cleared.
 

@@ -3,8 +3,8 @@
 //!
 //! All rules that need no disk are here: leases, positions, limits, the order
 //! of use, tombstones. A change is planned here ([`Plan`]), made durable by a
-//! backend, and then applied ([`Index::apply`]) or taken back
-//! ([`Index::take_back`]). Between plan and outcome every session that the
+//! backend, and then applied ([`Index::apply`]) or rolled back
+//! ([`Index::roll_back`]). Between plan and outcome every session that the
 //! change touches is leased, by the call or by the store itself, so that two
 //! changes never meet.
 
@@ -23,6 +23,7 @@ use super::error::{EvictionReason, SessionError};
 use super::identity::{ARITHMETIC_REVISION, ModelVersion, SessionIdentity};
 use super::lease::{LeaseState, StartPoint};
 use super::name::{Owner, SessionId, SessionKey};
+use super::record::SessionRecord;
 use super::storage::{OpenRequest, SessionLimits};
 use super::tombstones::{NameDigest, Tombstone, Tombstones};
 
@@ -91,6 +92,37 @@ struct Entry {
     holder: Option<Arc<LeaseState>>,
 }
 
+/// Which of the records of a session is the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) struct RecordVersion {
+    /// Given to no other record of any session.
+    pub(in crate::session) mark: u64,
+    position: u64,
+    last_call_position: u64,
+    last_used_ms: u64,
+}
+
+impl RecordVersion {
+    /// Whether a record that was read is this one: a damaged database may
+    /// return an older one.
+    pub(in crate::session) fn is(&self, record: &SessionRecord) -> bool {
+        self.position == record.end.position
+            && self.last_call_position == record.begin.position
+            && self.last_used_ms == record.last_used_ms
+    }
+}
+
+impl Entry {
+    fn version(&self) -> RecordVersion {
+        RecordVersion {
+            mark: self.mark,
+            position: self.position,
+            last_call_position: self.last_call_position,
+            last_used_ms: self.last_used_ms,
+        }
+    }
+}
+
 /// What `open` found.
 #[derive(Debug)]
 pub(in crate::session) enum OpenStep {
@@ -101,7 +133,7 @@ pub(in crate::session) enum OpenStep {
         lease: Arc<LeaseState>,
         start: StartPoint,
         identity: SessionIdentity,
-        mark: u64,
+        version: RecordVersion,
     },
     /// The store itself uses the session: try again after this lease.
     Wait(Arc<LeaseState>),
@@ -213,14 +245,14 @@ impl Index {
             is_rewind,
             parameters: None,
         };
-        let mark = entry.mark;
+        let version = entry.version();
         let lease = LeaseState::of_call(key.clone());
         self.hold(slot, &lease);
         Ok(OpenStep::Leased {
             lease,
             start,
             identity,
-            mark,
+            version,
         })
     }
 
@@ -353,7 +385,7 @@ impl Index {
         self.holder(key).filter(|holder| holder.is_internal)
     }
 
-    /// The mark of a session that nobody uses.
+    /// Which record a session has that nobody uses.
     ///
     /// # Errors
     /// `Unknown`, `Evicted`, `Busy`, `UnknownRevision`.
@@ -361,7 +393,7 @@ impl Index {
         &self,
         key: &SessionKey,
         now_ms: u64,
-    ) -> Result<u64, SessionError> {
+    ) -> Result<RecordVersion, SessionError> {
         let slot = self.existing(key, now_ms)?;
         let entry = self.entry(slot);
         if let Some(holder) = &entry.holder {
@@ -371,7 +403,7 @@ impl Index {
             });
         }
         check_revision(self.identities.get(entry.identity))?;
-        Ok(entry.mark)
+        Ok(entry.version())
     }
 
     pub(in crate::session) fn check_open(&self) -> Result<(), SessionError> {

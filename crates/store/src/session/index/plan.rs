@@ -346,9 +346,9 @@ impl Index {
         self.add_to_order(slot.slot);
     }
 
-    /// Takes back a change that could not be made durable. Returns the leases
+    /// Rolls back a change that could not be made durable. Returns the leases
     /// that have ended.
-    pub(in crate::session) fn take_back(&mut self, plan: Plan) -> Applied {
+    pub(in crate::session) fn roll_back(&mut self, plan: Plan) -> Applied {
         let mut applied = Applied::default();
         for effect in plan.effects {
             match effect {
@@ -371,7 +371,7 @@ impl Index {
                     self.planned.subtract(growth);
                     self.removing -= growth.sessions.unsigned_abs();
                     if let Some(tombstone) = evicted {
-                        self.tombstones.take_back(tombstone);
+                        self.tombstones.roll_back(tombstone);
                     }
                     self.end_lease(slot, &lease);
                     applied.ended.push(lease);

@@ -54,7 +54,7 @@ all_rules!(
     the_limit_on_bytes_evicts_too,
     sessions_in_use_are_never_evicted,
     idle_sessions_are_evicted_by_running_time,
-    a_tombstone_is_kept_until_the_session_is_deleted_or_created_anew,
+    a_tombstone_is_kept_until_the_session_is_deleted_or_recreated,
     old_tombstones_make_room_for_new_ones,
     pages_go_from_the_most_recently_used_to_the_least,
     model_versions_in_use_are_counted_and_can_be_retired,

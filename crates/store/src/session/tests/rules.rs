@@ -469,7 +469,7 @@ pub(super) async fn idle_sessions_are_evicted_by_running_time(start: Start) {
     assert_eq!(fixture.export("c").await, evicted(EvictionReason::Idle));
 }
 
-pub(super) async fn a_tombstone_is_kept_until_the_session_is_deleted_or_created_anew(start: Start) {
+pub(super) async fn a_tombstone_is_kept_until_the_session_is_deleted_or_recreated(start: Start) {
     let fixture = start(at_most(1));
     for id in ["a", "b", "c", "d"] {
         fixture.call(id, 2).await.unwrap();

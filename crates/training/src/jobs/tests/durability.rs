@@ -324,7 +324,7 @@ fn a_corpus_that_is_cut_short_in_use_fails_its_training_only() {
     let finished = end(&job);
     assert_eq!(finished.state, State::Failed);
     assert!(
-        finished.message.contains("cut short"),
+        finished.message.contains("truncated"),
         "{}",
         finished.message
     );

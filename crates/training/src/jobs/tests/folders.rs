@@ -41,11 +41,15 @@ fn the_oldest_ended_trainings_beyond_the_limit_are_deleted_but_no_interrupted_on
         })
         .collect();
     ended.sort_by_key(|job| age_order(job));
+    // Once it computes, the training thread has deleted what the last one left.
+    let hold = fixture.learners.hold_before_step(2);
     let waiting = start(&jobs, &spec()).unwrap();
+    hold.wait_until_reached();
     assert!(jobs.get(ended[0].id()).is_err() && !ended[0].folder().exists());
     for job in [&ended[1], &ended[2], &interrupted, &waiting] {
         assert!(jobs.get(job.id()).is_ok() && job.folder().exists());
     }
+    hold.release();
     end(&waiting);
     assert!(jobs.stop(PATIENCE));
     // The limit holds when a training has ended, not only when the next begins.

@@ -190,6 +190,35 @@ async fn a_flipped_bit_in_the_database_never_leads_to_a_wrong_state() {
 }
 
 #[tokio::test]
+async fn a_flipped_bit_in_a_name_does_not_make_a_session_unknown() {
+    let files = store().await;
+    let database = &files["sessions.redb"];
+    let names = database.windows(8).enumerate();
+    let names: Vec<usize> = names
+        .filter(|(_, window)| window.starts_with(b"admin\0s"))
+        .map(|(at, _)| at + 7)
+        .collect();
+    assert!(names.len() >= 20);
+    for (bit, at) in names.into_iter().enumerate() {
+        let mut damaged = files.clone();
+        damaged.get_mut("sessions.redb").unwrap()[at] ^= 1 << (bit % 3);
+        let disk = SimulatedDisk::with_files(damaged, 1);
+        match open(&disk) {
+            Ok(fixture) => {
+                let found = look(&fixture).await;
+                assert_eq!(found.unknown, 0, "{at}: {found:?}");
+                // A name that is out of order hides its neighbours in the page:
+                // they are reported as damaged as well.
+                assert_eq!(found.whole + found.evicted, 11, "{at}: {found:?}");
+                assert!(found.whole >= 6, "{at}: {found:?}");
+                let _ = fixture.storage.shutdown().await;
+            }
+            Err(error) => assert!(matches!(error, OpenError::Damaged { .. }), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_empty_cut_or_something_else_is_reported_and_kept() {
     let files = store().await;
     let mut random = StdRng::seed_from_u64(5);

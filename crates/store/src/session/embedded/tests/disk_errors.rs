@@ -194,6 +194,41 @@ async fn a_failed_sync_loses_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_change_that_failed_does_not_appear_after_a_power_cut() {
+    for seed in 0..40 {
+        let disk = SimulatedDisk::new(seed);
+        let start = || {
+            let tuning = one_log(Durability::Committed);
+            open_with(&disk, SessionLimits::default(), tuning).unwrap()
+        };
+        let fixture = start();
+        fixture.call("a", 3).await.unwrap();
+        fixture.storage.shutdown().await.unwrap();
+        // The log that fails has nothing else in it: nothing moves it into
+        // the database.
+        let fixture = start();
+        recovered(&fixture, &disk).await;
+        disk.set_fault(Some(Fault {
+            kind: ErrorKind::Other,
+            what: What::Syncs,
+            after: 0,
+            count: 1,
+        }));
+        assert!(is_unavailable(&fixture.call("b", 3).await));
+        assert_eq!(fixture.get("b").await, Err(SessionError::Unknown));
+        until("a call succeeds", async || {
+            fixture.call("a", 3).await.is_ok()
+        })
+        .await;
+        let disk = disk.restart(seed);
+        drop(fixture);
+        let fixture = open(&disk).unwrap();
+        assert_eq!(fixture.get("b").await, Err(SessionError::Unknown), "{seed}");
+        assert_eq!(fixture.position("a").await, 6);
+    }
+}
+
+#[tokio::test]
 async fn a_failed_write_loses_nothing_that_was_acknowledged() {
     every_operation_fails(ErrorKind::Other, What::Changes).await;
 }

@@ -64,16 +64,16 @@ async fn after_the_process_was_killed_every_acknowledged_change_is_there_and_not
         let disk = SimulatedDisk::new(seed);
         let mut book = Book::new();
         let fixture = open_with(&disk, limits(8), small(Durability::Committed)).unwrap();
-        let operations = random.random_range(10..150);
-        load(&fixture, &mut book, &mut random, operations).await;
+        disk.cut_after(random.random_range(1..300));
+        load(&fixture, &mut book, &mut random, 1_000).await;
         let killed = disk.kill(seed);
         drop(fixture);
-        // Killed, and then the power fails before much is synced again.
+        // What is shown now must not be lost by a power cut right after.
         let fixture = open_with(&killed, limits(8), small(Durability::Committed)).unwrap();
         check(&fixture, &mut book, seed).await;
-        let killed = killed.restart(seed);
+        let cut = killed.restart(seed);
         drop(fixture);
-        let fixture = open_with(&killed, limits(8), small(Durability::Committed)).unwrap();
+        let fixture = open_with(&cut, limits(8), small(Durability::Committed)).unwrap();
         check(&fixture, &mut book, seed).await;
     }
 }

@@ -40,6 +40,8 @@ struct State {
     cut_at: Option<u64>,
     /// Content after the power cut.
     image: Option<BTreeMap<String, Vec<u8>>>,
+    /// Files and entries at that moment.
+    killed: Option<(Vec<File>, BTreeMap<String, usize>)>,
     fault: Option<Fault>,
     /// Bytes that all files may take.
     capacity: u64,
@@ -49,7 +51,7 @@ struct State {
     held_syncs: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct File {
     current: Vec<u8>,
     durable: Vec<u8>,
@@ -194,6 +196,7 @@ impl SimulatedDisk {
             operations: 0,
             cut_at: None,
             image: None,
+            killed: None,
             fault: None,
             capacity: u64::MAX,
             syncs: 0,
@@ -229,22 +232,22 @@ impl SimulatedDisk {
         Self::with_files(image, seed)
     }
 
-    /// The disk after the process was killed: nothing that was written is
-    /// lost, and nothing is synced. The old one is off.
+    /// The disk after the process was killed, when the power would have failed
+    /// or now: nothing that was written is lost, and nothing is synced. For
+    /// the process, the disk is off.
     pub(super) fn kill(&self, seed: u64) -> Self {
         let mut state = self.state();
-        let names = state.entries.iter();
-        let content = names.map(|(name, &file)| (name.clone(), state.files[file].current.clone()));
-        let killed = Self::with_files(content.collect(), seed);
+        state.cut();
+        let (files, entries) = state.killed.clone().unwrap();
+        let killed = Self::new(seed);
         {
             let mut new = killed.state();
-            for (name, &file) in &state.entries {
-                let at = new.entries[name];
-                new.files[at].durable = state.files[file].durable.clone();
-                new.files[at].unsynced = state.files[file].unsynced.clone();
-            }
+            new.files = files;
+            new.durable_entries = state.durable_entries.clone();
+            new.entry_changes = state.entry_changes.clone();
+            new.entries = entries;
         }
-        state.cut();
+        drop(state);
         killed
     }
 
@@ -318,6 +321,7 @@ impl State {
             image.insert(name, content);
         }
         self.image = Some(image);
+        self.killed = Some((self.files.clone(), self.entries.clone()));
     }
 
     fn check_on(&self) -> io::Result<()> {

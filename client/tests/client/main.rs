@@ -3,13 +3,22 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod completion;
+mod connection;
 mod fake;
+mod interrupted_generation;
+mod output_files;
+mod repl;
+mod run_command;
+mod terminal;
+mod texts;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
 use fake::{FakeServer, alphabet, free_address};
 
+/// Returns a call of the client for the server at `address`.
 fn client(address: impl std::fmt::Display, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_charlstm-client"));
     command
@@ -44,66 +53,6 @@ fn generate_prints_only_the_prompt_and_the_text() {
     assert_eq!(text(&output.stdout), format!("é {}", alphabet(0, 30)));
     assert_eq!(text(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
-}
-
-#[test]
-fn a_lost_connection_in_a_session_is_retried_without_repeating_a_character() {
-    let address = free_address().to_string();
-    let first = FakeServer {
-        stall_after: Some(10),
-        ..Default::default()
-    };
-    let second = FakeServer::default();
-    let running = first.serve(&address);
-    let arguments = [
-        "generate",
-        "--prime",
-        "> ",
-        "--length",
-        "40",
-        "--session",
-        "s",
-    ];
-    let mut child = client(&address, &arguments).spawn().unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    let mut seen = vec![0; 2 + 10];
-    stdout.read_exact(&mut seen).unwrap();
-    drop(running);
-    let _running = second.serve(&address);
-
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(text(&seen), format!("> {}", alphabet(0, 10)));
-    assert_eq!(rest, alphabet(10, 30));
-    assert!(text(&output.stderr).contains("repeating the call from position 0"));
-    let received = second.received.lock().unwrap();
-    let repeated = received.generate.last().unwrap();
-    assert_eq!(repeated.expected_position, Some(0));
-    assert_eq!(repeated.prime, "> ");
-}
-
-#[test]
-fn a_lost_connection_without_a_session_is_an_error() {
-    let fake = FakeServer {
-        stall_after: Some(3),
-        ..Default::default()
-    };
-    let running = fake.serve("127.0.0.1:0");
-    let arguments = ["generate", "--prime", "x", "--no-echo"];
-    let mut child = client(running.address, &arguments).spawn().unwrap();
-    let mut seen = [0; 3];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut seen)
-        .unwrap();
-    drop(running);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("error: "));
 }
 
 #[test]
@@ -191,10 +140,15 @@ fn an_invalid_field_does_not_end_the_repl_and_is_reported_by_its_setting() {
         .write_all(b"Hello\n/nope\n")
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(1));
     let messages = text(&output.stderr);
-    let expected = "error: /set top_p: must be smaller\nunknown command /nope";
+    let expected =
+        "error: line 1: /set top_p: must be smaller\nerror: line 2: unknown command /nope";
     assert!(messages.starts_with(expected), "{messages}");
+    assert!(
+        messages.ends_with("error: 2 lines of the input could not be continued\n"),
+        "{messages}"
+    );
 }
 
 #[test]
@@ -306,6 +260,60 @@ fn the_first_ctrl_c_cancels_the_training_and_says_how_to_resume_it() {
 }
 
 #[test]
+fn an_interrupted_training_is_an_error_that_says_how_to_resume_it() {
+    let fake = FakeServer {
+        interrupts_training: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let output = run(server.address, &["trainings", "watch", "t1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains(
+            "error: the training was interrupted; run `charlstm-client trainings resume t1`"
+        ),
+        "{message}"
+    );
+    let output = run(server.address, &["trainings", "cancel", "t1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains("nothing to cancel: t1 has already ended"),
+        "{message}"
+    );
+}
+
+#[test]
+fn no_message_claims_that_a_training_continues_on_a_dead_server() {
+    let fake = FakeServer {
+        wait_for_cancel: true,
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"some text").unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = ["train", "--text", path, "--model", "m"];
+    let mut child = client(server.address, &arguments).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("epoch 1/2"));
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    drop(server);
+    let mut messages = String::new();
+    while messages.matches("reconnecting in").count() < 3 {
+        stderr.read_line(&mut messages).unwrap();
+    }
+    interrupt(&child);
+    stderr.read_to_string(&mut messages).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    for claim in ["goes on", "going on", "continues", "is running"] {
+        assert!(!messages.contains(claim), "{messages}");
+    }
+    assert!(messages.contains("trainings show t1"), "{messages}");
+}
+
+#[test]
 fn the_repl_continues_each_line_in_one_session() {
     let fake = FakeServer::default();
     let server = fake.serve("127.0.0.1:0");
@@ -317,13 +325,12 @@ fn the_repl_continues_each_line_in_one_session() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin
-        .write_all(b"/set length 3\n/set seed 5\nHello\n\n/nope\n")
+        .write_all(b"/set length 3\n/set seed 5\nHello\n\n")
         .unwrap();
     drop(stdin);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout), "abc\nabc\n");
-    assert!(text(&output.stderr).contains("unknown command /nope"));
+    assert_eq!(text(&output.stdout), "abc\ndef\n");
     let received = fake.received.lock().unwrap();
     assert_eq!(received.generate[0].prime, "Hello");
     assert_eq!(
@@ -364,7 +371,9 @@ fn status_works_with_a_server_that_offers_no_status() {
     let server = FakeServer::default().serve("127.0.0.1:0");
     let output = run(server.address, &["status"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("the server does not list its models"));
+    let shown = text(&output.stdout);
+    assert!(shown.contains("load    unknown"), "{shown}");
+    assert!(shown.contains("m@1"), "{shown}");
 }
 
 #[test]
@@ -456,15 +465,18 @@ fn invalid_utf8_is_reported_with_its_file_and_offset() {
     let bad = bad.to_str().unwrap();
     let output = run(server.address, &["train", "--text", bad, "--model", "m"]);
     assert_eq!(output.status.code(), Some(2));
-    let expected = format!("error: cannot read {bad}: invalid UTF-8 at byte 3\n");
-    assert_eq!(text(&output.stderr), expected);
+    let expected = format!("error: cannot read {bad}: invalid UTF-8 at byte 3; ");
+    assert!(text(&output.stderr).starts_with(&expected));
 }
 
 #[test]
 fn each_command_has_a_manual_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    let output = run("127.0.0.1:1", &["man", path]);
+    let output = Command::new(env!("CARGO_BIN_EXE_charlstm-client"))
+        .args(["man", path])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     for page in [
         "charlstm-client",
