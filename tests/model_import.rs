@@ -128,7 +128,9 @@ fn a_large_model_is_exported_and_imported_with_little_memory() {
         vocabulary,
         metadata: ModelMetadata::default(),
     };
-    repository.publish("large", &model).unwrap();
+    repository
+        .publish(&Publisher::admin(), "large", &model)
+        .unwrap();
     drop(repository);
     let server = Server::start_in(folder, &[]);
 

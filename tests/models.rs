@@ -51,7 +51,9 @@ async fn server() -> (Server, Client) {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(&folder.path().join("data")).unwrap();
     for name in ["a", "a", "b"] {
-        repository.publish(name, &model()).unwrap();
+        repository
+            .publish(&Publisher::admin(), name, &model())
+            .unwrap();
     }
     drop(repository);
     let server = Server::start_in(folder, &[]);

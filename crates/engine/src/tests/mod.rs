@@ -222,6 +222,7 @@ fn call(prompt: &str, max_chars: u64) -> GenerateCall {
         prompt: prompt.to_owned(),
         max_chars,
         session: SessionSource::None,
+        owner_limit: None,
         snapshot_for: None,
         settings: SamplingSettings::default(),
         seed: Some(1),
