@@ -11,7 +11,7 @@ use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::train_request::Payload;
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
 use charlstm_proto::v1::{GenerateRequest, StartTrainingRequest, TrainRequest, TrainingSpec};
-use charlstm_repository::Repository;
+use charlstm_repository::{Publisher, Repository};
 use tonic::Code;
 
 use crate::support::server::{Server, command_of};

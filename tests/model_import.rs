@@ -8,7 +8,7 @@ use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::Repository;
+use charlstm_repository::{Publisher, Repository};
 use serde::Deserialize;
 use tempfile::TempDir;
 

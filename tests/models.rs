@@ -11,7 +11,7 @@ use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, FinishReason, GetModelRequest, ImportModelHeader,
     ImportModelRequest, ListModelsRequest, Model, ModelFormat,
 };
-use charlstm_repository::Repository;
+use charlstm_repository::{Publisher, Repository};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};

@@ -383,9 +383,7 @@ impl Shared {
             .jobs
             .get(id)
             .cloned()
-            .ok_or_else(|| JobsError::NotFound {
-                id: id.chars().take(100).collect(),
-            })
+            .ok_or_else(|| JobsError::not_found(id))
     }
 
     fn check_space_in_queue(

@@ -106,6 +106,16 @@ pub enum JobsError {
     Io(#[from] io::Error),
 }
 
+impl JobsError {
+    /// There is no training of this id, or none that the caller may see.
+    pub fn not_found(id: &str) -> Self {
+        // A client may send an id of any length.
+        Self::NotFound {
+            id: id.chars().take(100).collect(),
+        }
+    }
+}
+
 impl From<ReadError> for JobsError {
     fn from(error: ReadError) -> Self {
         match error {
