@@ -349,6 +349,13 @@ impl GenerationService for FakeServer {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
+    async fn generate_text(
+        &self,
+        _: Request<GenerateTextRequest>,
+    ) -> Result<Response<GenerateTextResponse>, Status> {
+        Err(Status::unimplemented("the fake server"))
+    }
+
     async fn score(
         &self,
         request: Request<ScoreRequest>,
