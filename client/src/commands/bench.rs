@@ -6,7 +6,8 @@ mod stream;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::{
-    DeleteSessionRequest, GenerateRequest, GetServerStatusRequest, ListModelsRequest, Model, Sampling,
+    DeleteSessionRequest, GenerateRequest, GetServerStatusRequest, ListModelsRequest, Model,
+    Sampling,
 };
 use serde_json::{Value, json};
 use tonic::Code;
