@@ -43,7 +43,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         None => {}
     }
     let shutdown = shutdown::on_signals()?;
-    let listener = serve::listen(config.listen).await?;
+    let listener = serve::listen("--listen", config.listen).await?;
     serve::serve(config, listener, shutdown).await?;
     Ok(())
 }
