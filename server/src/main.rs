@@ -42,9 +42,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => {}
     }
-    let shutdown = shutdown::on_signals()?;
+    let signals = shutdown::on_signals()?;
     let listener = serve::listen("--listen", config.listen).await?;
-    serve::serve(config, listener, shutdown).await?;
+    serve::serve(config, listener, signals).await?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! does is in `rpc`.
 
 mod metrics;
+mod reload;
 mod services;
 mod transport;
 
@@ -14,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 
+use self::reload::Reloader;
 use self::services::{Layers, Services};
 use self::transport::{MAX_MESSAGE_BYTES, transport};
 use crate::access::{AccessControl, AccessError, is_exposed};
@@ -34,6 +35,7 @@ use crate::rpc::model::{ModelRpc, ModelUsage};
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
+use crate::shutdown::Signals;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
@@ -132,7 +134,7 @@ pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListen
         })
 }
 
-/// Serves on the listener until `shutdown` is cancelled or the server fails,
+/// Serves on the listener until a signal asks for the shutdown or the server fails,
 /// and the calls in flight have ended, for at most the grace period. Prints one
 /// line to standard output when the server is ready.
 ///
@@ -146,8 +148,9 @@ pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListen
 pub async fn serve(
     config: Config,
     listener: TcpListener,
-    shutdown: CancellationToken,
+    signals: Signals,
 ) -> Result<(), ServeError> {
+    let Signals { shutdown, reload } = signals;
     let started = Instant::now();
     let mut server = transport(config.tls())?;
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
@@ -155,7 +158,7 @@ pub async fn serve(
     let calls = TaskTracker::new();
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
-        auth: AuthLayer::new(access),
+        auth: AuthLayer::new(Arc::clone(&access)),
         in_flight: InFlightLayer::new(calls.clone()),
     };
     let device = devices::select(config.device)?;
@@ -223,6 +226,12 @@ pub async fn serve(
     if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
+    let mut reloader = Reloader::new();
+    if config.access_files().is_any() {
+        let reload = move || access.reload().map_err(|error| error.to_string());
+        reloader.add("principals and tokens", Box::new(reload));
+    }
+    tokio::spawn(reloader.run(reload, shutdown.clone()));
     let announced = announce(&config, address, device);
 
     let failure = match announced {

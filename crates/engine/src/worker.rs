@@ -84,23 +84,23 @@ struct UnreadText {
 
 /// For how long a reader has taken nothing.
 struct ReaderTimeout {
-    taken: u64,
+    signs: u64,
     since: Instant,
 }
 
 impl ReaderTimeout {
     fn new(buffer: &TextBuffer, now: Instant) -> Self {
         Self {
-            taken: buffer.taken(),
+            signs: buffer.reader_signs(),
             since: now,
         }
     }
 
     /// Whether the reader has taken nothing for `limit`.
     fn has_passed(&mut self, buffer: &TextBuffer, now: Instant, limit: Duration) -> bool {
-        let taken = buffer.taken();
-        if taken != self.taken {
-            (self.taken, self.since) = (taken, now);
+        let signs = buffer.reader_signs();
+        if signs != self.signs {
+            (self.signs, self.since) = (signs, now);
         }
         now.duration_since(self.since) >= limit
     }

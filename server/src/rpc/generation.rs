@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use charlstm_engine::{
     Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    GenerationStream, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
+    ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
@@ -21,12 +21,15 @@ use tonic::{Request, Response, Status, Streaming};
 use super::deadline::deadline;
 use super::principal::Principal;
 use super::status;
+use super::usage::StreamGuard;
 use crate::metrics::Metrics;
+use throttle::ThrottledEvents;
 
 mod score_stream;
 #[cfg(test)]
 mod tests;
 mod text;
+mod throttle;
 
 /// Number of characters that are generated if the request does not say.
 const DEFAULT_MAX_CHARS: u32 = 200;
@@ -77,10 +80,13 @@ impl GenerationRpc {
     ) -> Result<GenerateResponses, Status> {
         let since = Instant::now();
         let call = generate_call(request, principal, &self.keys, deadline)?;
+        let stream = principal.start_stream()?;
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
+        let throttle = principal.throttle();
         Ok(GenerateResponses {
-            events,
+            events: ThrottledEvents::new(events, throttle),
+            _stream: stream,
             keys: Arc::clone(&self.keys),
             metrics: self.metrics.clone(),
             since,
@@ -170,7 +176,9 @@ async fn before<T>(
 
 /// The messages of one generation.
 pub struct GenerateResponses {
-    events: GenerationStream,
+    events: ThrottledEvents,
+    /// Counts towards the quota of the principal.
+    _stream: StreamGuard,
     keys: Arc<SnapshotKeys>,
     metrics: Metrics,
     /// When the last text was handed over, or, before the first text, when the

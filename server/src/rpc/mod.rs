@@ -12,3 +12,4 @@ pub mod server;
 pub mod session;
 pub mod status;
 pub mod training;
+pub mod usage;

@@ -13,6 +13,7 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tower::Layer;
 
+use super::revocation::RevocableCall;
 use crate::access::AccessControl;
 use crate::rpc::peer::Peer;
 use crate::rpc::principal::{Principal, Role};
@@ -105,7 +106,7 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<http::Response<Body>, Infallible>>>;
+    type Future = Either<RevocableCall<S::Future>, Ready<Result<http::Response<Body>, Infallible>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -114,8 +115,9 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         match self.layer.admit(&request) {
             Ok(principal) => {
+                let revoked = principal.revoked().clone();
                 request.extensions_mut().insert(principal);
-                Either::Left(self.inner.call(request))
+                Either::Left(RevocableCall::new(self.inner.call(request), revoked))
             }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }

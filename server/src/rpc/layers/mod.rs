@@ -6,3 +6,4 @@
 pub mod auth;
 pub mod call_metrics;
 pub mod in_flight;
+mod revocation;

@@ -49,6 +49,23 @@ pub(super) fn full(reason: &str, message: impl Into<String>, retry_after: Durati
     Status::with_error_details(Code::ResourceExhausted, shorten(message.into()), details)
 }
 
+/// Returns RESOURCE_EXHAUSTED for a call beyond a quota of its principal.
+pub(super) fn quota(message: impl Into<String>, retry_after: Duration) -> Status {
+    let message = shorten(message.into());
+    let mut details = ErrorDetails::with_quota_failure_violation("principal", &message);
+    details.set_error_info("QUOTA", DOMAIN, []);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Returns the status of a generation beyond the quota of its principal. One may
+/// end at any time; a second is the time of some hundred characters.
+pub(super) fn stream_quota(limit: u64) -> Status {
+    let message =
+        format!("the limit of {limit} generations at a time for this principal is reached");
+    quota(message, Duration::from_secs(1))
+}
+
 /// Returns UNAVAILABLE with the delay after which a retry is worthwhile.
 /// Clients retry it after that delay, and do not take it for a broken
 /// connection.
@@ -92,6 +109,15 @@ pub(super) fn unauthenticated() -> Status {
         Code::Unauthenticated,
         "TOKEN_NEEDED",
         "this server requires a valid access token: send `authorization: Bearer TOKEN`",
+    )
+}
+
+/// Returns UNAUTHENTICATED: the credentials of a call in flight were removed.
+pub(super) fn revoked() -> Status {
+    refused(
+        Code::Unauthenticated,
+        "CREDENTIALS_REVOKED",
+        "the access token or the principal of this call was removed",
     )
 }
 
