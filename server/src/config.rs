@@ -20,14 +20,15 @@ use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 use thiserror::Error;
 
 use self::value::{
-    Checked, address, boolean, byte_size, count, device, durability, duration, log_format, path,
-    principal_name, role, threads,
+    Checked, address, boolean, byte_size, count, device, durability, duration, log_format,
+    log_level, path, principal_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::device::DeviceChoice;
 use charlstm_store::session::Durability;
+use tracing::level_filters::LevelFilter;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,6 +360,46 @@ pub struct Config {
     )]
     pub insecure: bool,
 
+    /// Least important lines that are logged: error, warn, info, debug or trace;
+    /// the variable RUST_LOG sets other levels for parts of the program, such as
+    /// charlstm_engine=debug
+    #[arg(
+        long,
+        env = "CHARLSTM_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = Checked(log_level)
+    )]
+    pub log_level: LevelFilter,
+
+    /// Also log prompts and generated texts, shortened; without it, the log
+    /// contains no text
+    #[arg(
+        long,
+        env = "CHARLSTM_LOG_TEXT",
+        value_name = "true|false",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = Checked(boolean)
+    )]
+    pub log_text: bool,
+
+    /// Address of an OpenTelemetry collector, such as http://127.0.0.1:4317, to
+    /// which traces of calls and trainings are exported over gRPC (OTLP)
+    #[arg(long, env = "CHARLSTM_OTLP_ENDPOINT", value_name = "URL", value_parser = Checked(url))]
+    pub otlp_endpoint: Option<String>,
+
+    /// Check the settings and the files that they name, and exit
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// Print the settings in effect as a file for --config, and exit
+    #[arg(long)]
+    pub print_config: bool,
+
     /// Format of the log: lines for people, or one JSON object per line
     #[arg(
         long,
@@ -372,6 +413,10 @@ pub struct Config {
     /// TOML file of settings, named like these flags (max-batch = 64)
     #[arg(long, env = "CHARLSTM_CONFIG", value_name = "FILE", value_parser = Checked(path))]
     pub config: Option<PathBuf>,
+
+    /// The settings in effect, as TOML, without passwords.
+    #[arg(skip)]
+    pub effective: String,
 
     /// What is logged, in the syntax of the variable `RUST_LOG`.
     #[arg(skip)]
@@ -448,10 +493,16 @@ impl Config {
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Self, ConfigError> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let parse = |command: Command, file: Option<&Path>| {
-            let parsed = command
-                .try_get_matches_from(&arguments)
-                .and_then(|matches| Self::from_arg_matches(&matches));
+        let parse = |mut command: Command, file: Option<&Path>| {
+            let matches = command.try_get_matches_from_mut(&arguments);
+            let parsed = matches.and_then(|matches| {
+                let effective = file::write(&command, &matches);
+                let parsed = Self::from_arg_matches(&matches)?;
+                Ok(Self {
+                    effective,
+                    ..parsed
+                })
+            });
             parsed.map_err(|error| explain(error, file))
         };
         // Without the file first: this parse names the file, and finds every

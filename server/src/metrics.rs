@@ -361,7 +361,7 @@ fn call_duration() -> Histogram {
 }
 
 /// Name of a status code in the gRPC specification.
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

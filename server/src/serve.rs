@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -29,6 +30,7 @@ use crate::devices;
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
+use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
 use crate::rpc::model::{ModelRpc, ModelUsage};
@@ -36,6 +38,8 @@ use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
 use crate::shutdown::Signals;
+use crate::traces::{TracesError, Tracing};
+use crate::training_log::TrainingLog;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
@@ -43,6 +47,7 @@ use charlstm_store::session::{
     AllowedSessions, EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError,
     SessionError, SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
 };
+use charlstm_training::events::State;
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
@@ -95,6 +100,9 @@ pub enum ServeError {
     /// A file that says who may call cannot be used.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -154,10 +162,12 @@ pub async fn serve(
     let started = Instant::now();
     let mut server = transport(config.tls())?;
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
+    let traces = Tracing::new(config.otlp_endpoint.as_deref())?;
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
+        call_log: CallLogLayer::new(config.log_text, traces.clone()),
         auth: AuthLayer::new(Arc::clone(&access)),
         in_flight: InFlightLayer::new(calls.clone()),
     };
@@ -195,7 +205,14 @@ pub async fn serve(
         metrics.clone(),
     ));
     services.add(SessionRpc::server(engine.clone(), keys));
-    let training = TrainingRpc::server(jobs.clone());
+    let training_log = TrainingLog::new(traces.clone());
+    for job in jobs.list() {
+        // Resumed at the start.
+        if job.summary().state == State::Queued {
+            training_log.follow(job);
+        }
+    }
+    let training = TrainingRpc::server(jobs.clone(), training_log);
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
     let models = ModelRpc::server(repository.clone(), usage);
@@ -232,6 +249,7 @@ pub async fn serve(
         reloader.add("principals and tokens", Box::new(reload));
     }
     tokio::spawn(reloader.run(reload, shutdown.clone()));
+    notify_ready();
     let announced = announce(&config, address, device);
 
     let failure = match announced {
@@ -247,6 +265,7 @@ pub async fn serve(
     if let Some(error) = &failure {
         tracing::error!(%error, "the server failed and shuts down");
     }
+    notify_stopping();
     health.stop().await;
     // Also if the server failed: no more connections, and no more metrics.
     shutdown.cancel();
@@ -258,6 +277,11 @@ pub async fn serve(
         stop_jobs(jobs),
         drain(&calls, serving),
     );
+    // Also the traces of the last calls.
+    let exported = tokio::task::spawn_blocking(move || traces.shutdown()).await;
+    if let Err(error) = exported {
+        tracing::error!(%error, "the last traces were not exported");
+    }
     tracing::info!("the server has stopped");
     match failure {
         Some(error) => Err(error),
@@ -452,6 +476,34 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
         path: path.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// Tells the service manager that the server is ready, if there is one.
+fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager could not be notified");
+    }
+}
+
+/// Tells the service manager that the server shuts down, if there is one.
+fn notify_stopping() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Stopping]) {
+        tracing::warn!(%error, "the service manager could not be notified");
+    }
+}
+
+/// Checks everything that the settings name, as far as that changes nothing.
+///
+/// # Errors
+/// What would keep the server from starting.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    AccessControl::from_files(&config.access_files())?;
+    transport(config.tls())?;
+    devices::select(config.device)?;
+    if let Some(file) = &config.snapshot_key_file {
+        SnapshotKeys::read(file)?;
+    }
+    Ok(())
 }
 
 /// Prints the line on standard output that other programs wait for.

@@ -18,6 +18,7 @@ use charlstm_store::session::{Owner, SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call_record::CallRecord;
 use super::deadline::deadline;
 use super::principal::Principal;
 use super::status;
@@ -76,9 +77,12 @@ impl GenerationRpc {
         &self,
         request: pb::GenerateRequest,
         principal: &Principal,
+        record: CallRecord,
         deadline: Option<Instant>,
     ) -> Result<GenerateResponses, Status> {
         let since = Instant::now();
+        let session = request.session_id.as_deref().unwrap_or_default();
+        record.requested(&request.model, session, &request.prime);
         let call = generate_call(request, principal, &self.keys, deadline)?;
         let stream = principal.start_stream()?;
         let started = before(deadline, self.engine.generate(call)).await;
@@ -87,6 +91,8 @@ impl GenerationRpc {
         Ok(GenerateResponses {
             events: ThrottledEvents::new(events, throttle),
             _stream: stream,
+            record,
+            handed_over: None,
             keys: Arc::clone(&self.keys),
             metrics: self.metrics.clone(),
             since,
@@ -106,7 +112,9 @@ impl GenerationService for GenerationRpc {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let deadline = deadline(request.metadata());
         let principal = Principal::of(&request)?;
-        let responses = self.open(request.into_inner(), &principal, deadline).await;
+        let record = CallRecord::of(request.extensions());
+        let request = request.into_inner();
+        let responses = self.open(request, &principal, record, deadline).await;
         Ok(Response::new(responses?))
     }
 
@@ -116,8 +124,9 @@ impl GenerationService for GenerationRpc {
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
         let deadline = deadline(request.metadata());
         let principal = Principal::of(&request)?;
+        let record = CallRecord::of(request.extensions());
         let request = text::stream_request(request.into_inner())?;
-        let responses = self.open(request, &principal, deadline).await?;
+        let responses = self.open(request, &principal, record, deadline).await?;
         Ok(Response::new(text::collect(responses).await?))
     }
 
@@ -126,7 +135,9 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let record = CallRecord::of(request.extensions());
         let request = request.into_inner();
+        record.requested(&request.model, "", &request.text);
         let logprobs = request.logprobs.unwrap_or_default();
         if logprobs && request.text.chars().count() > MAX_SCORE_LOGPROBS {
             let message =
@@ -179,6 +190,9 @@ pub struct GenerateResponses {
     events: ThrottledEvents,
     /// Counts towards the quota of the principal.
     _stream: StreamGuard,
+    record: CallRecord,
+    /// When the transport took the last text, until it comes for more.
+    handed_over: Option<Instant>,
     keys: Arc<SnapshotKeys>,
     metrics: Metrics,
     /// When the last text was handed over, or, before the first text, when the
@@ -200,6 +214,8 @@ impl GenerateResponses {
         let chars = text.text.chars().count() as u64;
         let waited = now.duration_since(self.since);
         self.metrics.text_sent(chars, self.is_first, waited);
+        self.record.text(&text.text, chars);
+        self.handed_over = Some(now);
         (self.since, self.is_first) = (now, false);
     }
 }
@@ -208,9 +224,17 @@ impl Stream for GenerateResponses {
     type Item = Result<pb::GenerateResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(handed_over) = self.handed_over.take() {
+            self.record.sent(handed_over.elapsed());
+        }
         let event = ready!(Pin::new(&mut self.events).poll_next(context));
-        if let Some(Ok(GenerationEvent::Text(text))) = &event {
-            self.count(text);
+        match &event {
+            Some(Ok(GenerationEvent::Started(started))) => {
+                self.record.started(started.model.to_string());
+            }
+            Some(Ok(GenerationEvent::Text(text))) => self.count(text),
+            Some(Ok(GenerationEvent::Finished(_))) => self.record.finished(),
+            Some(Err(_)) | None => {}
         }
         Poll::Ready(event.map(|event| {
             let event = event.map_err(|error| status::generate_error(&error, "prime"))?;

@@ -1,6 +1,7 @@
 //! The gRPC services: protobuf in, calls of the domain, protobuf out. The
 //! crates below know neither the generated types nor `tonic`.
 
+pub mod call_record;
 mod convert;
 mod deadline;
 pub mod generation;

@@ -13,6 +13,7 @@ use tower::ServiceBuilder;
 
 use super::ServeError;
 use crate::rpc::layers::auth::AuthLayer;
+use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
 
@@ -20,6 +21,7 @@ use crate::rpc::layers::in_flight::InFlightLayer;
 #[derive(Clone)]
 pub(super) struct Layers {
     pub(super) call_metrics: CallMetricsLayer,
+    pub(super) call_log: CallLogLayer,
     pub(super) auth: AuthLayer,
     pub(super) in_flight: InFlightLayer,
 }
@@ -49,7 +51,9 @@ impl Services {
             .add_service(health);
         // Not in flight: a shutdown does not wait for tools that keep a stream of
         // reflection open.
-        let admitted = ServiceBuilder::new().layer(layers.auth.clone());
+        let admitted = ServiceBuilder::new()
+            .layer(layers.call_log.clone())
+            .layer(layers.auth.clone());
         let v1 = reflection().build_v1().map_err(super::network)?;
         // For older tools.
         let v1alpha = reflection().build_v1alpha().map_err(super::network)?;
@@ -78,6 +82,7 @@ impl Services {
         let layers = self.layers.clone();
         let layers = ServiceBuilder::new()
             .layer(layers.call_metrics)
+            .layer(layers.call_log)
             .layer(layers.auth)
             .layer(layers.in_flight);
         self.names.push(S::NAME);

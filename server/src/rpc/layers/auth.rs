@@ -13,8 +13,10 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tower::Layer;
 
+use super::excerpt;
 use super::revocation::RevocableCall;
 use crate::access::AccessControl;
+use crate::rpc::call_record::CallRecord;
 use crate::rpc::peer::Peer;
 use crate::rpc::principal::{Principal, Role};
 use crate::rpc::status;
@@ -63,6 +65,7 @@ impl AuthLayer {
                 rejected(rejection.reason());
                 status::unauthenticated()
             })?;
+        CallRecord::of(extensions).principal(principal.owner().as_str());
         if let Some(role) = required_role(path) {
             principal.require(role).inspect_err(|status| {
                 rejected(&format!(
@@ -74,12 +77,6 @@ impl AuthLayer {
         }
         Ok(principal)
     }
-}
-
-/// Returns the beginning of a path that a stranger chose, for the log.
-fn excerpt(path: &str) -> &str {
-    const MAX_BYTES: usize = 100;
-    &path[..path.floor_char_boundary(MAX_BYTES)]
 }
 
 impl<S> Layer<S> for AuthLayer {

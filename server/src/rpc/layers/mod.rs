@@ -4,6 +4,13 @@
 //! health does not delay the shutdown.
 
 pub mod auth;
+pub mod call_log;
 pub mod call_metrics;
 pub mod in_flight;
 mod revocation;
+
+/// Returns the beginning of a path that a stranger chose, for the log.
+fn excerpt(path: &str) -> &str {
+    const MAX_BYTES: usize = 100;
+    &path[..path.floor_char_boundary(MAX_BYTES)]
+}

@@ -11,6 +11,7 @@ pub(super) mod training;
 
 use std::time::Duration;
 
+use tonic::codegen::http;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -101,6 +102,20 @@ pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
         "INTERNAL",
         "internal error of the server; see its log for details",
     )
+}
+
+/// Adds the id of the request to an error that is in headers or trailers.
+pub(super) fn add_request_id(headers: &mut http::HeaderMap, id: &str) {
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    let mut details = status.get_error_details();
+    details.set_request_info(id, "");
+    let message = format!("{} (request id {id})", status.message());
+    let code = status.code();
+    let status = Status::with_error_details(code, message, details);
+    // Sending fails only for a message that is no header; this one was one.
+    let _ = status.add_header(headers);
 }
 
 /// Returns UNAUTHENTICATED: the call has no token, or an unknown one.
