@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
-use charlstm_proto::v1::{FinishReason, GenerateRequest, Sampling, ScoreRequest};
+use charlstm_proto::v1::{
+    FinishReason, GenerateRequest, GenerateTextRequest, Sampling, ScoreRequest,
+};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tonic::{Code, Request, Status};
@@ -32,6 +34,58 @@ async fn two_calls_of_100_characters_generate_the_text_of_one_call_of_200() {
     let second = wire.generate(resume("split", 100)).await;
     assert_eq!(first + &second.text, whole.text);
     assert_eq!(second.finished.position, PRIMED + 200);
+}
+
+/// Returns the same request for a text in one message.
+fn unary(request: GenerateRequest) -> GenerateTextRequest {
+    GenerateTextRequest {
+        model: request.model,
+        prime: request.prime,
+        max_chars: request.max_chars,
+        session_id: request.session_id,
+        sampling: request.sampling,
+        logprobs: request.logprobs,
+        ..GenerateTextRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_text_in_one_message_is_the_text_of_the_stream() {
+    let mut wire = Wire::start(&[]).await;
+    let mut request = start("streamed", 200);
+    request.logprobs = Some(true);
+    let streamed = wire.generate(request.clone()).await;
+    request.session_id = Some("whole".to_owned());
+    let whole = wire.generation.generate_text(unary(request)).await.unwrap();
+    let whole = whole.into_inner();
+    assert_eq!(whole.text, streamed.text);
+    assert_eq!(whole.logprobs, streamed.logprobs);
+    let started = whole.started.unwrap();
+    assert_eq!((started.seed, started.position), (7, 0));
+    let finished = whole.finished.unwrap();
+    assert_eq!(finished.reason(), FinishReason::Length);
+    assert_eq!((finished.chars, finished.position), (200, PRIMED + 200));
+    assert_eq!(
+        wire.text(resume("whole", 50)).await,
+        wire.text(resume("streamed", 50)).await
+    );
+
+    let long = wire.generation.generate_text(unary(start("", 100_001)));
+    let error = long.await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    assert!(error.message().contains("100000"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_whole_text_leaves_its_session_as_it_was() {
+    let mut wire = Wire::start(&[]).await;
+    wire.text(start("s", 20)).await;
+    let expected = wire.session("s").await.unwrap().position;
+    let mut request = Request::new(unary(resume("s", 100_000)));
+    request.set_timeout(Duration::from_millis(100));
+    let error = wire.generation.generate_text(request).await.unwrap_err();
+    assert_ne!(error.code(), Code::InvalidArgument, "{error}");
+    assert_eq!(wire.idle("s").await.position, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -450,6 +450,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 500,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) length: u32,
+    /// Generate in sessions, one per stream, which the server stores after each call; they are
+    /// deleted at the end
+    #[arg(long)]
+    pub(crate) in_sessions: bool,
     /// Seed of the first stream; each further stream adds one
     #[arg(
         long,

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 
 #[cfg(test)]
 mod tests;
+mod text;
 
 /// Number of characters that are generated if the request does not say.
 const DEFAULT_MAX_CHARS: u32 = 200;
@@ -61,6 +62,26 @@ impl GenerationRpc {
             metrics,
         })
     }
+
+    /// Starts a generation. Returns once it is in the queue.
+    async fn open(
+        &self,
+        request: pb::GenerateRequest,
+        principal: &Principal,
+        deadline: Option<Instant>,
+    ) -> Result<GenerateResponses, Status> {
+        let since = Instant::now();
+        let call = generate_call(request, principal, &self.keys, deadline)?;
+        let started = before(deadline, self.engine.generate(call)).await;
+        let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
+        Ok(GenerateResponses {
+            events,
+            keys: Arc::clone(&self.keys),
+            metrics: self.metrics.clone(),
+            since,
+            is_first: true,
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -71,19 +92,21 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let since = Instant::now();
         let deadline = deadline(request.metadata());
         let principal = Principal::of(&request)?;
-        let call = generate_call(request.into_inner(), &principal, &self.keys, deadline)?;
-        let started = before(deadline, self.engine.generate(call)).await;
-        let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
-        Ok(Response::new(GenerateResponses {
-            events,
-            keys: Arc::clone(&self.keys),
-            metrics: self.metrics.clone(),
-            since,
-            is_first: true,
-        }))
+        let responses = self.open(request.into_inner(), &principal, deadline).await;
+        Ok(Response::new(responses?))
+    }
+
+    async fn generate_text(
+        &self,
+        request: Request<pb::GenerateTextRequest>,
+    ) -> Result<Response<pb::GenerateTextResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let principal = Principal::of(&request)?;
+        let request = text::stream_request(request.into_inner())?;
+        let responses = self.open(request, &principal, deadline).await?;
+        Ok(Response::new(text::collect(responses).await?))
     }
 
     async fn score(
@@ -128,6 +151,13 @@ pub struct GenerateResponses {
 }
 
 impl GenerateResponses {
+    /// Returns the same messages for a reader that collects the whole text: if
+    /// the generation fails or is dropped, its session stays as it was.
+    fn whole(mut self) -> Self {
+        self.events = self.events.whole();
+        self
+    }
+
     fn count(&mut self, text: &GeneratedText) {
         let now = Instant::now();
         let chars = text.text.chars().count() as u64;

@@ -19,12 +19,13 @@ use charlstm_proto::v1::train_request::Payload;
 use charlstm_proto::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use charlstm_proto::v1::{
     CancelTrainingRequest, CancelTrainingResponse, EpochProgress, FinishReason, GenerateRequest,
-    GenerateResponse, GeneratedText, GenerationFinished, GenerationStarted, GetTrainingRequest,
-    GetTrainingResponse, ImportModelRequest, ListTrainingsRequest, ListTrainingsResponse,
-    ResumeTrainingRequest, ResumeTrainingResponse, ScoreRequest, ScoreResponse,
-    StartTrainingRequest, StartTrainingResponse, State, TrainRequest, TrainResponse, Training,
-    TrainingAccepted, TrainingFinished, TrainingSpec, WatchTrainingRequest, WatchTrainingResponse,
-    generate_response, train_response, watch_training_response,
+    GenerateResponse, GenerateTextRequest, GenerateTextResponse, GeneratedText, GenerationFinished,
+    GenerationStarted, GetTrainingRequest, GetTrainingResponse, ImportModelRequest,
+    ListTrainingsRequest, ListTrainingsResponse, ResumeTrainingRequest, ResumeTrainingResponse,
+    ScoreRequest, ScoreResponse, StartTrainingRequest, StartTrainingResponse, State, TrainRequest,
+    TrainResponse, Training, TrainingAccepted, TrainingFinished, TrainingSpec,
+    WatchTrainingRequest, WatchTrainingResponse, generate_response, train_response,
+    watch_training_response,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
@@ -347,6 +348,13 @@ impl GenerationService for FakeServer {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn generate_text(
+        &self,
+        _: Request<GenerateTextRequest>,
+    ) -> Result<Response<GenerateTextResponse>, Status> {
+        Err(Status::unimplemented("the fake server"))
     }
 
     async fn score(
