@@ -33,7 +33,7 @@ PYTHONWARNINGS=ignore PATH="$PWD/$home/bin:$PATH" "$home/bin/python" -m grpc_too
     "--mypy_out=quiet:$generated" "--mypy_grpc_out=quiet:$generated" proto/charlstm/v1/*.proto
 
 if [ -n "$check" ]; then
-    if ! diff -r --exclude=__init__.py --exclude=__pycache__ "$generated/charlstm/v1" "$target" >&2; then
+    if ! diff -rq --exclude=__init__.py --exclude=__pycache__ "$generated/charlstm/v1" "$target" >&2; then
         echo "$target is out of date; run \`make python-stubs\`" >&2
         exit 1
     fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 from charlstm.training_events import (
@@ -37,7 +38,10 @@ class ProgressBar:
         if wanted is False or (wanted is None and not _is_watched()):
             return None
         try:
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():
+                # In a notebook without ipywidgets, the bar consists of text.
+                warnings.simplefilter("ignore")
+                from tqdm.auto import tqdm
         except ImportError as error:
             if wanted is None:
                 return None

@@ -362,6 +362,145 @@ class GenerationFinished(google.protobuf.message.Message):
 Global___GenerationFinished: typing_extensions.TypeAlias = GenerationFinished
 
 @typing.final
+class GenerateTextRequest(google.protobuf.message.Message):
+    """What to generate: the fields of `GenerateRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    PRIME_FIELD_NUMBER: builtins.int
+    MAX_CHARS_FIELD_NUMBER: builtins.int
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    SAMPLING_FIELD_NUMBER: builtins.int
+    STOP_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    EXPECTED_POSITION_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    SESSION_SNAPSHOT_FIELD_NUMBER: builtins.int
+    RETURN_SESSION_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Model, as `name` (its latest version) or `name@version`. If empty, and
+    exactly one model exists, that model is used. May be empty when an
+    existing session is continued; if set, it must name the session's model.
+    """
+    prime: builtins.str
+    """The prompt: text that is fed to the model before it generates. At most
+    1000000 characters, each of which must be in the model's vocabulary. May
+    be empty only when an existing session is continued.
+    """
+    max_chars: builtins.int
+    """Number of characters to generate. 0 to 100000; default 200."""
+    session_id: builtins.str
+    """Session to continue, or to create if it does not exist: 1 to 128 of
+    [a-z A-Z 0-9 . _ : -]. If empty, no state is kept.
+    """
+    logprobs: builtins.bool
+    """If true, `GenerateTextResponse.logprobs` is filled in. Default false."""
+    expected_position: builtins.int
+    """Position that the session must have. If it is the position at which the
+    session's last call began, the session is rewound to it, and that call is
+    repeated: the safe way to retry an interrupted call.
+    """
+    precision: builtins.str
+    """Number format of the decode step: `float32` or `int8`. Default: that of the
+    session, or the server's if no session is continued. A session keeps the
+    precision that it started with; a different value is FAILED_PRECONDITION.
+    A retry sets it to the value that `started` reported.
+    """
+    session_snapshot: builtins.bytes
+    """Starts from this snapshot, which an earlier call or ExportSession
+    returned, instead of from a session on the server; excludes `session_id`. INVALID_ARGUMENT if it was
+    forged, sealed with an unknown key, or made for another principal, model
+    or precision.
+    """
+    return_session: builtins.bool
+    """If true, `GenerationFinished.session_snapshot` is filled in: the client
+    holds the session, and the server stores nothing; excludes `session_id`.
+    Default false.
+    """
+    @property
+    def sampling(self) -> Global___Sampling:
+        """How characters are sampled."""
+
+    @property
+    def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Strings that end the generation. The matched string is not sent. At most
+        16, each of 1 to 256 characters.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        prime: builtins.str = ...,
+        max_chars: builtins.int | None = ...,
+        session_id: builtins.str | None = ...,
+        sampling: Global___Sampling | None = ...,
+        stop: collections.abc.Iterable[builtins.str] | None = ...,
+        logprobs: builtins.bool | None = ...,
+        expected_position: builtins.int | None = ...,
+        precision: builtins.str | None = ...,
+        session_snapshot: builtins.bytes = ...,
+        return_session: builtins.bool | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_expected_position", b"_expected_position"]) -> typing.Literal["expected_position"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_chars", b"_max_chars"]) -> typing.Literal["max_chars"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_precision", b"_precision"]) -> typing.Literal["precision"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_return_session", b"_return_session"]) -> typing.Literal["return_session"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_session_id", b"_session_id"]) -> typing.Literal["session_id"] | None: ...
+
+Global___GenerateTextRequest: typing_extensions.TypeAlias = GenerateTextRequest
+
+@typing.final
+class GenerateTextResponse(google.protobuf.message.Message):
+    """A generated text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """The generated characters, without the prompt."""
+    @property
+    def started(self) -> Global___GenerationStarted:
+        """What was computed, and where the session began."""
+
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Natural logarithm of the probability that the model assigned to each
+        character, before sampling filters. One value per character if requested,
+        otherwise empty.
+        """
+
+    @property
+    def finished(self) -> Global___GenerationFinished:
+        """Why the generation ended, and where it left the session."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___GenerationStarted | None = ...,
+        text: builtins.str = ...,
+        logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+        finished: Global___GenerationFinished | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["finished", b"finished", "started", b"started"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["finished", b"finished", "logprobs", b"logprobs", "started", b"started", "text", b"text"]) -> None: ...
+
+Global___GenerateTextResponse: typing_extensions.TypeAlias = GenerateTextResponse
+
+@typing.final
 class ScoreRequest(google.protobuf.message.Message):
     """Text to score."""
 

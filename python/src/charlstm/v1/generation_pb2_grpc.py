@@ -40,6 +40,11 @@ class GenerationServiceStub(object):
                 request_serializer=charlstm_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=charlstm_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateText = channel.unary_unary(
+                '/charlstm.v1.GenerationService/GenerateText',
+                request_serializer=charlstm_dot_v1_dot_generation__pb2.GenerateTextRequest.SerializeToString,
+                response_deserializer=charlstm_dot_v1_dot_generation__pb2.GenerateTextResponse.FromString,
+                _registered_method=True)
         self.Score = channel.unary_unary(
                 '/charlstm.v1.GenerationService/Score',
                 request_serializer=charlstm_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
@@ -81,6 +86,19 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateText(self, request, context):
+        """Generates as `Generate` does, and returns the whole text in one message, for
+        callers that do not want a stream. At most 100000 characters.
+
+        The call advances its session only if its response can be sent: a call that
+        is cancelled, or whose deadline passes, leaves the session as it was.
+
+        Errors: as for `Generate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Score(self, request, context):
         """Scores a text: measures how well a model predicts each character from all
         characters before it. The first character is not scored.
@@ -101,6 +119,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=charlstm_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=charlstm_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateText': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateText,
+                    request_deserializer=charlstm_dot_v1_dot_generation__pb2.GenerateTextRequest.FromString,
+                    response_serializer=charlstm_dot_v1_dot_generation__pb2.GenerateTextResponse.SerializeToString,
             ),
             'Score': grpc.unary_unary_rpc_method_handler(
                     servicer.Score,
@@ -136,6 +159,33 @@ class GenerationService(object):
             '/charlstm.v1.GenerationService/Generate',
             charlstm_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             charlstm_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charlstm.v1.GenerationService/GenerateText',
+            charlstm_dot_v1_dot_generation__pb2.GenerateTextRequest.SerializeToString,
+            charlstm_dot_v1_dot_generation__pb2.GenerateTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,22 @@ _GenerationServiceGenerateType = typing_extensions.TypeVar(
     ],
 )
 
+_GenerationServiceGenerateTextType = typing_extensions.TypeVar(
+    '_GenerationServiceGenerateTextType',
+    grpc.UnaryUnaryMultiCallable[
+        charlstm.v1.generation_pb2.GenerateTextRequest,
+        charlstm.v1.generation_pb2.GenerateTextResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        charlstm.v1.generation_pb2.GenerateTextRequest,
+        charlstm.v1.generation_pb2.GenerateTextResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        charlstm.v1.generation_pb2.GenerateTextRequest,
+        charlstm.v1.generation_pb2.GenerateTextResponse,
+    ],
+)
+
 _GenerationServiceScoreType = typing_extensions.TypeVar(
     '_GenerationServiceScoreType',
     grpc.UnaryUnaryMultiCallable[
@@ -59,7 +75,7 @@ _GenerationServiceScoreType = typing_extensions.TypeVar(
     ],
 )
 
-class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceScoreType]):
+class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceGenerateTextType, _GenerationServiceScoreType]):
     """Generates text and scores it."""
 
     @typing.overload
@@ -67,6 +83,10 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
         grpc.UnaryStreamMultiCallable[
             charlstm.v1.generation_pb2.GenerateRequest,
             charlstm.v1.generation_pb2.GenerateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            charlstm.v1.generation_pb2.GenerateTextRequest,
+            charlstm.v1.generation_pb2.GenerateTextResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             charlstm.v1.generation_pb2.ScoreRequest,
@@ -79,6 +99,10 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
         grpc.aio.UnaryStreamMultiCallable[
             charlstm.v1.generation_pb2.GenerateRequest,
             charlstm.v1.generation_pb2.GenerateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            charlstm.v1.generation_pb2.GenerateTextRequest,
+            charlstm.v1.generation_pb2.GenerateTextResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             charlstm.v1.generation_pb2.ScoreRequest,
@@ -113,6 +137,16 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
     ends in place of `finished`, with the session at its previous state.
     """
 
+    GenerateText: _GenerationServiceGenerateTextType
+    """Generates as `Generate` does, and returns the whole text in one message, for
+    callers that do not want a stream. At most 100000 characters.
+
+    The call advances its session only if its response can be sent: a call that
+    is cancelled, or whose deadline passes, leaves the session as it was.
+
+    Errors: as for `Generate`.
+    """
+
     Score: _GenerationServiceScoreType
     """Scores a text: measures how well a model predicts each character from all
     characters before it. The first character is not scored.
@@ -127,6 +161,10 @@ GenerationServiceAsyncStub: typing_extensions.TypeAlias = GenerationServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         charlstm.v1.generation_pb2.GenerateRequest,
         charlstm.v1.generation_pb2.GenerateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        charlstm.v1.generation_pb2.GenerateTextRequest,
+        charlstm.v1.generation_pb2.GenerateTextResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         charlstm.v1.generation_pb2.ScoreRequest,
@@ -167,6 +205,21 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
         RetryInfo if the session store cannot accept changes: a call in a session
         is rejected before it generates, or, if the store fails during the call,
         ends in place of `finished`, with the session at its previous state.
+        """
+
+    @abc.abstractmethod
+    def GenerateText(
+        self,
+        request: charlstm.v1.generation_pb2.GenerateTextRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[charlstm.v1.generation_pb2.GenerateTextResponse, collections.abc.Awaitable[charlstm.v1.generation_pb2.GenerateTextResponse]]:
+        """Generates as `Generate` does, and returns the whole text in one message, for
+        callers that do not want a stream. At most 100000 characters.
+
+        The call advances its session only if its response can be sent: a call that
+        is cancelled, or whose deadline passes, leaves the session as it was.
+
+        Errors: as for `Generate`.
         """
 
     @abc.abstractmethod
