@@ -72,6 +72,7 @@ class ScriptedServer:
 
     def __init__(self, *script: tuple[int, End] | tuple[int, End, str]) -> None:
         self.script = list(script)
+        self.unknown_chars = 0
         self.requests: list[pb.GenerateRequest] = []
         self.sessions: list[session_pb2.Session] = []
         self.get_session_failures: list[Failure] = []
@@ -113,7 +114,8 @@ class ScriptedServer:
         self.requests.append(request)
         chars, end, *rest = self.script.pop(0)
         text = rest[0] if rest else TEXT
-        start = request.expected_position + len(request.prime)
+        unknown = self.unknown_chars if request.prime else 0
+        start = request.expected_position + len(request.prime) - unknown
         if chars >= 0:
             started = pb.GenerationStarted(
                 session_id=request.session_id,
@@ -122,6 +124,7 @@ class ScriptedServer:
                 seed=request.sampling.seed or 99,
                 position=request.expected_position,
                 precision="int8",
+                unknown_chars=unknown,
             )
             yield pb.GenerateResponse(started=started)
         for index, character in enumerate(text[: max(chars, 0)], start + 1):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from server_process import ServerProcess
-from verse import MODEL, PRIME
+from server_process import Proxy, ServerProcess
+from verse import MODEL, PRIME, verse
 
 import charlstm
 from charlstm import FinishReason
@@ -182,6 +184,66 @@ def test_a_score_is_that_of_the_notebook(client: charlstm.Client) -> None:
     score = client.score("arma virumque cano", model=MODEL)
     assert score.chars == 17
     assert score.loss == pytest.approx(score.bits_per_char * 0.6931471805599453)
+
+
+def test_a_score_has_the_log_probability_of_each_character(client: charlstm.Client) -> None:
+    text = "arma virumque cano"
+    score = client.score(text, model=MODEL, logprobs=True)
+    assert len(score.logprobs) == score.chars == len(text) - 1
+    assert -sum(score.logprobs) / score.chars == pytest.approx(score.loss, rel=1e-4)
+
+
+def test_a_text_of_any_length_is_scored(client: charlstm.Client, tmp_path: Path) -> None:
+    text = verse(30_000)
+    score = client.score(text, model=MODEL, logprobs=True)
+    path = tmp_path / "verse.txt"
+    path.write_text(text, encoding="utf-8")
+    assert client.score(path, model=MODEL, logprobs=True) == score
+    assert client.score(io.StringIO(text), model=MODEL, logprobs=True) == score
+
+
+def test_a_score_is_repeated_after_a_broken_connection(
+    server: ServerProcess, client: charlstm.Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "verse.txt"
+    path.write_text(verse(30_000), encoding="utf-8")
+    whole = client.score(path, model=MODEL, logprobs=True)
+    proxy = Proxy(server)
+    with charlstm.Client(proxy.address) as broken:
+        broken.status()
+        proxy.cuts.append(5_000)
+        assert broken.score(path, model=MODEL, logprobs=True) == whole
+    assert proxy.connections == 2
+    proxy.close()
+
+
+def test_unknown_characters_are_an_error_or_skipped_or_replaced(client: charlstm.Client) -> None:
+    prime = "arma €€ virum"
+    with pytest.raises(charlstm.InvalidArgument, match="€") as raised:
+        client.generate(prime, model=MODEL).result()
+    assert raised.value.fields[0].field == "prime"
+    session = client.session("skipped", model=MODEL)
+    result = session.generate(prime, unknown="skip", max_chars=10).result()
+    assert result.started.unknown_chars == 2
+    assert session.position == len(prime) - 2 + 10
+    replaced = client.generate(
+        prime, model=MODEL, unknown=charlstm.UnknownCharacters.REPLACE, max_chars=10
+    ).result()
+    assert replaced.finished.position == len(prime) + 10
+    assert client.score(prime, model=MODEL, unknown="skip").unknown_chars == 2
+    with pytest.raises(ValueError, match="ignore"):
+        client.generate(prime, unknown="ignore")  # type: ignore[arg-type]
+
+
+def test_a_text_in_one_message_is_that_of_the_stream(client: charlstm.Client) -> None:
+    streamed = client.generate(PRIME, model=MODEL, seed=3, logprobs=True).result()
+    text = client.generate_text(PRIME, model=MODEL, seed=3, logprobs=True)
+    assert (text.text, text.logprobs) == (streamed.text, streamed.logprobs)
+    assert text.started == streamed.started
+    session = client.session("one-message", model=MODEL)
+    first = session.generate_text(PRIME, seed=3, max_chars=100)
+    assert session.position == len(PRIME) + 100
+    assert first.text + session.generate_text(max_chars=100).text == text.text
 
 
 def test_a_slow_reader_receives_the_whole_text(client: charlstm.Client) -> None:

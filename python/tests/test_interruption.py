@@ -112,6 +112,19 @@ def test_a_session_never_advances_twice_wherever_the_connection_breaks(
             proxy.close()
 
 
+def test_a_text_in_one_message_survives_a_broken_connection(server: ServerProcess) -> None:
+    chars = 4_000
+    proxy = Proxy(server)
+    with charlstm.Client(proxy.address) as client:
+        whole = client.generate_text(PRIME, model=MODEL, seed=SEED, max_chars=chars).text
+        for cut in (0, 50, 1_000, 3_000):
+            session = client.session(f"message-{cut}", model=MODEL)
+            proxy.cuts.append(cut)
+            assert session.generate_text(PRIME, seed=SEED, max_chars=chars).text == whole
+            assert session.position == session.info().position == len(PRIME) + chars
+    proxy.close()
+
+
 def test_the_position_is_asked_for_after_a_generation_was_left(client: charlstm.Client) -> None:
     whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
     session = client.session("left", model=MODEL)

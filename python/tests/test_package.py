@@ -63,19 +63,27 @@ def test_a_class_has_the_fields_of_its_message(kind: type, message: type) -> Non
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
+        (charlstm.UnknownCharacters, generation_pb2.UnknownCharacters),
         (charlstm.FinishReason, generation_pb2.FinishReason),
         (charlstm.State, training_pb2.State),
     ],
 )
 def test_an_enum_has_the_values_of_the_contract(kind: type, values: object) -> None:
-    prefix = {"FinishReason": "FINISH_REASON_", "State": "STATE_"}[kind.__name__]
     names = values.keys()  # type: ignore[attr-defined]
-    assert [it.name for it in kind] == [name.removeprefix(prefix) for name in names]  # type: ignore[attr-defined]
+    prefix = names[0].removesuffix("UNSPECIFIED")
+    names = [name.removeprefix(prefix) for name in names]
+    if kind is charlstm.UnknownCharacters:
+        names.remove("UNSPECIFIED")
+    assert [it.name for it in kind] == names  # type: ignore[attr-defined]
 
 
 def test_every_field_of_a_generation_is_an_option() -> None:
     fields = {field.name for field in generation_pb2.GenerateRequest.DESCRIPTOR.fields}
     fields |= {field.name for field in generation_pb2.Sampling.DESCRIPTOR.fields}
+    # `generate_text` sends the same message.
+    text_fields = generation_pb2.GenerateTextRequest.DESCRIPTOR.fields
+    numbers = {it.name: it.number for it in generation_pb2.GenerateRequest.DESCRIPTOR.fields}
+    assert {it.name: it.number for it in text_fields} == numbers
     elsewhere = {"model", "prime", "session_id", "sampling", "session_snapshot", "return_session"}
     assert set(GenerateOptions.__annotations__) == fields - elsewhere
 

@@ -89,6 +89,16 @@ def test_after_a_shutdown_the_session_continues_where_it_is() -> None:
     assert not rest.sampling.HasField("seed")
 
 
+def test_skipped_characters_of_the_prompt_do_not_count() -> None:
+    with ScriptedServer((8, SHUTDOWN), (12, LENGTH, TEXT[8:])) as server:
+        server.unknown_chars = 1
+        with charlstm.Client(server.address) as client:
+            session = client.session("tale", model="book")
+            result = session.generate("né", max_chars=CHARS, unknown="skip").result()
+    assert result.text == TEXT[:CHARS]
+    assert (server.requests[1].prime, server.requests[1].expected_position) == ("", 9)
+
+
 def test_a_shutdown_after_the_last_character_is_the_end() -> None:
     with ScriptedServer((CHARS, SHUTDOWN)) as server:
         assert run(server).finished.reason is FinishReason.LENGTH

@@ -61,6 +61,7 @@ from charlstm.training_events import (
     TrainingRolledBack,
     TrainingSpec,
 )
+from charlstm.unknown import UnknownCharacters
 from charlstm.version import __version__
 
 __all__ = [
@@ -131,5 +132,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "UnknownCharacters",
     "__version__",
 ]

@@ -12,7 +12,7 @@ from charlstm.async_driver import AsyncDriver
 from charlstm.client import DEFAULT_TIMEOUT
 from charlstm.corpus import Corpus
 from charlstm.endpoint import Endpoint
-from charlstm.generation import AsyncGeneration
+from charlstm.generation import AsyncGeneration, GenerationResult
 from charlstm.generation_flow import GenerateOptions, Place, generate_request
 from charlstm.models import AsyncModels
 from charlstm.progress import ProgressBar
@@ -25,6 +25,8 @@ from charlstm.training_flow import TrainingFlows, TrainingOptions, training_spec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from charlstm.unknown import Unknown
 
 
 class AsyncClient:
@@ -101,9 +103,33 @@ class AsyncClient:
         """As :meth:`charlstm.Client.session`."""
         return AsyncSession(self._driver, self._retry, session_id, model)
 
-    async def score(self, text: str, *, model: str = "", timeout: float | None = None) -> Score:
+    async def generate_text(
+        self,
+        prime: str = "",
+        *,
+        model: str = "",
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationResult:
+        """As :meth:`charlstm.Client.generate_text`."""
+        request = generate_request(prime, model=model, **options)
+        generation = AsyncGeneration(
+            self._driver, request, self._retry, Place(), timeout, streamed=False
+        )
+        return await generation.result()
+
+    async def score(
+        self,
+        text: Corpus,
+        *,
+        model: str = "",
+        logprobs: bool = False,
+        unknown: Unknown = None,
+        timeout: float | None = None,
+    ) -> Score:
         """As :meth:`charlstm.Client.score`."""
-        return await self._driver.run(score(text, model, self._retry), timeout)
+        flow = score(text, model, logprobs, unknown, self._retry)
+        return await self._driver.run(flow, timeout)
 
     def train(
         self,

@@ -11,7 +11,7 @@ from charlstm import corpus as corpora
 from charlstm.corpus import Corpus
 from charlstm.driver import Driver
 from charlstm.endpoint import Endpoint
-from charlstm.generation import Generation
+from charlstm.generation import Generation, GenerationResult
 from charlstm.generation_flow import GenerateOptions, Place, generate_request
 from charlstm.models import Models
 from charlstm.progress import ProgressBar
@@ -24,6 +24,8 @@ from charlstm.training_flow import TrainingFlows, TrainingOptions, training_spec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from charlstm.unknown import Unknown
 
 #: Seconds for a call that neither generates, nor scores, nor trains.
 DEFAULT_TIMEOUT = 60.0
@@ -129,7 +131,9 @@ class Client:
             **options: ``max_chars`` (default 200), ``temperature`` (1), ``top_k`` (0:
                 all), ``top_p`` (1), ``min_p`` (0), ``seed`` (random), ``greedy``,
                 ``stop`` (strings that end the text), ``logprobs``, ``precision``
-                (``float32`` or ``int8``), ``expected_position``.
+                (``float32`` or ``int8``), ``expected_position``, ``unknown`` (what happens
+                to characters of the prompt that the model does not know: ``error``,
+                ``skip`` or ``replace``).
 
         Returns:
             An iterator over pieces of text. The call begins when the first piece is
@@ -153,15 +157,53 @@ class Client:
         """
         return Session(self._driver, self._retry, session_id, model)
 
-    def score(self, text: str, *, model: str = "", timeout: float | None = None) -> Score:
+    def generate_text(
+        self,
+        prime: str = "",
+        *,
+        model: str = "",
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationResult:
+        """Generates text and returns all of it, in one message of the server.
+
+        As ``generate(…).result()``, for at most 100,000 characters and with less
+        overhead.
+
+        Args:
+            prime: The prompt.
+            model: As in :meth:`generate`.
+            timeout: Seconds for the call, including repetitions.
+            **options: Those of :meth:`generate`.
+        """
+        request = generate_request(prime, model=model, **options)
+        generation = Generation(
+            self._driver, request, self._retry, Place(), timeout, streamed=False
+        )
+        return generation.result()
+
+    def score(
+        self,
+        text: Corpus,
+        *,
+        model: str = "",
+        logprobs: bool = False,
+        unknown: Unknown = None,
+        timeout: float | None = None,
+    ) -> Score:
         """Measures how well a model predicts a text.
 
         Args:
-            text: The text, at least two characters.
+            text: The text, the path of a file (a ``pathlib.Path``), or a file that is
+                open; of any length, at least two characters.
             model: As in :meth:`generate`.
+            logprobs: Return the log-probability of each predicted character.
+            unknown: What happens to characters that the model does not know:
+                ``error`` (the default), ``skip`` or ``replace``.
             timeout: Seconds for the call, including repetitions.
         """
-        return self._driver.run(score(text, model, self._retry), timeout)
+        flow = score(text, model, logprobs, unknown, self._retry)
+        return self._driver.run(flow, timeout)
 
     def train(
         self,

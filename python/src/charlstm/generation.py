@@ -50,6 +50,9 @@ class GenerationStarted:
     position: int
     #: Number format of the decode step: ``float32`` or ``int8``.
     precision: str
+    #: Number of characters of the prompt that the model does not know, and that were
+    #: skipped or replaced.
+    unknown_chars: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +169,12 @@ class Generation(_Received, Iterator[str]):
         retry: Retry,
         place: Place,
         timeout: float | None,
+        *,
+        streamed: bool = True,
     ) -> None:
         super().__init__()
-        events = driver.iterate(generate(request, retry, place), timeout)
+        flow = generate(request, retry, place, streamed=streamed)
+        events = driver.iterate(flow, timeout)
         self._events = cast("Generator[object, None, None]", events)
 
     def __iter__(self) -> Generation:
@@ -216,11 +222,12 @@ class AsyncGeneration(_Received, AsyncIterator[str]):
         retry: Retry,
         place: Place,
         timeout: float | None,
+        *,
+        streamed: bool = True,
     ) -> None:
         super().__init__()
-        self._events: AsyncGenerator[object, None] = driver.iterate(
-            generate(request, retry, place), timeout
-        )
+        flow = generate(request, retry, place, streamed=streamed)
+        self._events: AsyncGenerator[object, None] = driver.iterate(flow, timeout)
 
     def __aiter__(self) -> AsyncGeneration:
         return self

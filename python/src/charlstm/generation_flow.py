@@ -24,6 +24,7 @@ from charlstm.errors import (
 from charlstm.flow import Emit, Flow, Open, Rpc, Sleep, call, read, stream_ended
 from charlstm.leg import Leg
 from charlstm.retry import Backoff, Retry
+from charlstm.unknown import Unknown, to_message
 from charlstm.v1.generation_pb2 import (
     FINISH_REASON_CANCELLED,
     FINISH_REASON_LENGTH,
@@ -31,12 +32,15 @@ from charlstm.v1.generation_pb2 import (
     GeneratedText,
     GenerateRequest,
     GenerateResponse,
+    GenerateTextRequest,
+    GenerateTextResponse,
     GenerationFinished,
     Sampling,
 )
 from charlstm.v1.session_pb2 import GetSessionRequest, GetSessionResponse, Session
 
 GENERATE = Rpc("GenerationService", "Generate")
+GENERATE_TEXT = Rpc("GenerationService", "GenerateText")
 GET_SESSION = Rpc("SessionService", "GetSession")
 
 
@@ -54,6 +58,7 @@ class GenerateOptions(TypedDict, total=False):
     logprobs: bool | None
     precision: str | None
     expected_position: int | None
+    unknown: Unknown
 
 
 def generate_request(
@@ -74,6 +79,7 @@ def generate_request(
     logprobs: bool | None = None,
     precision: str | None = None,
     expected_position: int | None = None,
+    unknown: Unknown = None,
 ) -> GenerateRequest:
     """Creates the request of a generation."""
     return GenerateRequest(
@@ -95,6 +101,7 @@ def generate_request(
         precision=precision,
         session_snapshot=session_snapshot,
         return_session=return_session,
+        unknown=to_message(unknown),
     )
 
 
@@ -121,8 +128,12 @@ class Place:
         self.had_started = False
 
 
-def generate(request: GenerateRequest, retry: Retry, place: Place) -> Flow[None]:
+def generate(
+    request: GenerateRequest, retry: Retry, place: Place, *, streamed: bool = True
+) -> Flow[None]:
     """Generates a text; emits what the server sends, each event once.
+
+    If it is not `streamed`, the server sends the whole text in one message.
 
     In a session whose position is not known, the server is asked for it first. A
     call that does not continue a state gets a seed. Both make it safe to repeat the
@@ -144,7 +155,10 @@ def generate(request: GenerateRequest, retry: Retry, place: Place) -> Flow[None]
     total = _Total()
     while True:
         delivered = leg.delivered_chars
-        outcome = yield from _attempt(leg, total, place)
+        if streamed:
+            outcome = yield from _attempt(leg, total, place)
+        else:
+            outcome = yield from _unary_attempt(leg, total, place)
         if leg.delivered_chars > delivered:
             backoff.reset()
         if isinstance(outcome, GenerationFinished):
@@ -205,6 +219,10 @@ class _Total:
         return finished
 
 
+#: Reasons of a generation that has not come to its end.
+_CUT_OFF = (FINISH_REASON_SHUTDOWN, FINISH_REASON_CANCELLED)
+
+
 def _attempt(leg: Leg, total: _Total, place: Place) -> Flow[GenerationFinished | ServerError]:
     """Makes the call once and emits its text. Returns its last event or its error."""
     request = leg.next_attempt()
@@ -222,15 +240,35 @@ def _attempt(leg: Leg, total: _Total, place: Place) -> Flow[GenerationFinished |
                     yield Emit(_tail(response.text, len(new)))
             elif response.HasField("finished"):
                 # A repetition may be cut off before it has caught up.
-                if response.finished.reason not in (
-                    FINISH_REASON_SHUTDOWN,
-                    FINISH_REASON_CANCELLED,
-                ):
+                if response.finished.reason not in _CUT_OFF:
                     leg.check_end()
                 return response.finished
     except ServerError as error:
         return error
     return stream_ended("generation")
+
+
+def _unary_attempt(leg: Leg, total: _Total, place: Place) -> Flow[GenerationFinished | ServerError]:
+    """As `_attempt`, with a call that returns the whole text."""
+    # Both requests have the same fields.
+    request = GenerateTextRequest.FromString(leg.next_attempt().SerializeToString())
+    try:
+        response = yield from call(GENERATE_TEXT, request, GenerateTextResponse, unlimited=True)
+    except ServerError as error:
+        return error
+    place.had_started = True
+    if leg.record_start(response.started) and not total.chars:
+        yield Emit(response.started)
+    new = leg.new_part(response.text)
+    if new:
+        total.chars += len(new)
+        text = GeneratedText(
+            text=response.text, logprobs=response.logprobs, position=response.finished.position
+        )
+        yield Emit(_tail(text, len(new)))
+    if response.finished.reason not in _CUT_OFF:
+        leg.check_end()
+    return response.finished
 
 
 def _tail(text: GeneratedText, chars: int) -> GeneratedText:

@@ -7,7 +7,12 @@ dropped. Performs no I/O.
 from __future__ import annotations
 
 from charlstm.errors import TextDiverged
-from charlstm.v1.generation_pb2 import GenerateRequest, GenerationFinished, GenerationStarted
+from charlstm.v1.generation_pb2 import (
+    UNKNOWN_CHARACTERS_SKIP,
+    GenerateRequest,
+    GenerationFinished,
+    GenerationStarted,
+)
 
 #: Number of characters that a call generates if it does not say so, from the
 #: contract.
@@ -30,6 +35,7 @@ class Leg:
         self._request = GenerateRequest()
         self._request.CopyFrom(request)
         self._start: int | None = None
+        self._prime_chars = len(request.prime)
         self._delivered = ""
         # Number of characters of `_delivered` that this attempt has generated again.
         self._repeated = 0
@@ -70,6 +76,8 @@ class Leg:
                 )
             return False
         self._start = started.position
+        if self._request.unknown == UNKNOWN_CHARACTERS_SKIP:
+            self._prime_chars -= started.unknown_chars
         if started.model:
             self._request.model = f"{started.model}@{started.version}"
         if started.precision:
@@ -123,7 +131,7 @@ class Leg:
             and self._delivered != ""
             and self._repeated == len(self._delivered)
             and self._start is not None
-            and finished.position == self._start + len(request.prime) + len(self._delivered)
+            and finished.position == self._start + self._prime_chars + len(self._delivered)
         )
         if not is_at_end:
             return self

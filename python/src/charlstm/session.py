@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from charlstm.flow import Flow, Rpc, change, query
-from charlstm.generation import AsyncGeneration, Generation
+from charlstm.generation import AsyncGeneration, Generation, GenerationResult
 from charlstm.generation_flow import GET_SESSION, GenerateOptions, Place, generate_request
 from charlstm.message import from_message
 from charlstm.retry import Retry
@@ -162,6 +162,19 @@ class Session:
         request = generate_request(prime, model=self._model, session_id=self._id, **options)
         return Generation(self._driver, request, self._retry, self._place, timeout)
 
+    def generate_text(
+        self,
+        prime: str = "",
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationResult:
+        """As :meth:`generate`, but returns all of the text: at most 100,000 characters."""
+        request = generate_request(prime, model=self._model, session_id=self._id, **options)
+        return Generation(
+            self._driver, request, self._retry, self._place, timeout, streamed=False
+        ).result()
+
     def info(self) -> SessionInfo:
         """Describes the session.
 
@@ -257,6 +270,19 @@ class AsyncSession:
         """As :meth:`Session.generate`; an asynchronous iterator over pieces of text."""
         request = generate_request(prime, model=self._model, session_id=self._id, **options)
         return AsyncGeneration(self._driver, request, self._retry, self._place, timeout)
+
+    async def generate_text(
+        self,
+        prime: str = "",
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationResult:
+        """As :meth:`Session.generate_text`."""
+        request = generate_request(prime, model=self._model, session_id=self._id, **options)
+        return await AsyncGeneration(
+            self._driver, request, self._retry, self._place, timeout, streamed=False
+        ).result()
 
     async def info(self) -> SessionInfo:
         """As :meth:`Session.info`."""

@@ -21,6 +21,46 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _UnknownCharacters:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _UnknownCharactersEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_UnknownCharacters.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    UNKNOWN_CHARACTERS_UNSPECIFIED: _UnknownCharacters.ValueType  # 0
+    """The default: as ERROR."""
+    UNKNOWN_CHARACTERS_ERROR: _UnknownCharacters.ValueType  # 1
+    """The call fails with INVALID_ARGUMENT; the message names the first such
+    character and its position.
+    """
+    UNKNOWN_CHARACTERS_SKIP: _UnknownCharacters.ValueType  # 2
+    """They are left out."""
+    UNKNOWN_CHARACTERS_REPLACE: _UnknownCharacters.ValueType  # 3
+    """Each is replaced by the most frequent character of the model's corpus. If
+    that is not known, as for an imported model, by a space, or by the first
+    character of a vocabulary without a space.
+    """
+
+class UnknownCharacters(_UnknownCharacters, metaclass=_UnknownCharactersEnumTypeWrapper):
+    """What happens to the characters of a text that are not in the vocabulary of
+    the model.
+    """
+
+UNKNOWN_CHARACTERS_UNSPECIFIED: UnknownCharacters.ValueType  # 0
+"""The default: as ERROR."""
+UNKNOWN_CHARACTERS_ERROR: UnknownCharacters.ValueType  # 1
+"""The call fails with INVALID_ARGUMENT; the message names the first such
+character and its position.
+"""
+UNKNOWN_CHARACTERS_SKIP: UnknownCharacters.ValueType  # 2
+"""They are left out."""
+UNKNOWN_CHARACTERS_REPLACE: UnknownCharacters.ValueType  # 3
+"""Each is replaced by the most frequent character of the model's corpus. If
+that is not known, as for an imported model, by a space, or by the first
+character of a vocabulary without a space.
+"""
+Global___UnknownCharacters: typing_extensions.TypeAlias = UnknownCharacters
+
 class _FinishReason:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -70,6 +110,7 @@ class GenerateRequest(google.protobuf.message.Message):
     PRECISION_FIELD_NUMBER: builtins.int
     SESSION_SNAPSHOT_FIELD_NUMBER: builtins.int
     RETURN_SESSION_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Model, as `name` (its latest version) or `name@version`. If empty, and
     exactly one model exists, that model is used. May be empty when an
@@ -77,8 +118,8 @@ class GenerateRequest(google.protobuf.message.Message):
     """
     prime: builtins.str
     """The prompt: text that is fed to the model before it generates. At most
-    1000000 characters, each of which must be in the model's vocabulary. May
-    be empty only when an existing session is continued.
+    1000000 characters; `unknown` says what happens to those that are not in
+    the model's vocabulary. May be empty only when an existing session is continued.
     """
     max_chars: builtins.int
     """Number of characters to generate. 0 to 1000000; default 200."""
@@ -110,6 +151,10 @@ class GenerateRequest(google.protobuf.message.Message):
     holds the session, and the server stores nothing; excludes `session_id`.
     Default false.
     """
+    unknown: Global___UnknownCharacters.ValueType
+    """What happens to characters of the prompt that the model does not know.
+    Default ERROR.
+    """
     @property
     def sampling(self) -> Global___Sampling:
         """How characters are sampled."""
@@ -134,9 +179,10 @@ class GenerateRequest(google.protobuf.message.Message):
         precision: builtins.str | None = ...,
         session_snapshot: builtins.bytes = ...,
         return_session: builtins.bool | None = ...,
+        unknown: Global___UnknownCharacters.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop", "unknown", b"unknown"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_expected_position", b"_expected_position"]) -> typing.Literal["expected_position"] | None: ...
     @typing.overload
@@ -261,6 +307,7 @@ class GenerationStarted(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     POSITION_FIELD_NUMBER: builtins.int
     PRECISION_FIELD_NUMBER: builtins.int
+    UNKNOWN_CHARS_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Session; empty if no state is kept."""
     model: builtins.str
@@ -275,6 +322,10 @@ class GenerationStarted(google.protobuf.message.Message):
     """Number of characters that the session had seen before this call."""
     precision: builtins.str
     """Number format of the decode step: `float32` or `int8`."""
+    unknown_chars: builtins.int
+    """Number of characters of the prompt that the model does not know, and that
+    were skipped or replaced.
+    """
     def __init__(
         self,
         *,
@@ -284,8 +335,9 @@ class GenerationStarted(google.protobuf.message.Message):
         seed: builtins.int = ...,
         position: builtins.int = ...,
         precision: builtins.str = ...,
+        unknown_chars: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "position", b"position", "precision", b"precision", "seed", b"seed", "session_id", b"session_id", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "position", b"position", "precision", b"precision", "seed", b"seed", "session_id", b"session_id", "unknown_chars", b"unknown_chars", "version", b"version"]) -> None: ...
 
 Global___GenerationStarted: typing_extensions.TypeAlias = GenerationStarted
 
@@ -378,6 +430,7 @@ class GenerateTextRequest(google.protobuf.message.Message):
     PRECISION_FIELD_NUMBER: builtins.int
     SESSION_SNAPSHOT_FIELD_NUMBER: builtins.int
     RETURN_SESSION_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Model, as `name` (its latest version) or `name@version`. If empty, and
     exactly one model exists, that model is used. May be empty when an
@@ -385,8 +438,8 @@ class GenerateTextRequest(google.protobuf.message.Message):
     """
     prime: builtins.str
     """The prompt: text that is fed to the model before it generates. At most
-    1000000 characters, each of which must be in the model's vocabulary. May
-    be empty only when an existing session is continued.
+    1000000 characters; `unknown` says what happens to those that are not in
+    the model's vocabulary. May be empty only when an existing session is continued.
     """
     max_chars: builtins.int
     """Number of characters to generate. 0 to 100000; default 200."""
@@ -418,6 +471,10 @@ class GenerateTextRequest(google.protobuf.message.Message):
     holds the session, and the server stores nothing; excludes `session_id`.
     Default false.
     """
+    unknown: Global___UnknownCharacters.ValueType
+    """What happens to characters of the prompt that the model does not know.
+    Default ERROR.
+    """
     @property
     def sampling(self) -> Global___Sampling:
         """How characters are sampled."""
@@ -442,9 +499,10 @@ class GenerateTextRequest(google.protobuf.message.Message):
         precision: builtins.str | None = ...,
         session_snapshot: builtins.bytes = ...,
         return_session: builtins.bool | None = ...,
+        unknown: Global___UnknownCharacters.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop", "unknown", b"unknown"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_expected_position", b"_expected_position"]) -> typing.Literal["expected_position"] | None: ...
     @typing.overload
@@ -508,17 +566,29 @@ class ScoreRequest(google.protobuf.message.Message):
 
     MODEL_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Model, as in `GenerateRequest`."""
     text: builtins.str
     """The text, at least two characters."""
+    logprobs: builtins.bool
+    """If true, `ScoreResponse.logprobs` is filled in; the text must have at most
+    1000000 characters then. Default false.
+    """
+    unknown: Global___UnknownCharacters.ValueType
+    """What happens to characters that the model does not know. Default ERROR."""
     def __init__(
         self,
         *,
         model: builtins.str = ...,
         text: builtins.str = ...,
+        logprobs: builtins.bool | None = ...,
+        unknown: Global___UnknownCharacters.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "text", b"text"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "model", b"model", "text", b"text", "unknown", b"unknown"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___ScoreRequest: typing_extensions.TypeAlias = ScoreRequest
 
@@ -532,6 +602,8 @@ class ScoreResponse(google.protobuf.message.Message):
     BITS_PER_CHAR_FIELD_NUMBER: builtins.int
     LOSS_FIELD_NUMBER: builtins.int
     PERPLEXITY_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    UNKNOWN_CHARS_FIELD_NUMBER: builtins.int
     chars: builtins.int
     """Number of predicted characters: all but the first."""
     bits_per_char: builtins.float
@@ -540,6 +612,16 @@ class ScoreResponse(google.protobuf.message.Message):
     """Mean loss in nats per character."""
     perplexity: builtins.float
     """exp(loss)."""
+    unknown_chars: builtins.int
+    """Number of characters that the model does not know. Replaced ones are
+    counted in `chars`, skipped ones are not.
+    """
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Natural logarithm of the probability of each predicted character, if
+        requested, otherwise empty.
+        """
+
     def __init__(
         self,
         *,
@@ -547,7 +629,113 @@ class ScoreResponse(google.protobuf.message.Message):
         bits_per_char: builtins.float = ...,
         loss: builtins.float = ...,
         perplexity: builtins.float = ...,
+        logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+        unknown_chars: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bits_per_char", b"bits_per_char", "chars", b"chars", "loss", b"loss", "perplexity", b"perplexity"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bits_per_char", b"bits_per_char", "chars", b"chars", "logprobs", b"logprobs", "loss", b"loss", "perplexity", b"perplexity", "unknown_chars", b"unknown_chars"]) -> None: ...
 
 Global___ScoreResponse: typing_extensions.TypeAlias = ScoreResponse
+
+@typing.final
+class ScoreStreamRequest(google.protobuf.message.Message):
+    """A part of the upload of a text to score."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    TEXT_CHUNK_FIELD_NUMBER: builtins.int
+    text_chunk: builtins.bytes
+    """In each later message: the next bytes of the text in UTF-8. A character
+    may be divided between two chunks.
+    """
+    @property
+    def header(self) -> Global___ScoreStreamHeader:
+        """In the first message."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ScoreStreamHeader | None = ...,
+        text_chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header", "payload", b"payload", "text_chunk", b"text_chunk"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "payload", b"payload", "text_chunk", b"text_chunk"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["header", "text_chunk"] | None: ...
+
+Global___ScoreStreamRequest: typing_extensions.TypeAlias = ScoreStreamRequest
+
+@typing.final
+class ScoreStreamHeader(google.protobuf.message.Message):
+    """How a text is scored."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Model, as in `GenerateRequest`."""
+    logprobs: builtins.bool
+    """If true, `ScoreStreamResponse.logprobs` is filled in. Default false."""
+    unknown: Global___UnknownCharacters.ValueType
+    """What happens to characters that the model does not know. Default ERROR."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        logprobs: builtins.bool | None = ...,
+        unknown: Global___UnknownCharacters.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "model", b"model", "unknown", b"unknown"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
+
+Global___ScoreStreamHeader: typing_extensions.TypeAlias = ScoreStreamHeader
+
+@typing.final
+class ScoreStreamResponse(google.protobuf.message.Message):
+    """The score of the text so far."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHARS_FIELD_NUMBER: builtins.int
+    LOSS_FIELD_NUMBER: builtins.int
+    BITS_PER_CHAR_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    UNKNOWN_CHARS_FIELD_NUMBER: builtins.int
+    PERPLEXITY_FIELD_NUMBER: builtins.int
+    chars: builtins.int
+    """Number of predicted characters so far: all but the first."""
+    loss: builtins.float
+    """Mean loss in nats per character; 0 if no character was predicted."""
+    bits_per_char: builtins.float
+    """Mean loss in bits per character."""
+    done: builtins.bool
+    """True in the last response: the score is that of the whole text."""
+    unknown_chars: builtins.int
+    """Number of characters so far that the model does not know. Replaced ones are
+    counted in `chars`, skipped ones are not.
+    """
+    perplexity: builtins.float
+    """exp(loss)."""
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Natural logarithm of the probability of each character that was predicted
+        since the previous response, if requested, otherwise empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        chars: builtins.int = ...,
+        loss: builtins.float = ...,
+        bits_per_char: builtins.float = ...,
+        logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+        done: builtins.bool = ...,
+        unknown_chars: builtins.int = ...,
+        perplexity: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bits_per_char", b"bits_per_char", "chars", b"chars", "done", b"done", "logprobs", b"logprobs", "loss", b"loss", "perplexity", b"perplexity", "unknown_chars", b"unknown_chars"]) -> None: ...
+
+Global___ScoreStreamResponse: typing_extensions.TypeAlias = ScoreStreamResponse

@@ -50,6 +50,11 @@ class GenerationServiceStub(object):
                 request_serializer=charlstm_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=charlstm_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/charlstm.v1.GenerationService/ScoreStream',
+                request_serializer=charlstm_dot_v1_dot_generation__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=charlstm_dot_v1_dot_generation__pb2.ScoreStreamResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -112,6 +117,22 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Scores a text of any length. The first request carries `header`, each later
+        one a `text_chunk`; the client half-closes when the text is complete. The
+        responses report the score so far, about every few thousand characters; the
+        last one has `done` set. The score is the same as that of `Score`, however
+        the text is divided.
+
+        Errors: as for `Score`; also INVALID_ARGUMENT if a message is out of order,
+        or the text is not valid UTF-8 (the message has the byte offset);
+        RESOURCE_EXHAUSTED, with the reason STREAM_STALLED, if the client neither
+        sends nor reads for a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +150,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=charlstm_dot_v1_dot_generation__pb2.ScoreRequest.FromString,
                     response_serializer=charlstm_dot_v1_dot_generation__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=charlstm_dot_v1_dot_generation__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=charlstm_dot_v1_dot_generation__pb2.ScoreStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -213,6 +239,33 @@ class GenerationService(object):
             '/charlstm.v1.GenerationService/Score',
             charlstm_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
             charlstm_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/charlstm.v1.GenerationService/ScoreStream',
+            charlstm_dot_v1_dot_generation__pb2.ScoreStreamRequest.SerializeToString,
+            charlstm_dot_v1_dot_generation__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,7 +75,23 @@ _GenerationServiceScoreType = typing_extensions.TypeVar(
     ],
 )
 
-class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceGenerateTextType, _GenerationServiceScoreType]):
+_GenerationServiceScoreStreamType = typing_extensions.TypeVar(
+    '_GenerationServiceScoreStreamType',
+    grpc.StreamStreamMultiCallable[
+        charlstm.v1.generation_pb2.ScoreStreamRequest,
+        charlstm.v1.generation_pb2.ScoreStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        charlstm.v1.generation_pb2.ScoreStreamRequest,
+        charlstm.v1.generation_pb2.ScoreStreamResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        charlstm.v1.generation_pb2.ScoreStreamRequest,
+        charlstm.v1.generation_pb2.ScoreStreamResponse,
+    ],
+)
+
+class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceGenerateTextType, _GenerationServiceScoreType, _GenerationServiceScoreStreamType]):
     """Generates text and scores it."""
 
     @typing.overload
@@ -92,6 +108,10 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
             charlstm.v1.generation_pb2.ScoreRequest,
             charlstm.v1.generation_pb2.ScoreResponse,
         ],
+        grpc.StreamStreamMultiCallable[
+            charlstm.v1.generation_pb2.ScoreStreamRequest,
+            charlstm.v1.generation_pb2.ScoreStreamResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -107,6 +127,10 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
         grpc.aio.UnaryUnaryMultiCallable[
             charlstm.v1.generation_pb2.ScoreRequest,
             charlstm.v1.generation_pb2.ScoreResponse,
+        ],
+        grpc.aio.StreamStreamMultiCallable[
+            charlstm.v1.generation_pb2.ScoreStreamRequest,
+            charlstm.v1.generation_pb2.ScoreStreamResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -157,6 +181,19 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
     DEADLINE_EXCEEDED; UNAVAILABLE if the server is shutting down.
     """
 
+    ScoreStream: _GenerationServiceScoreStreamType
+    """Scores a text of any length. The first request carries `header`, each later
+    one a `text_chunk`; the client half-closes when the text is complete. The
+    responses report the score so far, about every few thousand characters; the
+    last one has `done` set. The score is the same as that of `Score`, however
+    the text is divided.
+
+    Errors: as for `Score`; also INVALID_ARGUMENT if a message is out of order,
+    or the text is not valid UTF-8 (the message has the byte offset);
+    RESOURCE_EXHAUSTED, with the reason STREAM_STALLED, if the client neither
+    sends nor reads for a minute.
+    """
+
 GenerationServiceAsyncStub: typing_extensions.TypeAlias = GenerationServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         charlstm.v1.generation_pb2.GenerateRequest,
@@ -169,6 +206,10 @@ GenerationServiceAsyncStub: typing_extensions.TypeAlias = GenerationServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         charlstm.v1.generation_pb2.ScoreRequest,
         charlstm.v1.generation_pb2.ScoreResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        charlstm.v1.generation_pb2.ScoreStreamRequest,
+        charlstm.v1.generation_pb2.ScoreStreamResponse,
     ],
 ]
 
@@ -235,6 +276,24 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
         character that is not in the vocabulary; NOT_FOUND if the model is unknown;
         RESOURCE_EXHAUSTED, with RetryInfo, if the server is at capacity;
         DEADLINE_EXCEEDED; UNAVAILABLE if the server is shutting down.
+        """
+
+    @abc.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[charlstm.v1.generation_pb2.ScoreStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[charlstm.v1.generation_pb2.ScoreStreamResponse], collections.abc.AsyncIterator[charlstm.v1.generation_pb2.ScoreStreamResponse]]:
+        """Scores a text of any length. The first request carries `header`, each later
+        one a `text_chunk`; the client half-closes when the text is complete. The
+        responses report the score so far, about every few thousand characters; the
+        last one has `done` set. The score is the same as that of `Score`, however
+        the text is divided.
+
+        Errors: as for `Score`; also INVALID_ARGUMENT if a message is out of order,
+        or the text is not valid UTF-8 (the message has the byte offset);
+        RESOURCE_EXHAUSTED, with the reason STREAM_STALLED, if the client neither
+        sends nor reads for a minute.
         """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
