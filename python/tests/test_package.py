@@ -84,7 +84,15 @@ def test_every_field_of_a_generation_is_an_option() -> None:
     text_fields = generation_pb2.GenerateTextRequest.DESCRIPTOR.fields
     numbers = {it.name: it.number for it in generation_pb2.GenerateRequest.DESCRIPTOR.fields}
     assert {it.name: it.number for it in text_fields} == numbers
-    elsewhere = {"model", "prime", "session_id", "sampling", "session_snapshot", "return_session"}
+    elsewhere = {
+        "owner",
+        "model",
+        "prime",
+        "session_id",
+        "sampling",
+        "session_snapshot",
+        "return_session",
+    }
     assert set(GenerateOptions.__annotations__) == fields - elsewhere
 
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod corpus;
+pub(crate) mod files;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod tools;

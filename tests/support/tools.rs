@@ -24,7 +24,10 @@ pub(crate) fn python_tool(name: &str) -> Option<PathBuf> {
 /// package needs, which `make python` installs; `None`, after [`skip`], if it is
 /// not installed.
 pub(crate) fn oldest_python() -> Option<PathBuf> {
-    installed(root().join("target/python-oldest/bin/python"), "make python")
+    installed(
+        root().join("target/python-oldest/bin/python"),
+        "make python",
+    )
 }
 
 /// Returns the folder of the packages that `make node` installs into

@@ -99,9 +99,11 @@ class AsyncClient:
         )
         return AsyncGeneration(self._driver, request, self._retry, Place(), timeout)
 
-    def session(self, session_id: str, *, model: str = "") -> AsyncSession:
+    def session(
+        self, session_id: str, *, model: str = "", owner: str | None = None
+    ) -> AsyncSession:
         """As :meth:`charlstm.Client.session`."""
-        return AsyncSession(self._driver, self._retry, session_id, model)
+        return AsyncSession(self._driver, self._retry, session_id, model, owner)
 
     async def generate_text(
         self,

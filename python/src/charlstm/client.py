@@ -148,14 +148,16 @@ class Client:
         )
         return Generation(self._driver, request, self._retry, Place(), timeout)
 
-    def session(self, session_id: str, *, model: str = "") -> Session:
+    def session(self, session_id: str, *, model: str = "", owner: str | None = None) -> Session:
         """Returns a session, which its first generation creates.
 
         Args:
             session_id: Id of the session: 1 to 128 of ``[a-z A-Z 0-9 . _ : -]``.
             model: The model of a new session, as in :meth:`generate`.
+            owner: Principal that it belongs to; default: the caller. Another one
+                requires the role ``admin``.
         """
-        return Session(self._driver, self._retry, session_id, model)
+        return Session(self._driver, self._retry, session_id, model, owner)
 
     def generate_text(
         self,

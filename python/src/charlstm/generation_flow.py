@@ -66,6 +66,7 @@ def generate_request(
     *,
     model: str = "",
     session_id: str = "",
+    owner: str | None = None,
     session_snapshot: bytes = b"",
     return_session: bool | None = None,
     max_chars: int | None = None,
@@ -102,6 +103,7 @@ def generate_request(
         session_snapshot=session_snapshot,
         return_session=return_session,
         unknown=to_message(unknown),
+        owner=owner,
     )
 
 
@@ -297,7 +299,7 @@ def _locate(
     creation_delays = iter(_CREATION_DELAYS if place.had_started else ())
     while True:
         try:
-            session = yield from _get_session(request.session_id)
+            session = yield from _get_session(request)
         except ServerError as error:
             delay = backoff.pause(error, has_started=False)
             if delay is None:
@@ -331,11 +333,12 @@ def _check_can_create(request: GenerateRequest) -> None:
         )
 
 
-def _get_session(session_id: str) -> Flow[Session]:
+def _get_session(request: GenerateRequest) -> Flow[Session]:
     """Describes a session; an empty description if it can be created."""
-    request = GetSessionRequest(session_id=session_id)
+    owner = request.owner if request.HasField("owner") else None
+    get = GetSessionRequest(session_id=request.session_id, owner=owner)
     try:
-        response = yield from call(GET_SESSION, request, GetSessionResponse)
+        response = yield from call(GET_SESSION, get, GetSessionResponse)
     except NotFound as error:
         # Any other reason means that the session was evicted or lost.
         if isinstance(error, SessionEvicted) or error.reason not in ("", "SESSION_NOT_FOUND"):

@@ -82,6 +82,9 @@ class Model:
     validation_loss: float | None
     #: Summary of the training that produced it; None if it was imported.
     training: ModelTraining | None
+    #: Principal that first published a model of this name; ``admin`` without
+    #: principals.
+    owner: str
 
     @property
     def reference(self) -> str:

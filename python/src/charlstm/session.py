@@ -43,6 +43,8 @@ class SessionInfo:
     bytes: int
     #: Number format of the session's decode steps: ``float32`` or ``int8``.
     precision: str
+    #: Principal that the session belongs to; ``admin`` without principals.
+    owner: str
 
 
 #: Several sessions. (Classes with a method `list` cannot name the type.)
@@ -59,18 +61,18 @@ class SessionFlows:
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
 
-    def get(self, session_id: str) -> Flow[SessionInfo]:
+    def get(self, session_id: str, owner: str | None) -> Flow[SessionInfo]:
         """Describes a session."""
-        request = pb.GetSessionRequest(session_id=session_id)
+        request = pb.GetSessionRequest(session_id=session_id, owner=owner)
         response = yield from query(GET_SESSION, request, pb.GetSessionResponse, self._retry)
         return from_message(SessionInfo, response.session)
 
-    def list(self) -> Flow[SessionInfos]:
+    def list(self, owner: str | None) -> Flow[SessionInfos]:
         """Lists all sessions, page by page."""
         sessions: SessionInfos = []
         token = ""
         while True:
-            request = pb.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=token)
+            request = pb.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=token, owner=owner)
             response = yield from query(
                 _rpc("ListSessions"), request, pb.ListSessionsResponse, self._retry
             )
@@ -79,28 +81,30 @@ class SessionFlows:
             if not token:
                 return sessions
 
-    def fork(self, session_id: str, new_session_id: str) -> Flow[SessionInfo]:
+    def fork(self, session_id: str, new_session_id: str, owner: str | None) -> Flow[SessionInfo]:
         """Copies a session."""
-        request = pb.ForkSessionRequest(session_id=session_id, new_session_id=new_session_id)
+        request = pb.ForkSessionRequest(
+            session_id=session_id, new_session_id=new_session_id, owner=owner
+        )
         rpc = _rpc("ForkSession")
         response = yield from change(rpc, request, pb.ForkSessionResponse, self._retry)
         return from_message(SessionInfo, response.session)
 
-    def delete(self, session_id: str) -> Flow[None]:
+    def delete(self, session_id: str, owner: str | None) -> Flow[None]:
         """Deletes a session."""
-        request = pb.DeleteSessionRequest(session_id=session_id)
+        request = pb.DeleteSessionRequest(session_id=session_id, owner=owner)
         yield from change(_rpc("DeleteSession"), request, pb.DeleteSessionResponse, self._retry)
 
-    def export(self, session_id: str) -> Flow[bytes]:
+    def export(self, session_id: str, owner: str | None) -> Flow[bytes]:
         """Exports a session."""
-        request = pb.ExportSessionRequest(session_id=session_id)
+        request = pb.ExportSessionRequest(session_id=session_id, owner=owner)
         rpc = _rpc("ExportSession")
         response = yield from query(rpc, request, pb.ExportSessionResponse, self._retry)
         return response.data
 
-    def import_(self, data: bytes, session_id: str) -> Flow[SessionInfo]:
+    def import_(self, data: bytes, session_id: str, owner: str | None) -> Flow[SessionInfo]:
         """Creates a session from exported bytes."""
-        request = pb.ImportSessionRequest(data=data, session_id=session_id)
+        request = pb.ImportSessionRequest(data=data, session_id=session_id, owner=owner)
         rpc = _rpc("ImportSession")
         response = yield from change(rpc, request, pb.ImportSessionResponse, self._retry)
         return from_message(SessionInfo, response.session)
@@ -120,7 +124,14 @@ class Session:
     for one call at a time.
     """
 
-    def __init__(self, driver: Driver, retry: Retry, session_id: str, model: str) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        retry: Retry,
+        session_id: str,
+        model: str,
+        owner: str | None = None,
+    ) -> None:
         if not session_id:
             raise ValueError("session_id must not be empty")
         self._driver = driver
@@ -128,6 +139,7 @@ class Session:
         self._flows = SessionFlows(retry)
         self._place = Place()
         self._model = model
+        self._owner = owner
         self._id = session_id
 
     @property
@@ -159,7 +171,9 @@ class Session:
         Returns:
             An iterator over pieces of text.
         """
-        request = generate_request(prime, model=self._model, session_id=self._id, **options)
+        request = generate_request(
+            prime, model=self._model, session_id=self._id, owner=self._owner, **options
+        )
         return Generation(self._driver, request, self._retry, self._place, timeout)
 
     def generate_text(
@@ -170,7 +184,9 @@ class Session:
         **options: Unpack[GenerateOptions],
     ) -> GenerationResult:
         """As :meth:`generate`, but returns all of the text: at most 100,000 characters."""
-        request = generate_request(prime, model=self._model, session_id=self._id, **options)
+        request = generate_request(
+            prime, model=self._model, session_id=self._id, owner=self._owner, **options
+        )
         return Generation(
             self._driver, request, self._retry, self._place, timeout, streamed=False
         ).result()
@@ -181,22 +197,22 @@ class Session:
         Raises:
             NotFound: It does not exist yet, or no longer.
         """
-        return self._driver.run(self._flows.get(self._id))
+        return self._driver.run(self._flows.get(self._id, self._owner))
 
     def fork(self, new_session_id: str) -> Session:
         """Copies the session. The copy continues independently."""
-        info = self._driver.run(self._flows.fork(self._id, new_session_id))
-        fork = Session(self._driver, self._retry, info.session_id, self._model)
+        info = self._driver.run(self._flows.fork(self._id, new_session_id, self._owner))
+        fork = Session(self._driver, self._retry, info.session_id, self._model, self._owner)
         fork._place.end(info.position)
         return fork
 
     def export(self) -> bytes:
         """Returns the session as sealed bytes, for ``client.sessions.import_``."""
-        return self._driver.run(self._flows.export(self._id))
+        return self._driver.run(self._flows.export(self._id, self._owner))
 
     def delete(self) -> None:
         """Deletes the session. The next generation creates a new one."""
-        self._driver.run(self._flows.delete(self._id))
+        self._driver.run(self._flows.delete(self._id, self._owner))
         self._place = Place()
 
 
@@ -208,31 +224,37 @@ class Sessions:
         self._flows = SessionFlows(retry)
         self._retry = retry
 
-    def __call__(self) -> SessionInfos:
+    def __call__(self, *, owner: str | None = None) -> SessionInfos:
         """The same as :meth:`list`."""
-        return self.list()
+        return self.list(owner=owner)
 
-    def list(self) -> SessionInfos:
-        """Lists all sessions, most recently used first."""
-        return self._driver.run(self._flows.list())
+    def list(self, *, owner: str | None = None) -> SessionInfos:
+        """Lists sessions, most recently used first.
 
-    def get(self, session_id: str) -> SessionInfo:
+        Args:
+            owner: Only those of this principal; default: those of the caller, for the
+                role ``admin`` those of all.
+        """
+        return self._driver.run(self._flows.list(owner))
+
+    def get(self, session_id: str, *, owner: str | None = None) -> SessionInfo:
         """Describes a session."""
-        return self._driver.run(self._flows.get(session_id))
+        return self._driver.run(self._flows.get(session_id, owner))
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str, *, owner: str | None = None) -> None:
         """Deletes a session, or makes the id of an evicted session usable again."""
-        self._driver.run(self._flows.delete(session_id))
+        self._driver.run(self._flows.delete(session_id, owner))
 
-    def import_(self, data: bytes, session_id: str = "") -> Session:
+    def import_(self, data: bytes, session_id: str = "", *, owner: str | None = None) -> Session:
         """Creates a session from exported bytes.
 
         Args:
             data: What :meth:`Session.export` has returned.
             session_id: Id of the new session; by default the one it was exported with.
+            owner: Principal that it belongs to; default: the caller.
         """
-        info = self._driver.run(self._flows.import_(data, session_id))
-        session = Session(self._driver, self._retry, info.session_id, "")
+        info = self._driver.run(self._flows.import_(data, session_id, owner))
+        session = Session(self._driver, self._retry, info.session_id, "", owner)
         session._place.end(info.position)
         return session
 
@@ -240,7 +262,14 @@ class Sessions:
 class AsyncSession:
     """As :class:`Session`, for asyncio."""
 
-    def __init__(self, driver: AsyncDriver, retry: Retry, session_id: str, model: str) -> None:
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        retry: Retry,
+        session_id: str,
+        model: str,
+        owner: str | None = None,
+    ) -> None:
         if not session_id:
             raise ValueError("session_id must not be empty")
         self._driver = driver
@@ -248,6 +277,7 @@ class AsyncSession:
         self._flows = SessionFlows(retry)
         self._place = Place()
         self._model = model
+        self._owner = owner
         self._id = session_id
 
     @property
@@ -268,7 +298,9 @@ class AsyncSession:
         **options: Unpack[GenerateOptions],
     ) -> AsyncGeneration:
         """As :meth:`Session.generate`; an asynchronous iterator over pieces of text."""
-        request = generate_request(prime, model=self._model, session_id=self._id, **options)
+        request = generate_request(
+            prime, model=self._model, session_id=self._id, owner=self._owner, **options
+        )
         return AsyncGeneration(self._driver, request, self._retry, self._place, timeout)
 
     async def generate_text(
@@ -279,29 +311,31 @@ class AsyncSession:
         **options: Unpack[GenerateOptions],
     ) -> GenerationResult:
         """As :meth:`Session.generate_text`."""
-        request = generate_request(prime, model=self._model, session_id=self._id, **options)
+        request = generate_request(
+            prime, model=self._model, session_id=self._id, owner=self._owner, **options
+        )
         return await AsyncGeneration(
             self._driver, request, self._retry, self._place, timeout, streamed=False
         ).result()
 
     async def info(self) -> SessionInfo:
         """As :meth:`Session.info`."""
-        return await self._driver.run(self._flows.get(self._id))
+        return await self._driver.run(self._flows.get(self._id, self._owner))
 
     async def fork(self, new_session_id: str) -> AsyncSession:
         """As :meth:`Session.fork`."""
-        info = await self._driver.run(self._flows.fork(self._id, new_session_id))
-        fork = AsyncSession(self._driver, self._retry, info.session_id, self._model)
+        info = await self._driver.run(self._flows.fork(self._id, new_session_id, self._owner))
+        fork = AsyncSession(self._driver, self._retry, info.session_id, self._model, self._owner)
         fork._place.end(info.position)
         return fork
 
     async def export(self) -> bytes:
         """As :meth:`Session.export`."""
-        return await self._driver.run(self._flows.export(self._id))
+        return await self._driver.run(self._flows.export(self._id, self._owner))
 
     async def delete(self) -> None:
         """As :meth:`Session.delete`."""
-        await self._driver.run(self._flows.delete(self._id))
+        await self._driver.run(self._flows.delete(self._id, self._owner))
         self._place = Place()
 
 
@@ -313,25 +347,27 @@ class AsyncSessions:
         self._flows = SessionFlows(retry)
         self._retry = retry
 
-    async def __call__(self) -> SessionInfos:
+    async def __call__(self, *, owner: str | None = None) -> SessionInfos:
         """The same as :meth:`list`."""
-        return await self.list()
+        return await self.list(owner=owner)
 
-    async def list(self) -> SessionInfos:
+    async def list(self, *, owner: str | None = None) -> SessionInfos:
         """As :meth:`Sessions.list`."""
-        return await self._driver.run(self._flows.list())
+        return await self._driver.run(self._flows.list(owner))
 
-    async def get(self, session_id: str) -> SessionInfo:
+    async def get(self, session_id: str, *, owner: str | None = None) -> SessionInfo:
         """As :meth:`Sessions.get`."""
-        return await self._driver.run(self._flows.get(session_id))
+        return await self._driver.run(self._flows.get(session_id, owner))
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str, *, owner: str | None = None) -> None:
         """As :meth:`Sessions.delete`."""
-        await self._driver.run(self._flows.delete(session_id))
+        await self._driver.run(self._flows.delete(session_id, owner))
 
-    async def import_(self, data: bytes, session_id: str = "") -> AsyncSession:
+    async def import_(
+        self, data: bytes, session_id: str = "", *, owner: str | None = None
+    ) -> AsyncSession:
         """As :meth:`Sessions.import_`."""
-        info = await self._driver.run(self._flows.import_(data, session_id))
-        session = AsyncSession(self._driver, self._retry, info.session_id, "")
+        info = await self._driver.run(self._flows.import_(data, session_id, owner))
+        session = AsyncSession(self._driver, self._retry, info.session_id, "", owner)
         session._place.end(info.position)
         return session

@@ -151,13 +151,18 @@ class Trainings:
         self._driver = driver
         self._flows = TrainingFlows(retry)
 
-    def __call__(self) -> TrainingInfos:
+    def __call__(self, *, owner: str | None = None) -> TrainingInfos:
         """The same as :meth:`list`."""
-        return self.list()
+        return self.list(owner=owner)
 
-    def list(self) -> TrainingInfos:
-        """Lists all trainings, newest first."""
-        return self._driver.run(self._flows.list())
+    def list(self, *, owner: str | None = None) -> TrainingInfos:
+        """Lists trainings, newest first.
+
+        Args:
+            owner: Only those of this principal; default: those of the caller, for the
+                role ``admin`` those of all.
+        """
+        return self._driver.run(self._flows.list(owner))
 
     def get(self, training_id: str) -> TrainingInfo:
         """Describes a training."""
@@ -246,13 +251,13 @@ class AsyncTrainings:
         self._driver = driver
         self._flows = TrainingFlows(retry)
 
-    async def __call__(self) -> TrainingInfos:
+    async def __call__(self, *, owner: str | None = None) -> TrainingInfos:
         """The same as :meth:`list`."""
-        return await self.list()
+        return await self.list(owner=owner)
 
-    async def list(self) -> TrainingInfos:
+    async def list(self, *, owner: str | None = None) -> TrainingInfos:
         """As :meth:`Trainings.list`."""
-        return await self._driver.run(self._flows.list())
+        return await self._driver.run(self._flows.list(owner))
 
     async def get(self, training_id: str) -> TrainingInfo:
         """As :meth:`Trainings.get`."""

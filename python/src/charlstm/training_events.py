@@ -231,6 +231,8 @@ class TrainingInfo:
     version: int
     #: If the training did not succeed: the reason, for people.
     message: str
+    #: Principal that started it; ``admin`` without principals.
+    owner: str
 
 
 #: Several trainings. (Classes with a method `list` cannot name the type.)

@@ -131,9 +131,9 @@ class TrainingFlows:
         response = yield from query(rpc, request, pb.GetTrainingResponse, self._retry)
         return from_message(TrainingInfo, response.training)
 
-    def list(self) -> Flow[TrainingInfos]:
-        """Lists all trainings."""
-        request = pb.ListTrainingsRequest()
+    def list(self, owner: str | None) -> Flow[TrainingInfos]:
+        """Lists trainings."""
+        request = pb.ListTrainingsRequest(owner=owner)
         rpc = _rpc("ListTrainings")
         response = yield from query(rpc, request, pb.ListTrainingsResponse, self._retry)
         return [from_message(TrainingInfo, it) for it in response.trainings]

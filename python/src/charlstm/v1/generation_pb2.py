@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63harlstm/v1/generation.proto\x12\x0b\x63harlstm.v1\"\xaf\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05prime\x18\x02 \x01(\t\x12\x16\n\tmax_chars\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsession_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.charlstm.v1.Sampling\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x15\n\x08logprobs\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tprecision\x18\t \x01(\tH\x04\x88\x01\x01\x12\x18\n\x10session_snapshot\x18\n \x01(\x0c\x12\x1b\n\x0ereturn_session\x18\x0b \x01(\x08H\x05\x88\x01\x01\x12/\n\x07unknown\x18\x0c \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0c\n\n_max_charsB\r\n\x0b_session_idB\x0b\n\t_logprobsB\x14\n\x12_expected_positionB\x0c\n\n_precisionB\x11\n\x0f_return_session\"\xca\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x13\n\x06greedy\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\t\n\x07_greedyB\x08\n\x06_min_p\"\xaf\x01\n\x10GenerateResponse\x12\x31\n\x07started\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.GenerationStartedH\x00\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.charlstm.v1.GeneratedTextH\x00\x12\x33\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1f.charlstm.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x91\x01\n\x11GenerationStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x10\n\x08position\x18\x05 \x01(\x04\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x15\n\runknown_chars\x18\x07 \x01(\x04\"A\n\rGeneratedText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x10\n\x08position\x18\x03 \x01(\x04\"\x8b\x01\n\x12GenerationFinished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.charlstm.v1.FinishReason\x12\r\n\x05\x63hars\x18\x02 \x01(\x04\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x18\n\x10session_snapshot\x18\x05 \x01(\x0c\"\xb3\x03\n\x13GenerateTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05prime\x18\x02 \x01(\t\x12\x16\n\tmax_chars\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsession_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.charlstm.v1.Sampling\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x15\n\x08logprobs\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tprecision\x18\t \x01(\tH\x04\x88\x01\x01\x12\x18\n\x10session_snapshot\x18\n \x01(\x0c\x12\x1b\n\x0ereturn_session\x18\x0b \x01(\x08H\x05\x88\x01\x01\x12/\n\x07unknown\x18\x0c \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0c\n\n_max_charsB\r\n\x0b_session_idB\x0b\n\t_logprobsB\x14\n\x12_expected_positionB\x0c\n\n_precisionB\x11\n\x0f_return_session\"\x9a\x01\n\x14GenerateTextResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.GenerationStarted\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x31\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1f.charlstm.v1.GenerationFinished\"\x80\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\x08logprobs\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12/\n\x07unknown\x18\x04 \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0b\n\t_logprobs\"\x80\x01\n\rScoreResponse\x12\r\n\x05\x63hars\x18\x01 \x01(\x04\x12\x15\n\rbits_per_char\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x12\n\nperplexity\x18\x04 \x01(\x01\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x15\n\runknown_chars\x18\x06 \x01(\x04\"g\n\x12ScoreStreamRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.ScoreStreamHeaderH\x00\x12\x14\n\ntext_chunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"w\n\x11ScoreStreamHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\x08logprobs\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12/\n\x07unknown\x18\x03 \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0b\n\t_logprobs\"\x94\x01\n\x13ScoreStreamResponse\x12\r\n\x05\x63hars\x18\x01 \x01(\x04\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x15\n\rbits_per_char\x18\x03 \x01(\x01\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\x12\x15\n\runknown_chars\x18\x06 \x01(\x04\x12\x12\n\nperplexity\x18\x07 \x01(\x01*\x92\x01\n\x11UnknownCharacters\x12\"\n\x1eUNKNOWN_CHARACTERS_UNSPECIFIED\x10\x00\x12\x1c\n\x18UNKNOWN_CHARACTERS_ERROR\x10\x01\x12\x1b\n\x17UNKNOWN_CHARACTERS_SKIP\x10\x02\x12\x1e\n\x1aUNKNOWN_CHARACTERS_REPLACE\x10\x03*\x98\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1a\n\x16\x46INISH_REASON_SHUTDOWN\x10\x04\x32\xc9\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.charlstm.v1.GenerateRequest\x1a\x1d.charlstm.v1.GenerateResponse0\x01\x12S\n\x0cGenerateText\x12 .charlstm.v1.GenerateTextRequest\x1a!.charlstm.v1.GenerateTextResponse\x12>\n\x05Score\x12\x19.charlstm.v1.ScoreRequest\x1a\x1a.charlstm.v1.ScoreResponse\x12T\n\x0bScoreStream\x12\x1f.charlstm.v1.ScoreStreamRequest\x1a .charlstm.v1.ScoreStreamResponse(\x01\x30\x01\x42%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63harlstm/v1/generation.proto\x12\x0b\x63harlstm.v1\"\xcd\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05prime\x18\x02 \x01(\t\x12\x16\n\tmax_chars\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsession_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.charlstm.v1.Sampling\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x15\n\x08logprobs\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tprecision\x18\t \x01(\tH\x04\x88\x01\x01\x12\x18\n\x10session_snapshot\x18\n \x01(\x0c\x12\x1b\n\x0ereturn_session\x18\x0b \x01(\x08H\x05\x88\x01\x01\x12\x12\n\x05owner\x18\x0e \x01(\tH\x06\x88\x01\x01\x12/\n\x07unknown\x18\x0c \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0c\n\n_max_charsB\r\n\x0b_session_idB\x0b\n\t_logprobsB\x14\n\x12_expected_positionB\x0c\n\n_precisionB\x11\n\x0f_return_sessionB\x08\n\x06_owner\"\xca\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x13\n\x06greedy\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\t\n\x07_greedyB\x08\n\x06_min_p\"\xaf\x01\n\x10GenerateResponse\x12\x31\n\x07started\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.GenerationStartedH\x00\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.charlstm.v1.GeneratedTextH\x00\x12\x33\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1f.charlstm.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x91\x01\n\x11GenerationStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x10\n\x08position\x18\x05 \x01(\x04\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x15\n\runknown_chars\x18\x07 \x01(\x04\"A\n\rGeneratedText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x10\n\x08position\x18\x03 \x01(\x04\"\x8b\x01\n\x12GenerationFinished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.charlstm.v1.FinishReason\x12\r\n\x05\x63hars\x18\x02 \x01(\x04\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x18\n\x10session_snapshot\x18\x05 \x01(\x0c\"\xd1\x03\n\x13GenerateTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05prime\x18\x02 \x01(\t\x12\x16\n\tmax_chars\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsession_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.charlstm.v1.Sampling\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x15\n\x08logprobs\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tprecision\x18\t \x01(\tH\x04\x88\x01\x01\x12\x18\n\x10session_snapshot\x18\n \x01(\x0c\x12\x1b\n\x0ereturn_session\x18\x0b \x01(\x08H\x05\x88\x01\x01\x12/\n\x07unknown\x18\x0c \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharacters\x12\x12\n\x05owner\x18\x0e \x01(\tH\x06\x88\x01\x01\x42\x0c\n\n_max_charsB\r\n\x0b_session_idB\x0b\n\t_logprobsB\x14\n\x12_expected_positionB\x0c\n\n_precisionB\x11\n\x0f_return_sessionB\x08\n\x06_owner\"\x9a\x01\n\x14GenerateTextResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.GenerationStarted\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x31\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1f.charlstm.v1.GenerationFinished\"\x80\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\x08logprobs\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12/\n\x07unknown\x18\x04 \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0b\n\t_logprobs\"\x80\x01\n\rScoreResponse\x12\r\n\x05\x63hars\x18\x01 \x01(\x04\x12\x15\n\rbits_per_char\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x12\n\nperplexity\x18\x04 \x01(\x01\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x15\n\runknown_chars\x18\x06 \x01(\x04\"g\n\x12ScoreStreamRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.ScoreStreamHeaderH\x00\x12\x14\n\ntext_chunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"w\n\x11ScoreStreamHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\x08logprobs\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12/\n\x07unknown\x18\x03 \x01(\x0e\x32\x1e.charlstm.v1.UnknownCharactersB\x0b\n\t_logprobs\"\x94\x01\n\x13ScoreStreamResponse\x12\r\n\x05\x63hars\x18\x01 \x01(\x04\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x15\n\rbits_per_char\x18\x03 \x01(\x01\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\x12\x15\n\runknown_chars\x18\x06 \x01(\x04\x12\x12\n\nperplexity\x18\x07 \x01(\x01*\x92\x01\n\x11UnknownCharacters\x12\"\n\x1eUNKNOWN_CHARACTERS_UNSPECIFIED\x10\x00\x12\x1c\n\x18UNKNOWN_CHARACTERS_ERROR\x10\x01\x12\x1b\n\x17UNKNOWN_CHARACTERS_SKIP\x10\x02\x12\x1e\n\x1aUNKNOWN_CHARACTERS_REPLACE\x10\x03*\x98\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1a\n\x16\x46INISH_REASON_SHUTDOWN\x10\x04\x32\xc9\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.charlstm.v1.GenerateRequest\x1a\x1d.charlstm.v1.GenerateResponse0\x01\x12S\n\x0cGenerateText\x12 .charlstm.v1.GenerateTextRequest\x1a!.charlstm.v1.GenerateTextResponse\x12>\n\x05Score\x12\x19.charlstm.v1.ScoreRequest\x1a\x1a.charlstm.v1.ScoreResponse\x12T\n\x0bScoreStream\x12\x1f.charlstm.v1.ScoreStreamRequest\x1a .charlstm.v1.ScoreStreamResponse(\x01\x30\x01\x42%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,36 +32,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charlstm.v1.generation_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013charlstm.v1Z\026charlstm/v1;charlstmv1'
-  _globals['_UNKNOWNCHARACTERS']._serialized_start=2454
-  _globals['_UNKNOWNCHARACTERS']._serialized_end=2600
-  _globals['_FINISHREASON']._serialized_start=2603
-  _globals['_FINISHREASON']._serialized_end=2755
+  _globals['_UNKNOWNCHARACTERS']._serialized_start=2514
+  _globals['_UNKNOWNCHARACTERS']._serialized_end=2660
+  _globals['_FINISHREASON']._serialized_start=2663
+  _globals['_FINISHREASON']._serialized_end=2815
   _globals['_GENERATEREQUEST']._serialized_start=46
-  _globals['_GENERATEREQUEST']._serialized_end=477
-  _globals['_SAMPLING']._serialized_start=480
-  _globals['_SAMPLING']._serialized_end=682
-  _globals['_GENERATERESPONSE']._serialized_start=685
-  _globals['_GENERATERESPONSE']._serialized_end=860
-  _globals['_GENERATIONSTARTED']._serialized_start=863
-  _globals['_GENERATIONSTARTED']._serialized_end=1008
-  _globals['_GENERATEDTEXT']._serialized_start=1010
-  _globals['_GENERATEDTEXT']._serialized_end=1075
-  _globals['_GENERATIONFINISHED']._serialized_start=1078
-  _globals['_GENERATIONFINISHED']._serialized_end=1217
-  _globals['_GENERATETEXTREQUEST']._serialized_start=1220
-  _globals['_GENERATETEXTREQUEST']._serialized_end=1655
-  _globals['_GENERATETEXTRESPONSE']._serialized_start=1658
-  _globals['_GENERATETEXTRESPONSE']._serialized_end=1812
-  _globals['_SCOREREQUEST']._serialized_start=1815
-  _globals['_SCOREREQUEST']._serialized_end=1943
-  _globals['_SCORERESPONSE']._serialized_start=1946
-  _globals['_SCORERESPONSE']._serialized_end=2074
-  _globals['_SCORESTREAMREQUEST']._serialized_start=2076
-  _globals['_SCORESTREAMREQUEST']._serialized_end=2179
-  _globals['_SCORESTREAMHEADER']._serialized_start=2181
-  _globals['_SCORESTREAMHEADER']._serialized_end=2300
-  _globals['_SCORESTREAMRESPONSE']._serialized_start=2303
-  _globals['_SCORESTREAMRESPONSE']._serialized_end=2451
-  _globals['_GENERATIONSERVICE']._serialized_start=2758
-  _globals['_GENERATIONSERVICE']._serialized_end=3087
+  _globals['_GENERATEREQUEST']._serialized_end=507
+  _globals['_SAMPLING']._serialized_start=510
+  _globals['_SAMPLING']._serialized_end=712
+  _globals['_GENERATERESPONSE']._serialized_start=715
+  _globals['_GENERATERESPONSE']._serialized_end=890
+  _globals['_GENERATIONSTARTED']._serialized_start=893
+  _globals['_GENERATIONSTARTED']._serialized_end=1038
+  _globals['_GENERATEDTEXT']._serialized_start=1040
+  _globals['_GENERATEDTEXT']._serialized_end=1105
+  _globals['_GENERATIONFINISHED']._serialized_start=1108
+  _globals['_GENERATIONFINISHED']._serialized_end=1247
+  _globals['_GENERATETEXTREQUEST']._serialized_start=1250
+  _globals['_GENERATETEXTREQUEST']._serialized_end=1715
+  _globals['_GENERATETEXTRESPONSE']._serialized_start=1718
+  _globals['_GENERATETEXTRESPONSE']._serialized_end=1872
+  _globals['_SCOREREQUEST']._serialized_start=1875
+  _globals['_SCOREREQUEST']._serialized_end=2003
+  _globals['_SCORERESPONSE']._serialized_start=2006
+  _globals['_SCORERESPONSE']._serialized_end=2134
+  _globals['_SCORESTREAMREQUEST']._serialized_start=2136
+  _globals['_SCORESTREAMREQUEST']._serialized_end=2239
+  _globals['_SCORESTREAMHEADER']._serialized_start=2241
+  _globals['_SCORESTREAMHEADER']._serialized_end=2360
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=2363
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=2511
+  _globals['_GENERATIONSERVICE']._serialized_start=2818
+  _globals['_GENERATIONSERVICE']._serialized_end=3147
 # @@protoc_insertion_point(module_scope)

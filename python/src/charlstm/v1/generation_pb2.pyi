@@ -110,6 +110,7 @@ class GenerateRequest(google.protobuf.message.Message):
     PRECISION_FIELD_NUMBER: builtins.int
     SESSION_SNAPSHOT_FIELD_NUMBER: builtins.int
     RETURN_SESSION_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     UNKNOWN_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Model, as `name` (its latest version) or `name@version`. If empty, and
@@ -151,6 +152,10 @@ class GenerateRequest(google.protobuf.message.Message):
     holds the session, and the server stores nothing; excludes `session_id`.
     Default false.
     """
+    owner: builtins.str
+    """Owner of the session. Default: the caller. Another owner requires the role
+    `admin`.
+    """
     unknown: Global___UnknownCharacters.ValueType
     """What happens to characters of the prompt that the model does not know.
     Default ERROR.
@@ -179,16 +184,19 @@ class GenerateRequest(google.protobuf.message.Message):
         precision: builtins.str | None = ...,
         session_snapshot: builtins.bytes = ...,
         return_session: builtins.bool | None = ...,
+        owner: builtins.str | None = ...,
         unknown: Global___UnknownCharacters.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop", "unknown", b"unknown"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_owner", b"_owner", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "owner", b"owner", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_owner", b"_owner", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "owner", b"owner", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop", "unknown", b"unknown"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_expected_position", b"_expected_position"]) -> typing.Literal["expected_position"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_chars", b"_max_chars"]) -> typing.Literal["max_chars"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_precision", b"_precision"]) -> typing.Literal["precision"] | None: ...
     @typing.overload
@@ -431,6 +439,7 @@ class GenerateTextRequest(google.protobuf.message.Message):
     SESSION_SNAPSHOT_FIELD_NUMBER: builtins.int
     RETURN_SESSION_FIELD_NUMBER: builtins.int
     UNKNOWN_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Model, as `name` (its latest version) or `name@version`. If empty, and
     exactly one model exists, that model is used. May be empty when an
@@ -475,6 +484,10 @@ class GenerateTextRequest(google.protobuf.message.Message):
     """What happens to characters of the prompt that the model does not know.
     Default ERROR.
     """
+    owner: builtins.str
+    """Owner of the session. Default: the caller. Another owner requires the role
+    `admin`.
+    """
     @property
     def sampling(self) -> Global___Sampling:
         """How characters are sampled."""
@@ -500,15 +513,18 @@ class GenerateTextRequest(google.protobuf.message.Message):
         session_snapshot: builtins.bytes = ...,
         return_session: builtins.bool | None = ...,
         unknown: Global___UnknownCharacters.ValueType = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop", "unknown", b"unknown"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_owner", b"_owner", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "owner", b"owner", "precision", b"precision", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expected_position", b"_expected_position", "_logprobs", b"_logprobs", "_max_chars", b"_max_chars", "_owner", b"_owner", "_precision", b"_precision", "_return_session", b"_return_session", "_session_id", b"_session_id", "expected_position", b"expected_position", "logprobs", b"logprobs", "max_chars", b"max_chars", "model", b"model", "owner", b"owner", "precision", b"precision", "prime", b"prime", "return_session", b"return_session", "sampling", b"sampling", "session_id", b"session_id", "session_snapshot", b"session_snapshot", "stop", b"stop", "unknown", b"unknown"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_expected_position", b"_expected_position"]) -> typing.Literal["expected_position"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_chars", b"_max_chars"]) -> typing.Literal["max_chars"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_precision", b"_precision"]) -> typing.Literal["precision"] | None: ...
     @typing.overload

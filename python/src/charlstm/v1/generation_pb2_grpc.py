@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GenerationServiceStub(object):
-    """Generates text and scores it.
+    """Generates text and scores it. All methods require the role `generate`.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class GenerationServiceStub(object):
 
 
 class GenerationServiceServicer(object):
-    """Generates text and scores it.
+    """Generates text and scores it. All methods require the role `generate`.
     """
 
     def Generate(self, request, context):
@@ -165,7 +165,7 @@ def add_GenerationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GenerationService(object):
-    """Generates text and scores it.
+    """Generates text and scores it. All methods require the role `generate`.
     """
 
     @staticmethod

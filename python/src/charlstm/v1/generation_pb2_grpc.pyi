@@ -92,7 +92,7 @@ _GenerationServiceScoreStreamType = typing_extensions.TypeVar(
 )
 
 class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceGenerateTextType, _GenerationServiceScoreType, _GenerationServiceScoreStreamType]):
-    """Generates text and scores it."""
+    """Generates text and scores it. All methods require the role `generate`."""
 
     @typing.overload
     def __init__(self: GenerationServiceStub[
@@ -214,7 +214,7 @@ GenerationServiceAsyncStub: typing_extensions.TypeAlias = GenerationServiceStub[
 ]
 
 class GenerationServiceServicer(metaclass=abc.ABCMeta):
-    """Generates text and scores it."""
+    """Generates text and scores it. All methods require the role `generate`."""
 
     @abc.abstractmethod
     def Generate(

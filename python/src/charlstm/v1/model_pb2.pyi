@@ -67,6 +67,7 @@ class Model(google.protobuf.message.Message):
     TRAIN_LOSS_FIELD_NUMBER: builtins.int
     VALIDATION_LOSS_FIELD_NUMBER: builtins.int
     TRAINING_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the model."""
     version: builtins.int
@@ -89,6 +90,11 @@ class Model(google.protobuf.message.Message):
     """Mean training loss of the last epoch, in nats per character."""
     validation_loss: builtins.float
     """Validation loss, in nats per character."""
+    owner: builtins.str
+    """Principal that first published a model of this name; `admin` if that was
+    without principals. Others need the role `admin` to publish, import or
+    delete under this name.
+    """
     @property
     def training(self) -> Global___TrainingSpecSummary:
         """Summary of the training that produced it; not set if it was imported."""
@@ -108,9 +114,10 @@ class Model(google.protobuf.message.Message):
         train_loss: builtins.float | None = ...,
         validation_loss: builtins.float | None = ...,
         training: Global___TrainingSpecSummary | None = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "train_loss", b"train_loss", "training", b"training", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "hidden_size", b"hidden_size", "name", b"name", "num_layers", b"num_layers", "parameters", b"parameters", "train_loss", b"train_loss", "training", b"training", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version", "vocabulary", b"vocabulary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "hidden_size", b"hidden_size", "name", b"name", "num_layers", b"num_layers", "owner", b"owner", "parameters", b"parameters", "train_loss", b"train_loss", "training", b"training", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version", "vocabulary", b"vocabulary"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_train_loss", b"_train_loss"]) -> typing.Literal["train_loss"] | None: ...
     @typing.overload

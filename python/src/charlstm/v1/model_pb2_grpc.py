@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class ModelServiceStub(object):
     """Manages models. A model has a name and versions, numbered from 1; a version
-    never changes.
+    never changes. A name belongs to the principal that first published it.
+    Reading requires the role `generate`, importing and deleting `train`.
     """
 
     def __init__(self, channel):
@@ -65,7 +66,8 @@ class ModelServiceStub(object):
 
 class ModelServiceServicer(object):
     """Manages models. A model has a name and versions, numbered from 1; a version
-    never changes.
+    never changes. A name belongs to the principal that first published it.
+    Reading requires the role `generate`, importing and deleting `train`.
     """
 
     def ListModels(self, request, context):
@@ -89,7 +91,8 @@ class ModelServiceServicer(object):
         """Deletes one version, or all versions of a model.
 
         Errors: NOT_FOUND if it does not exist; FAILED_PRECONDITION if sessions
-        use it and `force` is not set.
+        use it and `force` is not set; PERMISSION_DENIED if the name, or with
+        `force` one of the sessions, belongs to another principal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +111,8 @@ class ModelServiceServicer(object):
         """Stores a streamed file as a new version. The first message carries
         `header`, each later message a `chunk`.
 
-        Errors: INVALID_ARGUMENT if the file is not a model.
+        Errors: INVALID_ARGUMENT if the file is not a model; PERMISSION_DENIED if
+        the name belongs to another principal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +156,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
     """Manages models. A model has a name and versions, numbered from 1; a version
-    never changes.
+    never changes. A name belongs to the principal that first published it.
+    Reading requires the role `generate`, importing and deleting `train`.
     """
 
     @staticmethod

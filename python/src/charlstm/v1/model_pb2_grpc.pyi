@@ -107,7 +107,8 @@ _ModelServiceImportModelType = typing_extensions.TypeVar(
 
 class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelServiceGetModelType, _ModelServiceDeleteModelType, _ModelServiceExportModelType, _ModelServiceImportModelType]):
     """Manages models. A model has a name and versions, numbered from 1; a version
-    never changes.
+    never changes. A name belongs to the principal that first published it.
+    Reading requires the role `generate`, importing and deleting `train`.
     """
 
     @typing.overload
@@ -172,7 +173,8 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
     """Deletes one version, or all versions of a model.
 
     Errors: NOT_FOUND if it does not exist; FAILED_PRECONDITION if sessions
-    use it and `force` is not set.
+    use it and `force` is not set; PERMISSION_DENIED if the name, or with
+    `force` one of the sessions, belongs to another principal.
     """
 
     ExportModel: _ModelServiceExportModelType
@@ -185,7 +187,8 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
     """Stores a streamed file as a new version. The first message carries
     `header`, each later message a `chunk`.
 
-    Errors: INVALID_ARGUMENT if the file is not a model.
+    Errors: INVALID_ARGUMENT if the file is not a model; PERMISSION_DENIED if
+    the name belongs to another principal.
     """
 
 ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
@@ -213,7 +216,8 @@ ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
 
 class ModelServiceServicer(metaclass=abc.ABCMeta):
     """Manages models. A model has a name and versions, numbered from 1; a version
-    never changes.
+    never changes. A name belongs to the principal that first published it.
+    Reading requires the role `generate`, importing and deleting `train`.
     """
 
     @abc.abstractmethod
@@ -245,7 +249,8 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         """Deletes one version, or all versions of a model.
 
         Errors: NOT_FOUND if it does not exist; FAILED_PRECONDITION if sessions
-        use it and `force` is not set.
+        use it and `force` is not set; PERMISSION_DENIED if the name, or with
+        `force` one of the sessions, belongs to another principal.
         """
 
     @abc.abstractmethod
@@ -268,7 +273,8 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         """Stores a streamed file as a new version. The first message carries
         `header`, each later message a `chunk`.
 
-        Errors: INVALID_ARGUMENT if the file is not a model.
+        Errors: INVALID_ARGUMENT if the file is not a model; PERMISSION_DENIED if
+        the name belongs to another principal.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63harlstm/v1/session.proto\x12\x0b\x63harlstm.v1\"\xac\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x1a\n\x12last_call_position\x18\x05 \x01(\x04\x12\x0c\n\x04\x62usy\x18\x06 \x01(\x08\x12\x0f\n\x07idle_ms\x18\x07 \x01(\x04\x12\r\n\x05\x62ytes\x18\x08 \x01(\x04\x12\x11\n\tprecision\x18\t \x01(\t\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charlstm.v1.Session\"O\n\x13ListSessionsRequest\x12\x16\n\tpage_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\tB\x0c\n\n_page_size\"f\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.charlstm.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"@\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0enew_session_id\x18\x02 \x01(\t\"<\n\x13\x46orkSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charlstm.v1.Session\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"*\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"%\n\x15\x45xportSessionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"8\n\x14ImportSessionRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\">\n\x15ImportSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charlstm.v1.Session2\x8e\x04\n\x0eSessionService\x12M\n\nGetSession\x12\x1e.charlstm.v1.GetSessionRequest\x1a\x1f.charlstm.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .charlstm.v1.ListSessionsRequest\x1a!.charlstm.v1.ListSessionsResponse\x12P\n\x0b\x46orkSession\x12\x1f.charlstm.v1.ForkSessionRequest\x1a .charlstm.v1.ForkSessionResponse\x12V\n\rDeleteSession\x12!.charlstm.v1.DeleteSessionRequest\x1a\".charlstm.v1.DeleteSessionResponse\x12V\n\rExportSession\x12!.charlstm.v1.ExportSessionRequest\x1a\".charlstm.v1.ExportSessionResponse\x12V\n\rImportSession\x12!.charlstm.v1.ImportSessionRequest\x1a\".charlstm.v1.ImportSessionResponseB%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63harlstm/v1/session.proto\x12\x0b\x63harlstm.v1\"\xbb\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x1a\n\x12last_call_position\x18\x05 \x01(\x04\x12\x0c\n\x04\x62usy\x18\x06 \x01(\x08\x12\x0f\n\x07idle_ms\x18\x07 \x01(\x04\x12\r\n\x05\x62ytes\x18\x08 \x01(\x04\x12\x11\n\tprecision\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\"E\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\x05owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charlstm.v1.Session\"m\n\x13ListSessionsRequest\x12\x16\n\tpage_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\x05owner\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0c\n\n_page_sizeB\x08\n\x06_owner\"f\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.charlstm.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"^\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0enew_session_id\x18\x02 \x01(\t\x12\x12\n\x05owner\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\"<\n\x13\x46orkSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charlstm.v1.Session\"H\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\x05owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\"\x17\n\x15\x44\x65leteSessionResponse\"H\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\x05owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\"%\n\x15\x45xportSessionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"V\n\x14ImportSessionRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\x05owner\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\">\n\x15ImportSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charlstm.v1.Session2\x8e\x04\n\x0eSessionService\x12M\n\nGetSession\x12\x1e.charlstm.v1.GetSessionRequest\x1a\x1f.charlstm.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .charlstm.v1.ListSessionsRequest\x1a!.charlstm.v1.ListSessionsResponse\x12P\n\x0b\x46orkSession\x12\x1f.charlstm.v1.ForkSessionRequest\x1a .charlstm.v1.ForkSessionResponse\x12V\n\rDeleteSession\x12!.charlstm.v1.DeleteSessionRequest\x1a\".charlstm.v1.DeleteSessionResponse\x12V\n\rExportSession\x12!.charlstm.v1.ExportSessionRequest\x1a\".charlstm.v1.ExportSessionResponse\x12V\n\rImportSession\x12!.charlstm.v1.ImportSessionRequest\x1a\".charlstm.v1.ImportSessionResponseB%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,31 +33,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013charlstm.v1Z\026charlstm/v1;charlstmv1'
   _globals['_SESSION']._serialized_start=43
-  _globals['_SESSION']._serialized_end=215
-  _globals['_GETSESSIONREQUEST']._serialized_start=217
-  _globals['_GETSESSIONREQUEST']._serialized_end=256
-  _globals['_GETSESSIONRESPONSE']._serialized_start=258
-  _globals['_GETSESSIONRESPONSE']._serialized_end=317
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=319
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=398
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=400
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=502
-  _globals['_FORKSESSIONREQUEST']._serialized_start=504
-  _globals['_FORKSESSIONREQUEST']._serialized_end=568
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=570
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=630
-  _globals['_DELETESESSIONREQUEST']._serialized_start=632
-  _globals['_DELETESESSIONREQUEST']._serialized_end=674
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=676
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=699
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=701
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=743
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=745
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=782
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=784
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=840
-  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=842
-  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=904
-  _globals['_SESSIONSERVICE']._serialized_start=907
-  _globals['_SESSIONSERVICE']._serialized_end=1433
+  _globals['_SESSION']._serialized_end=230
+  _globals['_GETSESSIONREQUEST']._serialized_start=232
+  _globals['_GETSESSIONREQUEST']._serialized_end=301
+  _globals['_GETSESSIONRESPONSE']._serialized_start=303
+  _globals['_GETSESSIONRESPONSE']._serialized_end=362
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=364
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=473
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=475
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=577
+  _globals['_FORKSESSIONREQUEST']._serialized_start=579
+  _globals['_FORKSESSIONREQUEST']._serialized_end=673
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=675
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=735
+  _globals['_DELETESESSIONREQUEST']._serialized_start=737
+  _globals['_DELETESESSIONREQUEST']._serialized_end=809
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=811
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=834
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=836
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=908
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=910
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=947
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=949
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1035
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=1037
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=1099
+  _globals['_SESSIONSERVICE']._serialized_start=1102
+  _globals['_SESSIONSERVICE']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class Session(google.protobuf.message.Message):
     IDLE_MS_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
     PRECISION_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Id of the session."""
     model: builtins.str
@@ -51,6 +52,10 @@ class Session(google.protobuf.message.Message):
     """Size of the stored session, in bytes."""
     precision: builtins.str
     """Number format of the session's decode steps: `float32` or `int8`."""
+    owner: builtins.str
+    """Principal that the session belongs to; `admin` if it was created without
+    principals. Two principals may use the same id.
+    """
     def __init__(
         self,
         *,
@@ -63,8 +68,9 @@ class Session(google.protobuf.message.Message):
         idle_ms: builtins.int = ...,
         bytes: builtins.int = ...,
         precision: builtins.str = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["busy", b"busy", "bytes", b"bytes", "idle_ms", b"idle_ms", "last_call_position", b"last_call_position", "model", b"model", "position", b"position", "precision", b"precision", "session_id", b"session_id", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy", b"busy", "bytes", b"bytes", "idle_ms", b"idle_ms", "last_call_position", b"last_call_position", "model", b"model", "owner", b"owner", "position", b"position", "precision", b"precision", "session_id", b"session_id", "version", b"version"]) -> None: ...
 
 Global___Session: typing_extensions.TypeAlias = Session
 
@@ -75,14 +81,22 @@ class GetSessionRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Id of the session."""
+    owner: builtins.str
+    """Owner of the session. Default: the caller. Another owner requires the role
+    `admin`.
+    """
     def __init__(
         self,
         *,
         session_id: builtins.str = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___GetSessionRequest: typing_extensions.TypeAlias = GetSessionRequest
 
@@ -115,18 +129,27 @@ class ListSessionsRequest(google.protobuf.message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """Maximum number of sessions to return. 1 to 1000; default 100."""
     page_token: builtins.str
     """`next_page_token` of the previous page. Empty: the first page."""
+    owner: builtins.str
+    """Only sessions of this principal. Default: those of the caller; for the role
+    `admin`, those of all. Another owner requires the role `admin`.
+    """
     def __init__(
         self,
         *,
         page_size: builtins.int | None = ...,
         page_token: builtins.str = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_page_size", b"_page_size", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "_page_size", b"_page_size", "owner", b"owner", "page_size", b"page_size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "_page_size", b"_page_size", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_page_size", b"_page_size"]) -> typing.Literal["page_size"] | None: ...
 
 Global___ListSessionsRequest: typing_extensions.TypeAlias = ListSessionsRequest
@@ -143,7 +166,7 @@ class ListSessionsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Token of the next page; empty on the last page."""
     total: builtins.int
-    """Total number of sessions on the server."""
+    """Total number of sessions on all pages."""
     @property
     def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Session]:
         """Sessions, most recently used first."""
@@ -167,17 +190,25 @@ class ForkSessionRequest(google.protobuf.message.Message):
 
     SESSION_ID_FIELD_NUMBER: builtins.int
     NEW_SESSION_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Id of the session to copy."""
     new_session_id: builtins.str
     """Id of the new session."""
+    owner: builtins.str
+    """Owner of both sessions. Default: the caller. Another owner requires the role
+    `admin`.
+    """
     def __init__(
         self,
         *,
         session_id: builtins.str = ...,
         new_session_id: builtins.str = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["new_session_id", b"new_session_id", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "new_session_id", b"new_session_id", "owner", b"owner", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___ForkSessionRequest: typing_extensions.TypeAlias = ForkSessionRequest
 
@@ -209,14 +240,22 @@ class DeleteSessionRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Id of the session."""
+    owner: builtins.str
+    """Owner of the session. Default: the caller. Another owner requires the role
+    `admin`.
+    """
     def __init__(
         self,
         *,
         session_id: builtins.str = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___DeleteSessionRequest: typing_extensions.TypeAlias = DeleteSessionRequest
 
@@ -239,14 +278,22 @@ class ExportSessionRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Id of the session."""
+    owner: builtins.str
+    """Owner of the session. Default: the caller. Another owner requires the role
+    `admin`.
+    """
     def __init__(
         self,
         *,
         session_id: builtins.str = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___ExportSessionRequest: typing_extensions.TypeAlias = ExportSessionRequest
 
@@ -276,17 +323,25 @@ class ImportSessionRequest(google.protobuf.message.Message):
 
     DATA_FIELD_NUMBER: builtins.int
     SESSION_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     data: builtins.bytes
     """Bytes returned by ExportSession."""
     session_id: builtins.str
     """Id of the new session. Empty: the id under which it was exported."""
+    owner: builtins.str
+    """Owner of the new session. Default: the caller. Another owner requires the
+    role `admin`.
+    """
     def __init__(
         self,
         *,
         data: builtins.bytes = ...,
         session_id: builtins.str = ...,
+        owner: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "data", b"data", "owner", b"owner", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___ImportSessionRequest: typing_extensions.TypeAlias = ImportSessionRequest
 

@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class SessionServiceStub(object):
     """Manages sessions. A session keeps the hidden state, random state and position
-    between two calls of Generate.
+    between two calls of Generate. It belongs to the principal that created it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `generate`.
     """
 
     def __init__(self, channel):
@@ -70,7 +72,9 @@ class SessionServiceStub(object):
 
 class SessionServiceServicer(object):
     """Manages sessions. A session keeps the hidden state, random state and position
-    between two calls of Generate.
+    between two calls of Generate. It belongs to the principal that created it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `generate`.
     """
 
     def GetSession(self, request, context):
@@ -130,7 +134,8 @@ class SessionServiceServicer(object):
 
     def ImportSession(self, request, context):
         """Creates a session from exported bytes: sealed ones, or those of version
-        0.1.
+        0.1. Bytes that another principal exported, or that have no seal of this
+        server, require the role `admin`.
 
         Errors: INVALID_ARGUMENT if the bytes are not a valid session;
         ALREADY_EXISTS if the id is in use; FAILED_PRECONDITION if the model
@@ -185,7 +190,9 @@ def add_SessionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SessionService(object):
     """Manages sessions. A session keeps the hidden state, random state and position
-    between two calls of Generate.
+    between two calls of Generate. It belongs to the principal that created it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `generate`.
     """
 
     @staticmethod

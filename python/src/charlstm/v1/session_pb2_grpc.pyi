@@ -123,7 +123,9 @@ _SessionServiceImportSessionType = typing_extensions.TypeVar(
 
 class SessionServiceStub(typing.Generic[_SessionServiceGetSessionType, _SessionServiceListSessionsType, _SessionServiceForkSessionType, _SessionServiceDeleteSessionType, _SessionServiceExportSessionType, _SessionServiceImportSessionType]):
     """Manages sessions. A session keeps the hidden state, random state and position
-    between two calls of Generate.
+    between two calls of Generate. It belongs to the principal that created it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `generate`.
     """
 
     @typing.overload
@@ -224,7 +226,8 @@ class SessionServiceStub(typing.Generic[_SessionServiceGetSessionType, _SessionS
 
     ImportSession: _SessionServiceImportSessionType
     """Creates a session from exported bytes: sealed ones, or those of version
-    0.1.
+    0.1. Bytes that another principal exported, or that have no seal of this
+    server, require the role `admin`.
 
     Errors: INVALID_ARGUMENT if the bytes are not a valid session;
     ALREADY_EXISTS if the id is in use; FAILED_PRECONDITION if the model
@@ -262,7 +265,9 @@ SessionServiceAsyncStub: typing_extensions.TypeAlias = SessionServiceStub[
 
 class SessionServiceServicer(metaclass=abc.ABCMeta):
     """Manages sessions. A session keeps the hidden state, random state and position
-    between two calls of Generate.
+    between two calls of Generate. It belongs to the principal that created it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `generate`.
     """
 
     @abc.abstractmethod
@@ -337,7 +342,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[charlstm.v1.session_pb2.ImportSessionResponse, collections.abc.Awaitable[charlstm.v1.session_pb2.ImportSessionResponse]]:
         """Creates a session from exported bytes: sealed ones, or those of version
-        0.1.
+        0.1. Bytes that another principal exported, or that have no seal of this
+        server, require the role `admin`.
 
         Errors: INVALID_ARGUMENT if the bytes are not a valid session;
         ALREADY_EXISTS if the id is in use; FAILED_PRECONDITION if the model

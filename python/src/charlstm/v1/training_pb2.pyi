@@ -876,13 +876,23 @@ Global___GetTrainingResponse: typing_extensions.TypeAlias = GetTrainingResponse
 
 @typing.final
 class ListTrainingsRequest(google.protobuf.message.Message):
-    """Which trainings to list. Empty: all trainings are listed."""
+    """Which trainings to list."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    OWNER_FIELD_NUMBER: builtins.int
+    owner: builtins.str
+    """Only trainings of this principal. Default: those of the caller; for the
+    role `admin`, those of all. Another owner requires the role `admin`.
+    """
     def __init__(
         self,
+        *,
+        owner: builtins.str | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_owner", b"_owner", "owner", b"owner"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___ListTrainingsRequest: typing_extensions.TypeAlias = ListTrainingsRequest
 
@@ -964,6 +974,7 @@ class Training(google.protobuf.message.Message):
     VALIDATION_LOSS_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     training_id: builtins.str
     """Id of the training."""
     state: Global___State.ValueType
@@ -984,6 +995,8 @@ class Training(google.protobuf.message.Message):
     """Version that was published, from 1; 0 if none was."""
     message: builtins.str
     """If the training did not succeed: the reason, for people."""
+    owner: builtins.str
+    """Principal that started it; `admin` if that was without principals."""
     @property
     def spec(self) -> Global___TrainingSpec:
         """The spec with every default filled in."""
@@ -1002,9 +1015,10 @@ class Training(google.protobuf.message.Message):
         validation_loss: builtins.float | None = ...,
         version: builtins.int = ...,
         message: builtins.str = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "spec", b"spec", "train_loss", b"train_loss", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "created_unix_ms", b"created_unix_ms", "epochs_completed", b"epochs_completed", "message", b"message", "spec", b"spec", "state", b"state", "step", b"step", "total_steps", b"total_steps", "train_loss", b"train_loss", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "created_unix_ms", b"created_unix_ms", "epochs_completed", b"epochs_completed", "message", b"message", "owner", b"owner", "spec", b"spec", "state", b"state", "step", b"step", "total_steps", b"total_steps", "train_loss", b"train_loss", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_train_loss", b"_train_loss"]) -> typing.Literal["train_loss"] | None: ...
     @typing.overload

@@ -28,7 +28,9 @@ if _version_not_supported:
 class TrainingServiceStub(object):
     """Trains models. A training is a job on the server: it continues when the
     stream that started it breaks (unless `cancel_on_disconnect` is set), and any
-    number of clients can watch it.
+    number of clients can watch it. It belongs to the principal that started it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `train`.
     """
 
     def __init__(self, channel):
@@ -77,7 +79,9 @@ class TrainingServiceStub(object):
 class TrainingServiceServicer(object):
     """Trains models. A training is a job on the server: it continues when the
     stream that started it breaks (unless `cancel_on_disconnect` is set), and any
-    number of clients can watch it.
+    number of clients can watch it. It belongs to the principal that started it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `train`.
     """
 
     def Train(self, request_iterator, context):
@@ -88,6 +92,7 @@ class TrainingServiceServicer(object):
 
         Errors: INVALID_ARGUMENT if the spec or the corpus is not valid, before any
         training starts; NOT_FOUND if the model of `init_from` is unknown;
+        PERMISSION_DENIED if the name of the model belongs to another principal;
         RESOURCE_EXHAUSTED if too many trainings are waiting or being uploaded, or
         memory or disk space is not sufficient; UNAVAILABLE if the server is
         shutting down.
@@ -140,7 +145,7 @@ class TrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTrainings(self, request, context):
-        """Lists all trainings on the server, newest first.
+        """Lists trainings, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +211,9 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 class TrainingService(object):
     """Trains models. A training is a job on the server: it continues when the
     stream that started it breaks (unless `cancel_on_disconnect` is set), and any
-    number of clients can watch it.
+    number of clients can watch it. It belongs to the principal that started it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `train`.
     """
 
     @staticmethod

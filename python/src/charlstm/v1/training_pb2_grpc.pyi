@@ -140,7 +140,9 @@ _TrainingServiceCancelTrainingType = typing_extensions.TypeVar(
 class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingServiceStartTrainingType, _TrainingServiceWatchTrainingType, _TrainingServiceResumeTrainingType, _TrainingServiceGetTrainingType, _TrainingServiceListTrainingsType, _TrainingServiceCancelTrainingType]):
     """Trains models. A training is a job on the server: it continues when the
     stream that started it breaks (unless `cancel_on_disconnect` is set), and any
-    number of clients can watch it.
+    number of clients can watch it. It belongs to the principal that started it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `train`.
     """
 
     @typing.overload
@@ -215,6 +217,7 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
 
     Errors: INVALID_ARGUMENT if the spec or the corpus is not valid, before any
     training starts; NOT_FOUND if the model of `init_from` is unknown;
+    PERMISSION_DENIED if the name of the model belongs to another principal;
     RESOURCE_EXHAUSTED if too many trainings are waiting or being uploaded, or
     memory or disk space is not sufficient; UNAVAILABLE if the server is
     shutting down.
@@ -252,7 +255,7 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
     """
 
     ListTrainings: _TrainingServiceListTrainingsType
-    """Lists all trainings on the server, newest first."""
+    """Lists trainings, newest first."""
 
     CancelTraining: _TrainingServiceCancelTrainingType
     """Requests cancellation of a training and returns immediately. The training
@@ -296,7 +299,9 @@ TrainingServiceAsyncStub: typing_extensions.TypeAlias = TrainingServiceStub[
 class TrainingServiceServicer(metaclass=abc.ABCMeta):
     """Trains models. A training is a job on the server: it continues when the
     stream that started it breaks (unless `cancel_on_disconnect` is set), and any
-    number of clients can watch it.
+    number of clients can watch it. It belongs to the principal that started it;
+    for other principals it does not exist, except for the role `admin`. All
+    methods require the role `train`.
     """
 
     @abc.abstractmethod
@@ -312,6 +317,7 @@ class TrainingServiceServicer(metaclass=abc.ABCMeta):
 
         Errors: INVALID_ARGUMENT if the spec or the corpus is not valid, before any
         training starts; NOT_FOUND if the model of `init_from` is unknown;
+        PERMISSION_DENIED if the name of the model belongs to another principal;
         RESOURCE_EXHAUSTED if too many trainings are waiting or being uploaded, or
         memory or disk space is not sufficient; UNAVAILABLE if the server is
         shutting down.
@@ -374,7 +380,7 @@ class TrainingServiceServicer(metaclass=abc.ABCMeta):
         request: charlstm.v1.training_pb2.ListTrainingsRequest,
         context: _ServicerContext,
     ) -> typing.Union[charlstm.v1.training_pb2.ListTrainingsResponse, collections.abc.Awaitable[charlstm.v1.training_pb2.ListTrainingsResponse]]:
-        """Lists all trainings on the server, newest first."""
+        """Lists trainings, newest first."""
 
     @abc.abstractmethod
     def CancelTraining(
