@@ -54,7 +54,7 @@ def compare(python: str, text: Path, options) -> dict:
 
 def decode_steps(threads: int) -> list:
     """Runs `cargo bench --bench step`, which measures without a server."""
-    command = ["cargo", "bench", "--quiet", "--bench", "step", "--", "--json",
+    command = ["cargo", "bench", "--quiet", "-p", "charlstm-model", "--bench", "step", "--", "--json",
                "--threads", str(threads)]
     found = [json.loads(line) for line in measure.call(command, CARGO_TERM_COLOR="never").splitlines()]
     for one in found:
