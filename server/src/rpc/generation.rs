@@ -72,7 +72,7 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let since = Instant::now();
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let call = generate_call(request.into_inner(), &principal, &self.keys, deadline)?;
         let started = before(deadline, self.engine.generate(call)).await;
@@ -90,7 +90,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let pb::ScoreRequest { model, text } = request.into_inner();
         let call = ScoreCall {
             model,
