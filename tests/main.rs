@@ -14,6 +14,7 @@ mod json;
 mod metrics;
 mod model_import;
 mod models;
+mod principals;
 mod quick_start;
 mod registration;
 mod security;

@@ -150,7 +150,10 @@ impl Fixture {
     async fn assert_nothing_started(&mut self) {
         // The connection of this fixture stays open.
         wait_until_ended(&self.metrics, 1);
-        let listed = self.trainings.list_trainings(ListTrainingsRequest {}).await;
+        let listed = self
+            .trainings
+            .list_trainings(ListTrainingsRequest::default())
+            .await;
         let trainings = listed.unwrap().into_inner().trainings;
         let started: Vec<_> = trainings
             .iter()

@@ -21,8 +21,10 @@ pub use self::error::ConfigError;
 use self::error::explain;
 use self::value::{
     Checked, address, boolean, byte_size, count, device, durability, duration, log_format, path,
-    threads,
+    principal_name, role, threads,
 };
+use crate::access::{AccessFiles, is_exposed};
+use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::device::DeviceChoice;
 use charlstm_store::session::Durability;
@@ -62,6 +64,22 @@ pub enum Task {
     Backup {
         /// The folder to create.
         folder: PathBuf,
+    },
+    /// Print a new access token, and the entry of the file of --principals that
+    /// it belongs to; the token is not stored and not shown again
+    Token {
+        /// Name of the principal: printable ASCII characters without spaces
+        #[arg(long, value_parser = Checked(principal_name))]
+        name: String,
+        /// What it may do: generate, train or admin; may be given several times
+        #[arg(
+            long = "role",
+            required = true,
+            num_args = 1..,
+            value_name = "ROLE",
+            value_parser = Checked(role)
+        )]
+        roles: Vec<Role>,
     },
 }
 
@@ -326,10 +344,31 @@ pub struct Config {
     #[arg(long, env = "CHARLSTM_TLS_CLIENT_CA", value_name = "FILE", value_parser = Checked(path))]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// File of access tokens, one per line; each call must send one of them as
-    /// `authorization: Bearer TOKEN`
+    /// TOML file of the principals that may call, with their tokens, roles and
+    /// quotas; each call must send a token as `authorization: Bearer TOKEN`, or
+    /// come with a certificate of a principal. `charlstm-server token` makes
+    /// entries
+    #[arg(long, env = "CHARLSTM_PRINCIPALS", value_name = "FILE", value_parser = Checked(path))]
+    pub principals: Option<PathBuf>,
+
+    /// File of access tokens of administrators, one per line
     #[arg(long, env = "CHARLSTM_AUTH_TOKEN_FILE", value_name = "FILE", value_parser = Checked(path))]
     pub auth_token_file: Option<PathBuf>,
+
+    /// Allow --listen on an address that other machines can reach without TLS,
+    /// or without principals, tokens and client certificates
+    #[arg(
+        long,
+        env = "CHARLSTM_INSECURE",
+        value_name = "true|false",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = Checked(boolean)
+    )]
+    pub insecure: bool,
 
     /// Format of the log: lines for people, or one JSON object per line
     #[arg(
@@ -398,21 +437,59 @@ impl Config {
             config = parse(command, Some(&path))?;
         }
         config.check_tls()?;
+        if config.task.is_none() {
+            config.check_exposure()?;
+        }
         Ok(config)
     }
 
     fn check_tls(&self) -> Result<(), ConfigError> {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return Err(ConfigError::Conflict(
-                "--tls-cert and --tls-key must be set together",
+                "--tls-cert and --tls-key must be set together".into(),
             ));
         }
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             return Err(ConfigError::Conflict(
-                "--tls-client-ca requires --tls-cert and --tls-key",
+                "--tls-client-ca requires --tls-cert and --tls-key".into(),
             ));
         }
         Ok(())
+    }
+
+    /// Rejects an address that other machines can reach if they could read the
+    /// traffic or call without credentials.
+    fn check_exposure(&self) -> Result<(), ConfigError> {
+        if self.insecure || !is_exposed(self.listen) {
+            return Ok(());
+        }
+        let missing = if self.tls().is_none() {
+            "TLS is missing: set --tls-cert and --tls-key"
+        } else if !self.has_access_control() {
+            "anybody could call: set --principals, --auth-token-file or --tls-client-ca"
+        } else {
+            return Ok(());
+        };
+        let message = format!(
+            "--listen {} can be reached from other machines, and {missing}; or use a loopback \
+             address such as 127.0.0.1:50051; --insecure allows it anyway",
+            self.listen
+        );
+        Err(ConfigError::Conflict(message.into()))
+    }
+
+    /// Whether callers need credentials.
+    pub fn has_access_control(&self) -> bool {
+        self.principals.is_some() || self.auth_token_file.is_some() || self.tls_client_ca.is_some()
+    }
+
+    /// Returns the files that say who may call.
+    pub fn access_files(&self) -> AccessFiles {
+        AccessFiles {
+            principals: self.principals.clone(),
+            tokens: self.auth_token_file.clone(),
+            has_client_certificates: self.tls_client_ca.is_some(),
+        }
     }
 
     /// Returns the files of TLS, if TLS is configured.

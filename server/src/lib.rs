@@ -3,6 +3,7 @@
 //! contains the settings, the services and the wiring; see ARCHITECTURE.md for
 //! the crates below it.
 
+pub mod access;
 pub mod backup;
 pub mod config;
 mod data_folder;

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use self::services::{Layers, Services};
 use self::transport::MAX_MESSAGE_BYTES;
+use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
@@ -26,7 +27,7 @@ use crate::devices;
 use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
-use crate::rpc::layers::auth::{AuthLayer, Tokens};
+use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
 use crate::rpc::model::{ModelRpc, ModelUsage};
@@ -37,8 +38,8 @@ use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionError,
-    SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
+    AllowedSessions, EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError,
+    SessionError, SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -89,6 +90,9 @@ pub enum ServeError {
     /// The key file of snapshots cannot be used.
     #[error(transparent)]
     SnapshotKeys(#[from] KeyFileError),
+    /// A file that says who may call cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -147,11 +151,12 @@ pub async fn serve(
     let started = Instant::now();
     let tls = transport::tls(config.tls())?;
     let max_connections = transport::max_connections(config.max_connections);
+    let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
-        auth: AuthLayer::new(tokens(config.auth_token_file.as_deref())?),
+        auth: AuthLayer::new(access),
         in_flight: InFlightLayer::new(calls.clone()),
     };
     let device = devices::select(config.device)?;
@@ -217,7 +222,7 @@ pub async fn serve(
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
-    if !address.ip().is_loopback() {
+    if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
     let announced = announce(&config, address, device);
@@ -392,8 +397,8 @@ impl ModelUsage for EngineModelUsage {
         self.0.count_sessions_of(id).await
     }
 
-    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError> {
-        self.0.retire_model(id, force).await
+    async fn retire(&self, id: &ModelId, allowed: AllowedSessions) -> Result<(), SessionError> {
+        self.0.retire_model(id, allowed).await
     }
 
     async fn reinstate(&self, id: &ModelId) {
@@ -432,19 +437,6 @@ async fn drain(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<()>) {
     serving.abort();
 }
 
-fn tokens(path: Option<&Path>) -> Result<Option<Tokens>, ServeError> {
-    let Some(path) = path else {
-        return Ok(None);
-    };
-    let invalid = |reason: &str| ServeError::File {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let text = String::from_utf8(read_file(path)?).map_err(|_| invalid("is not UTF-8"))?;
-    let tokens = Tokens::parse(&text).ok_or_else(|| invalid("contains no token"))?;
-    Ok(Some(tokens))
-}
-
 fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
     std::fs::read(path).map_err(|error| ServeError::File {
         path: path.to_owned(),
@@ -470,11 +462,11 @@ fn warn_about_open_address(config: &Config, address: SocketAddr) {
     if tls.is_none() {
         tracing::warn!(%address, "no TLS: the network can read all traffic; see --tls-cert");
     }
-    if config.auth_token_file.is_none() && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+    if !config.has_access_control() {
         tracing::warn!(
             %address,
             "no access control: everyone who can reach this address can use the server; \
-             see --auth-token-file"
+             see --principals"
         );
     }
 }

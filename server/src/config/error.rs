@@ -1,5 +1,6 @@
 //! Why settings are invalid.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ErrorKind};
@@ -41,7 +42,7 @@ pub enum ConfigError {
     },
     /// Settings contradict each other.
     #[error("{0}")]
-    Conflict(&'static str),
+    Conflict(Cow<'static, str>),
 }
 
 /// Turns an error of a value into one that says where the value was found.
