@@ -28,3 +28,4 @@ mod tensorboard;
 mod third_party_clients;
 mod train_and_generate;
 mod training_faults;
+mod uploads;

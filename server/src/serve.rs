@@ -16,15 +16,15 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
 use self::services::{Layers, Services};
-use self::transport::{MAX_MESSAGE_BYTES, transport};
+use self::transport::MAX_MESSAGE_BYTES;
 use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
+use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
@@ -149,7 +149,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let mut server = transport(config.tls())?;
+    let tls = transport::tls(config.tls())?;
+    let max_connections = transport::max_connections(config.max_connections);
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
@@ -198,6 +199,7 @@ pub async fn serve(
     let models = ModelRpc::server(repository.clone(), usage);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
+    let connection_metrics = metrics.connections();
     if let Some(listener) = metrics_listener {
         let sources = metrics::Sources {
             metrics,
@@ -210,13 +212,13 @@ pub async fn serve(
     services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stopped = shutdown.clone().cancelled_owned();
-    let mut serving = tokio::spawn(
-        server
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, stopped),
-    );
+    let mut serving = tokio::spawn(listener::serve(
+        listener,
+        ListenerConfig::new(max_connections, tls.map(|tls| tls.subscribe())),
+        connection_metrics,
+        routes.into_axum_router(),
+        shutdown.clone(),
+    ));
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
@@ -257,12 +259,9 @@ pub async fn serve(
 }
 
 /// Why the server that accepts connections ended although no shutdown was requested.
-fn serving_ended(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> ServeError {
+fn serving_ended(ended: Result<(), tokio::task::JoinError>) -> ServeError {
     match ended {
-        Ok(Ok(())) => ServeError::Network("the listener was closed".to_owned()),
-        Ok(Err(error)) => network(error),
+        Ok(()) => ServeError::Network("the listener was closed".to_owned()),
         Err(error) => network(error),
     }
 }
@@ -415,7 +414,7 @@ impl ModelUsage for EngineModelUsage {
 
 /// Waits until all calls have ended and their connections are closed, but not
 /// for idle clients, and at most for the grace period.
-async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+async fn drain(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<()>) {
     let calls_ended = async {
         if serving.is_finished() {
             return calls.wait().await;

@@ -98,7 +98,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let responses = self.open(request.into_inner(), &principal, deadline).await;
         Ok(Response::new(responses?))
@@ -108,7 +108,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateTextRequest>,
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let request = text::stream_request(request.into_inner())?;
         let responses = self.open(request, &principal, deadline).await?;
@@ -119,7 +119,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let request = request.into_inner();
         let logprobs = request.logprobs.unwrap_or_default();
         if logprobs && request.text.chars().count() > MAX_SCORE_LOGPROBS {
@@ -148,7 +148,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         score_stream::start(self.engine.clone(), request.into_inner(), deadline)
             .await
             .map(Response::new)
