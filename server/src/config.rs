@@ -5,20 +5,20 @@
 //! environment variable, the variable over the file of `--config`, and the
 //! file over the default.
 
+mod error;
 mod file;
 mod value;
 
-use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::Resettable;
-use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use thiserror::Error;
 
+pub use self::error::ConfigError;
+use self::error::explain;
 use self::value::{
     Checked, address, boolean, byte_size, count, device, durability, duration, log_format,
     log_level, path, principal_name, role, threads, url,
@@ -268,6 +268,17 @@ pub struct Config {
     )]
     pub max_queue: usize,
 
+    // Some hundred kilobytes each if it is used, and one open file.
+    /// Maximum number of open connections; further ones are closed immediately
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value = "4096",
+        value_parser = Checked(count::<1, 1_000_000>)
+    )]
+    pub max_connections: usize,
+
     // Enough to look at earlier trainings, and as many as a person reads in a
     // list.
     /// Maximum number of finished trainings that are kept; beyond it, the
@@ -427,45 +438,6 @@ pub struct Config {
     pub log_colours: bool,
 }
 
-/// The settings are invalid.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The command line is invalid, or asks for help.
-    #[error(transparent)]
-    Usage(#[from] clap::Error),
-    /// A value is invalid.
-    #[error("invalid value {value:?} for {source_name}: {requirement}")]
-    Value {
-        /// Where the value was found: a flag, a variable, or a key of a file.
-        source_name: String,
-        /// The value.
-        value: String,
-        /// What would be right.
-        requirement: String,
-    },
-    /// The file of `--config` cannot be read, or is not valid TOML.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The file of `--config` has a key that is not a setting.
-    #[error("{}: unknown setting {key:?}{}", path.display(), suggestion(nearest.as_deref()))]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// The setting that was probably meant.
-        nearest: Option<String>,
-    },
-    /// Settings contradict each other.
-    #[error("{0}")]
-    Conflict(Cow<'static, str>),
-}
-
 impl Config {
     /// Reads the settings from the arguments and variables of this process,
     /// and from the file that they name.
@@ -587,36 +559,6 @@ pub fn command() -> Command {
         // The values of variables do not belong into a manual page. A negative
         // number is a wrong value and not an unknown flag `-1`.
         arg.hide_env_values(true).allow_negative_numbers(true)
-    })
-}
-
-/// Turns an error of a value into one that says where the value was found.
-/// `file` is the file whose values are being read, if any: only they can be
-/// wrong then.
-fn explain(error: clap::Error, file: Option<&Path>) -> ConfigError {
-    let context = |kind| error.get(kind).map(ToString::to_string);
-    let (Some(source_name), Some(value), Some(requirement)) = (
-        context(ContextKind::InvalidArg),
-        context(ContextKind::InvalidValue),
-        context(ContextKind::Custom),
-    ) else {
-        return error.into();
-    };
-    debug_assert_eq!(error.kind(), ErrorKind::ValueValidation);
-    ConfigError::Value {
-        source_name: match file {
-            Some(path) => format!("{source_name} in {}", path.display()),
-            None => source_name,
-        },
-        value,
-        requirement,
-    }
-}
-
-/// Returns the end of the message about an unknown key.
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or(String::new(), |nearest| {
-        format!("; did you mean {nearest:?}?")
     })
 }
 

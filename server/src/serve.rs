@@ -17,16 +17,16 @@ use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
 use self::reload::Reloader;
 use self::services::{Layers, Services};
-use self::transport::{MAX_MESSAGE_BYTES, transport};
+use self::transport::{MAX_MESSAGE_BYTES, Tls};
 use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
+use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
@@ -160,7 +160,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Signals { shutdown, reload } = signals;
     let started = Instant::now();
-    let mut server = transport(config.tls())?;
+    let tls = config.tls().map(Tls::read).transpose()?;
+    let max_connections = transport::max_connections(config.max_connections);
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let traces = Tracing::new(config.otlp_endpoint.as_deref())?;
     let metrics = Metrics::default();
@@ -208,7 +209,7 @@ pub async fn serve(
     let training_log = TrainingLog::new(traces.clone());
     for job in jobs.list() {
         // Resumed at the start.
-        if job.summary().state == State::Queued {
+        if matches!(job.summary().state, State::Queued | State::Running) {
             training_log.follow(job);
         }
     }
@@ -218,6 +219,7 @@ pub async fn serve(
     let models = ModelRpc::server(repository.clone(), usage);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
+    let connection_metrics = metrics.connections();
     if let Some(listener) = metrics_listener {
         let sources = metrics::Sources {
             metrics,
@@ -230,13 +232,13 @@ pub async fn serve(
     services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stopped = shutdown.clone().cancelled_owned();
-    let mut serving = tokio::spawn(
-        server
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, stopped),
-    );
+    let mut serving = tokio::spawn(listener::serve(
+        listener,
+        ListenerConfig::new(max_connections, tls.as_ref().map(Tls::subscribe)),
+        connection_metrics,
+        routes.into_axum_router(),
+        shutdown.clone(),
+    ));
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
@@ -247,6 +249,10 @@ pub async fn serve(
     if config.access_files().is_any() {
         let reload = move || access.reload().map_err(|error| error.to_string());
         reloader.add("principals and tokens", Box::new(reload));
+    }
+    if let Some(mut tls) = tls {
+        let reload = move || tls.reload().map_err(|error| error.to_string());
+        reloader.add("certificates", Box::new(reload));
     }
     tokio::spawn(reloader.run(reload, shutdown.clone()));
     notify_ready();
@@ -290,12 +296,9 @@ pub async fn serve(
 }
 
 /// Why the server that accepts connections ended although no shutdown was requested.
-fn serving_ended(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> ServeError {
+fn serving_ended(ended: Result<(), tokio::task::JoinError>) -> ServeError {
     match ended {
-        Ok(Ok(())) => ServeError::Network("the listener was closed".to_owned()),
-        Ok(Err(error)) => network(error),
+        Ok(()) => ServeError::Network("the listener was closed".to_owned()),
         Err(error) => network(error),
     }
 }
@@ -448,7 +451,7 @@ impl ModelUsage for EngineModelUsage {
 
 /// Waits until all calls have ended and their connections are closed, but not
 /// for idle clients, and at most for the grace period.
-async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+async fn drain(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<()>) {
     let calls_ended = async {
         if serving.is_finished() {
             return calls.wait().await;
@@ -498,7 +501,7 @@ fn notify_stopping() {
 /// What would keep the server from starting.
 pub fn check(config: &Config) -> Result<(), ServeError> {
     AccessControl::from_files(&config.access_files())?;
-    transport(config.tls())?;
+    config.tls().map(Tls::read).transpose()?;
     devices::select(config.device)?;
     if let Some(file) = &config.snapshot_key_file {
         SnapshotKeys::read(file)?;

@@ -9,9 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{
-    Span, SpanContext, SpanKind, Status as SpanStatus, TraceContextExt, Tracer, TracerProvider,
-};
+use opentelemetry::trace::{self as otel, Span, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -187,12 +185,12 @@ impl CallTrace {
         }
         let mut span = tracer
             .span_builder(method)
-            .with_kind(SpanKind::Server)
+            .with_kind(otel::SpanKind::Server)
             .with_start_time(since.time)
             .with_attributes(attributes)
             .start_with_context(&tracer, &parent);
         if code != Code::Ok {
-            span.set_status(SpanStatus::error(code_name(code)));
+            span.set_status(otel::Status::error(code_name(code)));
         }
         let context = Context::new().with_remote_span_context(span.span_context().clone());
         for (name, from, to) in phases(since.time, fields) {
@@ -273,7 +271,7 @@ impl TrainingTrace {
         if let Some(open) = self.0.take() {
             let span = open.context.span();
             if !succeeded {
-                span.set_status(SpanStatus::error(message.to_owned()));
+                span.set_status(otel::Status::error(message.to_owned()));
             }
             span.end();
         }
@@ -292,7 +290,7 @@ impl OpenTraining {
 /// Whether a context belongs to a trace.
 #[cfg(test)]
 fn is_part_of_a_trace(context: &Context) -> bool {
-    let context: SpanContext = context.span().span_context().clone();
+    let context = context.span().span_context().clone();
     context.is_valid()
 }
 

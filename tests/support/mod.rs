@@ -4,6 +4,8 @@
 pub(crate) mod client;
 pub(crate) mod corpus;
 pub(crate) mod files;
+pub(crate) mod frames;
+pub(crate) mod metrics_page;
 pub(crate) mod principals;
 pub(crate) mod process;
 pub(crate) mod server;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use client::{CommandOutput, ask, ask_ok, client};
 pub(crate) use corpus::{SMALL, train_small, verse};
-pub(crate) use server::Server;
+pub(crate) use server::{Server, server_program};
 
 /// Returns the root of the checkout.
 pub(crate) fn root() -> PathBuf {

@@ -110,7 +110,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let record = CallRecord::of(request.extensions());
         let request = request.into_inner();
@@ -122,7 +122,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateTextRequest>,
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let record = CallRecord::of(request.extensions());
         let request = text::stream_request(request.into_inner())?;
@@ -134,7 +134,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let record = CallRecord::of(request.extensions());
         let request = request.into_inner();
         record.requested(&request.model, "", &request.text);
@@ -165,7 +165,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         score_stream::start(self.engine.clone(), request.into_inner(), deadline)
             .await
             .map(Response::new)

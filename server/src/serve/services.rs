@@ -15,7 +15,9 @@ use super::ServeError;
 use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
+use crate::rpc::layers::deadline::DeadlineService;
 use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::layers::request_end::require_end;
 
 /// The layers around each service.
 #[derive(Clone)]
@@ -83,7 +85,9 @@ impl Services {
         let layers = ServiceBuilder::new()
             .layer(layers.call_metrics)
             .layer(layers.call_log)
+            .layer_fn(DeadlineService::new)
             .layer(layers.auth)
+            .map_request(require_end)
             .layer(layers.in_flight);
         self.names.push(S::NAME);
         self.routes.add_service(layers.named_layer(service));

@@ -330,7 +330,7 @@ async fn a_panic_in_a_turn_ends_the_generations_it_computed_and_nothing_else() {
 
 #[tokio::test]
 async fn a_reader_that_takes_small_pieces_gets_the_same_text_and_positions() {
-    let (engine, models) = start_without_storage();
+    let (engine, models) = snapshots::start_without_storage();
     let (expected, _) = reference(&models, "abc", 200, 1);
     let call = GenerateCall {
         logprobs: true,

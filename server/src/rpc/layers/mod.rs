@@ -1,12 +1,15 @@
 //! The tower layers around every service of charlstm, from the outermost to
-//! the innermost: call metrics, authentication, calls in flight. Health and
-//! reflection have none: probes need no token, and a client that watches the
-//! health does not delay the shutdown.
+//! the innermost: call metrics, call log, deadline, authentication, the end of
+//! requests, calls in flight. Reflection has only the log and authentication, and
+//! health has none: probes need no token, and a client that watches the health
+//! does not delay the shutdown.
 
 pub mod auth;
 pub mod call_log;
 pub mod call_metrics;
+pub mod deadline;
 pub mod in_flight;
+pub mod request_end;
 mod revocation;
 
 /// Returns the beginning of a path that a stranger chose, for the log.

@@ -136,6 +136,25 @@ pub(super) fn revoked() -> Status {
     )
 }
 
+/// Returns ABORTED: the request was not completed. Few clients see it, since
+/// most have left.
+pub(super) fn request_incomplete() -> Status {
+    refused(
+        Code::Aborted,
+        "REQUEST_INCOMPLETE",
+        "the request ended before its client had completed it; nothing was started",
+    )
+}
+
+/// Returns DEADLINE_EXCEEDED: the deadline of the caller has passed.
+pub(super) fn deadline_exceeded() -> Status {
+    refused(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "the deadline of the call has passed",
+    )
+}
+
 /// Returns PERMISSION_DENIED: the caller lacks a role.
 pub(super) fn permission_denied(role: Role) -> Status {
     let role = role.name();
