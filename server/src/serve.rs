@@ -226,6 +226,8 @@ pub async fn serve(
             engine: engine.clone(),
             jobs: jobs.clone(),
             repository: repository.clone(),
+            access: Arc::clone(&access),
+            data_dir: config.data_dir.clone(),
         };
         metrics::start(listener, sources, shutdown.clone())?;
     }

@@ -32,6 +32,7 @@
 
 mod admission;
 mod batch;
+mod commit_times;
 mod committer;
 mod engine;
 mod error;
@@ -55,6 +56,7 @@ mod text_buffer;
 mod worker;
 mod worker_load;
 
+pub use commit_times::{COMMIT_BUCKETS, CommitTimes};
 pub use engine::{Engine, EngineConfig, EngineStats, PartScore, TextScorer};
 pub use error::{GenerateError, ImportError};
 pub use event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};

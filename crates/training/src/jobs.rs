@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use charlstm_model::corpus::Corpus;
 use charlstm_model::learner::LearnerFactory;
+use charlstm_store::session::Owner;
 use charlstm_store::unix_time;
 use tokio::sync::Semaphore;
 
@@ -266,6 +267,12 @@ impl Jobs {
             running: usize::from(state.running.is_some()),
             queued: state.queue.len() + state.resuming.len(),
         }
+    }
+
+    /// Returns the number of waiting and running trainings of an owner. Does not
+    /// block.
+    pub fn unfinished_of(&self, owner: &Owner) -> u64 {
+        lock(&self.shared.state).unfinished_of(owner)
     }
 
     /// Asks a training to end. A waiting one ends immediately, a running one

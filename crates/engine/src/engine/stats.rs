@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use charlstm_store::session::SessionStats;
 
 use super::Engine;
+use crate::commit_times::CommitTimes;
 use crate::worker_load::WorkerLoad;
 
 /// Load and counters of an engine, for status and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineStats {
     /// Generations in the batch or in prefill.
     pub running: usize,
@@ -26,6 +27,8 @@ pub struct EngineStats {
     pub prefill_chars: u64,
     /// Counters of the session storage.
     pub sessions: SessionStats,
+    /// How long commits have taken.
+    pub commits: CommitTimes,
 }
 
 impl Engine {
@@ -46,6 +49,7 @@ impl Engine {
             rows: count(|load| &load.rows),
             prefill_chars: count(|load| &load.prefill_chars),
             sessions: self.storage().stats(),
+            commits: self.shared.committer.times(),
         }
     }
 
