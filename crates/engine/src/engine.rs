@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use charlstm_model::ModelId;
-use charlstm_model::decode_step::HiddenState;
+use charlstm_model::decode_step::{HiddenState, Precision};
 use charlstm_model::sampler::{Draws, RandomState, SamplingSettings};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{
@@ -24,9 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::model_ref::{
-    EncodedText, check_model_of, check_precision, encode, identity_of, model_id, names_model,
-};
+use self::model_ref::{EncodedText, check_model_of, encode, identity_of, model_id, names_model};
 pub use self::stats::EngineStats;
 use crate::admission::{Admission, Permit};
 use crate::committer::Committer;
@@ -35,7 +33,6 @@ use crate::event::Started;
 use crate::inbox::{Command, Inbox};
 use crate::job::{Job, JobParts};
 use crate::model_source::ModelSource;
-use crate::network_state;
 use crate::progress::{ANCHOR_CHARS, Destination, OpenSession, Progress};
 use crate::request::{GenerateCall, ScoreCall, Scored, SessionSource};
 use crate::score::{ScoreJob, ScoreShares};
@@ -253,7 +250,10 @@ impl Engine {
         let config = &self.shared.config;
         let max_chars = config.max_queued_chars.max(config.max_prompt_chars);
         let text_permit = self.reserve_text(&call.text, max_chars)?;
-        let model = self.load_reference(&call.model).await?;
+        // In float32 whatever the server generates in: a score is compared with
+        // those of other programs.
+        let precision = Some(Precision::Float32);
+        let model = self.load_reference(&call.model, precision).await?;
         let settings = SamplingSettings::default();
         let tokens = encode(&model, call.text, &settings).await?.tokens;
         if tokens.len() < 2 {
@@ -357,10 +357,7 @@ impl Engine {
 
     /// Loads the model of a call that continues no session.
     async fn open_nothing(&self, call: &GenerateCall) -> Result<CallStart, GenerateError> {
-        let model = self.load_reference(&call.model).await?;
-        if let Some(requested) = call.precision {
-            check_precision(&model, requested)?;
-        }
+        let model = self.load_reference(&call.model, call.precision).await?;
         Ok(CallStart {
             identity: identity_of(&model),
             model,
@@ -431,10 +428,11 @@ impl Engine {
         if !names_model(&identity, &call.model) {
             return Err(SealError::OtherModel.into());
         }
-        let model = self.load(&model_id(&identity.model)).await?;
-        let available = identity_of(&model).precision;
-        snapshot.check(&model.digest, call.precision.unwrap_or(available))?;
-        snapshot.check(&model.digest, available)?;
+        let precision = identity.precision;
+        let model = self
+            .load(&model_id(&identity.model), Some(precision))
+            .await?;
+        snapshot.check(&model.digest, call.precision.unwrap_or(precision))?;
         if !sessions::fits(&snapshot.state, &model) {
             let text = "the state does not fit the model that it names";
             return Err(SealError::from(RecordError::Content(text)).into());
@@ -623,16 +621,9 @@ fn network_state_of(
     state: &SessionState,
     model: &LoadedModel,
 ) -> Result<HiddenState, GenerateError> {
-    let architecture = model.weights.architecture();
-    if !sessions::fits(state, model) {
-        let text = "the state of a session does not fit its model".to_owned();
-        return Err(GenerateError::Internal(text));
-    }
-    let decoded = state
-        .network
-        .as_ref()
-        .and_then(|network| network_state::decode(network, architecture));
-    Ok(decoded.unwrap_or_else(|| HiddenState::zeros(architecture)))
+    sessions::hidden_state(state, model).ok_or_else(|| {
+        GenerateError::Internal("the state of a session does not fit its model".to_owned())
+    })
 }
 
 /// A matcher for the stop strings that the model can write; others never

@@ -48,7 +48,7 @@ impl ScoreJob {
         shares: ScoreShares,
     ) -> Self {
         Self {
-            state: HiddenState::zeros(model.weights.architecture()),
+            state: model.weights.zero_state(),
             model,
             deadline,
             tokens,

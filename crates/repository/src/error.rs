@@ -60,6 +60,14 @@ pub enum RepositoryError {
         /// What is wrong.
         reason: String,
     },
+    /// The version is not computed in int8.
+    #[error("model {id} is not computed in int8: {reason}")]
+    NoInt8 {
+        /// The version.
+        id: ModelId,
+        /// Why not.
+        reason: String,
+    },
     /// The device could not take the model, or failed.
     #[error("model {id} cannot be used on the device: {source}")]
     Device {

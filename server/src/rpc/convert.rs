@@ -2,15 +2,17 @@
 
 use charlstm_proto::v1 as pb;
 
-use charlstm_repository::ModelDescription;
+use charlstm_model::decode_step::Precision;
+use charlstm_repository::{ModelDescription, Quantisation};
 
 /// Converts a size; one that does not fit becomes the largest.
 pub(super) fn to_u32(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-/// Converts the description of a model.
-pub(super) fn model(description: &ModelDescription) -> pb::Model {
+/// Converts the description of a model, which generates in `precision`.
+pub(super) fn model(description: &ModelDescription, precision: Option<Precision>) -> pb::Model {
+    let quantisation = description.quantisation.as_ref();
     let metadata = &description.metadata;
     let architecture = &description.architecture;
     // An imported state dict has no information about its training.
@@ -34,5 +36,10 @@ pub(super) fn model(description: &ModelDescription) -> pb::Model {
         train_loss: metadata.train_loss,
         validation_loss: metadata.validation_loss,
         training,
+        precision: precision.map_or_else(String::new, |precision| precision.to_string()),
+        int8_loss_bits_per_char: quantisation.and_then(Quantisation::loss),
+        int8_objection: quantisation
+            .and_then(Quantisation::objection)
+            .unwrap_or_default(),
     }
 }

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{convert, status};
-use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{ModelDescription, ModelId, Repository, RepositoryError};
 use charlstm_store::session::SessionError;
 
 /// The use of model versions by sessions, which is checked before a version is
@@ -49,6 +49,10 @@ impl ModelRpc {
     pub fn server(repository: Repository, usage: Arc<dyn ModelUsage>) -> ModelServiceServer<Self> {
         ModelServiceServer::new(Self { repository, usage })
     }
+
+    fn describe(&self, description: &ModelDescription) -> pb::Model {
+        convert::model(description, self.repository.precision(description))
+    }
 }
 
 #[tonic::async_trait]
@@ -61,7 +65,7 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<pb::ListModelsResponse>, Status> {
         let models = self.repository.list();
         Ok(Response::new(pb::ListModelsResponse {
-            models: models.iter().map(|model| convert::model(model)).collect(),
+            models: models.iter().map(|model| self.describe(model)).collect(),
         }))
     }
 
@@ -77,7 +81,7 @@ impl ModelService for ModelRpc {
             .map_err(|error| status::repository("model", &error))?;
         Ok(Response::new(pb::GetModelResponse {
             versions: self.repository.versions(&description.id.name),
-            model: Some(convert::model(&description)),
+            model: Some(self.describe(&description)),
         }))
     }
 
@@ -112,7 +116,7 @@ impl ModelService for ModelRpc {
             .describe(&id)
             .map_err(|error| status::repository("model", &error))?;
         Ok(Response::new(pb::ImportModelResponse {
-            model: Some(convert::model(&description)),
+            model: Some(self.describe(&description)),
         }))
     }
 }
