@@ -107,10 +107,13 @@ fn every_command_prints_the_objects_in_its_documentation() {
         "1",
         "--length",
         "20",
+        "--in-sessions",
     ];
     let fields = ["chars_per_second", "first_microseconds"];
     let measured = one(&server, &bench, &fields);
-    assert!(measured["between_microseconds"]["p99"].as_f64().is_some());
+    for latency in ["between_microseconds", "finish_microseconds"] {
+        assert!(measured[latency]["p99"].as_f64().is_some(), "{latency}");
+    }
     let status = one(
         &server,
         &["status"],

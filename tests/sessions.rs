@@ -4,8 +4,12 @@
 use std::time::Duration;
 
 use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
+use charlstm_proto::v1::score_stream_request::Payload;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
-use charlstm_proto::v1::{FinishReason, GenerateRequest, Sampling, ScoreRequest};
+use charlstm_proto::v1::{
+    FinishReason, GenerateRequest, GenerateTextRequest, Sampling, ScoreRequest, ScoreStreamHeader,
+    ScoreStreamRequest, ScoreStreamResponse, UnknownCharacters,
+};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tonic::{Code, Request, Status};
@@ -32,6 +36,58 @@ async fn two_calls_of_100_characters_generate_the_text_of_one_call_of_200() {
     let second = wire.generate(resume("split", 100)).await;
     assert_eq!(first + &second.text, whole.text);
     assert_eq!(second.finished.position, PRIMED + 200);
+}
+
+/// Returns the same request for a text in one message.
+fn unary(request: GenerateRequest) -> GenerateTextRequest {
+    GenerateTextRequest {
+        model: request.model,
+        prime: request.prime,
+        max_chars: request.max_chars,
+        session_id: request.session_id,
+        sampling: request.sampling,
+        logprobs: request.logprobs,
+        ..GenerateTextRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_text_in_one_message_is_the_text_of_the_stream() {
+    let mut wire = Wire::start(&[]).await;
+    let mut request = start("streamed", 200);
+    request.logprobs = Some(true);
+    let streamed = wire.generate(request.clone()).await;
+    request.session_id = Some("whole".to_owned());
+    let whole = wire.generation.generate_text(unary(request)).await.unwrap();
+    let whole = whole.into_inner();
+    assert_eq!(whole.text, streamed.text);
+    assert_eq!(whole.logprobs, streamed.logprobs);
+    let started = whole.started.unwrap();
+    assert_eq!((started.seed, started.position), (7, 0));
+    let finished = whole.finished.unwrap();
+    assert_eq!(finished.reason(), FinishReason::Length);
+    assert_eq!((finished.chars, finished.position), (200, PRIMED + 200));
+    assert_eq!(
+        wire.text(resume("whole", 50)).await,
+        wire.text(resume("streamed", 50)).await
+    );
+
+    let long = wire.generation.generate_text(unary(start("", 100_001)));
+    let error = long.await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    assert!(error.message().contains("100000"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_whole_text_leaves_its_session_as_it_was() {
+    let mut wire = Wire::start(&[]).await;
+    wire.text(start("s", 20)).await;
+    let expected = wire.session("s").await.unwrap().position;
+    let mut request = Request::new(unary(resume("s", 100_000)));
+    request.set_timeout(Duration::from_millis(100));
+    let error = wire.generation.generate_text(request).await.unwrap_err();
+    assert_ne!(error.code(), Code::InvalidArgument, "{error}");
+    assert_eq!(wire.idle("s").await.position, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,7 +335,12 @@ async fn there_is_one_log_probability_per_character_and_their_sum_is_the_score()
         (-1.0, PRIME.into()),
     ] {
         let model = "verse".to_owned();
-        let scored = wire.generation.score(ScoreRequest { model, text }).await;
+        let request = ScoreRequest {
+            model,
+            text,
+            ..Default::default()
+        };
+        let scored = wire.generation.score(request).await;
         let scored = scored.unwrap().into_inner();
         loss += sign * scored.loss * scored.chars as f64;
     }
@@ -289,6 +350,89 @@ async fn there_is_one_log_probability_per_character_and_their_sum_is_the_score()
         .map(|number| f64::from(*number))
         .sum();
     assert!((loss + sum).abs() < 1e-3 * loss, "{loss} and {sum}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_scored_as_one_text_however_it_is_divided() {
+    let mut wire = Wire::start(&[]).await;
+    let text = format!("{PRIME}{PRIME}é€{PRIME}");
+    let request = ScoreRequest {
+        model: "verse".to_owned(),
+        text: text.clone(),
+        logprobs: Some(true),
+        unknown: UnknownCharacters::Skip.into(),
+    };
+    let whole = wire.generation.score(request).await.unwrap().into_inner();
+    assert_eq!(whole.logprobs.len() as u64, whole.chars);
+    assert_eq!(whole.unknown_chars, 2);
+
+    let header = ScoreStreamHeader {
+        model: "verse".to_owned(),
+        logprobs: Some(true),
+        unknown: UnknownCharacters::Skip.into(),
+    };
+    let message = |payload| ScoreStreamRequest {
+        payload: Some(payload),
+    };
+    let mut messages = vec![message(Payload::Header(header.clone()))];
+    let chunks = text.as_bytes().chunks(7);
+    messages.extend(chunks.map(|chunk| message(Payload::TextChunk(chunk.to_vec().into()))));
+    let mut scores = score_stream(&mut wire, messages).await.unwrap();
+    let (last, mut logprobs) = (scores.pop().unwrap(), Vec::new());
+    for score in scores {
+        assert!(!score.done);
+        logprobs.extend(score.logprobs);
+    }
+    assert!(last.done && last.logprobs.is_empty());
+    assert_eq!(last.loss, whole.loss);
+    assert_eq!((last.chars, last.unknown_chars), (whole.chars, 2));
+    assert_eq!(logprobs, whole.logprobs);
+
+    let chunk = |bytes: &'static [u8]| message(Payload::TextChunk(bytes.into()));
+    let mut strict = header.clone();
+    strict.unknown = UnknownCharacters::Error.into();
+    for (messages, error) in [
+        (vec![chunk(b"a")], "header: must be in the first message"),
+        (vec![], "header: must be in the first message"),
+        (
+            vec![message(Payload::Header(header.clone())), chunk(b"a\xff")],
+            "text_chunk: is not valid UTF-8 at byte 1",
+        ),
+        (
+            vec![message(Payload::Header(header.clone())), chunk(b"ab\xc3")],
+            "text_chunk: is not valid UTF-8 at byte 2",
+        ),
+        (
+            vec![message(Payload::Header(header)), chunk(b"a")],
+            "text_chunk: must have at least 2 characters, not 1",
+        ),
+        (
+            vec![
+                message(Payload::Header(strict)),
+                chunk(b"aa"),
+                chunk("aé".as_bytes()),
+            ],
+            "text_chunk: character 'é' (U+00E9) at position 3",
+        ),
+    ] {
+        let status = score_stream(&mut wire, messages).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(error), "{}", status.message());
+    }
+}
+
+/// Sends all messages and returns the responses.
+async fn score_stream(
+    wire: &mut Wire,
+    messages: Vec<ScoreStreamRequest>,
+) -> Result<Vec<ScoreStreamResponse>, Status> {
+    let messages = tokio_stream::iter(messages);
+    let mut stream = wire.generation.score_stream(messages).await?.into_inner();
+    let mut responses = Vec::new();
+    while let Some(response) = stream.message().await? {
+        responses.push(response);
+    }
+    Ok(responses)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,8 @@ pub(crate) struct LoadStats {
     first_microseconds: Histogram<u32>,
     /// Time from one text to the next.
     between_microseconds: Histogram<u32>,
+    /// Time from the last text of a call to its end.
+    finish_microseconds: Histogram<u32>,
 }
 
 /// The result of a load test.
@@ -46,6 +48,9 @@ pub(crate) struct LoadSummary {
     pub(crate) first_microseconds: Quantiles,
     /// Inter-character latency (between messages, if they hold several).
     pub(crate) between_microseconds: Quantiles,
+    /// Time from the last text of a call to its end. In sessions, it includes
+    /// the commit.
+    pub(crate) finish_microseconds: Quantiles,
 }
 
 /// The distribution of a latency.
@@ -72,6 +77,7 @@ impl LoadStats {
             refused: 0,
             first_microseconds: histogram(),
             between_microseconds: histogram(),
+            finish_microseconds: histogram(),
         }
     }
 
@@ -87,8 +93,9 @@ impl LoadStats {
         self.count_text(text);
     }
 
-    /// Records a completed call.
-    pub(crate) fn record_generation(&mut self) {
+    /// Records a completed call, which ended `latency` after its last text.
+    pub(crate) fn record_generation(&mut self, latency: Duration) {
+        record(&mut self.finish_microseconds, latency);
         self.generations += 1;
     }
 
@@ -106,6 +113,7 @@ impl LoadStats {
         for (sum, addend) in [
             (&mut self.first_microseconds, &other.first_microseconds),
             (&mut self.between_microseconds, &other.between_microseconds),
+            (&mut self.finish_microseconds, &other.finish_microseconds),
         ] {
             sum.add(addend)
                 .expect("all histograms have the same bounds");
@@ -124,6 +132,7 @@ impl LoadStats {
             chars_per_message: self.chars as f64 / self.messages.max(1) as f64,
             first_microseconds: quantiles(&self.first_microseconds),
             between_microseconds: quantiles(&self.between_microseconds),
+            finish_microseconds: quantiles(&self.finish_microseconds),
         }
     }
 

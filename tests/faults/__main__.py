@@ -17,6 +17,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import scenarios  # noqa: E402 (needs the path above)
+from base import Base  # noqa: E402
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
     rng = random.Random(seed)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="charlstm-faults-") as folder:
-        base = scenarios.Base(folder)
+        base = Base(folder)
         for name in arguments.names or scenarios.SCENARIOS:
             try:
                 result, seconds = scenarios.run(name, base, rng, arguments.full, arguments.keep)

@@ -6,7 +6,8 @@ mod stream;
 use std::time::{Duration, Instant};
 
 use charlstm_proto::v1::{
-    GenerateRequest, GetServerStatusRequest, ListModelsRequest, Model, Sampling,
+    DeleteSessionRequest, GenerateRequest, GetServerStatusRequest, ListModelsRequest, Model,
+    Sampling,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -19,6 +20,9 @@ use crate::failure::Failure;
 use crate::json;
 use crate::load_test::{LoadStats, LoadSummary, Quantiles};
 use crate::output::{self, Output};
+
+/// Maximum time for the sessions of cancelled calls to become free.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Measures with each number of streams and prints the result as soon as it is
 /// available.
@@ -150,6 +154,11 @@ async fn measure(
     request: &GenerateRequest,
     streams: u32,
 ) -> Result<LoadSummary, Failure> {
+    let session_ids = if args.in_sessions {
+        session_ids(streams)
+    } else {
+        Vec::new()
+    };
     let start = Instant::now();
     let deadline = start + Duration::from_secs(u64::from(args.seconds));
     let tasks: Vec<_> = (0..streams)
@@ -159,6 +168,7 @@ async fn measure(
             if let Some(sampling) = &mut request.sampling {
                 sampling.seed = Some(args.seed.wrapping_add(u64::from(index)));
             }
+            request.session_id = session_ids.get(index as usize).cloned();
             tokio::spawn(stream::run_until(deadline, connection, request))
         })
         .collect();
@@ -169,11 +179,42 @@ async fn measure(
             .map_err(|error| Failure::Internal(error.to_string()))??;
         total.add(&stats);
     }
-    Ok(total.summary(start.elapsed().as_secs_f64()))
+    let summary = total.summary(start.elapsed().as_secs_f64());
+    delete(&connections[0], session_ids).await?;
+    Ok(summary)
+}
+
+/// Returns one id per stream that no other load test uses.
+fn session_ids(streams: u32) -> Vec<String> {
+    let run: u64 = rand::random();
+    (0..streams)
+        .map(|index| format!("bench-{run:016x}-{index}"))
+        .collect()
+}
+
+/// Deletes the sessions of the streams. A call that was cancelled at the deadline may
+/// keep its session busy for a moment.
+async fn delete(connection: &Connection, session_ids: Vec<String>) -> Result<(), Failure> {
+    let deadline = Instant::now() + DELETE_TIMEOUT;
+    let mut client = connection.sessions();
+    for session_id in session_ids {
+        let request = DeleteSessionRequest { session_id };
+        loop {
+            match client.delete_session(request.clone()).await {
+                Ok(_) => break,
+                Err(status) if status.code() == Code::NotFound => break,
+                Err(status) if status.code() == Code::Aborted && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(status) => return Err(status.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Columns of the table: heading and width.
-const COLUMNS: [(&str, usize); 9] = [
+const COLUMNS: [(&str, usize); 10] = [
     ("STREAMS", 7),
     ("CHARS/S", 10),
     ("FIRST p50", 10),
@@ -181,13 +222,14 @@ const COLUMNS: [(&str, usize); 9] = [
     ("BETWEEN p50", 11),
     ("p90", 10),
     ("p99", 10),
+    ("FINISH p99", 10),
     ("CHARS/MESSAGE", 13),
     ("REFUSED", 7),
 ];
 
 /// Indices of the columns that are left out, in this order, if the terminal is
 /// too narrow for all.
-const DROP_FIRST: [usize; 5] = [7, 5, 8, 6, 3];
+const DROP_FIRST: [usize; 6] = [8, 7, 5, 9, 6, 3];
 
 /// Returns which columns fit in `columns` columns of a terminal.
 fn fitting(columns: Option<usize>) -> [bool; COLUMNS.len()] {
@@ -217,6 +259,7 @@ fn row(streams: u32, summary: &LoadSummary, shown: [bool; COLUMNS.len()]) -> Str
         duration(summary.between_microseconds.p50),
         duration(summary.between_microseconds.p90),
         duration(summary.between_microseconds.p99),
+        duration(summary.finish_microseconds.p99),
         format!("{:.2}", summary.chars_per_message),
         display::count(summary.refused),
     ];
@@ -259,6 +302,7 @@ fn object(streams: u32, connections: usize, summary: &LoadSummary) -> Value {
             "chars_per_message": summary.chars_per_message,
             "first_microseconds": quantiles(&summary.first_microseconds),
             "between_microseconds": quantiles(&summary.between_microseconds),
+            "finish_microseconds": quantiles(&summary.finish_microseconds),
         }),
     )
 }
@@ -281,8 +325,8 @@ mod tests {
     fn a_row_is_as_wide_as_the_heading_and_fits_the_terminal() {
         let summary = LoadStats::new().summary(1.0);
         for (columns, width) in [
-            (None, 104),
-            (Some(104), 104),
+            (None, 116),
+            (Some(116), 116),
             (Some(80), 77),
             (Some(60), 56),
         ] {

@@ -29,6 +29,14 @@ impl GenerationStream {
             has_ended: false,
         }
     }
+
+    /// Returns the same events for a reader that collects the whole text before
+    /// it passes any of it on: if the generation fails, or if the stream is
+    /// dropped before its end, the session stays as it was before the call.
+    pub fn whole(self) -> Self {
+        self.buffer.set_whole();
+        self
+    }
 }
 
 impl Stream for GenerationStream {

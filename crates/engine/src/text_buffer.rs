@@ -83,6 +83,8 @@ struct BufferState {
     is_due: bool,
     /// Text was dropped instead of read.
     is_cut_off: bool,
+    /// The reader passes the text on only once it is complete.
+    is_whole: bool,
     /// Characters that the reader has taken.
     taken: u64,
     begin_position: u64,
@@ -121,6 +123,7 @@ impl TextBuffer {
             flush_policy: FlushPolicy::default(),
             is_due: false,
             is_cut_off: false,
+            is_whole: false,
             taken: 0,
             phase: Phase::Generating,
             reader: None,
@@ -151,6 +154,12 @@ impl TextBuffer {
     /// Characters that the reader has taken.
     pub(crate) fn taken(&self) -> u64 {
         self.lock().taken
+    }
+
+    /// Makes a call that fails, or whose reader leaves, leave its session as it
+    /// was, whatever the reader has taken.
+    pub(crate) fn set_whole(&self) {
+        self.lock().is_whole = true;
     }
 
     /// Lets the reader take the first event: the call has a slot. Returns the
@@ -309,6 +318,8 @@ impl TextBuffer {
             Ok(completion) if completion.is_complete() && !reader_left && !content.is_cut_off => {
                 CommitPoint::End
             }
+            // The caller gets nothing of a whole text that fails.
+            ending if content.is_whole && (reader_left || ending.is_err()) => CommitPoint::After(0),
             _ => CommitPoint::After(content.taken),
         };
         let session = ended
@@ -492,6 +503,7 @@ mod tests {
             },
             precision: Precision::Float32,
             position: 0,
+            unknown_chars: 0,
             seed: 0,
             session: None,
         };

@@ -20,9 +20,8 @@ pub(super) async fn run_once(
     connection: &Connection,
     request: GenerateRequest,
 ) -> Result<(), Failure> {
-    generate(&mut connection.generation(), request, &mut LoadStats::new())
-        .await
-        .map_err(Failure::from)
+    generate(&mut connection.generation(), request, &mut LoadStats::new()).await?;
+    Ok(())
 }
 
 /// Repeats a call until `deadline` and returns the measurements. A call that
@@ -50,7 +49,7 @@ async fn repeat(
     let mut client = connection.generation();
     loop {
         match generate(&mut client, request.clone(), stats).await {
-            Ok(()) => stats.record_generation(),
+            Ok(finish) => stats.record_generation(finish),
             Err(status) if status.code() == Code::ResourceExhausted => {
                 stats.record_refusal();
                 let delay = failure::retry_delay(&status).unwrap_or(DEFAULT_RETRY_DELAY);
@@ -61,12 +60,13 @@ async fn repeat(
     }
 }
 
-/// Makes one call and records each text.
+/// Makes one call and records each text. Returns the time from the last text to
+/// the end of the call.
 async fn generate(
     client: &mut GenerationServiceClient<AuthorizedChannel>,
     request: GenerateRequest,
     stats: &mut LoadStats,
-) -> Result<(), Status> {
+) -> Result<Duration, Status> {
     let mut previous = Instant::now();
     let mut is_first = true;
     let mut stream = client.generate(request).await?.into_inner();
@@ -82,5 +82,5 @@ async fn generate(
         }
         (is_first, previous) = (false, now);
     }
-    Ok(())
+    Ok(previous.elapsed())
 }

@@ -61,6 +61,30 @@ async fn a_dropped_stream_commits_at_the_position_of_its_reader() {
 }
 
 #[tokio::test]
+async fn a_whole_text_that_fails_or_is_dropped_leaves_its_session_as_it_was() {
+    let (engine, models, _) = start_controlled(config());
+    let (straight, _) = reference(&models, "abc", 100, 1);
+    let first = text(&engine, seeded_call("s", "abc", 20)).await;
+    let endless = || session_call("s", "", 1_000_000);
+
+    let mut dropped = engine.generate(endless()).await.unwrap().whole();
+    read_some(&mut dropped, 30).await;
+    drop(dropped);
+    until_idle(&engine).await;
+    assert_eq!(position(&engine, "s").await, 23);
+
+    let mut late = endless();
+    late.deadline = Some(std::time::Instant::now() + Duration::from_millis(50));
+    let failed = engine.generate(late).await.unwrap().whole();
+    assert_eq!(last_event(failed).await, Err(GenerateError::Deadline));
+    assert_eq!(position(&engine, "s").await, 23);
+
+    let rest = text(&engine, session_call("s", "", 20)).await;
+    assert_eq!(first + &rest, straight[..40]);
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_call_of_which_nothing_was_taken_did_not_happen() {
     let (engine, _, _) = start_controlled(config());
     for max_chars in [0, 5, 1_000_000] {
