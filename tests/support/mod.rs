@@ -3,6 +3,9 @@
 
 pub(crate) mod client;
 pub(crate) mod corpus;
+pub(crate) mod files;
+pub(crate) mod frames;
+pub(crate) mod metrics_page;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod tools;

@@ -102,6 +102,7 @@ impl From<RepositoryError> for ModelSourceError {
             RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::VersionsUnknown { .. }
+            | RepositoryError::OtherOwner { .. }
             | RepositoryError::Io { .. } => Self::Failed(text),
         }
     }

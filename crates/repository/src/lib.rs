@@ -9,6 +9,7 @@
 mod cache;
 mod error;
 mod index;
+mod publisher;
 mod quantisation;
 mod storage;
 mod upload;
@@ -27,11 +28,13 @@ use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetad
 use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_store::session::Owner;
 use charlstm_store::unix_time;
 
 use self::cache::Cache;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
+pub use self::publisher::Publisher;
 pub use self::quantisation::{MAX_LOSS, Quantisation};
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
@@ -370,18 +373,49 @@ impl Repository {
         self.read_described(&*self.describe(id)?)
     }
 
-    /// Stores a model as the next version of `name`.
+    /// Returns the owner of a name, which is the principal that first published
+    /// a model under it; `None` if nobody ever has.
+    pub fn owner(&self, name: &str) -> Option<Owner> {
+        self.index().owner(name)
+    }
+
+    /// Checks that a principal may publish and delete models under a name.
     ///
     /// # Errors
-    /// `BadName`, `VersionsUnknown`, `Io`, or `NotAModel` if the model cannot
-    /// be read back. Nothing is left of it then.
-    pub fn publish(&self, name: &str, file: &ModelFile) -> Result<ModelId, RepositoryError> {
+    /// `BadName`, `OtherOwner`.
+    pub fn check_publisher(
+        &self,
+        name: &str,
+        publisher: &Publisher,
+    ) -> Result<(), RepositoryError> {
+        check_name(name)?;
+        match self.owner(name) {
+            Some(owner) if !publisher.may_change(&owner) => Err(RepositoryError::OtherOwner {
+                name: name.to_owned(),
+                owner,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores a model as the next version of `name`, which belongs to the
+    /// publisher from then on if it has no owner yet.
+    ///
+    /// # Errors
+    /// `BadName`, `OtherOwner`, `VersionsUnknown`, `Io`, or `NotAModel` if the
+    /// model cannot be read back. Nothing is left of it then.
+    pub fn publish(
+        &self,
+        publisher: &Publisher,
+        name: &str,
+        file: &ModelFile,
+    ) -> Result<ModelId, RepositoryError> {
         check_name(name)?;
         let mut staged = self.shared.storage.stage()?;
         staged.write(file)?;
         let contents = staged.check(None)?;
         let quantisation = Quantisation::measure(&file.parameters);
-        self.publish_staged(name, staged, contents, quantisation)
+        self.publish_staged(publisher, name, staged, contents, quantisation)
     }
 
     /// Begins to store a file whose bytes arrive in pieces.
@@ -397,13 +431,15 @@ impl Repository {
     }
 
     /// Checks an uploaded file and stores it as the next version of `name`.
-    /// `vocabulary` is needed for a file that contains none.
+    /// `vocabulary` is needed for a file that contains none. For the publisher
+    /// see [`Self::publish`].
     ///
     /// # Errors
-    /// `BadName`, `NotAModel`, `VersionsUnknown`, `Io`. Nothing is left of it
-    /// then.
+    /// `BadName`, `NotAModel`, `OtherOwner`, `VersionsUnknown`, `Io`. Nothing is
+    /// left of it then.
     pub fn import(
         &self,
+        publisher: &Publisher,
         name: &str,
         upload: Upload,
         vocabulary: Option<&Vocabulary>,
@@ -416,12 +452,12 @@ impl Repository {
             let mut model = torch_checkpoint::sorted(staged.read(vocabulary)?);
             drop(staged);
             model.metadata.created_unix_ms = unix_time::now_ms();
-            return self.publish(name, &model);
+            return self.publish(publisher, name, &model);
         }
         // The training was on another server.
         contents.metadata.training_id.clear();
         let quantisation = Quantisation::measure(&staged.read(vocabulary)?.parameters);
-        self.publish_staged(name, staged, contents, quantisation)
+        self.publish_staged(publisher, name, staged, contents, quantisation)
     }
 
     /// Checks an uploaded PyTorch checkpoint of the notebook and stores it as
@@ -431,6 +467,7 @@ impl Repository {
     /// As [`Self::import`].
     pub fn import_torch_checkpoint(
         &self,
+        publisher: &Publisher,
         name: &str,
         upload: Upload,
         vocabulary: Option<&Vocabulary>,
@@ -440,7 +477,7 @@ impl Repository {
         // Frees its space before the model is written.
         drop(upload);
         model.metadata.created_unix_ms = unix_time::now_ms();
-        self.publish(name, &model)
+        self.publish(publisher, name, &model)
     }
 
     /// Copies a file into the repository, as [`Self::import`].
@@ -449,6 +486,7 @@ impl Repository {
     /// As [`Self::import`].
     pub fn import_file(
         &self,
+        publisher: &Publisher,
         name: &str,
         path: &Path,
         vocabulary: Option<&Vocabulary>,
@@ -464,7 +502,7 @@ impl Repository {
             }
             upload.append(&chunk[..count])?;
         }
-        self.import(name, upload, vocabulary)
+        self.import(publisher, name, upload, vocabulary)
     }
 
     /// Opens the file of a version for reading. It stays readable if the
@@ -513,6 +551,7 @@ impl Repository {
     /// place.
     fn publish_staged(
         &self,
+        publisher: &Publisher,
         name: &str,
         staged: Staged,
         contents: Contents,
@@ -521,7 +560,14 @@ impl Repository {
         staged.write_quantisation(&quantisation)?;
         staged.write_manifest(&contents)?;
         let _changing = self.changing();
+        // Again, now that nobody else can publish: the upload took its time.
+        self.check_publisher(name, publisher)?;
         let next = self.index().last_version(name)? + 1;
+        let owner = &publisher.owner;
+        if self.owner(name).is_none() && self.index().recorded_owner(name) != *owner {
+            self.shared.storage.write_owner(name, owner)?;
+            self.index().record_owner(name, owner.clone());
+        }
         let id = self.shared.storage.publish_staged(name, next, staged)?;
         let description = ModelDescription {
             id: id.clone(),

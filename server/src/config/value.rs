@@ -13,10 +13,12 @@ use clap::parser::ValueSource;
 use clap::{Arg, Command, Error};
 
 use super::{LogFormat, SessionDurability};
+use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::{Kernel, KernelChoice};
+use charlstm_store::session::Owner;
 
 /// Longest duration of a setting: ten years are as good as unlimited, and no
 /// sum of times overflows.
@@ -152,6 +154,21 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         _ => Err("must be text or json".to_owned()),
     }
+}
+
+/// The name of a principal.
+pub(super) fn principal_name(text: &str) -> Result<String, String> {
+    match Owner::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The name of a role.
+pub(super) fn role(text: &str) -> Result<Role, String> {
+    let roles = [Role::Generate, Role::Train, Role::Admin];
+    let role = roles.into_iter().find(|role| role.name() == text);
+    role.ok_or_else(|| "must be generate, train or admin".to_owned())
 }
 
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {

@@ -2,16 +2,17 @@
 
 use charlstm_proto::v1 as pb;
 
-use charlstm_model::decode_step::Precision;
-use charlstm_repository::{ModelDescription, Quantisation};
+use charlstm_repository::{ModelDescription, Quantisation, Repository};
 
 /// Converts a size; one that does not fit becomes the largest.
 pub(super) fn to_u32(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-/// Converts the description of a model, which generates in `precision`.
-pub(super) fn model(description: &ModelDescription, precision: Option<Precision>) -> pb::Model {
+/// Converts the description of a model of a repository.
+pub(super) fn model(repository: &Repository, description: &ModelDescription) -> pb::Model {
+    let owner = repository.owner(&description.id.name);
+    let precision = repository.precision(description);
     let quantisation = description.quantisation.as_ref();
     let metadata = &description.metadata;
     let architecture = &description.architecture;
@@ -41,5 +42,7 @@ pub(super) fn model(description: &ModelDescription, precision: Option<Precision>
         int8_objection: quantisation
             .and_then(Quantisation::objection)
             .unwrap_or_default(),
+        // What was deleted in the meantime keeps its owner, too.
+        owner: owner.map_or_else(String::new, String::from),
     }
 }

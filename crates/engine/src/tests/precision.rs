@@ -36,7 +36,7 @@ on_each_backend! {
         assert_eq!(rest.started.precision, own);
         assert_eq!(rest.text, straight[30..60]);
         assert_eq!(session(&engine, "s").await.unwrap().identity.precision, own);
-        engine.fork_session(&key("s"), &id("t")).await.unwrap();
+        engine.fork_session(&key("s"), &id("t"), None).await.unwrap();
         assert_eq!(text(&engine, session_call("t", "", 30)).await, straight[60..]);
         // A new session starts in the server's.
         let new = whole(&engine, seeded_call("new", "abc", 30)).await;
@@ -118,7 +118,7 @@ on_each_backend! {
         let storage = backend.open(SessionLimits::default());
         let (elsewhere, models) = start_in(other(own), config(), storage);
         let portable = || PortableSession::from(exported.clone());
-        elsewhere.import_session(key("t"), portable()).await.unwrap();
+        elsewhere.import_session(key("t"), portable(), None).await.unwrap();
         assert_eq!(text(&elsewhere, session_call("t", "", 30)).await, straight[30..]);
         // The same as a snapshot that the client holds.
         let mut held = call("", 30);
@@ -129,7 +129,7 @@ on_each_backend! {
         assert_eq!(held.text, straight[30..]);
 
         *models.refuses_int8.lock().unwrap() = true;
-        let imported = elsewhere.import_session(key("u"), portable()).await;
+        let imported = elsewhere.import_session(key("u"), portable(), None).await;
         match own {
             Precision::Float32 => assert!(imported.is_ok()),
             Precision::Int8 => assert!(matches!(
@@ -153,7 +153,7 @@ on_each_backend! {
             let mut session = PortableSession::from(exported.clone());
             session.end.network = Some(changed.into());
             assert_eq!(
-                engine.import_session(key("t"), session).await,
+                engine.import_session(key("t"), session, None).await,
                 Err(ImportError::StateMismatch)
             );
         }
