@@ -31,16 +31,19 @@ def instruction_set() -> str:
 
 
 def compare(python: str, text: Path, options) -> dict:
-    with measure.server(options) as (process, address, _):
+    with measure.server(options) as (process, address, folder):
         progress("training the notebook's model for one epoch")
         vocabulary = measure.train(address, text, SIZES, "bench")["vocabulary_size"]
         model = {"tokens": vocabulary, "hidden_size": SIZES[2], "num_layers": SIZES[3]}
+        file = folder / "bench.safetensors"
+        measure.call([str(measure.RELEASE / "charlstm-client"), "--addr", address, "models",
+                      "export", "bench", "--output", str(file)])
         loops, peers, steps = [], [], []
         streams = {count: [] for count in STREAMS}
         for _ in range(options.rounds):
             loops += run_peer(python, "predict_loop.py", threads=options.threads, **model)
             progress(f"predict loop: {loops[-1]['chars_per_second']:,.0f} chars/s")
-            for measured in run_peer(python, "int8_peers.py", threads=options.threads, **model):
+            for measured in run_peer(python, "int8_peers.py", file, threads=options.threads):
                 peers.append(measured)
                 progress(str(measured))
             steps += decode_steps(options.threads)

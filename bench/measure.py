@@ -60,10 +60,10 @@ def call(command: list, **environment: str) -> str:
     return done.stdout
 
 
-def run_peer(python: str, script: str, **flags) -> list:
+def run_peer(python: str, script: str, *arguments, **flags) -> list:
     """Runs one of the scripts in reference/, as a well-informed user would; returns its
     measurements."""
-    command = [python, "-B", str(REFERENCE / script)]
+    command = [python, "-B", str(REFERENCE / script), *map(str, arguments)]
     for name, value in flags.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     return [json.loads(line) for line in call(command, **KEEP_MEMORY).splitlines()]

@@ -16,6 +16,7 @@ mod metrics;
 mod model_import;
 mod models;
 mod principals;
+mod python_package;
 mod quick_start;
 mod registration;
 mod security;

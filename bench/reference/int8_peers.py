@@ -4,11 +4,10 @@
 (`DynamicQuantizeLSTM`), and how much a row's log-probabilities depend on the
 other rows of its batch.
 
-    int8_peers.py [--tokens 78 --hidden-size 512 --num-layers 2 --seconds 2
-                   --threads 2]
+    int8_peers.py MODEL.safetensors [--seconds 2 --threads 2]
 
-The weights are newly initialised: the speed does not depend on them. Prints one
-JSON object per peer and batch size.
+The model is one that `charlstm-client models export` has written. Prints one JSON
+object per peer and batch size.
 """
 
 import argparse
@@ -33,17 +32,14 @@ INVARIANCE_STEPS = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=int, default=78)
-    parser.add_argument("--hidden-size", type=int, default=512)
-    parser.add_argument("--num-layers", type=int, default=2)
+    parser.add_argument("model", type=Path)
     parser.add_argument("--top-k", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="duration of each measurement")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    torch.manual_seed(1)
     torch.set_num_threads(options.threads)
-    model = CharLstm(options.tokens, options.hidden_size, options.num_layers, 0.0).eval()
+    model = load(options.model)
     peers = [("PyTorch int8, jit", options.threads, TorchStep(model))]
     with tempfile.TemporaryDirectory(prefix="charlstm-bench-") as folder:
         file = quantised_graph(model, Path(folder))
@@ -53,7 +49,27 @@ def main() -> None:
             for rows in ROWS:
                 speed = measure(step, rows, options)
                 report(peer=name, threads=threads, rows=rows, chars_per_second=speed)
-            report(peer=name, threads=threads, log_probability_change=change(step, options))
+            report(peer=name, threads=threads,
+                   log_probability_change=change(step, model.fc.out_features))
+
+
+def load(file: Path) -> CharLstm:
+    """Reads a model in the safetensors format: the length of a JSON header, the header, and
+    the values."""
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    weights = {}
+    for name, tensor in header.items():
+        if name.startswith(("lstm.", "fc.")):
+            begin, end = tensor["data_offsets"]
+            values = numpy.frombuffer(data[start + begin:start + end], dtype="<f4")
+            weights[name] = torch.from_numpy(values.reshape(tensor["shape"]).copy())
+    tokens, hidden = weights["fc.weight"].shape
+    layers = sum(name.startswith("lstm.weight_hh_l") for name in weights)
+    model = CharLstm(tokens, hidden, layers, 0.0)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def report(**measured) -> None:
@@ -82,18 +98,17 @@ def sample(logits: numpy.ndarray, top_k: int, generator) -> numpy.ndarray:
     return candidates[numpy.arange(len(candidates)), chosen]
 
 
-def change(step, options) -> float:
+def change(step, tokens: int) -> float:
     """Largest change of a log-probability of a sequence that runs among 63 others
     instead of among 63 different ones, in nats."""
     generator = numpy.random.default_rng(2)
-    given = generator.integers(options.tokens, size=(INVARIANCE_STEPS, 64))
+    given = generator.integers(tokens, size=(INVARIANCE_STEPS, 64))
     found = []
-    for others in (given, generator.integers(options.tokens, size=given.shape)):
-        tokens = others.copy()
-        tokens[:, 0] = given[:, 0]
-        state, rows = step.zeros(64), []
-        for one in tokens:
-            logits, state = step(one, state)
+    for others in (given, generator.integers(tokens, size=given.shape)):
+        rows, state = [], step.zeros(64)
+        for number, row in enumerate(others):
+            row[0] = given[number, 0]
+            logits, state = step(row, state)
             row = logits[0].astype(numpy.float64)
             rows.append(row - numpy.logaddexp.reduce(row))
         found.append(numpy.array(rows))
