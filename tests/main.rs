@@ -9,6 +9,7 @@ mod bad_input;
 mod broken_connection;
 mod call_log;
 mod dependencies;
+mod determinism;
 mod inference_only;
 mod interruption;
 mod json;

@@ -20,13 +20,15 @@ use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 pub use self::error::ConfigError;
 use self::error::explain;
 use self::value::{
-    Checked, address, boolean, byte_size, count, device, durability, duration, log_format,
-    log_level, path, principal_name, role, threads, url,
+    Checked, address, boolean, byte_size, count, device, durability, duration, kernels, log_format,
+    log_level, path, precision, principal_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
+use charlstm_model::kernels::KernelChoice;
 use charlstm_store::session::Durability;
 use tracing::level_filters::LevelFilter;
 
@@ -148,6 +150,30 @@ pub struct Config {
         value_parser = Checked(device)
     )]
     pub device: DeviceChoice,
+
+    // The text of a seed is the same on every machine in either.
+    /// Precision of generation: int8 (faster) or float32; a session keeps the
+    /// one it started with, and scores are always computed in float32
+    #[arg(
+        long,
+        env = "CHARLSTM_PRECISION",
+        value_name = "PRECISION",
+        default_value = "int8",
+        value_parser = Checked(precision)
+    )]
+    pub precision: Precision,
+
+    /// CPU kernels of generation, for tests and diagnosis: auto, portable, avx2,
+    /// avxvnni, avx512, vnni or amx; auto selects the fastest. All give the
+    /// same text
+    #[arg(
+        long,
+        env = "CHARLSTM_KERNELS",
+        value_name = "KERNELS",
+        default_value = "auto",
+        value_parser = Checked(kernels)
+    )]
+    pub kernels: KernelChoice,
 
     /// Number of threads that compute; auto: one per physical core
     #[arg(
