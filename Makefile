@@ -16,7 +16,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man node python python-stubs api-docs contract-image gpu-kernels gpu-bundle faults
+.PHONY: help demo test serve libtorch bench check man node python python-stubs api-docs contract-image gpu-kernels gpu-bundle faults deploy-check
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -60,7 +60,12 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 	@scripts/buf.sh lint
 	@scripts/buf.sh breaking
 	@python3 scripts/api_docs.py --check
+	@scripts/deny.sh
 	@scripts/python_check.sh
+
+deploy-check: libtorch ## Check the systemd unit, the alerts, and the dashboard against a running server
+	$(CARGO) build -p charlstm-server -p charlstm-client
+	@python3 scripts/deploy_check.py
 
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
