@@ -23,6 +23,7 @@ mod quotas;
 mod registration;
 mod reload;
 mod security;
+mod service_manager;
 mod serving;
 mod sessions;
 mod settings;

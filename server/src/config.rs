@@ -584,7 +584,9 @@ pub fn command() -> Command {
     Config::command().mut_args(|arg| {
         // The values of variables do not belong into a manual page. A negative
         // number is a wrong value and not an unknown flag `-1`.
-        arg.hide_env_values(true).allow_negative_numbers(true)
+        let takes_values = arg.get_action().takes_values();
+        arg.hide_env_values(true)
+            .allow_negative_numbers(takes_values)
     })
 }
 

@@ -72,6 +72,8 @@ pub struct CallFields {
     pub session: Option<String>,
     /// Id of the training.
     pub training: Option<String>,
+    /// Why the call was rejected before its service saw it.
+    pub rejection: Option<String>,
     /// Characters that were sent.
     pub chars: u64,
     /// Messages of text that were sent.
@@ -121,6 +123,11 @@ impl CallRecord {
     /// Records who calls.
     pub fn principal(&self, name: &str) {
         self.lock().principal = Some(name.to_owned());
+    }
+
+    /// Records why the call is rejected.
+    pub fn rejected(&self, reason: &str) {
+        self.lock().rejection = Some(reason.to_owned());
     }
 
     /// Records the model and the session that a client named.

@@ -13,11 +13,9 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tower::Layer;
 
-use super::excerpt;
 use super::revocation::RevocableCall;
 use crate::access::AccessControl;
 use crate::rpc::call_record::CallRecord;
-use crate::rpc::peer::Peer;
 use crate::rpc::principal::{Principal, Role};
 use crate::rpc::status;
 
@@ -54,26 +52,19 @@ impl AuthLayer {
     /// Returns the caller of a request, if it may make the call.
     fn admit<B>(&self, request: &http::Request<B>) -> Result<Principal, Status> {
         let (path, extensions) = (request.uri().path(), request.extensions());
-        let rejected = |reason: &str| {
-            let peer = Peer::of(extensions).address.map(tracing::field::display);
-            tracing::warn!(peer, method = excerpt(path), reason, "call rejected");
-        };
+        let record = CallRecord::of(extensions);
         let principal = self
             .access
             .authenticate(request.headers(), extensions)
             .map_err(|rejection| {
-                rejected(rejection.reason());
+                record.rejected(rejection.reason());
                 status::unauthenticated()
             })?;
-        CallRecord::of(extensions).principal(principal.owner().as_str());
+        record.principal(principal.owner().as_str());
         if let Some(role) = required_role(path) {
-            principal.require(role).inspect_err(|status| {
-                rejected(&format!(
-                    "principal {}: {}",
-                    principal.owner(),
-                    status.message()
-                ));
-            })?;
+            principal
+                .require(role)
+                .inspect_err(|status| record.rejected(status.message()))?;
         }
         Ok(principal)
     }

@@ -170,6 +170,10 @@ impl LoggedCall {
             .record
             .logs_text()
             .then_some((&fields.prompt, &fields.text));
+        let event = match fields.rejection {
+            None => "call",
+            Some(_) => "call rejected",
+        };
         tracing::info!(
             method = self.method,
             code = code_name(code),
@@ -185,7 +189,8 @@ impl LoggedCall {
             duration_ms = since.elapsed().as_secs_f64() * 1e3,
             prompt = texts.map(|(prompt, _)| prompt),
             text = texts.map(|(_, text)| text),
-            "call"
+            reason = fields.rejection,
+            "{event}"
         );
         self.trace
             .end(code, self.since, self.peer, &self.record, &fields);
