@@ -8,6 +8,7 @@ mod bad_disk;
 mod bad_input;
 mod broken_connection;
 mod dependencies;
+mod determinism;
 mod examples;
 mod inference_only;
 mod interruption;

@@ -25,6 +25,8 @@ class StepCheck:
     microseconds_one_row: float
     #: Duration of a decode step in a batch, per sequence.
     microseconds_row_in_batch: float
+    #: Number format of the decode step: ``float32`` or ``int8``.
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True)
