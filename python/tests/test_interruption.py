@@ -6,9 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from server_process import Proxy, ServerProcess
+from conftest import train
+from server_process import Proxy, ServerProcess, can_mount
 from verse import MODEL, OPTIONS, PRIME, verse
 
 import charlstm
@@ -180,6 +182,27 @@ def test_without_retries_a_lost_connection_is_an_error(server: ServerProcess) ->
     assert isinstance(raised.value, ConnectionError)
     assert not isinstance(raised.value, charlstm.CannotConnect)
     proxy.close()
+
+
+@pytest.mark.skipif(not can_mount(), reason="this system does not let a test mount a disk")
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    # Too small for a session log, and large enough for a model.
+    server = ServerProcess(tmp_path, disk_bytes=48 << 20)
+    try:
+        with charlstm.Client(server.address) as client:
+            train(client)
+            whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=100).result().text
+            with charlstm.Client(server.address, retry=charlstm.Retry.never()) as impatient:
+                session = impatient.session("full", model=MODEL)
+                with pytest.raises(charlstm.StorageUnavailable) as raised:
+                    session.generate(PRIME, seed=SEED, max_chars=100).result()
+            assert raised.value.retry_after is not None
+            threading.Timer(0.5, lambda: server.resize_disk(512 << 20)).start()
+            session = client.session("full", model=MODEL)
+            assert session.generate(PRIME, seed=SEED, max_chars=100).result().text == whole
+            assert session.position == len(PRIME) + 100
+    finally:
+        server.close()
 
 
 def test_a_server_at_capacity_is_waited_for(start: Start) -> None:
