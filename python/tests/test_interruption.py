@@ -186,8 +186,9 @@ def test_without_retries_a_lost_connection_is_an_error(server: ServerProcess) ->
 
 @pytest.mark.skipif(not can_mount(), reason="this system does not let a test mount a disk")
 def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
-    # Too small for a session log, and large enough for a model.
-    server = ServerProcess(tmp_path, disk_bytes=48 << 20)
+    # Too small for the session log (32 MiB and a reserve of 16 MiB), and large enough
+    # for a model.
+    server = ServerProcess(tmp_path, disk_bytes=40 << 20)
     try:
         with charlstm.Client(server.address) as client:
             train(client)
