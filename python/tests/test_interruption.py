@@ -209,19 +209,24 @@ def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 def test_a_server_at_capacity_is_waited_for(start: Start) -> None:
     server = start("--max-batch", "1", "--max-queue", "1")
     with charlstm.Client(server.address) as client:
-        running = [client.generate(PRIME, model=MODEL, max_chars=1_000_000) for _ in range(2)]
-        # One generates and pauses for its reader, the other one waits.
-        next(running[0])
-        waiting = threading.Thread(target=lambda: next(running[1], None))
-        waiting.start()
+        stop = threading.Event()
+
+        def read() -> None:
+            for _ in client.generate(PRIME, model=MODEL, max_chars=1_000_000):
+                if stop.is_set():
+                    return
+
+        # One generates, the other one waits.
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
         while not client.status().generations_queued:
             time.sleep(0.01)
         with charlstm.Client(server.address, retry=charlstm.Retry.never()) as impatient:
             with pytest.raises(charlstm.ResourceExhausted) as raised:
                 impatient.generate(PRIME, model=MODEL).result()
             assert raised.value.retry_after is not None
-        threading.Timer(0.5, running[0].close).start()
-        text = client.generate(PRIME, model=MODEL, max_chars=10, timeout=30)
-        waiting.join()
-        running[1].close()
-        assert len(text.result().text) == 10
+        threading.Timer(0.5, stop.set).start()
+        assert len(client.generate(PRIME, model=MODEL, max_chars=10).result().text) == 10
+        for reader in readers:
+            reader.join()
