@@ -10,6 +10,7 @@ mod broken_connection;
 mod call_log;
 mod dependencies;
 mod determinism;
+mod examples;
 mod inference_only;
 mod interruption;
 mod json;
