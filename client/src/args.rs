@@ -135,7 +135,7 @@ pub(crate) enum Command {
     /// Measure how well a model predicts a text, in bits per character
     #[command(after_help = "Example:\n  charlstm-client score --text page.txt --model book")]
     Score(ScoreArgs),
-    /// List, show, watch, cancel and resume trainings
+    /// List, show, watch, cancel, resume and delete trainings
     Trainings {
         #[command(subcommand)]
         command: TrainingsCommand,
@@ -504,6 +504,12 @@ pub(crate) enum TrainingsCommand {
     /// Cancel a training after saving a checkpoint
     #[command(visible_alias = "stop")]
     Cancel {
+        /// Id of the training
+        id: String,
+    },
+    /// Delete a training that has ended, with its checkpoints; its model stays
+    #[command(visible_alias = "rm")]
+    Delete {
         /// Id of the training
         id: String,
     },

@@ -129,6 +129,7 @@ impl FieldNames {
                 TrainingsCommand::Show { .. }
                 | TrainingsCommand::Watch { .. }
                 | TrainingsCommand::Cancel { .. }
+                | TrainingsCommand::Delete { .. }
                 | TrainingsCommand::Resume { .. } => &[TRAINING],
             },
             Command::Models { command } => match command {

@@ -181,6 +181,17 @@ impl TrainingService for TrainingRpc {
             training: Some(convert::training(&job)),
         }))
     }
+
+    async fn delete_training(
+        &self,
+        request: Request<pb::DeleteTrainingRequest>,
+    ) -> Result<Response<pb::DeleteTrainingResponse>, Status> {
+        let id = request.into_inner().training_id;
+        let job = self.run_blocking(move |jobs| jobs.delete(&id)).await?;
+        Ok(Response::new(pb::DeleteTrainingResponse {
+            training: Some(convert::training(&job)),
+        }))
+    }
 }
 
 impl TrainingRpc {
