@@ -268,7 +268,8 @@ async fn import(
 /// Creates the failure of an import, with the flags that help if the file lacks
 /// a vocabulary.
 fn import_failure(status: Status, args: &ImportModelArgs) -> Failure {
-    let lacks_vocabulary = status.message().contains("vocabulary");
+    let words = ["vocabulary", "give its characters"];
+    let lacks_vocabulary = words.iter().any(|words| status.message().contains(words));
     let failure = Failure::from(status);
     if lacks_vocabulary && args.text.is_none() && args.vocabulary.is_none() {
         return failure.with_remedy(
