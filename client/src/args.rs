@@ -595,7 +595,10 @@ pub(crate) struct ImportModelArgs {
     /// Name of the model; if it exists, the import adds a new version
     #[arg(short, long, value_name = "NAME")]
     pub(crate) model: String,
-    /// The file is a checkpoint that the notebook saved with torch.save
+    /// SHA-256 that the file must have, as `models export` prints it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<String>,
+    /// The file is a checkpoint that was saved with torch.save
     #[arg(long)]
     pub(crate) pth: bool,
     /// Text that the model was trained on, for a file without a vocabulary (a

@@ -58,6 +58,8 @@ pub(crate) struct FakeServer {
     /// Fail this number of calls of `Generate` at their end, because the
     /// storage accepts no writes.
     pub(crate) failed_commits: Arc<AtomicUsize>,
+    /// What an export reports as the SHA-256 of its file, if it is wrong.
+    pub(crate) wrong_sha256: Option<&'static str>,
     /// The sessions.
     pub(crate) sessions: Arc<Mutex<HashMap<String, FakeSession>>>,
     /// Sessions that were evicted.
