@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
-use charlstm_model::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+use charlstm_model::decode_step::{DecodeBatch, DecodeWeights};
 use charlstm_model::parameters::Parameters;
 
 /// The notebook's model, with the vocabulary of its text.
@@ -32,7 +32,7 @@ fn main() {
     for rows in [1, 2, 3, 4, 8, 16, 32, 64, 128, 256] {
         let mut batch = DecodeBatch::new(weights.clone(), rows).expect("a batch");
         for _ in 0..rows {
-            batch.push(&HiddenState::zeros(&ARCHITECTURE));
+            batch.push(&weights.zero_state());
         }
         let tokens: Vec<u32> = (0..rows as u32).map(|row| row % 78).collect();
         let mut steps = 0;
@@ -43,9 +43,9 @@ fn main() {
         }
         report(&format!("decode, batch {rows}"), steps * rows, begin);
     }
-    let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
+    let mut batch = DecodeBatch::new(weights.clone(), 1).expect("a batch");
     let tokens: Vec<u32> = (0..2000).map(|i| i % 78).collect();
-    let mut state = HiddenState::zeros(&ARCHITECTURE);
+    let mut state = weights.zero_state();
     let begin = Instant::now();
     batch.prefill(&mut state, &tokens).expect("a prefill");
     black_box(&state);

@@ -16,17 +16,18 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
 use self::services::{Layers, Services};
-use self::transport::{MAX_MESSAGE_BYTES, transport};
+use self::transport::MAX_MESSAGE_BYTES;
+use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
+use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
-use crate::rpc::layers::auth::{AuthLayer, Tokens};
+use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
 use crate::rpc::model::{ModelRpc, ModelUsage};
@@ -35,10 +36,11 @@ use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
+use charlstm_model::kernels::{KernelError, Kernels};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionError,
-    SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
+    AllowedSessions, EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError,
+    SessionError, SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -69,6 +71,9 @@ pub enum ServeError {
     /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The kernels are not available.
+    #[error(transparent)]
+    Kernels(#[from] KernelError),
     /// The data folder cannot be used.
     #[error(transparent)]
     DataFolder(#[from] DataFolderError),
@@ -89,6 +94,9 @@ pub enum ServeError {
     /// The key file of snapshots cannot be used.
     #[error(transparent)]
     SnapshotKeys(#[from] KeyFileError),
+    /// A file that says who may call cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -145,15 +153,18 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let mut server = transport(config.tls())?;
+    let tls = transport::tls(config.tls())?;
+    let max_connections = transport::max_connections(config.max_connections);
+    let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
-        auth: AuthLayer::new(tokens(config.auth_token_file.as_deref())?),
+        auth: AuthLayer::new(access),
         in_flight: InFlightLayer::new(calls.clone()),
     };
     let device = devices::select(config.device)?;
+    let kernels = config.kernels.select()?;
     let _lock = data_folder::lock(&config.data_dir)?;
     // All that can fail without touching the data comes first.
     let mut services = Services::new(layers)?;
@@ -162,8 +173,8 @@ pub async fn serve(
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
-    let decode_device = devices::decode_device(device, config.max_batch);
-    let repository = Repository::open_for(&config.data_dir, decode_device)?;
+    let devices = devices::decode_devices(device, config.precision, kernels, config.max_batch);
+    let repository = Repository::open_for(&config.data_dir, devices)?;
     let keys = match &config.snapshot_key_file {
         Some(file) => SnapshotKeys::read(file)?,
         None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
@@ -175,6 +186,8 @@ pub async fn serve(
 
     let info = ServerInfo {
         device,
+        precision: config.precision,
+        kernels,
         threads: config.threads,
         max_sessions: config.max_sessions,
         max_batch: config.max_batch,
@@ -193,6 +206,7 @@ pub async fn serve(
     let models = ModelRpc::server(repository.clone(), usage);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
+    let connection_metrics = metrics.connections();
     if let Some(listener) = metrics_listener {
         let sources = metrics::Sources {
             metrics,
@@ -205,20 +219,20 @@ pub async fn serve(
     services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stopped = shutdown.clone().cancelled_owned();
-    let mut serving = tokio::spawn(
-        server
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, stopped),
-    );
+    let mut serving = tokio::spawn(listener::serve(
+        listener,
+        ListenerConfig::new(max_connections, tls.map(|tls| tls.subscribe())),
+        connection_metrics,
+        routes.into_axum_router(),
+        shutdown.clone(),
+    ));
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
-    if !address.ip().is_loopback() {
+    if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
-    let announced = announce(&config, address, device);
+    let announced = announce(&config, address, device, kernels);
 
     let failure = match announced {
         Ok(()) => tokio::select! {
@@ -252,12 +266,9 @@ pub async fn serve(
 }
 
 /// Why the server that accepts connections ended although no shutdown was requested.
-fn serving_ended(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> ServeError {
+fn serving_ended(ended: Result<(), tokio::task::JoinError>) -> ServeError {
     match ended {
-        Ok(Ok(())) => ServeError::Network("the listener was closed".to_owned()),
-        Ok(Err(error)) => network(error),
+        Ok(()) => ServeError::Network("the listener was closed".to_owned()),
         Err(error) => network(error),
     }
 }
@@ -336,11 +347,7 @@ fn start_engine(
     sessions: Arc<dyn SessionStorage>,
 ) -> Result<Engine, ServeError> {
     let settings = EngineConfig {
-        // A GPU computes one large batch faster than several small ones.
-        workers: match device {
-            Device::Cpu => config.threads,
-            Device::Cuda(_) => 1,
-        },
+        workers: devices::generation_threads(device, config.precision, config.threads),
         max_batch: config.max_batch,
         max_queue: config.max_queue,
         reader_timeout: config.reader_timeout,
@@ -393,8 +400,8 @@ impl ModelUsage for EngineModelUsage {
         self.0.count_sessions_of(id).await
     }
 
-    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError> {
-        self.0.retire_model(id, force).await
+    async fn retire(&self, id: &ModelId, allowed: AllowedSessions) -> Result<(), SessionError> {
+        self.0.retire_model(id, allowed).await
     }
 
     async fn reinstate(&self, id: &ModelId) {
@@ -410,7 +417,7 @@ impl ModelUsage for EngineModelUsage {
 
 /// Waits until all calls have ended and their connections are closed, but not
 /// for idle clients, and at most for the grace period.
-async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+async fn drain(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<()>) {
     let calls_ended = async {
         if serving.is_finished() {
             return calls.wait().await;
@@ -433,19 +440,6 @@ async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Resu
     serving.abort();
 }
 
-fn tokens(path: Option<&Path>) -> Result<Option<Tokens>, ServeError> {
-    let Some(path) = path else {
-        return Ok(None);
-    };
-    let invalid = |reason: &str| ServeError::File {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let text = String::from_utf8(read_file(path)?).map_err(|_| invalid("is not UTF-8"))?;
-    let tokens = Tokens::parse(&text).ok_or_else(|| invalid("contains no token"))?;
-    Ok(Some(tokens))
-}
-
 fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
     std::fs::read(path).map_err(|error| ServeError::File {
         path: path.to_owned(),
@@ -454,14 +448,21 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
 }
 
 /// Prints the line on standard output that other programs wait for.
-fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), ServeError> {
+fn announce(
+    config: &Config,
+    address: SocketAddr,
+    device: Device,
+    kernels: Kernels,
+) -> Result<(), ServeError> {
     let tls = config.tls().is_some();
     let scheme = if tls { "https" } else { "http" };
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {scheme}://{address}")
         .and_then(|()| stdout.flush())
         .map_err(network)?;
-    tracing::info!(%address, tls, %device, "the server is ready");
+    let precision = config.precision;
+    let kernels = kernels.name(precision);
+    tracing::info!(%address, tls, %device, %precision, kernels, "the server is ready");
     Ok(())
 }
 
@@ -471,11 +472,11 @@ fn warn_about_open_address(config: &Config, address: SocketAddr) {
     if tls.is_none() {
         tracing::warn!(%address, "no TLS: the network can read all traffic; see --tls-cert");
     }
-    if config.auth_token_file.is_none() && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+    if !config.has_access_control() {
         tracing::warn!(
             %address,
             "no access control: everyone who can reach this address can use the server; \
-             see --auth-token-file"
+             see --principals"
         );
     }
 }

@@ -13,8 +13,12 @@ use clap::parser::ValueSource;
 use clap::{Arg, Command, Error};
 
 use super::{LogFormat, SessionDurability};
+use crate::rpc::principal::Role;
 use bytesize::ByteSize;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
+use charlstm_model::kernels::{Kernel, KernelChoice};
+use charlstm_store::session::Owner;
 
 /// Longest duration of a setting: ten years are as good as unlimited, and no
 /// sum of times overflows.
@@ -110,6 +114,17 @@ pub(super) fn device(text: &str) -> Result<DeviceChoice, String> {
         .map_err(|_| "must be auto, cpu, cuda or cuda:N, where N starts at 0".to_owned())
 }
 
+pub(super) fn precision(text: &str) -> Result<Precision, String> {
+    Precision::from_name(text).ok_or_else(|| "must be int8 or float32".to_owned())
+}
+
+pub(super) fn kernels(text: &str) -> Result<KernelChoice, String> {
+    text.parse().map_err(|_| {
+        let names: Vec<&str> = Kernel::ALL.iter().map(|kernel| kernel.name()).collect();
+        format!("must be auto, {}", names.join(", "))
+    })
+}
+
 /// A whole number from `MIN` to `MAX`.
 pub(super) fn count<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
     text.parse()
@@ -139,6 +154,21 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         _ => Err("must be text or json".to_owned()),
     }
+}
+
+/// The name of a principal.
+pub(super) fn principal_name(text: &str) -> Result<String, String> {
+    match Owner::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The name of a role.
+pub(super) fn role(text: &str) -> Result<Role, String> {
+    let roles = [Role::Generate, Role::Train, Role::Admin];
+    let role = roles.into_iter().find(|role| role.name() == text);
+    role.ok_or_else(|| "must be generate, train or admin".to_owned())
 }
 
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {

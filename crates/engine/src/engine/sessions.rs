@@ -1,16 +1,16 @@
 //! What can be done with sessions between two calls.
 
+use charlstm_model::decode_step::HiddenState;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{
-    ForkRequest, ImportRequest, ListRequest, PortableSession, SessionError, SessionId, SessionInfo,
-    SessionKey, SessionPage, SessionSnapshot, SessionState, TokenIds,
+    AllowedSessions, ForkRequest, ImportRequest, ListRequest, PortableSession, SessionError,
+    SessionId, SessionInfo, SessionKey, SessionPage, SessionSnapshot, SessionState, TokenIds,
 };
 
 use super::Engine;
 use super::model_ref::{model_id, model_version};
 use crate::error::ImportError;
 use crate::model_source::ModelSourceError;
-use crate::network_state;
 
 impl Engine {
     /// Describes a session as of its last commit.
@@ -40,11 +40,12 @@ impl Engine {
         &self,
         key: &SessionKey,
         new_id: &SessionId,
+        owner_limit: Option<u64>,
     ) -> Result<SessionInfo, SessionError> {
         let request = ForkRequest {
             key: key.clone(),
             new_id: new_id.clone(),
-            owner_limit: None,
+            owner_limit,
         };
         self.storage().fork(request).await
     }
@@ -82,23 +83,20 @@ impl Engine {
         &self,
         key: SessionKey,
         session: PortableSession,
+        owner_limit: Option<u64>,
     ) -> Result<SessionInfo, ImportError> {
         let identity = &session.identity;
         let wanted = model_id(&identity.model);
-        let model = match self.load(&wanted).await {
+        let model = match self.load(&wanted, Some(identity.precision)).await {
             Ok(model) => model,
             Err(ModelSourceError::Failed(error)) => return Err(ImportError::Internal(error)),
+            Err(error @ ModelSourceError::PrecisionUnavailable { .. }) => {
+                return Err(ImportError::PrecisionUnavailable(error.to_string()));
+            }
             Err(_) => return Err(ImportError::ModelMissing(wanted)),
         };
         if model.digest != identity.digest {
             return Err(ImportError::ModelDiffers(wanted));
-        }
-        let available = model.weights.arithmetic().precision;
-        if identity.precision != available {
-            return Err(ImportError::PrecisionUnavailable {
-                needed: identity.precision,
-                available,
-            });
         }
         let tokens = session.last_call.tokens.as_ref();
         if !fits(&session.begin, &model)
@@ -110,7 +108,7 @@ impl Engine {
         let id = key.id.clone();
         let request = ImportRequest {
             record: session.into_record(key),
-            owner_limit: None,
+            owner_limit,
         };
         let imported = self.storage().import(request).await;
         imported.map_err(|error| ImportError::Session { id, error })
@@ -126,15 +124,20 @@ impl Engine {
     }
 
     /// Prevents new sessions on a model version that is about to be deleted,
-    /// in one step with the check that it has none. With `force` it may have
-    /// some; they stay and report that their model is gone. Undone by
+    /// in one step with the check that it has only sessions that are `allowed`;
+    /// they stay and report that their model is gone. Undone by
     /// [`Engine::reinstate_model`].
     ///
     /// # Errors
-    /// `ModelInUse` without `force`, `Unavailable`, `Stopping`.
-    pub async fn retire_model(&self, model: &ModelId, force: bool) -> Result<(), SessionError> {
+    /// `ModelInUse` with the number of sessions that are not allowed,
+    /// `Unavailable`, `Stopping`.
+    pub async fn retire_model(
+        &self,
+        model: &ModelId,
+        allowed: AllowedSessions,
+    ) -> Result<(), SessionError> {
         let version = model_version(model);
-        self.storage().retire_model(&version, force).await
+        self.storage().retire_model(&version, allowed).await
     }
 
     /// Allows sessions on a model version again whose deletion failed.
@@ -148,12 +151,22 @@ impl Engine {
 
 /// Whether a state fits the network of a model.
 pub(super) fn fits(state: &SessionState, model: &LoadedModel) -> bool {
-    let architecture = model.weights.architecture();
-    let network_fits = state
-        .network
-        .as_ref()
-        .is_none_or(|network| network_state::decode(network, architecture).is_some());
-    network_fits && are_known(&state.unfed, model)
+    hidden_state(state, model).is_some()
+}
+
+/// Reads the state of the network, in the precision of the model. `None` if it
+/// does not fit the model.
+pub(super) fn hidden_state(state: &SessionState, model: &LoadedModel) -> Option<HiddenState> {
+    if !are_known(&state.unfed, model) {
+        return None;
+    }
+    match &state.network {
+        None => Some(model.weights.zero_state()),
+        Some(bytes) => {
+            let architecture = model.weights.architecture();
+            HiddenState::from_bytes(model.precision(), architecture, bytes)
+        }
+    }
 }
 
 /// Whether every token is a character of the model's vocabulary.
