@@ -9,6 +9,7 @@ mod bad_input;
 mod broken_connection;
 mod dependencies;
 mod determinism;
+mod examples;
 mod inference_only;
 mod interruption;
 mod json;
