@@ -6,6 +6,7 @@
 //! file over the default.
 
 mod file;
+mod http;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +19,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use thiserror::Error;
 
+pub use self::http::HttpConfig;
 use self::value::{
     Checked, address, boolean, byte_size, count, device, durability, duration, log_format, path,
     threads,
@@ -318,6 +320,10 @@ pub struct Config {
     /// `authorization: Bearer TOKEN`
     #[arg(long, env = "CHARLSTM_AUTH_TOKEN_FILE", value_name = "FILE", value_parser = Checked(path))]
     pub auth_token_file: Option<PathBuf>,
+
+    /// HTTP on the same port.
+    #[command(flatten)]
+    pub http: HttpConfig,
 
     /// Format of the log: lines for people, or one JSON object per line
     #[arg(

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod config;
 mod data_folder;
 mod devices;
+mod http;
 pub mod metrics;
 pub mod rpc;
 pub mod serve;

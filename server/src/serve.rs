@@ -24,6 +24,7 @@ use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
+use crate::http::{self, ApiState, HttpParts, OriginPolicy};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::{AuthLayer, Tokens};
@@ -136,7 +137,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let mut server = transport(config.tls())?;
+    let server = transport(config.tls())?;
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
     let layers = Layers {
@@ -147,7 +148,7 @@ pub async fn serve(
     let device = devices::select(config.device)?;
     let _lock = data_folder::lock(&config.data_dir)?;
     // All that can fail without touching the data comes first.
-    let mut services = Services::new(layers)?;
+    let mut services = Services::new(layers.clone())?;
     let address = listener.local_addr().map_err(network)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(listen(address).await?),
@@ -172,11 +173,18 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    services.add(GenerationRpc::server(
-        engine.clone(),
-        Arc::clone(&keys),
-        metrics.clone(),
-    ));
+    let generation = GenerationRpc::new(engine.clone(), Arc::clone(&keys), metrics.clone());
+    services.add(generation.clone().server());
+    let http = HttpParts {
+        state: ApiState {
+            generation,
+            repository: repository.clone(),
+        },
+        policy: origin_policy(&config)?,
+        auth: layers.auth.clone(),
+        in_flight: layers.in_flight.clone(),
+        shutdown: shutdown.clone(),
+    };
     services.add(SessionRpc::server(engine.clone(), keys));
     let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
@@ -196,11 +204,16 @@ pub async fn serve(
     services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
+    let mut routes = routes.into_axum_router();
+    if config.http.is_on {
+        routes = http::router(routes, http);
+    }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stopped = shutdown.clone().cancelled_owned();
     let mut serving = tokio::spawn(
         server
-            .add_routes(routes)
+            .accept_http1(config.http.is_on)
+            .add_routes(routes.into())
             .serve_with_incoming_shutdown(incoming, stopped),
     );
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
@@ -442,6 +455,17 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
         path: path.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// Returns which browsers may use HTTP.
+fn origin_policy(config: &Config) -> Result<OriginPolicy, ServeError> {
+    let tls = config.tls();
+    let names = match tls {
+        Some(files) => http::own_names(&read_file(files.cert)?),
+        None => Vec::new(),
+    };
+    let (hosts, origins) = (&config.http.allowed_hosts, &config.http.cors_origins);
+    Ok(OriginPolicy::new(tls.is_some(), names, hosts, origins))
 }
 
 /// Prints the line on standard output that other programs wait for.

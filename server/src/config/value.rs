@@ -141,6 +141,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
+pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {
     match text {
         "committed" => Ok(SessionDurability::Committed),
