@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
+use charlstm_proto::v1::score_stream_request::Payload;
 use charlstm_proto::v1::session_service_client::SessionServiceClient;
 use charlstm_proto::v1::{
-    FinishReason, GenerateRequest, GenerateTextRequest, Sampling, ScoreRequest,
+    FinishReason, GenerateRequest, GenerateTextRequest, Sampling, ScoreRequest, ScoreStreamHeader,
+    ScoreStreamRequest, ScoreStreamResponse, UnknownCharacters,
 };
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -333,7 +335,12 @@ async fn there_is_one_log_probability_per_character_and_their_sum_is_the_score()
         (-1.0, PRIME.into()),
     ] {
         let model = "verse".to_owned();
-        let scored = wire.generation.score(ScoreRequest { model, text }).await;
+        let request = ScoreRequest {
+            model,
+            text,
+            ..Default::default()
+        };
+        let scored = wire.generation.score(request).await;
         let scored = scored.unwrap().into_inner();
         loss += sign * scored.loss * scored.chars as f64;
     }
@@ -343,6 +350,89 @@ async fn there_is_one_log_probability_per_character_and_their_sum_is_the_score()
         .map(|number| f64::from(*number))
         .sum();
     assert!((loss + sum).abs() < 1e-3 * loss, "{loss} and {sum}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_scored_as_one_text_however_it_is_divided() {
+    let mut wire = Wire::start(&[]).await;
+    let text = format!("{PRIME}{PRIME}é€{PRIME}");
+    let request = ScoreRequest {
+        model: "verse".to_owned(),
+        text: text.clone(),
+        logprobs: Some(true),
+        unknown: UnknownCharacters::Skip.into(),
+    };
+    let whole = wire.generation.score(request).await.unwrap().into_inner();
+    assert_eq!(whole.logprobs.len() as u64, whole.chars);
+    assert_eq!(whole.unknown_chars, 2);
+
+    let header = ScoreStreamHeader {
+        model: "verse".to_owned(),
+        logprobs: Some(true),
+        unknown: UnknownCharacters::Skip.into(),
+    };
+    let message = |payload| ScoreStreamRequest {
+        payload: Some(payload),
+    };
+    let mut messages = vec![message(Payload::Header(header.clone()))];
+    let chunks = text.as_bytes().chunks(7);
+    messages.extend(chunks.map(|chunk| message(Payload::TextChunk(chunk.to_vec().into()))));
+    let mut scores = score_stream(&mut wire, messages).await.unwrap();
+    let (last, mut logprobs) = (scores.pop().unwrap(), Vec::new());
+    for score in scores {
+        assert!(!score.done);
+        logprobs.extend(score.logprobs);
+    }
+    assert!(last.done && last.logprobs.is_empty());
+    assert_eq!(last.loss, whole.loss);
+    assert_eq!((last.chars, last.unknown_chars), (whole.chars, 2));
+    assert_eq!(logprobs, whole.logprobs);
+
+    let chunk = |bytes: &'static [u8]| message(Payload::TextChunk(bytes.into()));
+    let mut strict = header.clone();
+    strict.unknown = UnknownCharacters::Error.into();
+    for (messages, error) in [
+        (vec![chunk(b"a")], "header: must be in the first message"),
+        (vec![], "header: must be in the first message"),
+        (
+            vec![message(Payload::Header(header.clone())), chunk(b"a\xff")],
+            "text_chunk: is not valid UTF-8 at byte 1",
+        ),
+        (
+            vec![message(Payload::Header(header.clone())), chunk(b"ab\xc3")],
+            "text_chunk: is not valid UTF-8 at byte 2",
+        ),
+        (
+            vec![message(Payload::Header(header)), chunk(b"a")],
+            "text_chunk: must have at least 2 characters, not 1",
+        ),
+        (
+            vec![
+                message(Payload::Header(strict)),
+                chunk(b"aa"),
+                chunk("aé".as_bytes()),
+            ],
+            "text_chunk: character 'é' (U+00E9) at position 3",
+        ),
+    ] {
+        let status = score_stream(&mut wire, messages).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(error), "{}", status.message());
+    }
+}
+
+/// Sends all messages and returns the responses.
+async fn score_stream(
+    wire: &mut Wire,
+    messages: Vec<ScoreStreamRequest>,
+) -> Result<Vec<ScoreStreamResponse>, Status> {
+    let messages = tokio_stream::iter(messages);
+    let mut stream = wire.generation.score_stream(messages).await?.into_inner();
+    let mut responses = Vec::new();
+    while let Some(response) = stream.message().await? {
+        responses.push(response);
+    }
+    Ok(responses)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 pub(crate) mod sampling;
 pub(crate) mod spec;
+pub(crate) mod unknown;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use sampling::SamplingFlags;
 pub(crate) use spec::SpecFlags;
+pub(crate) use unknown::Unknown;
 
 use crate::failure::Failure;
 use crate::output_file::Existing;
@@ -343,6 +345,9 @@ pub(crate) struct GenerateArgs {
     /// How to treat line endings other than LF in the prompt
     #[arg(long, value_name = "MODE", default_value = "lf")]
     pub(crate) crlf: LineEndings,
+    /// What to do with characters of the prompt that the model does not know
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub(crate) unknown: Unknown,
     /// Number of texts to generate, with the seeds S, S+1, …
     #[arg(
         short = 'n',
@@ -400,6 +405,9 @@ pub(crate) struct ReplArgs {
         default_value_t = 200
     )]
     pub(crate) length: u32,
+    /// What to do with characters of a text that the model does not know
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub(crate) unknown: Unknown,
     #[command(flatten)]
     pub(crate) sampling: SamplingFlags,
 }
@@ -421,6 +429,9 @@ pub(crate) struct ScoreArgs {
         hide_default_value = true
     )]
     pub(crate) model: String,
+    /// What to do with characters of the text that the model does not know
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub(crate) unknown: Unknown,
 }
 
 /// Flags of `bench`.

@@ -129,6 +129,14 @@ impl From<Status> for Failure {
     }
 }
 
+/// Returns true if a text has a character that the model does not know.
+pub(crate) fn is_unknown_character(status: &Status) -> bool {
+    status.code() == Code::InvalidArgument
+        && status
+            .message()
+            .ends_with("is not in the model's vocabulary")
+}
+
 /// Returns true if the connection was lost or the server is shutting down, so
 /// that the same call may succeed on a new connection.
 pub(crate) fn connection_lost(status: &Status) -> bool {

@@ -25,6 +25,7 @@ const GENERATE: &[Entry] = &[
     ("max_chars", "--length"),
     ("session_id", "--session"),
     ("stop", "--stop"),
+    ("unknown", "--unknown"),
 ];
 
 /// Flags of `bench`, which sets no other sampling.
@@ -35,7 +36,11 @@ const BENCH: &[Entry] = &[
     ("seed", "--seed"),
 ];
 
-const SCORE: &[Entry] = &[("model", "--model"), ("text", "--text")];
+const SCORE: &[Entry] = &[
+    ("model", "--model"),
+    ("text_chunk", "--text"),
+    ("unknown", "--unknown"),
+];
 
 /// Settings of the REPL, which has no flags for most of them.
 const REPL: &[Entry] = &[
@@ -50,6 +55,7 @@ const REPL: &[Entry] = &[
     ("min_p", "/set min_p"),
     ("seed", "/set seed"),
     ("greedy", "/set greedy"),
+    ("unknown", "/set unknown"),
 ];
 
 /// Flags of `train`; `run` has them too.

@@ -277,15 +277,14 @@ pub(crate) fn transfer_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
     bar(bytes, output, template)
 }
 
-/// Creates a bar for work of unknown duration, which shows the time since its
-/// start.
-pub(crate) fn spinner(message: &str, output: Output) -> ProgressBar {
-    let bar = bar(None, output, "{spinner} {msg}, {elapsed}");
-    bar.set_message(message.to_owned());
-    if !bar.is_hidden() {
-        bar.enable_steady_tick(Duration::from_millis(200));
-    }
-    bar
+/// Creates a bar for work on a file of `bytes` bytes, or of unknown size, with a
+/// message.
+pub(crate) fn message_bar(bytes: Option<u64>, output: Output) -> ProgressBar {
+    let template = match bytes {
+        Some(_) => "[{bar:8.cyan}] {percent:>3}%  {wide_msg}",
+        None => "{spinner} {wide_msg}",
+    };
+    bar(bytes, output, template)
 }
 
 /// The bars that are shown.

@@ -36,7 +36,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(backup::back_up(&config.data_dir, folder).await?);
     }
     let shutdown = shutdown::on_signals()?;
-    let listener = serve::listen(config.listen).await?;
+    let listener = serve::listen("--listen", config.listen).await?;
     serve::serve(config, listener, shutdown).await?;
     Ok(())
 }

@@ -55,8 +55,13 @@ const SAVE_GRACE: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The address is in use, or not an address of this machine.
-    #[error("cannot listen on {address}: {source}{}", listen_advice(source))]
+    #[error(
+        "cannot listen on {address} ({flag}): {source}{}",
+        listen_advice(source)
+    )]
     Listen {
+        /// The flag that configures the address.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system reports.
@@ -104,20 +109,24 @@ pub enum ServeError {
 
 fn listen_advice(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::AddrInUse {
-        " (another server may be running there; choose another address with --listen)"
+        " (another program is listening there: stop it or choose another address)"
     } else {
         ""
     }
 }
 
-/// Binds the address.
+/// Binds the address that `flag` configures.
 ///
 /// # Errors
 /// [`ServeError::Listen`].
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| ServeError::Listen { address, source })
+        .map_err(|source| ServeError::Listen {
+            flag,
+            address,
+            source,
+        })
 }
 
 /// Serves on the listener until `shutdown` is cancelled or the server fails,
@@ -151,7 +160,7 @@ pub async fn serve(
     let mut services = Services::new(layers.clone())?;
     let address = listener.local_addr().map_err(network)?;
     let metrics_listener = match config.metrics_listen {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
     let decode_device = devices::decode_device(device, config.max_batch);

@@ -24,6 +24,7 @@ pub(crate) async fn run(
     let request = GenerateRequest {
         prime: prime(&args, output)?,
         model: args.model,
+        unknown: args.unknown.to_contract().into(),
         max_chars: Some(args.length),
         session_id: args.session,
         sampling: Some(args.sampling.to_sampling()),

@@ -21,6 +21,10 @@ use crate::display;
 use crate::failure::{self, Failure};
 use crate::suggestion::nearest;
 
+/// What helps if the model does not know a character.
+pub(super) const UNKNOWN_REMEDY: &str = "`--unknown skip` leaves out the characters that the model \
+     does not know, `--unknown replace` replaces them";
+
 /// What to do if another call is generating in the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum IfBusy {
@@ -234,6 +238,9 @@ fn with_remedy(status: Box<Status>, session: Option<&str>) -> Failure {
         return Failure::Refused("the prompt is too long for one call".into()).with_remedy(
             "split it, and read the parts one after another in a session with --length 0",
         );
+    }
+    if failure::is_unknown_character(&status) {
+        return Failure::Server(status).with_remedy(UNKNOWN_REMEDY);
     }
     let reason = failure::reason(&status).unwrap_or_default();
     let is_evicted = reason.starts_with("SESSION_EVICTED") || reason.starts_with("SESSION_LOST");

@@ -6,7 +6,8 @@ mod transfer;
 use charlstm_proto::v1::import_model_request::Payload as ImportPayload;
 use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, GetModelRequest, GetModelResponse, ImportModelHeader,
-    ImportModelRequest, ListModelsRequest, Model, ModelFormat, ScoreRequest, export_model_response,
+    ImportModelRequest, ListModelsRequest, Model, ModelFormat, ScoreRequest, UnknownCharacters,
+    export_model_response,
 };
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
@@ -291,6 +292,9 @@ async fn check_vocabulary(
     let request = ScoreRequest {
         model: id.clone(),
         text: text.to_owned(),
+        // The text may have been changed since the model was trained.
+        unknown: UnknownCharacters::Skip.into(),
+        ..Default::default()
     };
     let score = match connection.generation().score(request).await {
         Ok(response) => response.into_inner(),

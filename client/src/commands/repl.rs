@@ -198,6 +198,7 @@ impl<'c> Repl<'c> {
                 sampling: args.sampling,
                 length: args.length,
                 stop: None,
+                unknown: args.unknown,
             },
         })
     }
@@ -320,6 +321,7 @@ impl<'c> Repl<'c> {
     fn request(&self, prime: String) -> GenerateRequest {
         GenerateRequest {
             model: self.model.clone(),
+            unknown: self.settings.unknown.to_contract().into(),
             prime,
             max_chars: Some(self.settings.length),
             session_id: Some(self.session.clone()),
@@ -465,6 +467,7 @@ impl<'c> Repl<'c> {
             ("seed", or_default(sampling.seed, "random")),
             ("greedy", sampling.greedy().to_string()),
             ("stop", or_default(stop, "none")),
+            ("unknown", self.settings.unknown.name().to_owned()),
         ];
         display::key_values(&pairs, output::stderr_columns())
     }

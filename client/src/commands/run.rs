@@ -19,7 +19,7 @@ use super::corpus::{Corpus, CorpusDigest};
 use super::follow::EventStream;
 use super::{repl, train, trainings};
 use crate::args::{
-    CorpusFlags, GlobalFlags, PlotFlags, ReplArgs, RunArgs, SamplingFlags, TrainArgs,
+    CorpusFlags, GlobalFlags, PlotFlags, ReplArgs, RunArgs, SamplingFlags, TrainArgs, Unknown,
 };
 use crate::connection::{self, Connection};
 use crate::display;
@@ -124,6 +124,7 @@ async fn run_steps(
         session: None,
         length: args.length,
         // The REPL changes these with `/set`.
+        unknown: Unknown::default(),
         sampling: SamplingFlags::default(),
     };
     repl::run(repl_args, &connection, output).await

@@ -168,25 +168,31 @@ fn a_prompt_can_come_from_standard_input() {
 }
 
 #[test]
-fn a_text_that_is_too_long_for_one_message_is_an_error_that_says_what_to_do() {
+fn a_prompt_that_is_too_long_for_one_message_is_an_error_that_says_what_to_do() {
     let server = FakeServer::default().serve("127.0.0.1:0");
     let folder = tempfile::tempdir().unwrap();
     let long = write(folder.path(), "long.txt", "a".repeat(5_000_000).as_bytes());
-    for (arguments, words) in [
-        (
-            ["score", "--text", &long],
-            "a text of 5.00 MB is too long for one call; score it in parts",
-        ),
-        (
-            ["generate", "--prime-file", &long],
-            "the prompt is too long for one call; split it",
-        ),
-    ] {
-        let output = run(server.address, &arguments);
-        assert_eq!(output.status.code(), Some(1));
-        let message = text(&output.stderr);
-        assert!(message.contains(words), "{message}");
-    }
+    let output = run(server.address, &["generate", "--prime-file", &long]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    let words = "the prompt is too long for one call; split it";
+    assert!(message.contains(words), "{message}");
+}
+
+#[test]
+fn a_text_of_any_size_is_scored_in_parts() {
+    let fake = FakeServer::default();
+    let server = fake.serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    // More than a message may have, and no chunk ends between characters.
+    let content = format!("x{}", "é€\n".repeat(1_000_000));
+    let long = write(folder.path(), "long.txt", content.as_bytes());
+    let output = run(server.address, &["score", "--json", "--text", &long]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let score: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(score["event"], "score");
+    assert_eq!(score["chars"], 3_000_000);
+    assert!(fake.received.lock().unwrap().scored == [content]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod model_ref;
 mod sessions;
 mod stats;
+mod text_scorer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use charlstm_model::ModelId;
 use charlstm_model::decode_step::HiddenState;
-use charlstm_model::sampler::{Draws, RandomState, SamplingSettings};
+use charlstm_model::sampler::{Draws, RandomState};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{
     MAX_POSITION, MAX_UNFED_CHARS, OpenRequest, OpenedSession, RecordError, SealError,
@@ -20,7 +21,7 @@ use charlstm_store::session::{
     SessionStorage,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,7 @@ use self::model_ref::{
     EncodedText, check_model_of, check_precision, encode, identity_of, model_id, names_model,
 };
 pub use self::stats::EngineStats;
+pub use self::text_scorer::{PartScore, TextScorer};
 use crate::admission::{Admission, Permit};
 use crate::committer::Committer;
 use crate::error::GenerateError;
@@ -37,8 +39,7 @@ use crate::job::{Job, JobParts};
 use crate::model_source::ModelSource;
 use crate::network_state;
 use crate::progress::{ANCHOR_CHARS, Destination, OpenSession, Progress};
-use crate::request::{GenerateCall, ScoreCall, Scored, SessionSource};
-use crate::score::{ScoreJob, ScoreShares};
+use crate::request::{GenerateCall, SessionSource};
 use crate::stop_matcher::StopMatcher;
 use crate::stream::GenerationStream;
 use crate::text_buffer::{ReaderSession, TextBuffer, TextBufferParts};
@@ -232,7 +233,7 @@ impl Engine {
             SessionSource::None => self.open_nothing(&call).await?,
         };
         let text = std::mem::take(&mut call.prompt);
-        let prompt = encode(&start.model, text, &call.settings).await?;
+        let prompt = encode(&start.model, text, call.unknown, &call.settings).await?;
         self.submit(AcceptedCall {
             call,
             permit,
@@ -240,40 +241,6 @@ impl Engine {
             prompt,
             start,
         })
-    }
-
-    /// Scores a text, next to the texts that are generated.
-    ///
-    /// # Errors
-    /// `Model`, `UnknownCharacter`, `TextTooShort`, `TextTooLong`,
-    /// `Overloaded`, `Deadline`, `Stopping`, `Internal`.
-    pub async fn score(&self, call: ScoreCall) -> Result<Scored, GenerateError> {
-        self.check_running()?;
-        let permit = admit(&self.shared.scores)?;
-        let config = &self.shared.config;
-        let max_chars = config.max_queued_chars.max(config.max_prompt_chars);
-        let text_permit = self.reserve_text(&call.text, max_chars)?;
-        let model = self.load_reference(&call.model).await?;
-        let settings = SamplingSettings::default();
-        let tokens = encode(&model, call.text, &settings).await?.tokens;
-        if tokens.len() < 2 {
-            return Err(GenerateError::TextTooShort(tokens.len()));
-        }
-        let worker = self.least_loaded();
-        let shares = ScoreShares {
-            _permit: permit,
-            _load: worker.load.add(tokens.len()),
-            _text_permit: text_permit,
-        };
-        let (reply, answer) = oneshot::channel();
-        let job = ScoreJob::new(model, tokens, call.deadline, reply, shares);
-        worker
-            .inbox
-            .put(Command::Score(Box::new(job)))
-            .map_err(|_| GenerateError::Stopping)?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(GenerateError::Internal("a worker failed".to_owned())))
     }
 
     /// Ends the generations with a model that is deleted, and drops its
@@ -485,6 +452,7 @@ impl Engine {
         } = accepted;
         let EncodedText {
             tokens: prompt,
+            unknown_chars,
             hash,
         } = prompt;
         let CallStart {
@@ -526,6 +494,7 @@ impl Engine {
                 precision: identity.precision,
                 seed: begin.random.seed,
                 position: begin.position,
+                unknown_chars,
             },
             prompt_chars,
             capacity_chars: match destination {

@@ -28,6 +28,9 @@ pub struct Started {
     pub seed: u64,
     /// Position of the session before the call.
     pub position: u64,
+    /// Characters of the prompt that the model does not know, which were
+    /// skipped or replaced.
+    pub unknown_chars: u64,
 }
 
 /// Some generated characters.

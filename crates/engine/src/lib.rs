@@ -55,9 +55,9 @@ mod text_buffer;
 mod worker;
 mod worker_load;
 
-pub use engine::{Engine, EngineConfig, EngineStats};
+pub use engine::{Engine, EngineConfig, EngineStats, PartScore, TextScorer};
 pub use error::{GenerateError, ImportError};
 pub use event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};
 pub use model_source::{ModelSource, ModelSourceError};
-pub use request::{GenerateCall, ScoreCall, Scored, SessionSource};
+pub use request::{GenerateCall, ScoreCall, Scored, SessionSource, UnknownCharacters};
 pub use stream::GenerationStream;

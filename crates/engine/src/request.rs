@@ -14,6 +14,8 @@ pub struct GenerateCall {
     pub model: String,
     /// Text to feed first.
     pub prompt: String,
+    /// What happens to characters of the prompt that the model does not know.
+    pub unknown: UnknownCharacters,
     /// Number of characters to generate.
     pub max_chars: u64,
     /// What the text continues.
@@ -62,22 +64,39 @@ impl SessionSource {
     }
 }
 
+/// What happens to the characters of a text that the model does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownCharacters {
+    /// The call fails.
+    #[default]
+    Reject,
+    /// They are left out.
+    Skip,
+    /// Each is replaced by the most frequent character that the model knows.
+    Replace,
+}
+
 /// A text to score.
 #[derive(Clone, Debug)]
 pub struct ScoreCall {
     /// Model, as in [`GenerateCall`].
     pub model: String,
-    /// The text, at least two characters.
-    pub text: String,
+    /// What happens to characters that the model does not know.
+    pub unknown: UnknownCharacters,
+    /// Whether the logarithms of the probabilities are requested.
+    pub logprobs: bool,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
 }
 
 /// How well a model predicts a text.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scored {
     /// Characters predicted: all but the first.
     pub chars: u64,
-    /// Mean loss in nats per character.
+    /// Mean loss in nats per character; 0 if none was predicted.
     pub loss: f64,
+    /// Characters that the model does not know. Skipped ones are not in
+    /// `chars`; replaced ones are.
+    pub unknown_chars: u64,
 }

@@ -503,6 +503,7 @@ mod tests {
             },
             precision: Precision::Float32,
             position: 0,
+            unknown_chars: 0,
             seed: 0,
             session: None,
         };

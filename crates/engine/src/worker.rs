@@ -388,7 +388,7 @@ impl Worker {
             return;
         }
         if job.deadline.is_some_and(|d| d <= Instant::now()) {
-            return job.answer(Err(GenerateError::Deadline));
+            return job.fail(GenerateError::Deadline);
         }
         let chars = if self.scheduler.is_idle() {
             LONE_SCORE_CHARS
@@ -397,12 +397,12 @@ impl Worker {
             SCORE_CHARS.min(self.prefill_budget.chunk_chars(running))
         };
         let slots = self.config.slots;
-        let scored = batch_of(&mut self.batches, &job.model, slots)
+        let is_done = batch_of(&mut self.batches, &job.model, slots)
             .and_then(|batch| job.advance(batch.rows(), chars));
-        match scored {
-            Ok(None) => self.scores.push_back(job),
-            Ok(Some(scored)) => job.answer(Ok(scored)),
-            Err(error) => job.answer(Err(GenerateError::Internal(error.to_string()))),
+        match is_done {
+            Ok(false) => self.scores.push_back(job),
+            Ok(true) => job.finish(),
+            Err(error) => job.fail(GenerateError::Internal(error.to_string())),
         }
     }
 
@@ -453,7 +453,7 @@ impl Worker {
             self.finish(job, FinishReason::Shutdown);
         }
         for job in self.scores.drain(..) {
-            job.answer(Err(GenerateError::Stopping));
+            job.fail(GenerateError::Stopping);
         }
         let end = Instant::now() + self.config.stop_grace;
         loop {

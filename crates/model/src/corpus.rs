@@ -272,6 +272,12 @@ impl Corpus {
         self.numbering.characters().len()
     }
 
+    /// Returns the character that occurs most often; the first one, if there
+    /// are several.
+    pub fn most_frequent(&self) -> Option<char> {
+        self.numbering.most_frequent()
+    }
+
     /// Returns the characters that are not in a vocabulary, each with its first
     /// position, in the order of the text.
     pub fn unknown_to(&self, vocabulary: &Vocabulary) -> Vec<UnknownCharacter> {

@@ -58,6 +58,9 @@ pub struct ModelMetadata {
     pub corpus_chars: u64,
     /// SHA-256 of the corpus in UTF-8, in hexadecimal.
     pub corpus_sha256: String,
+    /// The most frequent character of the corpus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_frequent: Option<char>,
     /// Id of the training; empty for an imported model.
     pub training_id: String,
     /// Mean training loss of the last epoch, in nats per character.

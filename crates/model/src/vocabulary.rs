@@ -89,6 +89,22 @@ impl Vocabulary {
             })
             .collect()
     }
+
+    /// Removes the characters of a text that are not in the vocabulary, or
+    /// replaces each by `replacement`. Returns the new text and how many
+    /// characters were unknown.
+    pub fn replace_unknown(&self, text: &str, replacement: Option<char>) -> (String, u64) {
+        let mut unknown = 0;
+        let known = text.chars().filter_map(|character| {
+            if self.token_id(character).is_some() {
+                return Some(character);
+            }
+            unknown += 1;
+            replacement
+        });
+        let known = known.collect();
+        (known, unknown)
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +116,14 @@ mod tests {
         let vocabulary = Vocabulary::of("żabba a\n".chars());
         assert_eq!(vocabulary.characters(), ['\n', ' ', 'a', 'b', 'ż']);
         assert_eq!(vocabulary.encode("aż"), Ok(vec![2, 4]));
+    }
+
+    #[test]
+    fn unknown_characters_are_removed_or_replaced_and_counted() {
+        let vocabulary = Vocabulary::of("abc".chars());
+        let replaced = |replacement| vocabulary.replace_unknown("éaZbc", replacement);
+        assert_eq!(replaced(None), ("abc".to_owned(), 2));
+        assert_eq!(replaced(Some('c')), ("cacbc".to_owned(), 2));
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub struct LoadedModel {
     pub digest: [u8; 32],
     /// Its characters.
     pub vocabulary: Vocabulary,
+    /// The character that stands in for unknown ones: the most frequent one of
+    /// its corpus. If that is unknown, as for an imported model, a space, or
+    /// the first character of the vocabulary if it has no space.
+    pub replacement: char,
     /// Its weights.
     pub weights: Arc<DecodeWeights>,
     /// Result of the check of its decode step on this machine, made when it
@@ -447,6 +451,7 @@ impl Repository {
         Ok(LoadedModel {
             id: id.clone(),
             digest: description.digest,
+            replacement: replacement(&model),
             vocabulary: model.vocabulary,
             weights,
             check,
@@ -468,6 +473,16 @@ impl Repository {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns [`LoadedModel::replacement`].
+fn replacement(model: &ModelFile) -> char {
+    let vocabulary = &model.vocabulary;
+    let is_known = |character: &char| vocabulary.token_id(*character).is_some();
+    let most_frequent = model.metadata.most_frequent.filter(is_known);
+    most_frequent
+        .or_else(|| Some(' ').filter(is_known))
+        .unwrap_or_else(|| vocabulary.character(0))
 }
 
 #[cfg(test)]

@@ -44,6 +44,9 @@ pub struct JobMetadata {
     pub corpus_sha256: String,
     /// Number of characters in the corpus, after `skip_chars`.
     pub corpus_chars: usize,
+    /// The most frequent character of the corpus.
+    #[serde(default)]
+    pub most_frequent: Option<char>,
     /// Number of those to train on; the rest is held out.
     pub training_chars: usize,
     /// SHA-256 of the file of token ids, in hexadecimal.
@@ -433,6 +436,7 @@ impl NewJob<'_> {
             vocabulary: self.corpus.vocabulary.characters().iter().collect(),
             corpus_sha256: hex::encode(&self.corpus.sha256),
             corpus_chars: self.corpus.chars(),
+            most_frequent: self.corpus.most_frequent(),
             training_chars: self.split.training.len(),
             tokens_sha256: write_tokens(&folder.join(TOKENS), self.corpus)?,
             tokens_width: Width::of(self.corpus.vocabulary.len()),

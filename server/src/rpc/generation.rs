@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use charlstm_engine::{
     Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    GenerationStream, ScoreCall, Scored, SessionSource, Started,
+    GenerationStream, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
@@ -16,13 +16,14 @@ use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
 use charlstm_store::session::{SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::deadline::deadline;
 use super::principal::Principal;
 use super::status;
 use crate::metrics::Metrics;
 
+mod score_stream;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -40,6 +41,10 @@ const MAX_CHARS: u32 = 1_000_000;
 /// costs a comparison per generated character, and may hold back as many.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_CHARS: usize = 256;
+
+/// Maximum number of logarithms in a response of `Score`: four bytes each, and
+/// clients accept messages of 4 MiB by default.
+const MAX_SCORE_LOGPROBS: usize = 1_000_000;
 
 /// The service.
 #[derive(Clone)]
@@ -92,6 +97,7 @@ impl GenerationRpc {
 #[tonic::async_trait]
 impl GenerationService for GenerationRpc {
     type GenerateStream = GenerateResponses;
+    type ScoreStreamStream = score_stream::Responses;
 
     async fn generate(
         &self,
@@ -119,15 +125,38 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let pb::ScoreRequest { model, text } = request.into_inner();
+        let request = request.into_inner();
+        let logprobs = request.logprobs.unwrap_or_default();
+        if logprobs && request.text.chars().count() > MAX_SCORE_LOGPROBS {
+            let message =
+                format!("at most {MAX_SCORE_LOGPROBS} can be requested; use ScoreStream for more");
+            return Err(status::invalid("logprobs", message));
+        }
         let call = ScoreCall {
-            model,
-            text,
+            model: request.model,
+            unknown: unknown_characters(request.unknown)?,
+            logprobs,
             deadline,
         };
-        let scored = before(deadline, self.engine.score(call)).await;
-        let scored = scored.map_err(|error| status::generate_error(&error, "text"))?;
-        Ok(Response::new(score_response(scored)))
+        let text = request.text;
+        let score = async {
+            let mut scorer = self.engine.score(call).await?;
+            let part = scorer.push(text).await?;
+            Ok((scorer.finish()?, part.logprobs))
+        };
+        let scored = before(deadline, score).await;
+        let (scored, logprobs) = scored.map_err(|error| status::generate_error(&error, "text"))?;
+        Ok(Response::new(score_response(scored, logprobs)))
+    }
+
+    async fn score_stream(
+        &self,
+        request: Request<Streaming<pb::ScoreStreamRequest>>,
+    ) -> Result<Response<Self::ScoreStreamStream>, Status> {
+        let deadline = deadline(request.metadata());
+        score_stream::start(self.engine.clone(), request.into_inner(), deadline)
+            .await
+            .map(Response::new)
     }
 }
 
@@ -220,6 +249,7 @@ fn generate_call(
     Ok(GenerateCall {
         model: request.model,
         prompt: request.prime,
+        unknown: unknown_characters(request.unknown)?,
         max_chars: max_chars.into(),
         session,
         snapshot_for: returns_session.then(|| principal.owner().clone()),
@@ -292,6 +322,21 @@ fn settings(sampling: &pb::Sampling) -> Result<SamplingSettings, Status> {
     Ok(settings)
 }
 
+/// Converts the enum of the contract.
+fn unknown_characters(value: i32) -> Result<UnknownCharacters, Status> {
+    match pb::UnknownCharacters::try_from(value) {
+        Ok(pb::UnknownCharacters::Unspecified | pb::UnknownCharacters::Error) => {
+            Ok(UnknownCharacters::Reject)
+        }
+        Ok(pb::UnknownCharacters::Skip) => Ok(UnknownCharacters::Skip),
+        Ok(pb::UnknownCharacters::Replace) => Ok(UnknownCharacters::Replace),
+        Err(_) => {
+            let message = format!("must be ERROR, SKIP or REPLACE, not {value}");
+            Err(status::invalid("unknown", message))
+        }
+    }
+}
+
 fn generate_response(
     event: GenerationEvent,
     keys: &SnapshotKeys,
@@ -325,6 +370,7 @@ fn generation_started(started: Started) -> pb::GenerationStarted {
         seed: started.seed,
         position: started.position,
         precision: started.precision.to_string(),
+        unknown_chars: started.unknown_chars,
     }
 }
 
@@ -351,11 +397,13 @@ fn generation_finished(
     })
 }
 
-fn score_response(scored: Scored) -> pb::ScoreResponse {
+fn score_response(scored: Scored, logprobs: Vec<f32>) -> pb::ScoreResponse {
     pb::ScoreResponse {
         chars: scored.chars,
         bits_per_char: scored.loss / std::f64::consts::LN_2,
         loss: scored.loss,
         perplexity: scored.loss.exp(),
+        logprobs,
+        unknown_chars: scored.unknown_chars,
     }
 }

@@ -4,6 +4,7 @@ use charlstm_proto::v1::generate_response::Event;
 use charlstm_proto::v1::{GeneratedText, GenerationFinished, GenerationStarted};
 
 use super::response;
+use crate::display;
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{GeneratedOutput, Output};
@@ -62,6 +63,12 @@ impl Printer {
             return Ok(());
         }
         self.started = Some(started.clone());
+        if started.unknown_chars > 0 {
+            self.output.note(&format!(
+                "the model does not know {} of the prompt: skipped or replaced (--unknown)",
+                display::plural(started.unknown_chars, "character")
+            ));
+        }
         if self.output.json {
             return self.object(Event::Started(started));
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::args::SamplingFlags;
+use crate::args::{SamplingFlags, Unknown};
 use crate::suggestion::nearest;
 
 /// Printed by `/help`.
@@ -14,8 +14,8 @@ TEXT             continue TEXT (a \\ at the end of the line adds another line)
 /retry           generate the last text again, with another seed
 /undo            take the last text back
 /set             show the settings
-/set NAME VALUE  change temperature, top_k, top_p, min_p, seed, greedy, length or stop;
-                 VALUE may be `default`
+/set NAME VALUE  change temperature, top_k, top_p, min_p, seed, greedy, length, stop or
+                 unknown; VALUE may be `default`
 /model [NAME]    show the models, or start a new session with another model
 /fork NAME       copy the session and continue in the copy
 /reset           start a new session
@@ -26,7 +26,7 @@ Ctrl-C           stop generating
 Tab              complete a command";
 
 /// Names of the settings.
-pub(super) const SETTINGS: [&str; 8] = [
+pub(super) const SETTINGS: [&str; 9] = [
     "temperature",
     "top_k",
     "top_p",
@@ -35,6 +35,7 @@ pub(super) const SETTINGS: [&str; 8] = [
     "greedy",
     "length",
     "stop",
+    "unknown",
 ];
 
 /// Names of the commands.
@@ -82,6 +83,8 @@ pub(super) struct Settings {
     pub(super) length: u32,
     /// Text that ends a generation.
     pub(super) stop: Option<String>,
+    /// What happens to characters that the model does not know.
+    pub(super) unknown: Unknown,
 }
 
 /// Parses a line.
@@ -196,6 +199,16 @@ impl Settings {
                     _ => return Err(format!("invalid value {value:?} for greedy; use on or off")),
                 }
             }
+            "unknown" => {
+                let expected = "error, skip, replace";
+                let unknown = match value {
+                    "default" => Some(Unknown::default()),
+                    _ => <Unknown as clap::ValueEnum>::from_str(value, true).ok(),
+                };
+                self.unknown = unknown.ok_or_else(|| {
+                    format!("invalid value {value:?} for {name}; use {expected} or `default`")
+                })?;
+            }
             "stop" => self.stop = (value != "default").then(|| value.to_owned()),
             _ => {
                 let known = SETTINGS.join(", ");
@@ -232,6 +245,7 @@ mod tests {
             sampling: SamplingFlags::default(),
             length: 7,
             stop: None,
+            unknown: Unknown::default(),
         }
     }
 
@@ -300,6 +314,7 @@ mod tests {
             ("greedy", "on"),
             ("length", "50"),
             ("stop", "The End"),
+            ("unknown", "skip"),
         ] {
             settings.set(name, value).unwrap();
         }
@@ -308,6 +323,7 @@ mod tests {
         assert!(settings.sampling.greedy);
         assert_eq!(settings.length, 50);
         assert_eq!(settings.stop.as_deref(), Some("The End"));
+        assert_eq!(settings.unknown, Unknown::Skip);
         for name in SETTINGS {
             settings.set(name, "default").unwrap();
         }
@@ -326,6 +342,7 @@ mod tests {
         assert!(error("top_p", "0").contains("above 0"));
         assert!(error("top_k", "x").contains("a whole number"));
         assert!(error("greedy", "x").contains("on or off"));
+        assert!(error("unknown", "x").contains("error, skip, replace"));
         assert!(error("heat", "1").contains("temperature, top_k"));
     }
 }

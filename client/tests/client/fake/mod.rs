@@ -22,10 +22,10 @@ use charlstm_proto::v1::{
     GenerateResponse, GenerateTextRequest, GenerateTextResponse, GeneratedText, GenerationFinished,
     GenerationStarted, GetTrainingRequest, GetTrainingResponse, ImportModelRequest,
     ListTrainingsRequest, ListTrainingsResponse, ResumeTrainingRequest, ResumeTrainingResponse,
-    ScoreRequest, ScoreResponse, StartTrainingRequest, StartTrainingResponse, State, TrainRequest,
-    TrainResponse, Training, TrainingAccepted, TrainingFinished, TrainingSpec,
-    WatchTrainingRequest, WatchTrainingResponse, generate_response, train_response,
-    watch_training_response,
+    ScoreRequest, ScoreResponse, ScoreStreamRequest, ScoreStreamResponse, StartTrainingRequest,
+    StartTrainingResponse, State, TrainRequest, TrainResponse, Training, TrainingAccepted,
+    TrainingFinished, TrainingSpec, WatchTrainingRequest, WatchTrainingResponse, generate_response,
+    score_stream_request, train_response, watch_training_response,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
@@ -237,6 +237,7 @@ impl FakeServer {
                 .map_or(1, |sampling| sampling.seed()),
             position: start.position,
             precision: "float32".into(),
+            ..Default::default()
         }))
         .await;
         let primed = start.position + request.prime.chars().count() as u64;
@@ -297,6 +298,7 @@ fn generated(event: generate_response::Event) -> Result<GenerateResponse, Status
 #[tonic::async_trait]
 impl GenerationService for FakeServer {
     type GenerateStream = Events<GenerateResponse>;
+    type ScoreStreamStream = Events<ScoreStreamResponse>;
 
     async fn generate(
         &self,
@@ -369,7 +371,42 @@ impl GenerationService for FakeServer {
             bits_per_char: self.bits_per_char.unwrap_or(2.0),
             loss: 2.0 * std::f64::consts::LN_2,
             perplexity: 4.0,
+            ..Default::default()
         }))
+    }
+
+    async fn score_stream(
+        &self,
+        request: Request<Streaming<ScoreStreamRequest>>,
+    ) -> Result<Response<Self::ScoreStreamStream>, Status> {
+        let mut upload = request.into_inner();
+        let (sender, receiver) = mpsc::channel(4);
+        let fake = self.clone();
+        tokio::spawn(async move {
+            let mut text = Vec::new();
+            while let Ok(Some(message)) = upload.message().await {
+                if let Some(score_stream_request::Payload::TextChunk(chunk)) = message.payload {
+                    text.extend_from_slice(&chunk);
+                }
+                let so_far = ScoreStreamResponse {
+                    chars: text.len() as u64,
+                    ..Default::default()
+                };
+                let _ = sender.send(Ok(so_far)).await;
+            }
+            let text = String::from_utf8(text).unwrap();
+            let score = ScoreStreamResponse {
+                chars: text.chars().count() as u64 - 1,
+                bits_per_char: fake.bits_per_char.unwrap_or(2.0),
+                loss: 2.0 * std::f64::consts::LN_2,
+                perplexity: 4.0,
+                done: true,
+                ..Default::default()
+            };
+            fake.received.lock().unwrap().scored.push(text);
+            let _ = sender.send(Ok(score)).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 

@@ -11,6 +11,7 @@ use super::Engine;
 use crate::error::GenerateError;
 use crate::model_source::ModelSourceError;
 use crate::parameters_digest::ParametersHash;
+use crate::request::UnknownCharacters;
 
 /// Prompts of at most this many bytes are encoded on the calling task, which
 /// takes some microseconds: less than to hand the work to another thread.
@@ -65,7 +66,9 @@ impl Engine {
 /// A text as a model sees it.
 pub(super) struct EncodedText {
     pub(super) tokens: Vec<u32>,
-    /// Hash of the text and the sampling settings.
+    /// Characters that the model does not know, which were skipped or replaced.
+    pub(super) unknown_chars: u64,
+    /// Hash of the text as it was encoded, and of the sampling settings.
     pub(super) hash: ParametersHash,
 }
 
@@ -73,14 +76,24 @@ pub(super) struct EncodedText {
 pub(super) async fn encode(
     model: &Arc<LoadedModel>,
     text: String,
+    unknown: UnknownCharacters,
     settings: &SamplingSettings,
 ) -> Result<EncodedText, GenerateError> {
     let is_short = text.len() <= INLINE_PROMPT_BYTES;
     let (model, settings) = (Arc::clone(model), *settings);
     let encode = move || {
-        let tokens = model.vocabulary.encode(&text);
+        let vocabulary = &model.vocabulary;
+        let (text, unknown_chars) = match unknown {
+            UnknownCharacters::Reject => (text, 0),
+            UnknownCharacters::Skip => vocabulary.replace_unknown(&text, None),
+            UnknownCharacters::Replace => {
+                vocabulary.replace_unknown(&text, Some(model.replacement))
+            }
+        };
+        let tokens = vocabulary.encode(&text);
         Ok(EncodedText {
             tokens: tokens.map_err(GenerateError::UnknownCharacter)?,
+            unknown_chars,
             hash: ParametersHash::new(&text, &settings),
         })
     };

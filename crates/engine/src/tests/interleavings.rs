@@ -110,6 +110,7 @@ impl Call {
                 precision: identity.precision,
                 seed: 1,
                 position: 0,
+                unknown_chars: 0,
             },
             prompt_chars: PROMPT_CHARS,
             session: Some(ReaderSession {

@@ -78,25 +78,76 @@ async fn a_score_is_that_of_one_character_at_a_time() {
         nats -= log_probability(logits, pair[1]);
     }
     let other = engine.generate(call("abc", 1_000_000)).await.unwrap();
-    let scored = engine
-        .score(ScoreCall {
-            model: "m".to_owned(),
-            text: scored_text,
-            deadline: None,
-        })
-        .await
-        .unwrap();
+    let scored = score(&engine, &[&scored_text]).await.unwrap();
     drop(other);
     assert_eq!(scored.chars, tokens.len() as u64 - 1);
     assert_eq!(scored.loss, nats / (tokens.len() as f64 - 1.0));
-    let short = engine
-        .score(ScoreCall {
-            model: String::new(),
-            text: "a".to_owned(),
-            deadline: None,
-        })
-        .await;
+    let short = score(&engine, &["a"]).await;
     assert_eq!(short, Err(GenerateError::TextTooShort(1)));
+    let empty = score(&engine, &[]).await;
+    assert_eq!(empty, Err(GenerateError::TextTooShort(0)));
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_score_of_a_text_in_parts_is_that_of_the_text() {
+    let (engine, _) = start(config());
+    let text = "the abc of a long example\n".replace(|c| !ALPHABET.contains(c), "e");
+    let whole = score(&engine, &[&text]).await.unwrap();
+    for parts in [
+        vec![&text[..1], &text[1..]],
+        vec![&text[..7], "", &text[7..8], &text[8..]],
+    ] {
+        assert_eq!(score(&engine, &parts).await, Ok(whole));
+    }
+    let call = ScoreCall {
+        logprobs: true,
+        ..score_call()
+    };
+    let mut scorer = engine.score(call).await.unwrap();
+    let mut logprobs = scorer.push(text[..9].to_owned()).await.unwrap().logprobs;
+    assert_eq!(logprobs.len(), 8);
+    logprobs.extend(scorer.push(text[9..].to_owned()).await.unwrap().logprobs);
+    assert_eq!(logprobs.len() as u64, whole.chars);
+    let mean = logprobs.iter().map(|l| f64::from(*l)).sum::<f64>() / logprobs.len() as f64;
+    assert!((mean + whole.loss).abs() < 1e-6, "{mean} {}", whole.loss);
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn unknown_characters_are_rejected_skipped_or_replaced() {
+    let (engine, _) = start(config());
+    let rejected = score(&engine, &["abc", "abZ"]).await.unwrap_err();
+    assert!(
+        rejected.to_string().contains("'Z' (U+005A) at position 5"),
+        "{rejected}"
+    );
+    for (unknown, same, chars) in [
+        (UnknownCharacters::Skip, "abcab", 4),
+        (UnknownCharacters::Replace, "abecabe", 6),
+    ] {
+        let skipping = ScoreCall {
+            unknown,
+            ..score_call()
+        };
+        let mut scorer = engine.score(skipping).await.unwrap();
+        scorer.push("abZ".to_owned()).await.unwrap();
+        scorer.push("cabY".to_owned()).await.unwrap();
+        let scored = scorer.finish().unwrap();
+        assert_eq!((scored.unknown_chars, scored.chars), (2, chars));
+        assert_eq!(scored.loss, score(&engine, &[same]).await.unwrap().loss);
+        let prompt = GenerateCall {
+            unknown,
+            ..call("abZcabY", 50)
+        };
+        let got = whole(&engine, prompt.clone()).await;
+        assert_eq!(got.started.unknown_chars, 2);
+        let plain = GenerateCall {
+            prompt: same.to_owned(),
+            ..prompt
+        };
+        assert_eq!(got.text, whole(&engine, plain).await.text);
+    }
     engine.stop().await.unwrap();
 }
 

@@ -76,12 +76,7 @@ async fn prompts_that_wait_are_bounded_in_characters() {
     }
     let error = rejection(&engine, call("ab", 5)).await;
     assert!(matches!(error, GenerateError::Overloaded { .. }), "{error}");
-    let score = ScoreCall {
-        model: String::new(),
-        text: long.clone(),
-        deadline: None,
-    };
-    let error = engine.score(score.clone()).await.unwrap_err();
+    let error = score(&engine, &[&long]).await.unwrap_err();
     assert!(matches!(error, GenerateError::Overloaded { .. }), "{error}");
     // A call frees its share once its prompt is fed.
     drop(queued.pop());
@@ -90,7 +85,7 @@ async fn prompts_that_wait_are_bounded_in_characters() {
     for stream in queued.into_iter().chain([short]) {
         read(stream).await.unwrap();
     }
-    engine.score(score).await.unwrap();
+    score(&engine, &[&long]).await.unwrap();
     engine.stop().await.unwrap();
 }
 

@@ -177,6 +177,7 @@ fn model(id: ModelId, seed: u64, hidden_size: usize) -> LoadedModel {
     LoadedModel {
         digest: [seed as u8; 32],
         id,
+        replacement: 'e',
         vocabulary,
         check: check(&weights).unwrap(),
         weights,
@@ -215,11 +216,30 @@ fn key(name: &str) -> SessionKey {
     SessionKey::new(Owner::admin(), id(name))
 }
 
+fn score_call() -> ScoreCall {
+    ScoreCall {
+        model: "m".to_owned(),
+        unknown: UnknownCharacters::Reject,
+        logprobs: false,
+        deadline: None,
+    }
+}
+
+/// Scores a text in parts.
+async fn score(engine: &Engine, parts: &[&str]) -> Result<Scored, GenerateError> {
+    let mut scorer = engine.score(score_call()).await?;
+    for part in parts {
+        scorer.push((*part).to_owned()).await?;
+    }
+    scorer.finish()
+}
+
 /// A seeded call without a session.
 fn call(prompt: &str, max_chars: u64) -> GenerateCall {
     GenerateCall {
         model: String::new(),
         prompt: prompt.to_owned(),
+        unknown: UnknownCharacters::Reject,
         max_chars,
         session: SessionSource::None,
         snapshot_for: None,

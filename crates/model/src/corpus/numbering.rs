@@ -14,6 +14,8 @@ pub(super) struct Numbering {
     others: HashMap<char, u16>,
     /// Each character with the position of its first occurrence.
     characters: Vec<(char, usize)>,
+    /// How often each character occurs, in the order of `characters`.
+    counts: Vec<u64>,
 }
 
 impl Numbering {
@@ -23,10 +25,12 @@ impl Numbering {
             ascii: [None; 128],
             others: HashMap::new(),
             characters: Vec::new(),
+            counts: Vec::new(),
         }
     }
 
-    /// Returns the provisional id of a character that occurs at `position`.
+    /// Counts an occurrence of a character at `position`, and returns its
+    /// provisional id.
     ///
     /// # Errors
     /// There are more distinct characters than ids.
@@ -41,10 +45,12 @@ impl Numbering {
             self.others.get(&character).copied()
         };
         if let Some(id) = known {
+            self.counts[usize::from(id)] += 1;
             return Ok(id);
         }
         let id = u16::try_from(self.characters.len()).map_err(|_| CorpusError::TooManyDistinct)?;
         self.characters.push((character, position));
+        self.counts.push(1);
         if character.is_ascii() {
             self.ascii[character as usize] = Some(id);
         } else {
@@ -57,6 +63,14 @@ impl Numbering {
     /// the position of its first occurrence.
     pub(super) fn characters(&self) -> &[(char, usize)] {
         &self.characters
+    }
+
+    /// Returns the character that occurs most often; the first one, if there
+    /// are several. `None` if there are no characters.
+    pub(super) fn most_frequent(&self) -> Option<char> {
+        let counted = self.characters.iter().zip(&self.counts).rev();
+        let most_frequent = counted.max_by_key(|(_, count)| **count);
+        most_frequent.map(|((character, _), _)| *character)
     }
 
     /// Returns the vocabulary: the characters sorted by code point.

@@ -46,6 +46,13 @@ fn token_ids_are_those_of_the_sorted_vocabulary() {
 }
 
 #[test]
+fn the_most_frequent_character_is_counted_without_skipped_ones() {
+    let corpus = read(&["ééé".as_bytes(), b"bab", "aé".as_bytes()], 3).unwrap();
+    // As often as `a`, and before it.
+    assert_eq!(corpus.most_frequent(), Some('b'));
+}
+
+#[test]
 fn skipped_characters_are_counted_and_not_in_the_vocabulary() {
     let corpus = read(&["ééab".as_bytes()], 2).unwrap();
     assert_eq!(corpus.vocabulary.characters(), ['a', 'b']);

@@ -27,6 +27,7 @@ fn model() -> ModelFile {
             steps: 1200,
             corpus_chars: 5000,
             corpus_sha256: "ab".repeat(32),
+            most_frequent: Some('é'),
             training_id: "t-1".to_owned(),
             train_loss: Some(1.75),
             validation_loss: None,

@@ -112,6 +112,7 @@ impl Run<'_> {
                 steps,
                 corpus_chars: metadata.corpus_chars as u64,
                 corpus_sha256: metadata.corpus_sha256.clone(),
+                most_frequent: metadata.most_frequent,
                 training_id: metadata.id.clone(),
                 train_loss,
                 validation_loss,

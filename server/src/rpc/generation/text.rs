@@ -29,6 +29,7 @@ pub(super) fn stream_request(
         precision,
         session_snapshot,
         return_session,
+        unknown,
     } = request;
     if let Some(chars) = max_chars.filter(|&chars| chars > MAX_WHOLE_CHARS) {
         let message =
@@ -47,6 +48,7 @@ pub(super) fn stream_request(
         precision,
         session_snapshot,
         return_session,
+        unknown,
     })
 }
 

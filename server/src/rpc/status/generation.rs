@@ -1,5 +1,7 @@
 //! How the errors of the generation engine become statuses.
 
+use std::time::Duration;
+
 use charlstm_engine::{GenerateError, ModelSourceError};
 use charlstm_model::sampler::SamplingError;
 use charlstm_store::session::SealError;
@@ -18,6 +20,15 @@ pub(in crate::rpc) fn bad_precision(name: &str) -> Status {
     invalid(
         "precision",
         format!("must be float32 or int8, not {name:?}"),
+    )
+}
+
+/// Returns the status of a scoring stream whose client did nothing for too long.
+pub(in crate::rpc) fn score_stalled(limit: Duration) -> Status {
+    refused(
+        Code::ResourceExhausted,
+        "STREAM_STALLED",
+        format!("the client neither sent text nor read scores for {limit:?}"),
     )
 }
 

@@ -17,7 +17,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(super) use self::repository::model_in_use;
 pub(crate) use self::repository::repository;
 use excerpt::shorten;
-pub(super) use generation::{bad_precision, bad_sampling, generate_error, invalid_snapshot};
+pub(super) use generation::{
+    bad_precision, bad_sampling, generate_error, invalid_snapshot, score_stalled,
+};
 pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
 };

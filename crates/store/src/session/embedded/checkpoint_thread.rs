@@ -21,6 +21,9 @@ pub(super) struct CheckpointThread {
     is_view: bool,
     /// When to try again what has failed.
     retry_at: Option<Instant>,
+    /// No new log could be created, which has been logged. It is tried every
+    /// second, and a full disk can last for days.
+    cannot_prepare: bool,
 }
 
 /// What there is to do.
@@ -41,6 +44,7 @@ impl CheckpointThread {
             spare: None,
             is_view,
             retry_at: None,
+            cannot_prepare: false,
         };
         std::thread::Builder::new()
             .name("session-checkpoint".to_owned())
@@ -128,7 +132,6 @@ impl CheckpointThread {
             return self.reopen();
         };
         if let Err(error) = database.apply(&batch, number) {
-            tracing::error!(%error, "the session database cannot be written; changes stay in the log");
             self.report(&error);
             drop(database);
             self.reopen();
@@ -139,7 +142,9 @@ impl CheckpointThread {
         self.shared.damaged.fetch_add(damaged, Ordering::Relaxed);
         self.shared.applied_log.store(number, Ordering::Relaxed);
         self.shared.pending().forget_oldest();
-        self.shared.health().database = None;
+        if self.shared.health().database.take().is_some() {
+            tracing::info!("the session database can be written again");
+        }
         self.remove_logs(number);
         self.shared.poke();
     }
@@ -172,19 +177,28 @@ impl CheckpointThread {
         let spare = self.spare.take();
         match LogWriter::create(&*self.shared.disk, number, space, spare.as_deref()) {
             Ok(log) => {
+                if std::mem::take(&mut self.cannot_prepare) {
+                    tracing::info!("new session logs can be created again");
+                }
                 self.shared.checkpoints().prepared = Some(log);
                 self.shared.poke();
             }
             Err(error) => {
-                tracing::warn!(%error, "no new session log can be created");
+                if !std::mem::replace(&mut self.cannot_prepare, true) {
+                    tracing::warn!(%error, "no new session log can be created; trying again");
+                }
                 self.retry_later();
             }
         }
     }
 
+    /// Records that the database cannot be written, and logs it once.
     fn report(&self, error: &DatabaseError) {
         let cause = format!("the session database cannot be written: {error}");
-        self.shared.health().database = Some(cause.into());
+        let before = self.shared.health().database.replace(cause.into());
+        if before.is_none() {
+            tracing::error!(%error, "the session database cannot be written; changes stay in the log");
+        }
     }
 
     /// Opens the database again after an error. If that needs writes that fail

@@ -1,0 +1,180 @@
+//! Scores a text of any length part by part. Only one part at a time is in
+//! memory.
+
+use std::sync::Arc;
+
+use charlstm_model::decode_step::HiddenState;
+use charlstm_model::sampler::SamplingSettings;
+use charlstm_repository::LoadedModel;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::model_ref::encode;
+use super::{Engine, admit, overloaded};
+use crate::admission::Permit;
+use crate::error::GenerateError;
+use crate::inbox::Command;
+use crate::request::{ScoreCall, Scored};
+use crate::score::{ScoreJob, ScorePart, ScorePosition, ScoreShares};
+
+/// A text that is scored part by part: the score is that of the parts joined.
+/// Holds one of the engine's scoring slots until it is dropped.
+pub struct TextScorer {
+    engine: Engine,
+    call: ScoreCall,
+    model: Arc<LoadedModel>,
+    position: ScorePosition,
+    /// Characters of all parts, including unknown ones.
+    chars: u64,
+    /// Characters that were fed or are about to be.
+    known_chars: u64,
+    unknown_chars: u64,
+    _permit: Permit,
+}
+
+/// The score of a part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartScore {
+    /// The score of the text so far.
+    pub so_far: Scored,
+    /// Natural logarithm of the probability of each predicted character of the
+    /// part, if requested.
+    pub logprobs: Vec<f32>,
+}
+
+impl Engine {
+    /// Starts to score a text, next to the texts that are generated.
+    ///
+    /// # Errors
+    /// `Model`, `Overloaded`, `Stopping`, `Internal`.
+    pub async fn score(&self, call: ScoreCall) -> Result<TextScorer, GenerateError> {
+        self.check_running()?;
+        let permit = admit(&self.shared.scores)?;
+        let model = self.load_reference(&call.model).await?;
+        let position = ScorePosition {
+            state: HiddenState::zeros(model.weights.architecture()),
+            last: None,
+            nats: 0.0,
+        };
+        Ok(TextScorer {
+            engine: self.clone(),
+            call,
+            model,
+            position,
+            chars: 0,
+            known_chars: 0,
+            unknown_chars: 0,
+            _permit: permit,
+        })
+    }
+}
+
+impl TextScorer {
+    /// Scores the next part of the text. If the future is dropped, or fails,
+    /// the scorer must not be used again.
+    ///
+    /// # Errors
+    /// `UnknownCharacter`, `TextTooLong`, `Overloaded`, `Deadline`, `Stopping`,
+    /// `Internal`.
+    pub async fn push(&mut self, text: String) -> Result<PartScore, GenerateError> {
+        let chars = text.chars().count();
+        let text_permit = self.reserve(chars).await?;
+        let settings = SamplingSettings::default();
+        let encoded = encode(&self.model, text, self.call.unknown, &settings).await;
+        let encoded = encoded.map_err(|error| self.in_whole_text(error))?;
+        self.chars += chars as u64;
+        self.known_chars += encoded.tokens.len() as u64;
+        self.unknown_chars += encoded.unknown_chars;
+        let mut tokens = encoded.tokens;
+        if let Some(last) = self.position.last {
+            tokens.insert(0, last);
+        }
+        let logprobs = self.predict(tokens, text_permit).await?;
+        Ok(PartScore {
+            so_far: self.score(),
+            logprobs,
+        })
+    }
+
+    /// Returns the score of the whole text, once all parts are scored.
+    ///
+    /// # Errors
+    /// `TextTooShort`.
+    pub fn finish(self) -> Result<Scored, GenerateError> {
+        if self.known_chars < 2 {
+            let known = usize::try_from(self.known_chars).unwrap_or(usize::MAX);
+            return Err(GenerateError::TextTooShort(known));
+        }
+        Ok(self.score())
+    }
+
+    fn score(&self) -> Scored {
+        let chars = self.known_chars.saturating_sub(1);
+        Scored {
+            chars,
+            loss: if chars == 0 {
+                0.0
+            } else {
+                self.position.nats / chars as f64
+            },
+            unknown_chars: self.unknown_chars,
+        }
+    }
+
+    /// Predicts all characters of `tokens` but the first.
+    async fn predict(
+        &mut self,
+        tokens: Vec<u32>,
+        text_permit: OwnedSemaphorePermit,
+    ) -> Result<Vec<f32>, GenerateError> {
+        let worker = self.engine.least_loaded();
+        let shares = ScoreShares {
+            _load: worker.load.add(tokens.len()),
+            _text_permit: text_permit,
+        };
+        let part = ScorePart {
+            model: Arc::clone(&self.model),
+            position: self.position.clone(),
+            logprobs: self.call.logprobs,
+            deadline: self.call.deadline,
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = ScoreJob::new(part, tokens, reply, shares);
+        worker
+            .inbox
+            .put(Command::Score(Box::new(job)))
+            .map_err(|_| GenerateError::Stopping)?;
+        let scored = answer
+            .await
+            .unwrap_or_else(|_| Err(GenerateError::Internal("a worker failed".to_owned())))?;
+        self.position = scored.position;
+        Ok(scored.logprobs)
+    }
+
+    /// Reserves a share of the budget of queued characters. The first part is
+    /// rejected if there is none; the others wait, since the text has begun.
+    async fn reserve(&self, chars: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+        let config = &self.engine.shared.config;
+        let max = config.max_queued_chars.max(config.max_prompt_chars);
+        if chars > max {
+            return Err(GenerateError::TextTooLong { chars, max });
+        }
+        if self.chars == 0 {
+            return self.engine.reserve_chars(chars);
+        }
+        let count = u32::try_from(chars).map_err(|_| overloaded())?;
+        Arc::clone(&self.engine.shared.queued_chars)
+            .acquire_many_owned(count)
+            .await
+            .map_err(|_| overloaded())
+    }
+
+    /// Converts the position of an unknown character to that in the text.
+    fn in_whole_text(&self, error: GenerateError) -> GenerateError {
+        let GenerateError::UnknownCharacter(mut unknown) = error else {
+            return error;
+        };
+        let before = usize::try_from(self.chars).unwrap_or(usize::MAX);
+        unknown.position = unknown.position.saturating_add(before);
+        GenerateError::UnknownCharacter(unknown)
+    }
+}
