@@ -7,7 +7,9 @@
 mod bad_disk;
 mod bad_input;
 mod broken_connection;
+mod browser;
 mod dependencies;
+mod http;
 mod inference_only;
 mod interruption;
 mod json;

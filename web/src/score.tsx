@@ -3,6 +3,7 @@
 
 import { useState } from "preact/hooks";
 
+import { UnknownCharacters } from "./gen/charlstm/v1/generation_pb";
 import type { Model } from "./gen/charlstm/v1/model_pb";
 import { generation, message } from "./rpc";
 
@@ -19,6 +20,7 @@ interface Result {
   bits: number[];
   bitsPerChar: number;
   perplexity: number;
+  unknownChars: number;
 }
 
 export function Score({ models }: { models: Model[] }) {
@@ -34,12 +36,19 @@ export function Score({ models }: { models: Model[] }) {
     setError("");
     setBusy(true);
     try {
-      const scored = await generation.score({ model, text, logprobs: true });
+      const scored = await generation.score({
+        model,
+        text,
+        logprobs: true,
+        // Keeps one value for each character.
+        unknown: UnknownCharacters.REPLACE,
+      });
       setResult({
         text: [...text],
         bits: scored.logprobs.map((value) => -value / Math.LN2),
         bitsPerChar: scored.bitsPerChar,
         perplexity: scored.perplexity,
+        unknownChars: Number(scored.unknownChars),
       });
     } catch (reason) {
       setResult(undefined);
@@ -84,12 +93,14 @@ export function Score({ models }: { models: Model[] }) {
 }
 
 function Scored({ result }: { result: Result }) {
-  const { text, bits, bitsPerChar, perplexity } = result;
+  const { text, bits, bitsPerChar, perplexity, unknownChars } = result;
   return (
     <article class="card" aria-label="Scored text">
       <p role="status">
         {bitsPerChar.toFixed(3)} bits per character; on average, the model hesitates between{" "}
         {perplexity.toFixed(1)} characters.
+        {unknownChars > 0 &&
+          ` ${unknownChars} characters that the model does not know count as its most frequent one.`}
       </p>
       <div class="paper scored" tabIndex={0} role="region" aria-label="Text, shaded by surprise">
         {text.map((character, index) => {

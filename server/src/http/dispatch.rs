@@ -65,12 +65,11 @@ impl Dispatch {
     fn admit(&self, request: &Parts) -> Result<Protocol, ApiError> {
         let checked = self.policy.check(request);
         checked.map_err(|rejection| ApiError::forbidden(&rejection))?;
-        let protocol = protocol(&request.headers);
-        // Without a method there is no body to interpret.
-        if matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        // No other method changes anything.
+        if request.method != Method::POST {
             return Ok(Protocol::Http);
         }
-        match protocol {
+        match protocol(&request.headers) {
             Some(Protocol::Grpc) => Err(ApiError::unsupported_media_type(
                 "gRPC requires HTTP/2; over HTTP/1.1 use application/grpc-web+proto",
             )),

@@ -63,6 +63,10 @@ pub(crate) struct HttpParts {
 pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
     let policy = Arc::new(parts.policy);
     let cors = cors(&policy);
+    let with_cors = |routes: Router| match &cors {
+        Some(cors) => routes.layer(cors.clone()),
+        None => routes,
+    };
     let api = api(parts.state, parts.auth, parts.in_flight);
     let shutdown = parts.shutdown;
     let web = Router::new()
@@ -71,6 +75,7 @@ pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
         .route_service("/openapi.json", api.clone())
         .route_service("/v1/{*rest}", api)
         .merge(page::routes())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::unknown_path());
     let grpc_web = tonic_web::GrpcWebLayer::new().layer(
         grpc.clone()
@@ -79,8 +84,8 @@ pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
     let grpc_web = Router::new().fallback_service(grpc_web);
     let dispatch = Dispatch {
         grpc,
-        grpc_web: grpc_web.layer(cors.clone()),
-        web: web.layer(cors),
+        grpc_web: with_cors(grpc_web),
+        web: with_cors(web),
         policy,
     };
     Router::new().fallback_service(dispatch)
@@ -119,11 +124,17 @@ fn as_http(response: Response<Body>) -> Response<HttpBody> {
     }
 }
 
-/// Allows pages of the origins of `--cors-origin` to read responses.
-fn cors(policy: &OriginPolicy) -> CorsLayer {
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::list(policy.foreign_origins()))
+/// Lets pages of the origins of `--cors-origin` read responses; `None` if there
+/// is none.
+fn cors(policy: &OriginPolicy) -> Option<CorsLayer> {
+    let origins = policy.foreign_origins();
+    if origins.is_empty() {
+        return None;
+    }
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static))
+        .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static));
+    Some(layer)
 }

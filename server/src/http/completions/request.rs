@@ -106,6 +106,7 @@ pub(crate) struct CompletionRequest {
     pub(super) echo: Option<bool>,
     /// Accepted, and not used.
     #[serde(default)]
+    #[expect(dead_code, reason = "accepted for compatibility")]
     pub(super) user: Option<String>,
     /// Keeps only the k most probable characters; 0 keeps all. Default 0.
     /// (Extension)
@@ -260,8 +261,8 @@ impl CompletionRequest {
         let total = u64::from(max_chars) * count as u64;
         if !self.streams() && total > MAX_WHOLE_CHARS {
             let message = format!(
-                "must be at most {} for {count} texts that are not streamed, not {max_chars}",
-                MAX_WHOLE_CHARS / count as u64
+                "must be at most {MAX_WHOLE_CHARS}, divided by the number of texts ({count}), \
+                 without stream; not {max_chars}"
             );
             return Err(ApiError::invalid("max_tokens", message));
         }
