@@ -59,13 +59,15 @@ export class Conversation {
   parts: Part[] = [];
   settings: Settings;
   position = 0n;
-  /** The model version of the session, once it has one. */
+  /** What happens, for people. */
   status = "";
   error = "";
   private call?: Call;
   private abort?: AbortController;
   private listeners = new Set<() => void>();
   private isPainting = false;
+  /** Whether the last part is what an unfinished call has written so far. */
+  private isPartial = false;
 
   constructor(
     settings: Settings,
@@ -193,6 +195,8 @@ export class Conversation {
       }
     } catch (error) {
       if (abort.signal.aborted) {
+        this.status = "Stopping …";
+        this.changed();
         await this.settle(base);
       } else {
         this.error = message(error);
@@ -205,9 +209,6 @@ export class Conversation {
     this.save();
     this.changed();
   }
-
-  /** Whether the last part is what an unfinished call has written so far. */
-  private isPartial = false;
 
   private async attempt(base: Part[], signal: AbortSignal): Promise<void> {
     let text = "";
@@ -243,13 +244,13 @@ export class Conversation {
     }
   }
 
-  private request(): GenerateRequest {
-    const call = this.call;
+  private request(maxChars?: number): GenerateRequest {
+    const { call } = this;
     if (!call) throw new Error("no call");
     return create(GenerateRequestSchema, {
       model: call.model,
       prime: call.prime,
-      maxChars: call.maxChars,
+      maxChars: maxChars ?? call.maxChars,
       sessionId: this.id,
       expectedPosition: BigInt(call.position),
       precision: call.precision,
@@ -271,27 +272,32 @@ export class Conversation {
     this.save();
   }
 
-  /** After a stop: shows the text as far as the session has it. */
+  /** After a stop: makes the session and the page show the same text. */
   private async settle(base: Part[]): Promise<void> {
-    this.status = "Stopped.";
+    const { call } = this;
     this.isPartial = false;
-    const call = this.call;
-    this.call = undefined;
+    if (!call) return;
     try {
       const session = await this.idleSession();
-      const written = this.parts.slice(base.length).map((part) => part.text).join("");
+      const written = [...this.parts.slice(base.length).map((part) => part.text).join("")];
       const ahead = Number(this.position - session.position);
       if (ahead > 0) {
-        // The session is at what was sent; never further than what is shown.
-        const kept = [...written].slice(0, -ahead).join("");
+        const kept = written.slice(0, -ahead).join("");
         this.parts = kept ? [...base, { from: "model", text: kept }] : base;
+        this.position = session.position;
+      } else if (ahead < 0) {
+        // The server has sent more than the page has read. The repeat of the
+        // call ends where the page is.
+        for await (const { event } of generation.generate(this.request(written.length))) {
+          if (event.case === "finished") this.position = event.value.position;
+        }
       }
-      this.position = session.position;
+      this.call = undefined;
     } catch {
       // A call that was stopped before its first character did not happen.
-      if (call) this.position = BigInt(call.position);
-      this.parts = base.slice(0, call?.prime ? -1 : undefined);
+      this.undo(base);
     }
+    this.status = "Stopped.";
   }
 
   private async idleSession(): Promise<{ position: bigint }> {

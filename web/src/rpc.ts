@@ -49,10 +49,9 @@ export const trainings = createClient(TrainingService, transport);
 
 /** Returns the text of an error, for people. */
 export function message(error: unknown): string {
-  const { code, rawMessage } = ConnectError.from(error);
-  return isConnectionLoss(error) && code === Code.Unknown
+  return isConnectionLoss(error)
     ? "The server cannot be reached."
-    : rawMessage;
+    : ConnectError.from(error).rawMessage;
 }
 
 /**
