@@ -44,15 +44,19 @@ wrong, where, and what would be valid. Details are in the trailer
 | all others | `google.rpc.ErrorInfo` | a `reason` in UPPER_SNAKE_CASE; the `domain` is `charlstm.v1` |
 | `RESOURCE_EXHAUSTED`, if a limit is reached | also `google.rpc.RetryInfo` | when to retry |
 
-If the server was started with `--auth-token-file`, a call without a valid token
-fails with `UNAUTHENTICATED`. Send the token as request metadata:
-`authorization: Bearer TOKEN`.
+If the server was started with `--principals` or `--auth-token-file`, a call
+without a valid token fails with `UNAUTHENTICATED`. Send the token as request
+metadata: `authorization: Bearer TOKEN`. With mutual TLS, the client's certificate
+may take its place. A call that the roles of the principal do not allow fails with
+`PERMISSION_DENIED`, reason `ROLE_REQUIRED`, and names the role. A call beyond a
+quota fails with `RESOURCE_EXHAUSTED`, reason `QUOTA`, with
+`google.rpc.QuotaFailure` and `google.rpc.RetryInfo`.
 
 ## Health and reflection
 
 The server also implements `grpc.health.v1.Health`, for the server as a whole
-(the empty name) and for each service by name, and server reflection
-(`grpc.reflection.v1` and `v1alpha`). These need no token.
+(the empty name) and for each service by name, which needs no token, and server
+reflection (`grpc.reflection.v1` and `v1alpha`), which needs any valid token.
 """
 
 

@@ -11,7 +11,7 @@ use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::train_request::Payload;
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
 use charlstm_proto::v1::{GenerateRequest, StartTrainingRequest, TrainRequest, TrainingSpec};
-use charlstm_repository::Repository;
+use charlstm_repository::{Publisher, Repository};
 use tonic::Code;
 
 use crate::support::server::{Server, command_of};
@@ -63,7 +63,9 @@ async fn a_server_without_libtorch_generates_and_rejects_trainings_with_a_reason
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let repository = Repository::open(&data).unwrap();
-    repository.publish("small", &model()).unwrap();
+    repository
+        .publish(&Publisher::admin(), "small", &model())
+        .unwrap();
     drop(repository);
     let server = Server::launch(folder, command_of(&program, &data, &[]));
     let libraries = std::fs::read_to_string(format!("/proc/{}/maps", server.id())).unwrap();

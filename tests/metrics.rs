@@ -1,43 +1,9 @@
 //! The metrics of a running server, and their documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 
+use crate::support::metrics_page::{get, metrics_address, value};
 use crate::support::{Server, ask, ask_ok, train_small};
-
-/// Sends an HTTP request as Prometheus does; returns the head and the body of
-/// the response.
-fn get(address: &str, path: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
-}
-
-/// The address of the metrics in the log of the server.
-fn metrics_address(server: &Server) -> String {
-    let log = server.log();
-    let line = log
-        .lines()
-        .find(|line| line.contains("serving metrics"))
-        .unwrap();
-    let (_, rest) = line.split_once("address=").unwrap();
-    rest.split_whitespace().next().unwrap().to_owned()
-}
-
-/// The value of the sample `name`, which includes the labels.
-fn value(page: &str, name: &str) -> f64 {
-    page.lines()
-        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        .unwrap_or_else(|| panic!("{name} is not in\n{page}"))
-}
 
 /// Starts a server, trains a model, generates 40 characters in a session, and
 /// makes a call that fails; returns the metrics page.

@@ -8,7 +8,7 @@ use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::Repository;
+use charlstm_repository::{Publisher, Repository};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -128,7 +128,9 @@ fn a_large_model_is_exported_and_imported_with_little_memory() {
         vocabulary,
         metadata: ModelMetadata::default(),
     };
-    repository.publish("large", &model).unwrap();
+    repository
+        .publish(&Publisher::admin(), "large", &model)
+        .unwrap();
     drop(repository);
     let server = Server::start_in(folder, &[]);
 

@@ -11,7 +11,7 @@ use charlstm_proto::v1::{
     DeleteModelRequest, ExportModelRequest, FinishReason, GetModelRequest, ImportModelHeader,
     ImportModelRequest, ListModelsRequest, Model, ModelFormat,
 };
-use charlstm_repository::Repository;
+use charlstm_repository::{Publisher, Repository};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -51,7 +51,9 @@ async fn server() -> (Server, Client) {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(&folder.path().join("data")).unwrap();
     for name in ["a", "a", "b"] {
-        repository.publish(name, &model()).unwrap();
+        repository
+            .publish(&Publisher::admin(), name, &model())
+            .unwrap();
     }
     drop(repository);
     let server = Server::start_in(folder, &[]);

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
 
+use crate::support::files::write_secret;
 use crate::support::wire::assert_status;
 use crate::support::{CommandOutput, Server, ask, train_small};
 
@@ -58,7 +59,7 @@ impl TestCerts {
             ("token", format!("{TOKEN}\n")),
             ("wrong-token", "a-guess\n".to_owned()),
         ] {
-            fs::write(folder.path().join(name), content).unwrap();
+            write_secret(&folder.path().join(name), &content);
         }
         Self { folder }
     }

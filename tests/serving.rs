@@ -191,7 +191,7 @@ fn a_file_that_is_not_a_certificate_is_an_error_at_the_start() {
 
 #[test]
 fn a_server_that_is_open_to_a_network_warns_about_missing_tls_and_tokens() {
-    let server = Server::start(&["--listen", "0.0.0.0:0"]);
+    let server = Server::start(&["--listen", "0.0.0.0:0", "--insecure"]);
     let log = server.log();
     assert!(log.contains("no TLS"), "{log}");
     assert!(log.contains("no access control"), "{log}");

@@ -5,6 +5,7 @@
 //! environment variable, the variable over the file of `--config`, and the
 //! file over the default.
 
+mod error;
 mod file;
 mod http;
 mod value;
@@ -15,15 +16,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::Resettable;
-use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use thiserror::Error;
 
+pub use self::error::ConfigError;
+use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
     Checked, address, boolean, byte_size, count, device, durability, duration, log_format, path,
-    threads,
+    principal_name, role, threads,
 };
+use crate::access::{AccessFiles, is_exposed};
+use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::device::DeviceChoice;
 use charlstm_store::session::Durability;
@@ -63,6 +66,22 @@ pub enum Task {
     Backup {
         /// The folder to create.
         folder: PathBuf,
+    },
+    /// Print a new access token, and the entry of the file of --principals that
+    /// it belongs to; the token is not stored and not shown again
+    Token {
+        /// Name of the principal: printable ASCII characters without spaces
+        #[arg(long, value_parser = Checked(principal_name))]
+        name: String,
+        /// What it may do: generate, train or admin; may be given several times
+        #[arg(
+            long = "role",
+            required = true,
+            num_args = 1..,
+            value_name = "ROLE",
+            value_parser = Checked(role)
+        )]
+        roles: Vec<Role>,
     },
 }
 
@@ -250,6 +269,17 @@ pub struct Config {
     )]
     pub max_queue: usize,
 
+    // Some hundred kilobytes each if it is used, and one open file.
+    /// Maximum number of open connections; further ones are closed immediately
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value = "4096",
+        value_parser = Checked(count::<1, 1_000_000>)
+    )]
+    pub max_connections: usize,
+
     // Enough to look at earlier trainings, and as many as a person reads in a
     // list.
     /// Maximum number of finished trainings that are kept; beyond it, the
@@ -316,14 +346,35 @@ pub struct Config {
     #[arg(long, env = "CHARLSTM_TLS_CLIENT_CA", value_name = "FILE", value_parser = Checked(path))]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// File of access tokens, one per line; each call must send one of them as
-    /// `authorization: Bearer TOKEN`
+    /// TOML file of the principals that may call, with their tokens, roles and
+    /// quotas; each call must send a token as `authorization: Bearer TOKEN`, or
+    /// come with a certificate of a principal. `charlstm-server token` makes
+    /// entries
+    #[arg(long, env = "CHARLSTM_PRINCIPALS", value_name = "FILE", value_parser = Checked(path))]
+    pub principals: Option<PathBuf>,
+
+    /// File of access tokens of administrators, one per line
     #[arg(long, env = "CHARLSTM_AUTH_TOKEN_FILE", value_name = "FILE", value_parser = Checked(path))]
     pub auth_token_file: Option<PathBuf>,
 
     /// HTTP on the same port.
     #[command(flatten)]
     pub http: HttpConfig,
+
+    /// Allow --listen on an address that other machines can reach without TLS,
+    /// or without principals, tokens and client certificates
+    #[arg(
+        long,
+        env = "CHARLSTM_INSECURE",
+        value_name = "true|false",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = Checked(boolean)
+    )]
+    pub insecure: bool,
 
     /// Format of the log: lines for people, or one JSON object per line
     #[arg(
@@ -346,45 +397,6 @@ pub struct Config {
     /// Whether the log may be coloured: the variable `NO_COLOR` is not set.
     #[arg(skip)]
     pub log_colours: bool,
-}
-
-/// The settings are invalid.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The command line is invalid, or asks for help.
-    #[error(transparent)]
-    Usage(#[from] clap::Error),
-    /// A value is invalid.
-    #[error("invalid value {value:?} for {source_name}: {requirement}")]
-    Value {
-        /// Where the value was found: a flag, a variable, or a key of a file.
-        source_name: String,
-        /// The value.
-        value: String,
-        /// What would be right.
-        requirement: String,
-    },
-    /// The file of `--config` cannot be read, or is not valid TOML.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The file of `--config` has a key that is not a setting.
-    #[error("{}: unknown setting {key:?}{}", path.display(), suggestion(nearest.as_deref()))]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// The setting that was probably meant.
-        nearest: Option<String>,
-    },
-    /// Settings contradict each other.
-    #[error("{0}")]
-    Conflict(&'static str),
 }
 
 impl Config {
@@ -431,21 +443,59 @@ impl Config {
             config = parse(command, Some(&path))?;
         }
         config.check_tls()?;
+        if config.task.is_none() {
+            config.check_exposure()?;
+        }
         Ok(config)
     }
 
     fn check_tls(&self) -> Result<(), ConfigError> {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return Err(ConfigError::Conflict(
-                "--tls-cert and --tls-key must be set together",
+                "--tls-cert and --tls-key must be set together".into(),
             ));
         }
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             return Err(ConfigError::Conflict(
-                "--tls-client-ca requires --tls-cert and --tls-key",
+                "--tls-client-ca requires --tls-cert and --tls-key".into(),
             ));
         }
         Ok(())
+    }
+
+    /// Rejects an address that other machines can reach if they could read the
+    /// traffic or call without credentials.
+    fn check_exposure(&self) -> Result<(), ConfigError> {
+        if self.insecure || !is_exposed(self.listen) {
+            return Ok(());
+        }
+        let missing = if self.tls().is_none() {
+            "TLS is missing: set --tls-cert and --tls-key"
+        } else if !self.has_access_control() {
+            "anybody could call: set --principals, --auth-token-file or --tls-client-ca"
+        } else {
+            return Ok(());
+        };
+        let message = format!(
+            "--listen {} can be reached from other machines, and {missing}; or use a loopback \
+             address such as 127.0.0.1:50051; --insecure allows it anyway",
+            self.listen
+        );
+        Err(ConfigError::Conflict(message.into()))
+    }
+
+    /// Whether callers need credentials.
+    pub fn has_access_control(&self) -> bool {
+        self.principals.is_some() || self.auth_token_file.is_some() || self.tls_client_ca.is_some()
+    }
+
+    /// Returns the files that say who may call.
+    pub fn access_files(&self) -> AccessFiles {
+        AccessFiles {
+            principals: self.principals.clone(),
+            tokens: self.auth_token_file.clone(),
+            has_client_certificates: self.tls_client_ca.is_some(),
+        }
     }
 
     /// Returns the files of TLS, if TLS is configured.
@@ -464,36 +514,6 @@ pub fn command() -> Command {
         // The values of variables do not belong into a manual page. A negative
         // number is a wrong value and not an unknown flag `-1`.
         arg.hide_env_values(true).allow_negative_numbers(true)
-    })
-}
-
-/// Turns an error of a value into one that says where the value was found.
-/// `file` is the file whose values are being read, if any: only they can be
-/// wrong then.
-fn explain(error: clap::Error, file: Option<&Path>) -> ConfigError {
-    let context = |kind| error.get(kind).map(ToString::to_string);
-    let (Some(source_name), Some(value), Some(requirement)) = (
-        context(ContextKind::InvalidArg),
-        context(ContextKind::InvalidValue),
-        context(ContextKind::Custom),
-    ) else {
-        return error.into();
-    };
-    debug_assert_eq!(error.kind(), ErrorKind::ValueValidation);
-    ConfigError::Value {
-        source_name: match file {
-            Some(path) => format!("{source_name} in {}", path.display()),
-            None => source_name,
-        },
-        value,
-        requirement,
-    }
-}
-
-/// Returns the end of the message about an unknown key.
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or(String::new(), |nearest| {
-        format!("; did you mean {nearest:?}?")
     })
 }
 

@@ -3,11 +3,13 @@
 //! contains the settings, the services and the wiring; see ARCHITECTURE.md for
 //! the crates below it.
 
+pub mod access;
 pub mod backup;
 pub mod config;
 mod data_folder;
 mod devices;
 mod http;
+mod listener;
 pub mod metrics;
 pub mod rpc;
 pub mod serve;

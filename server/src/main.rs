@@ -2,10 +2,11 @@
 //! server, and sets the exit code.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use charlstm_server::access::token;
 use charlstm_server::config::{Config, ConfigError, LogFormat, Task};
 use charlstm_server::{backup, serve, shutdown};
 use tracing_subscriber::EnvFilter;
@@ -32,8 +33,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    if let Some(Task::Backup { folder }) = &config.task {
-        return Ok(backup::back_up(&config.data_dir, folder).await?);
+    match &config.task {
+        Some(Task::Backup { folder }) => {
+            return Ok(backup::back_up(&config.data_dir, folder).await?);
+        }
+        Some(Task::Token { name, roles }) => {
+            return Ok(stdout().write_all(token::describe(name, roles).as_bytes())?);
+        }
+        None => {}
     }
     let shutdown = shutdown::on_signals()?;
     let listener = serve::listen("--listen", config.listen).await?;

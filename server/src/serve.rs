@@ -3,6 +3,7 @@
 //! does is in `rpc`.
 
 mod metrics;
+mod model_usage;
 mod services;
 mod transport;
 
@@ -16,30 +17,32 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
+use self::model_usage::EngineModelUsage;
 use self::services::{Layers, Services};
-use self::transport::{MAX_MESSAGE_BYTES, transport};
+use self::transport::MAX_MESSAGE_BYTES;
+use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
-use crate::http::{self, ApiState, HttpParts, OriginPolicy};
+use crate::http::{self, ApiState, HttpParts};
+use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
-use crate::rpc::layers::auth::{AuthLayer, Tokens};
+use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
-use crate::rpc::model::{ModelRpc, ModelUsage};
+use crate::rpc::model::ModelRpc;
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
-use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{Repository, RepositoryError};
 use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionError,
-    SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionLimits,
+    SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -90,6 +93,9 @@ pub enum ServeError {
     /// The key file of snapshots cannot be used.
     #[error(transparent)]
     SnapshotKeys(#[from] KeyFileError),
+    /// A file that says who may call cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -146,12 +152,14 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let server = transport(config.tls())?;
+    let tls = transport::tls(config.tls(), config.http.is_on)?;
+    let max_connections = transport::max_connections(config.max_connections);
+    let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
-        auth: AuthLayer::new(tokens(config.auth_token_file.as_deref())?),
+        auth: AuthLayer::new(access),
         in_flight: InFlightLayer::new(calls.clone()),
     };
     let device = devices::select(config.device)?;
@@ -189,7 +197,7 @@ pub async fn serve(
             generation,
             repository: repository.clone(),
         },
-        policy: origin_policy(&config)?,
+        policy: transport::origin_policy(&config)?,
         auth: layers.auth.clone(),
         in_flight: layers.in_flight.clone(),
         shutdown: shutdown.clone(),
@@ -201,6 +209,7 @@ pub async fn serve(
     let models = ModelRpc::server(repository.clone(), usage);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
+    let connection_metrics = metrics.connections();
     if let Some(listener) = metrics_listener {
         let sources = metrics::Sources {
             metrics,
@@ -217,18 +226,21 @@ pub async fn serve(
     if config.http.is_on {
         routes = http::router(routes, http);
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stopped = shutdown.clone().cancelled_owned();
-    let mut serving = tokio::spawn(
-        server
-            .accept_http1(config.http.is_on)
-            .add_routes(routes.into())
-            .serve_with_incoming_shutdown(incoming, stopped),
-    );
+    let listener_config = ListenerConfig {
+        http1: config.http.is_on,
+        ..ListenerConfig::new(max_connections, tls.map(|tls| tls.subscribe()))
+    };
+    let mut serving = tokio::spawn(listener::serve(
+        listener,
+        listener_config,
+        connection_metrics,
+        routes,
+        shutdown.clone(),
+    ));
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
-    if !address.ip().is_loopback() {
+    if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
     let announced = announce(&config, address, device);
@@ -265,12 +277,9 @@ pub async fn serve(
 }
 
 /// Why the server that accepts connections ended although no shutdown was requested.
-fn serving_ended(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> ServeError {
+fn serving_ended(ended: Result<(), tokio::task::JoinError>) -> ServeError {
     match ended {
-        Ok(Ok(())) => ServeError::Network("the listener was closed".to_owned()),
-        Ok(Err(error)) => network(error),
+        Ok(()) => ServeError::Network("the listener was closed".to_owned()),
         Err(error) => network(error),
     }
 }
@@ -397,33 +406,9 @@ fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync 
     }
 }
 
-/// The sessions of a model version.
-struct EngineModelUsage(Engine);
-
-#[tonic::async_trait]
-impl ModelUsage for EngineModelUsage {
-    async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError> {
-        self.0.count_sessions_of(id).await
-    }
-
-    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError> {
-        self.0.retire_model(id, force).await
-    }
-
-    async fn reinstate(&self, id: &ModelId) {
-        if let Err(error) = self.0.reinstate_model(id).await {
-            tracing::error!(model = %id, %error, "no session can start on a model that was not deleted");
-        }
-    }
-
-    fn release(&self, id: &ModelId) {
-        self.0.drop_model(id);
-    }
-}
-
 /// Waits until all calls have ended and their connections are closed, but not
 /// for idle clients, and at most for the grace period.
-async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Result<(), E>>) {
+async fn drain(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<()>) {
     let calls_ended = async {
         if serving.is_finished() {
             return calls.wait().await;
@@ -446,35 +431,11 @@ async fn drain<E>(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<Resu
     serving.abort();
 }
 
-fn tokens(path: Option<&Path>) -> Result<Option<Tokens>, ServeError> {
-    let Some(path) = path else {
-        return Ok(None);
-    };
-    let invalid = |reason: &str| ServeError::File {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let text = String::from_utf8(read_file(path)?).map_err(|_| invalid("is not UTF-8"))?;
-    let tokens = Tokens::parse(&text).ok_or_else(|| invalid("contains no token"))?;
-    Ok(Some(tokens))
-}
-
 fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
     std::fs::read(path).map_err(|error| ServeError::File {
         path: path.to_owned(),
         reason: error.to_string(),
     })
-}
-
-/// Returns which browsers may use HTTP.
-fn origin_policy(config: &Config) -> Result<OriginPolicy, ServeError> {
-    let tls = config.tls();
-    let names = match tls {
-        Some(files) => http::own_names(&read_file(files.cert)?),
-        None => Vec::new(),
-    };
-    let (hosts, origins) = (&config.http.allowed_hosts, &config.http.cors_origins);
-    Ok(OriginPolicy::new(tls.is_some(), names, hosts, origins))
 }
 
 /// Prints the line on standard output that other programs wait for.
@@ -495,11 +456,11 @@ fn warn_about_open_address(config: &Config, address: SocketAddr) {
     if tls.is_none() {
         tracing::warn!(%address, "no TLS: the network can read all traffic; see --tls-cert");
     }
-    if config.auth_token_file.is_none() && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+    if !config.has_access_control() {
         tracing::warn!(
             %address,
             "no access control: everyone who can reach this address can use the server; \
-             see --auth-token-file"
+             see --principals"
         );
     }
 }

@@ -92,7 +92,10 @@ impl Wire {
 
     pub(crate) async fn session(&mut self, id: &str) -> Result<Session, Status> {
         let session_id = id.to_owned();
-        let response = self.sessions.get_session(GetSessionRequest { session_id });
+        let response = self.sessions.get_session(GetSessionRequest {
+            session_id,
+            owner: None,
+        });
         Ok(response.await?.into_inner().session.unwrap())
     }
 
@@ -101,26 +104,37 @@ impl Wire {
         let request = ForkSessionRequest {
             session_id,
             new_session_id,
+            owner: None,
         };
         self.sessions.fork_session(request).await.map(drop)
     }
 
     pub(crate) async fn delete(&mut self, id: &str) {
         let session_id = id.to_owned();
-        let request = DeleteSessionRequest { session_id };
+        let request = DeleteSessionRequest {
+            session_id,
+            owner: None,
+        };
         self.sessions.delete_session(request).await.unwrap();
     }
 
     pub(crate) async fn export(&mut self, id: &str) -> Result<Vec<u8>, Status> {
         let session_id = id.to_owned();
-        let request = ExportSessionRequest { session_id };
+        let request = ExportSessionRequest {
+            session_id,
+            owner: None,
+        };
         let response = self.sessions.export_session(request).await?;
         Ok(response.into_inner().data.to_vec())
     }
 
     pub(crate) async fn import(&mut self, data: &[u8], id: &str) -> Result<(), Status> {
         let (data, session_id) = (data.to_vec().into(), id.to_owned());
-        let request = ImportSessionRequest { data, session_id };
+        let request = ImportSessionRequest {
+            data,
+            session_id,
+            owner: None,
+        };
         self.sessions.import_session(request).await.map(drop)
     }
 

@@ -198,7 +198,10 @@ async fn delete(connection: &Connection, session_ids: Vec<String>) -> Result<(),
     let deadline = Instant::now() + DELETE_TIMEOUT;
     let mut client = connection.sessions();
     for session_id in session_ids {
-        let request = DeleteSessionRequest { session_id };
+        let request = DeleteSessionRequest {
+            session_id,
+            owner: None,
+        };
         loop {
             match client.delete_session(request.clone()).await {
                 Ok(_) => break,

@@ -182,6 +182,7 @@ async fn locate(
 async fn get_session(connection: &Connection, id: &str) -> Result<Option<Session>, Status> {
     let request = GetSessionRequest {
         session_id: id.to_owned(),
+        owner: None,
     };
     match connection.sessions().get_session(request).await {
         Ok(response) => Ok(response.into_inner().session),

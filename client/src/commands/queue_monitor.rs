@@ -38,7 +38,7 @@ impl QueueMonitor {
     /// last check. Cancel safe.
     pub(super) async fn next(&mut self, connection: &Connection, id: &str) -> Option<String> {
         tokio::time::sleep_until(self.next_check).await;
-        let request = ListTrainingsRequest {};
+        let request = ListTrainingsRequest { owner: None };
         let trainings = connection.training().list_trainings(request).await;
         self.next_check = Instant::now() + INTERVAL;
         // An error is reported by the stream of events, if it matters.

@@ -444,6 +444,7 @@ impl<'c> Repl<'c> {
         if self.owns_session && self.position != Position::New {
             let request = DeleteSessionRequest {
                 session_id: self.session.clone(),
+                owner: None,
             };
             // If this fails, the server evicts the idle session after a while.
             let _ = self.connection.sessions().delete_session(request).await;

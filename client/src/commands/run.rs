@@ -224,7 +224,7 @@ async fn plan(
     let request = ListModelsRequest {};
     let models = connection.models().list_models(request).await?;
     let models = models.into_inner().models;
-    let request = ListTrainingsRequest {};
+    let request = ListTrainingsRequest { owner: None };
     let trainings = connection.training().list_trainings(request).await?;
     let trainings = trainings.into_inner().trainings;
 

@@ -81,6 +81,7 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
         let request = ListSessionsRequest {
             page_size: Some(PAGE_SIZE),
             page_token,
+            owner: None,
         };
         let page = connection.sessions().list_sessions(request).await?;
         let page = page.into_inner();
@@ -107,7 +108,10 @@ async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
 }
 
 async fn show(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
-    let request = GetSessionRequest { session_id: id };
+    let request = GetSessionRequest {
+        session_id: id,
+        owner: None,
+    };
     let response = connection.sessions().get_session(request).await?;
     let session = response.into_inner().session.unwrap_or_default();
     output.result(
@@ -126,6 +130,7 @@ pub(super) async fn fork(
     let request = ForkSessionRequest {
         session_id: id.to_owned(),
         new_session_id: new.to_owned(),
+        owner: None,
     };
     let response = retry::while_storage_fails(output, || {
         let (mut client, request) = (connection.sessions(), request.clone());
@@ -137,6 +142,7 @@ pub(super) async fn fork(
 async fn delete_session(connection: &Connection, id: &str, output: Output) -> Result<(), Failure> {
     let request = DeleteSessionRequest {
         session_id: id.to_owned(),
+        owner: None,
     };
     retry::while_storage_fails(output, || {
         let (mut client, request) = (connection.sessions(), request.clone());
@@ -174,6 +180,7 @@ pub(super) async fn export(
     let mut file = OutputFile::create(path, existing)?;
     let request = ExportSessionRequest {
         session_id: id.to_owned(),
+        owner: None,
     };
     let response = connection.sessions().export_session(request).await?;
     let data = response.into_inner().data;
@@ -209,6 +216,7 @@ pub(super) async fn import(
     let request = ImportSessionRequest {
         data: data.into(),
         session_id: id.unwrap_or_default(),
+        owner: None,
     };
     let response = retry::while_storage_fails(output, || {
         let (mut client, request) = (connection.sessions(), request.clone());

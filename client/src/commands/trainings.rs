@@ -36,7 +36,7 @@ pub(crate) async fn run(
 }
 
 async fn list(connection: &Connection, output: Output) -> Result<(), Failure> {
-    let request = ListTrainingsRequest {};
+    let request = ListTrainingsRequest { owner: None };
     let response = connection.training().list_trainings(request).await?;
     let trainings = response.into_inner().trainings;
     if output.json {

@@ -343,11 +343,13 @@ impl Engine {
         call: &GenerateCall,
     ) -> Result<CallStart, GenerateError> {
         // Whether the session exists decides which model the call needs.
-        let opened = match self.lease(key, call.expected_position, None).await {
+        let opened = match self.lease(key, call.expected_position, None, None).await {
             Err(SessionError::Unknown) => {
                 let new = self.open_nothing(call).await?;
                 let create = Some(new.identity.clone());
-                let opened = self.lease(key, call.expected_position, create).await;
+                let opened = self
+                    .lease(key, call.expected_position, create, call.owner_limit)
+                    .await;
                 match opened.map_err(about(key))? {
                     OpenedSession { lease, start: None } => {
                         let lease = Some(lease);
@@ -422,6 +424,7 @@ impl Engine {
         key: &SessionKey,
         expected_position: Option<u64>,
         create: Option<SessionIdentity>,
+        owner_limit: Option<u64>,
     ) -> Result<OpenedSession, SessionError> {
         let until = tokio::time::Instant::now() + LEAVING_WAIT;
         loop {
@@ -429,7 +432,7 @@ impl Engine {
                 key: key.clone(),
                 expected_position,
                 create: create.clone(),
-                owner_limit: None,
+                owner_limit,
             };
             let busy = match self.storage().open(request).await {
                 Err(busy @ SessionError::Busy { leaving: true, .. }) => busy,

@@ -79,6 +79,7 @@ impl From<RepositoryError> for ModelSourceError {
             RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::VersionsUnknown { .. }
+            | RepositoryError::OtherOwner { .. }
             | RepositoryError::Io { .. } => Self::Failed(text),
         }
     }

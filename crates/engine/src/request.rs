@@ -20,6 +20,9 @@ pub struct GenerateCall {
     pub max_chars: u64,
     /// What the text continues.
     pub session: SessionSource,
+    /// Maximum number of sessions of the session's owner, if the call creates
+    /// one.
+    pub owner_limit: Option<u64>,
     /// Returns the session with the last event, as a snapshot for this
     /// principal. Not for stored sessions.
     pub snapshot_for: Option<Owner>,

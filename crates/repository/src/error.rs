@@ -7,6 +7,7 @@ use charlstm_model::decode_step::DecodeError;
 use charlstm_model::model_file::ModelFileError;
 use charlstm_model::model_id::{InvalidModelName, InvalidModelReference};
 use charlstm_store::disk_error;
+use charlstm_store::session::Owner;
 use thiserror::Error;
 
 use super::ModelId;
@@ -59,6 +60,17 @@ pub enum RepositoryError {
         name: String,
         /// What is wrong.
         reason: String,
+    },
+    /// The name belongs to another principal.
+    #[error(
+        "the model name {name:?} belongs to the principal {owner}; use another name (to publish \
+         or delete under this one, the role admin is required)"
+    )]
+    OtherOwner {
+        /// The name.
+        name: String,
+        /// Its owner.
+        owner: Owner,
     },
     /// The device could not take the model, or failed.
     #[error("model {id} cannot be used on the device: {source}")]

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use charlstm_store::session::Owner;
+
 use super::{DamagedModel, ModelDescription, ModelId, RepositoryError};
 
 /// Names that an error lists before it says "and N more".
@@ -23,6 +25,8 @@ struct Versions {
     last: u64,
     /// Why `last` may be too low, if it may be.
     last_unknown: Option<String>,
+    /// Who published the first version.
+    owner: Option<Owner>,
     entries: BTreeMap<u64, Entry>,
 }
 
@@ -71,6 +75,30 @@ impl Index {
     pub(super) fn last_version_is_unknown(&mut self, name: &str, reason: String) {
         let versions = self.names.entry(name.to_owned()).or_default();
         versions.last_unknown = Some(reason);
+    }
+
+    /// Records who published the first version of a name.
+    pub(super) fn record_owner(&mut self, name: &str, owner: Owner) {
+        let versions = self.names.entry(name.to_owned()).or_default();
+        versions.owner = Some(owner);
+    }
+
+    /// Returns the owner that is recorded, also if nothing was published.
+    pub(super) fn recorded_owner(&self, name: &str) -> Owner {
+        let recorded = self
+            .names
+            .get(name)
+            .and_then(|versions| versions.owner.clone());
+        recorded.unwrap_or_else(Owner::admin)
+    }
+
+    /// Returns the owner of a name; `None` if nothing was ever published under
+    /// it. What was published before there were principals belongs to `admin`.
+    pub(super) fn owner(&self, name: &str) -> Option<Owner> {
+        let versions = self.names.get(name)?;
+        // Without a version, the record is from a publication that failed.
+        let is_used = versions.last > 0 || versions.last_unknown.is_some();
+        is_used.then(|| self.recorded_owner(name))
     }
 
     pub(super) fn remove(&mut self, id: &ModelId) {

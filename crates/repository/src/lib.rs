@@ -8,6 +8,7 @@
 mod cache;
 mod error;
 mod index;
+mod publisher;
 mod storage;
 mod upload;
 
@@ -23,11 +24,13 @@ use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetad
 use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_store::session::Owner;
 use charlstm_store::unix_time;
 
 use self::cache::Cache;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
+pub use self::publisher::Publisher;
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
@@ -243,17 +246,48 @@ impl Repository {
         self.read_described(&*self.describe(id)?)
     }
 
-    /// Stores a model as the next version of `name`.
+    /// Returns the owner of a name, which is the principal that first published
+    /// a model under it; `None` if nobody ever has.
+    pub fn owner(&self, name: &str) -> Option<Owner> {
+        self.index().owner(name)
+    }
+
+    /// Checks that a principal may publish and delete models under a name.
     ///
     /// # Errors
-    /// `BadName`, `VersionsUnknown`, `Io`, or `NotAModel` if the model cannot
-    /// be read back. Nothing is left of it then.
-    pub fn publish(&self, name: &str, file: &ModelFile) -> Result<ModelId, RepositoryError> {
+    /// `BadName`, `OtherOwner`.
+    pub fn check_publisher(
+        &self,
+        name: &str,
+        publisher: &Publisher,
+    ) -> Result<(), RepositoryError> {
+        check_name(name)?;
+        match self.owner(name) {
+            Some(owner) if !publisher.may_change(&owner) => Err(RepositoryError::OtherOwner {
+                name: name.to_owned(),
+                owner,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores a model as the next version of `name`, which belongs to the
+    /// publisher from then on if it has no owner yet.
+    ///
+    /// # Errors
+    /// `BadName`, `OtherOwner`, `VersionsUnknown`, `Io`, or `NotAModel` if the
+    /// model cannot be read back. Nothing is left of it then.
+    pub fn publish(
+        &self,
+        publisher: &Publisher,
+        name: &str,
+        file: &ModelFile,
+    ) -> Result<ModelId, RepositoryError> {
         check_name(name)?;
         let mut staged = self.shared.storage.stage()?;
         staged.write(file)?;
         let contents = staged.check(None)?;
-        self.publish_staged(name, staged, contents)
+        self.publish_staged(publisher, name, staged, contents)
     }
 
     /// Begins to store a file whose bytes arrive in pieces.
@@ -269,13 +303,15 @@ impl Repository {
     }
 
     /// Checks an uploaded file and stores it as the next version of `name`.
-    /// `vocabulary` is needed for a file that contains none.
+    /// `vocabulary` is needed for a file that contains none. For the publisher
+    /// see [`Self::publish`].
     ///
     /// # Errors
-    /// `BadName`, `NotAModel`, `VersionsUnknown`, `Io`. Nothing is left of it
-    /// then.
+    /// `BadName`, `NotAModel`, `OtherOwner`, `VersionsUnknown`, `Io`. Nothing is
+    /// left of it then.
     pub fn import(
         &self,
+        publisher: &Publisher,
         name: &str,
         upload: Upload,
         vocabulary: Option<&Vocabulary>,
@@ -288,11 +324,11 @@ impl Repository {
             let mut model = torch_checkpoint::sorted(staged.read(vocabulary)?);
             drop(staged);
             model.metadata.created_unix_ms = unix_time::now_ms();
-            return self.publish(name, &model);
+            return self.publish(publisher, name, &model);
         }
         // The training was on another server.
         contents.metadata.training_id.clear();
-        self.publish_staged(name, staged, contents)
+        self.publish_staged(publisher, name, staged, contents)
     }
 
     /// Checks an uploaded PyTorch checkpoint of the notebook and stores it as
@@ -302,6 +338,7 @@ impl Repository {
     /// As [`Self::import`].
     pub fn import_torch_checkpoint(
         &self,
+        publisher: &Publisher,
         name: &str,
         upload: Upload,
         vocabulary: Option<&Vocabulary>,
@@ -311,7 +348,7 @@ impl Repository {
         // Frees its space before the model is written.
         drop(upload);
         model.metadata.created_unix_ms = unix_time::now_ms();
-        self.publish(name, &model)
+        self.publish(publisher, name, &model)
     }
 
     /// Copies a file into the repository, as [`Self::import`].
@@ -320,6 +357,7 @@ impl Repository {
     /// As [`Self::import`].
     pub fn import_file(
         &self,
+        publisher: &Publisher,
         name: &str,
         path: &Path,
         vocabulary: Option<&Vocabulary>,
@@ -335,7 +373,7 @@ impl Repository {
             }
             upload.append(&chunk[..count])?;
         }
-        self.import(name, upload, vocabulary)
+        self.import(publisher, name, upload, vocabulary)
     }
 
     /// Opens the file of a version for reading. It stays readable if the
@@ -384,13 +422,21 @@ impl Repository {
     /// place.
     fn publish_staged(
         &self,
+        publisher: &Publisher,
         name: &str,
         staged: Staged,
         contents: Contents,
     ) -> Result<ModelId, RepositoryError> {
         staged.write_manifest(&contents)?;
         let _changing = self.changing();
+        // Again, now that nobody else can publish: the upload took its time.
+        self.check_publisher(name, publisher)?;
         let next = self.index().last_version(name)? + 1;
+        let owner = &publisher.owner;
+        if self.owner(name).is_none() && self.index().recorded_owner(name) != *owner {
+            self.shared.storage.write_owner(name, owner)?;
+            self.index().record_owner(name, owner.clone());
+        }
         let id = self.shared.storage.publish_staged(name, next, staged)?;
         let description = ModelDescription {
             id: id.clone(),

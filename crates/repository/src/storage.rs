@@ -13,6 +13,7 @@ use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetad
 use charlstm_model::model_id::{check_name, parse_version};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_store::session::Owner;
 use charlstm_store::{atomic_file, checksummed_json, disk_error, hex};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -27,6 +28,9 @@ const MANIFEST_FILE: &str = "manifest.json";
 /// In the folder of a name: the highest version number that was ever used, as
 /// text. Written when a version is removed.
 const LAST_VERSION_FILE: &str = "last_version";
+/// In the folder of a name: the principal that published its first version, as
+/// text. If it is missing, that is `admin`.
+const OWNER_FILE: &str = "owner";
 /// End of the name of a version's folder while the version is being removed.
 const REMOVED: &str = ".removed";
 /// Version of the manifest, and the only one that is read.
@@ -198,6 +202,15 @@ impl Storage {
         })
     }
 
+    /// Records who owns a name, durably.
+    pub(super) fn write_owner(&self, name: &str, owner: &Owner) -> Result<(), RepositoryError> {
+        let parent = self.models.join(name);
+        let path = parent.join(OWNER_FILE);
+        fs::create_dir_all(&parent)
+            .and_then(|()| atomic_file::write(&path, format!("{owner}\n").as_bytes()))
+            .map_err(|error| RepositoryError::io(&path, error))
+    }
+
     fn sync(&self, folder: &Path) -> Result<(), RepositoryError> {
         (self.sync_folder)(folder).map_err(|error| RepositoryError::io(folder, error))
     }
@@ -230,6 +243,16 @@ fn scan_model(index: &mut Index, name: &str, path: &Path) -> Result<(), Reposito
                 "this file cannot be read; no new version can be stored under this name");
             let reason = "the record of its removed versions cannot be read".to_owned();
             index.last_version_is_unknown(name, reason);
+        }
+    }
+    let owner_path = path.join(OWNER_FILE);
+    match read_owner(&owner_path) {
+        Ok(None) => {}
+        Ok(Some(owner)) => index.record_owner(name, owner),
+        // Nobody but an administrator may change it then.
+        Err(error) => {
+            tracing::error!(%error, path = %owner_path.display(), model = name,
+                "this file cannot be read; the model belongs to admin");
         }
     }
     let mut removed = Vec::new();
@@ -269,6 +292,17 @@ fn read_last_version(path: &Path) -> io::Result<u64> {
     match fs::read_to_string(path) {
         Ok(text) => text.trim().parse().map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the owner in a file; `None` if there is no file.
+fn read_owner(path: &Path) -> io::Result<Option<Owner>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Owner::new(text.trim_end())
+            .map(Some)
+            .map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

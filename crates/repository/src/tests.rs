@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use super::*;
 use charlstm_model::parameters::Parameters;
 
+mod owners;
+
 fn model(seed: f32) -> ModelFile {
     let vocabulary = Vocabulary::of("abc".chars());
     let mut parameters = Parameters::zeros(Architecture {
@@ -57,9 +59,24 @@ fn staged_entries(folder: &TempDir) -> usize {
 fn versions_are_numbered_upwards_and_a_name_means_the_latest() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 1));
-    assert_eq!(repository.publish("a", &model(0.2)).unwrap(), id("a", 2));
-    assert_eq!(repository.publish("b", &model(0.3)).unwrap(), id("b", 1));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.1))
+            .unwrap(),
+        id("a", 1)
+    );
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.2))
+            .unwrap(),
+        id("a", 2)
+    );
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "b", &model(0.3))
+            .unwrap(),
+        id("b", 1)
+    );
     assert_eq!(repository.resolve("a").unwrap(), id("a", 2));
     assert_eq!(repository.resolve("a@latest").unwrap(), id("a", 2));
     assert_eq!(repository.resolve("a@1").unwrap(), id("a", 1));
@@ -73,7 +90,9 @@ fn versions_are_numbered_upwards_and_a_name_means_the_latest() {
 fn models_exist_after_the_folder_is_opened_again() {
     let folder = TempDir::new().unwrap();
     let published = Repository::open(folder.path()).unwrap();
-    let a = published.publish("a", &model(0.1)).unwrap();
+    let a = published
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let before = published.describe(&a).unwrap();
     drop(published);
     let repository = Repository::open(folder.path()).unwrap();
@@ -91,10 +110,16 @@ fn the_empty_reference_means_the_only_model() {
     let repository = Repository::open(folder.path()).unwrap();
     let error = repository.resolve("").unwrap_err();
     assert!(matches!(error, RepositoryError::NoModels));
-    repository.publish("a", &model(0.1)).unwrap();
-    repository.publish("a", &model(0.1)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     assert_eq!(repository.resolve("").unwrap(), id("a", 2));
-    repository.publish("b", &model(0.1)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "b", &model(0.1))
+        .unwrap();
     let error = repository.resolve("").unwrap_err().to_string();
     assert_eq!(error, "no model was named, and there are several: a, b");
 }
@@ -105,10 +130,14 @@ fn the_error_for_an_unknown_model_lists_those_that_exist() {
     let repository = Repository::open(folder.path()).unwrap();
     let error = |reference| repository.resolve(reference).unwrap_err().to_string();
     assert_eq!(error("x"), "there is no model \"x\"; available: none yet");
-    repository.publish("a", &model(0.1)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     assert_eq!(error("x"), "there is no model \"x\"; available: a");
     assert_eq!(error("a@7"), "there is no model \"a@7\"; available: a@1");
-    repository.publish("book", &model(0.1)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "book", &model(0.1))
+        .unwrap();
     assert_eq!(
         error("bok"),
         "there is no model \"bok\"; available: book, a"
@@ -121,15 +150,24 @@ fn the_error_for_an_unknown_model_lists_those_that_exist() {
 fn the_number_of_a_removed_version_is_not_reused() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository.publish("a", &model(0.1)).unwrap();
-    repository.publish("a", &model(0.2)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.2))
+        .unwrap();
     repository.remove(&id("a", 2)).unwrap();
     repository.remove(&id("a", 1)).unwrap();
     assert!(repository.resolve("a").is_err());
     assert_eq!(repository.count(), 0);
     drop(repository);
     let repository = Repository::open(folder.path()).unwrap();
-    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 3));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.3))
+            .unwrap(),
+        id("a", 3)
+    );
     assert_eq!(staged_entries(&folder), 0);
 }
 
@@ -137,7 +175,9 @@ fn the_number_of_a_removed_version_is_not_reused() {
 fn a_removed_version_stays_usable_for_callers_that_loaded_it_and_is_not_found_by_others() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let loaded = repository.load(&a).unwrap();
     repository.remove(&a).unwrap();
     let error = repository.load(&a).unwrap_err();
@@ -150,8 +190,12 @@ fn a_removed_version_stays_usable_for_callers_that_loaded_it_and_is_not_found_by
 fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository.publish("a", &model(0.1)).unwrap();
-    let newest = repository.publish("a", &model(0.2)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    let newest = repository
+        .publish(&Publisher::admin(), "a", &model(0.2))
+        .unwrap();
     drop(repository);
     let path = file_of(&folder, &newest);
     let length = fs::metadata(&path).unwrap().len();
@@ -163,7 +207,12 @@ fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
     let error = repository.resolve("a@2").unwrap_err().to_string();
     assert!(error.contains("damaged"), "{error}");
     assert_eq!(repository.damaged()[0].id, newest);
-    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 3));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.3))
+            .unwrap(),
+        id("a", 3)
+    );
     repository.remove(&newest).unwrap();
     assert!(repository.damaged().is_empty());
 }
@@ -172,7 +221,9 @@ fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
 fn an_altered_byte_is_found_when_the_model_is_loaded() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let path = file_of(&folder, &a);
     let mut bytes = fs::read(&path).unwrap();
     // The lowest bit of a weight: the file stays valid, with the same length.
@@ -218,7 +269,10 @@ fn concurrent_publishers_get_a_version_each() {
                 let (repository, barrier) = (repository.clone(), &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    repository.publish("a", &model(n as f32)).unwrap().version
+                    repository
+                        .publish(&Publisher::admin(), "a", &model(n as f32))
+                        .unwrap()
+                        .version
                 })
             })
             .collect();
@@ -239,7 +293,12 @@ fn a_folder_that_another_program_put_there_is_not_overwritten() {
     let foreign = folder.path().join("models/a/1");
     fs::create_dir_all(&foreign).unwrap();
     fs::write(foreign.join("note"), "mine").unwrap();
-    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 2));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.1))
+            .unwrap(),
+        id("a", 2)
+    );
     assert_eq!(fs::read(foreign.join("note")).unwrap(), b"mine");
 }
 
@@ -247,7 +306,9 @@ fn a_folder_that_another_program_put_there_is_not_overwritten() {
 fn concurrent_loads_of_a_version_share_it() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let barrier = Barrier::new(4);
     let loaded: Vec<Arc<LoadedModel>> = thread::scope(|scope| {
         let loaders: Vec<_> = (0..4)
@@ -270,7 +331,9 @@ fn an_imported_model_has_no_training_on_this_server() {
     let repository = Repository::open(folder.path()).unwrap();
     let mut upload = repository.upload().unwrap();
     upload.append(&model(0.1).to_bytes().unwrap()).unwrap();
-    let a = repository.import("a", upload, None).unwrap();
+    let a = repository
+        .import(&Publisher::admin(), "a", upload, None)
+        .unwrap();
     let description = repository.describe(&a).unwrap();
     assert_eq!(description.metadata.training_id, "");
     assert_eq!(description.metadata.train_loss, Some(1.5));
@@ -279,7 +342,9 @@ fn an_imported_model_has_no_training_on_this_server() {
     let source = folder.path().join("source");
     fs::write(&source, model(0.2).to_bytes().unwrap()).unwrap();
     assert_eq!(
-        repository.import_file("a", &source, None).unwrap(),
+        repository
+            .import_file(&Publisher::admin(), "a", &source, None)
+            .unwrap(),
         id("a", 2)
     );
 }
@@ -290,7 +355,9 @@ fn an_upload_that_is_not_a_model_or_is_dropped_leaves_nothing_behind() {
     let repository = Repository::open(folder.path()).unwrap();
     let mut upload = repository.upload().unwrap();
     upload.append(b"this is not a model").unwrap();
-    let error = repository.import("a", upload, None).unwrap_err();
+    let error = repository
+        .import(&Publisher::admin(), "a", upload, None)
+        .unwrap_err();
     assert!(matches!(error, RepositoryError::NotAModel(_)), "{error}");
     drop(repository.upload().unwrap());
     assert_eq!(staged_entries(&folder), 0);
@@ -301,7 +368,9 @@ fn an_upload_that_is_not_a_model_or_is_dropped_leaves_nothing_behind() {
 fn an_open_file_stays_readable_after_its_version_is_removed() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let (mut file, description) = repository.open_file(&a).unwrap();
     repository.remove(&a).unwrap();
     let mut bytes = Vec::new();
@@ -313,7 +382,9 @@ fn an_open_file_stays_readable_after_its_version_is_removed() {
 fn ten_thousand_versions_are_listed_without_opening_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let first = repository.publish("a", &model(1.0)).unwrap();
+    let first = repository
+        .publish(&Publisher::admin(), "a", &model(1.0))
+        .unwrap();
     let manifest = folder.path().join("models/a/1/manifest.json");
     let file = file_of(&folder, &first);
     for version in 2..=10_000 {
@@ -370,7 +441,9 @@ fn models_of_version_0_1_are_read_as_they_are() {
         assert_eq!(repository.load(&model).unwrap().digest, description.digest);
     }
     assert_eq!(
-        repository.publish("removed", &model(0.1)).unwrap(),
+        repository
+            .publish(&Publisher::admin(), "removed", &model(0.1))
+            .unwrap(),
         id("removed", 4)
     );
 }
@@ -379,7 +452,9 @@ fn models_of_version_0_1_are_read_as_they_are() {
 fn a_changed_bit_in_a_manifest_is_found() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository.publish("a", &model(0.1)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     drop(repository);
     let manifest = models(&folder).join("a/1/manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
@@ -395,8 +470,12 @@ fn a_changed_bit_in_a_manifest_is_found() {
 fn an_empty_reference_never_means_another_model_because_one_is_damaged() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
-    repository.publish("b", &model(0.2)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    repository
+        .publish(&Publisher::admin(), "b", &model(0.2))
+        .unwrap();
     repository.mark_damaged(&a, "a test says so");
     let error = repository.resolve("").unwrap_err();
     assert!(
@@ -412,7 +491,9 @@ fn an_empty_reference_never_means_another_model_because_one_is_damaged() {
 fn a_version_that_was_removed_is_not_listed_as_damaged_later() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     repository.remove(&a).unwrap();
     // An export of its open file finds other bytes.
     repository.mark_damaged(&a, "a test says so");
@@ -427,7 +508,9 @@ fn a_version_that_was_removed_is_not_listed_as_damaged_later() {
 fn a_version_that_is_removed_while_it_is_loaded_is_not_kept_in_memory() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let description = repository.describe(&a).unwrap();
     let loaded = repository
         .shared
@@ -450,35 +533,52 @@ fn a_version_that_is_removed_while_it_is_loaded_is_not_kept_in_memory() {
 fn an_unreadable_record_of_removed_versions_blocks_new_versions_of_that_name_only() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository.publish("a", &model(0.1)).unwrap();
-    repository.publish("a", &model(0.2)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.2))
+        .unwrap();
     repository.remove(&id("a", 2)).unwrap();
     drop(repository);
     let record = models(&folder).join("a/last_version");
     fs::write(&record, "2x").unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let error = repository.publish("a", &model(0.3)).unwrap_err();
+    let error = repository
+        .publish(&Publisher::admin(), "a", &model(0.3))
+        .unwrap_err();
     assert!(
         error.to_string().contains("models/a/last_version"),
         "{error}"
     );
     assert_eq!(repository.resolve("a").unwrap(), id("a", 1));
     repository.load(&id("a", 1)).unwrap();
-    repository.publish("b", &model(0.1)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "b", &model(0.1))
+        .unwrap();
     // Its removal must not lose the number either.
     repository.remove(&id("a", 1)).unwrap();
     drop(repository);
     fs::write(&record, "2").unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 3));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.3))
+            .unwrap(),
+        id("a", 3)
+    );
 }
 
 #[test]
 fn a_removal_that_a_crash_or_a_full_disk_interrupts_keeps_the_number() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository.publish("a", &model(0.1)).unwrap();
-    repository.publish("a", &model(0.2)).unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    repository
+        .publish(&Publisher::admin(), "a", &model(0.2))
+        .unwrap();
     // A folder in the place of the record: the file cannot be written.
     let record = models(&folder).join("a/last_version");
     fs::create_dir_all(record.join("x")).unwrap();
@@ -500,7 +600,12 @@ fn a_removal_that_a_crash_or_a_full_disk_interrupts_keeps_the_number() {
         assert!(!models(&folder).join("a/2.removed").exists());
     }
     let repository = Repository::open(folder.path()).unwrap();
-    assert_eq!(repository.publish("a", &model(0.3)).unwrap(), id("a", 6));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.3))
+            .unwrap(),
+        id("a", 6)
+    );
 }
 
 #[test]
@@ -512,7 +617,9 @@ fn a_version_that_cannot_be_made_durable_does_not_exist_and_appears_at_no_later_
         .unwrap()
         .storage
         .sync_folder = fail;
-    let error = repository.publish("a", &model(0.1)).unwrap_err();
+    let error = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap_err();
     assert!(matches!(error, RepositoryError::Io { .. }), "{error}");
     assert!(repository.list().is_empty());
     assert!(!models(&folder).join("a/1").exists());
@@ -520,14 +627,21 @@ fn a_version_that_cannot_be_made_durable_does_not_exist_and_appears_at_no_later_
     drop(repository);
     let repository = Repository::open(folder.path()).unwrap();
     assert!(repository.list().is_empty());
-    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 1));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.1))
+            .unwrap(),
+        id("a", 1)
+    );
 }
 
 #[test]
 fn a_removal_that_cannot_be_made_durable_is_reported_and_the_version_stays() {
     let folder = TempDir::new().unwrap();
     let mut repository = Repository::open(folder.path()).unwrap();
-    let a = repository.publish("a", &model(0.1)).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
     let fail = |_: &Path| Err(std::io::Error::other("a test says so"));
     Arc::get_mut(&mut repository.shared)
         .unwrap()
@@ -543,6 +657,11 @@ fn a_file_in_the_place_of_a_version_is_not_overwritten() {
     let repository = Repository::open(folder.path()).unwrap();
     fs::create_dir_all(models(&folder).join("a")).unwrap();
     fs::write(models(&folder).join("a/1"), "mine").unwrap();
-    assert_eq!(repository.publish("a", &model(0.1)).unwrap(), id("a", 2));
+    assert_eq!(
+        repository
+            .publish(&Publisher::admin(), "a", &model(0.1))
+            .unwrap(),
+        id("a", 2)
+    );
     assert_eq!(fs::read(models(&folder).join("a/1")).unwrap(), b"mine");
 }

@@ -11,7 +11,7 @@ use charlstm_torch::learner::TorchLearnerFactory;
 use charlstm_training::events::{EventKind, State};
 use charlstm_training::fake::FakeModels;
 use charlstm_training::job::Job;
-use charlstm_training::jobs::{Jobs, JobsConfig};
+use charlstm_training::jobs::{Jobs, JobsConfig, Requester};
 use charlstm_training::sample;
 use charlstm_training::spec::TrainingSpec;
 
@@ -55,7 +55,7 @@ fn start_with(jobs: &Jobs, change: impl FnOnce(&mut TrainingSpec)) -> Arc<Job> {
         ..TrainingSpec::default()
     };
     change(&mut spec);
-    let mut upload = jobs.begin(&spec).unwrap();
+    let mut upload = jobs.begin(&spec, Requester::admin()).unwrap();
     let text = "the quick brown fox jumps over the lazy dog. ".repeat(10);
     upload.push(text.as_bytes()).unwrap();
     jobs.start(upload).unwrap()
@@ -97,7 +97,7 @@ async fn an_interrupted_and_resumed_training_gives_the_weights_of_an_uninterrupt
     let jobs = open(folder.path(), &models);
     let interrupted = jobs.get(interrupted.id()).unwrap();
     assert_eq!(interrupted.summary().state, State::Interrupted);
-    jobs.resume(interrupted.id()).unwrap();
+    jobs.resume(interrupted.id(), &Requester::admin()).unwrap();
     assert_eq!(end_of(&interrupted).await, State::Succeeded);
 
     let published = models.published.lock().unwrap();

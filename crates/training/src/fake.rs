@@ -11,7 +11,7 @@ use charlstm_model::learner::{
 use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::tokens::CorpusTokens;
-use charlstm_repository::RepositoryError;
+use charlstm_repository::{Publisher, RepositoryError};
 
 use super::models::{InitialModel, InitialModelInfo, Models, Published};
 
@@ -284,7 +284,16 @@ impl Models for FakeModels {
         Ok(self.stored(reference)?.1)
     }
 
-    fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError> {
+    fn check_publisher(&self, _name: &str, _publisher: &Publisher) -> Result<(), RepositoryError> {
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        _publisher: &Publisher,
+        name: &str,
+        model: &mut ModelFile,
+    ) -> Result<u64, RepositoryError> {
         *lock(&self.attempts) += 1;
         if let Some(kind) = lock(&self.errors).pop_front() {
             return Err(RepositoryError::Io {

@@ -11,7 +11,9 @@ use charlstm_model::corpus::{Corpus, Split};
 use charlstm_model::learner::LearnerConfig;
 use charlstm_model::tokens::{CorpusTokens, Width};
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_repository::Publisher;
 use charlstm_store::atomic_file::{self, AtomicFile, Digesting};
+use charlstm_store::session::Owner;
 use charlstm_store::{checksummed_json, hex};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,9 @@ pub struct JobMetadata {
     pub id: String,
     /// Time at which it was accepted, in milliseconds since 1970-01-01 UTC.
     pub created_unix_ms: u64,
+    /// Who started it; before there were principals, an administrator.
+    #[serde(default = "Publisher::admin")]
+    pub publisher: Publisher,
     /// What to train and how.
     pub spec: ResolvedSpec,
     /// The characters in the order of their token ids.
@@ -168,6 +173,11 @@ impl Job {
     /// Returns its id.
     pub fn id(&self) -> &str {
         &self.metadata.id
+    }
+
+    /// Returns the principal that it belongs to.
+    pub fn owner(&self) -> &Owner {
+        &self.metadata.publisher.owner
     }
 
     /// Returns the data that never changes.
@@ -421,6 +431,7 @@ impl JobMetadata {
 pub(super) struct NewJob<'a> {
     pub(super) id: &'a str,
     pub(super) created_unix_ms: u64,
+    pub(super) publisher: Publisher,
     pub(super) spec: ResolvedSpec,
     pub(super) corpus: &'a Corpus,
     pub(super) split: &'a Split,
@@ -432,6 +443,7 @@ impl NewJob<'_> {
             format: FORMAT,
             id: self.id.to_owned(),
             created_unix_ms: self.created_unix_ms,
+            publisher: self.publisher.clone(),
             spec: self.spec.clone(),
             vocabulary: self.corpus.vocabulary.characters().iter().collect(),
             corpus_sha256: hex::encode(&self.corpus.sha256),

@@ -3,6 +3,7 @@
 
 mod error;
 mod folder;
+mod requester;
 mod upload;
 
 use std::cmp::Reverse;
@@ -30,6 +31,7 @@ use super::spec::{ResolvedSpec, SpecError, TrainingSpec};
 use super::trainer::{self, Intervals, TrainerContext};
 
 pub use self::error::JobsError;
+pub use self::requester::Requester;
 pub use self::upload::Upload;
 
 #[cfg(test)]
@@ -163,14 +165,17 @@ impl Jobs {
     /// Validates a spec, before its corpus is uploaded.
     ///
     /// # Errors
-    /// The spec is not valid, the model of `init_from` is unknown, the queue is
-    /// full, too many corpora are being uploaded, or the folder is not
-    /// writable.
-    pub fn begin(&self, spec: &TrainingSpec) -> Result<Upload, JobsError> {
+    /// The spec is not valid, the model of `init_from` is unknown, the name of
+    /// the model belongs to another principal, the queue is full, a quota of the
+    /// requester is reached, too many corpora are being uploaded, or the folder
+    /// is not writable.
+    pub fn begin(&self, spec: &TrainingSpec, requester: Requester) -> Result<Upload, JobsError> {
         self.shared.context.learners.check_supported()?;
         let mut resolved = spec.resolve(rand::random)?;
+        let models = &self.shared.context.models;
+        models.check_publisher(&resolved.model, &requester.publisher)?;
         self.shared
-            .check_space_in_queue(&lock(&self.shared.state))?;
+            .check_space_in_queue(&lock(&self.shared.state), &requester)?;
         let permit = Arc::clone(&self.shared.uploads)
             .try_acquire_owned()
             .map_err(|_| JobsError::TooManyUploads { limit: MAX_UPLOADS })?;
@@ -188,6 +193,7 @@ impl Jobs {
         let max_bytes = config.max_corpus_bytes;
         Ok(Upload::new(
             permit,
+            requester,
             spec.clone(),
             resolved,
             initial,
@@ -200,7 +206,7 @@ impl Jobs {
     ///
     /// # Errors
     /// The corpus cannot be trained on, memory is not sufficient, the queue is
-    /// full, or the disk fails. Nothing is left of the training then.
+    /// full, a quota of the requester is reached, or the disk fails. Nothing is left of the training then.
     pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
         let (mut corpus, mut spec) = (upload.reader.finish()?, upload.spec);
         if let Some(initial) = upload.initial {
@@ -221,18 +227,19 @@ impl Jobs {
         self.shared
             .check_memory(memory::estimate_bytes(&spec, corpus.vocabulary.len()))?;
         self.shared
-            .check_space_in_queue(&lock(&self.shared.state))?;
+            .check_space_in_queue(&lock(&self.shared.state), &upload.requester)?;
         let created_unix_ms = unix_time::now_ms();
         let new = NewJob {
             id: &new_id(created_unix_ms),
             created_unix_ms,
+            publisher: upload.requester.publisher.clone(),
             spec,
             corpus: &corpus,
             split: &split,
         };
         let device = self.shared.context.learners.device();
         let job = Arc::new(Job::create(&self.shared.config.folder, new, device)?);
-        self.shared.enqueue_new(&job)?;
+        self.shared.enqueue_new(&job, &upload.requester)?;
         self.shared.delete_old();
         Ok(job)
     }
@@ -310,12 +317,13 @@ impl Jobs {
     ///
     /// # Errors
     /// There is no such training; it is waiting, running or has succeeded; its
-    /// checkpoints or its corpus are damaged; the queue is full; or the disk
-    /// does not accept the event that reports it.
-    pub fn resume(&self, id: &str) -> Result<Arc<Job>, JobsError> {
+    /// checkpoints or its corpus are damaged; the queue is full; the requester's
+    /// quota of trainings is reached; or the disk does not accept the event that
+    /// reports it.
+    pub fn resume(&self, id: &str, requester: &Requester) -> Result<Arc<Job>, JobsError> {
         let shared = &self.shared;
         shared.context.learners.check_supported()?;
-        let job = shared.reserve_resume(id)?;
+        let job = shared.reserve_resume(id, requester)?;
         let resumed = shared.report_resume(&job);
         shared.complete_resume(&job, resumed)?;
         Ok(job)
@@ -326,7 +334,7 @@ impl Jobs {
     pub fn resume_interrupted(&self) {
         for job in self.list().into_iter().rev() {
             if job.summary().state == State::Interrupted
-                && let Err(error) = self.resume(job.id())
+                && let Err(error) = self.resume(job.id(), &Requester::admin())
             {
                 tracing::warn!(%error, id = job.id(), "a training could not be resumed");
             }
@@ -375,12 +383,14 @@ impl Shared {
             .jobs
             .get(id)
             .cloned()
-            .ok_or_else(|| JobsError::NotFound {
-                id: id.chars().take(100).collect(),
-            })
+            .ok_or_else(|| JobsError::not_found(id))
     }
 
-    fn check_space_in_queue(&self, state: &ListState) -> Result<(), JobsError> {
+    fn check_space_in_queue(
+        &self,
+        state: &ListState,
+        requester: &Requester,
+    ) -> Result<(), JobsError> {
         if state.stopping {
             return Err(JobsError::Stopping);
         }
@@ -391,7 +401,7 @@ impl Shared {
         if !idle && waiting >= limit {
             return Err(JobsError::QueueFull { limit });
         }
-        Ok(())
+        requester.check_trainings(state)
     }
 
     /// Rejects a training that can never fit, or that would start now and does
@@ -408,9 +418,9 @@ impl Shared {
     }
 
     /// Adds a new training to the list and the queue.
-    fn enqueue_new(&self, job: &Arc<Job>) -> Result<(), JobsError> {
+    fn enqueue_new(&self, job: &Arc<Job>, requester: &Requester) -> Result<(), JobsError> {
         let mut state = lock(&self.state);
-        if let Err(error) = self.check_space_in_queue(&state) {
+        if let Err(error) = self.check_space_in_queue(&state, requester) {
             drop(state);
             // It was not reported to any client yet.
             fs::remove_dir_all(job.folder())?;
@@ -425,7 +435,7 @@ impl Shared {
 
     /// Reserves a place in the queue for a training to resume. Until
     /// [`Self::complete_resume`], it is neither deleted nor resumed again.
-    fn reserve_resume(&self, id: &str) -> Result<Arc<Job>, JobsError> {
+    fn reserve_resume(&self, id: &str, requester: &Requester) -> Result<Arc<Job>, JobsError> {
         let mut state = lock(&self.state);
         let job = self.get(&state, id)?;
         let not_resumable = |state| {
@@ -441,7 +451,7 @@ impl Shared {
             State::Running => return not_resumable("is running"),
             State::Succeeded => return not_resumable("has succeeded"),
         }
-        self.check_space_in_queue(&state)?;
+        self.check_space_in_queue(&state, requester)?;
         state.resuming.insert(id.to_owned());
         job.request_stop(StopRequest::Nothing);
         Ok(job)

@@ -5,7 +5,7 @@ use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{ModelId, Publisher, Repository, RepositoryError};
 use charlstm_store::unix_time;
 
 /// A model to start from, without its weights.
@@ -55,12 +55,24 @@ pub trait Models: Send + Sync {
     /// The model is unknown, damaged, or cannot be read.
     fn read(&self, reference: &str) -> Result<InitialModel, RepositoryError>;
 
+    /// Checks that a principal may publish under a name.
+    ///
+    /// # Errors
+    /// The name belongs to another principal.
+    fn check_publisher(&self, name: &str, publisher: &Publisher) -> Result<(), RepositoryError>;
+
     /// Stores a model as the next version of its name, with the current time
     /// as that of its creation. Returns the version.
     ///
     /// # Errors
-    /// The disk does not accept it; nothing is left of it then.
-    fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError>;
+    /// The disk does not accept it, or the name belongs to another principal;
+    /// nothing is left of it then.
+    fn publish(
+        &self,
+        publisher: &Publisher,
+        name: &str,
+        model: &mut ModelFile,
+    ) -> Result<u64, RepositoryError>;
 
     /// Returns the version of a name that a training has published, if it has
     /// and the version still exists.
@@ -92,9 +104,18 @@ impl Models for Repository {
         })
     }
 
-    fn publish(&self, name: &str, model: &mut ModelFile) -> Result<u64, RepositoryError> {
+    fn check_publisher(&self, name: &str, publisher: &Publisher) -> Result<(), RepositoryError> {
+        Repository::check_publisher(self, name, publisher)
+    }
+
+    fn publish(
+        &self,
+        publisher: &Publisher,
+        name: &str,
+        model: &mut ModelFile,
+    ) -> Result<u64, RepositoryError> {
         model.metadata.created_unix_ms = unix_time::now_ms();
-        Ok(Repository::publish(self, name, model)?.version)
+        Ok(Repository::publish(self, publisher, name, model)?.version)
     }
 
     fn published_by(

@@ -1,6 +1,6 @@
 //! The settings of HTTP on the port of gRPC.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::value::{Checked, on_or_off};
 use crate::http::{allowed_host, cors_origin};
@@ -15,6 +15,7 @@ pub struct HttpConfig {
         long = "http",
         env = "CHARLSTM_HTTP",
         value_name = "on|off",
+        action = ArgAction::Set,
         default_value = "on",
         value_parser = Checked(on_or_off)
     )]

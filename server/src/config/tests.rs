@@ -53,6 +53,8 @@ fn every_setting_has_a_default() {
     assert_eq!(config.metrics_listen, None);
     assert_eq!(config.tls(), None);
     assert_eq!(config.auth_token_file, None);
+    assert_eq!(config.principals, None);
+    assert!(!config.insecure);
     assert_eq!(config.log_format, LogFormat::Text);
 }
 
@@ -76,7 +78,10 @@ fn hosts_and_origins_are_lists_in_every_source() {
     assert_eq!(config.http.allowed_hosts, ["a.example", "b", "c"]);
     let config = load_file("http = 'off'\ncors-origin = 'https://a.example,http://b:81'").unwrap();
     assert!(!config.http.is_on);
-    assert_eq!(config.http.cors_origins, ["https://a.example", "http://b:81"]);
+    assert_eq!(
+        config.http.cors_origins,
+        ["https://a.example", "http://b:81"]
+    );
     assert!(message(&["--allowed-host", "a:80"]).contains("must be a host name"));
     assert!(message(&["--cors-origin", "*"]).contains("must be SCHEME://HOST"));
     assert!(message(&["--http", "maybe"]).contains("must be on or off"));
@@ -181,4 +186,62 @@ fn every_flag_has_a_variable_named_after_it() {
             assert_eq!(argument.get_env().unwrap(), variable.as_str());
         }
     }
+}
+
+#[test]
+fn an_address_that_other_machines_reach_requires_tls_and_credentials() {
+    let open = ["--listen", "0.0.0.0:1"];
+    let tls = ["--tls-cert", "c", "--tls-key", "k"];
+    let error = message(&open);
+    assert!(
+        error.starts_with("--listen 0.0.0.0:1 can be reached"),
+        "{error}"
+    );
+    assert!(
+        error.contains("--tls-cert") && error.contains("--insecure"),
+        "{error}"
+    );
+    let tokens = ["--auth-token-file", "t"];
+    let error = message(&[&open[..], &tokens].concat());
+    assert!(error.contains("TLS is missing"), "{error}");
+    let error = message(&[&open[..], &tls].concat());
+    assert!(error.contains("--principals"), "{error}");
+    for sufficient in [
+        &["--auth-token-file", "t"][..],
+        &["--principals", "p"],
+        &["--tls-client-ca", "a"],
+        &["--insecure"],
+    ] {
+        load(&[&open[..], &tls, sufficient].concat()).unwrap();
+    }
+    load(&[&open[..], &["--insecure"]].concat()).unwrap();
+    load(&["--listen", "[::1]:1"]).unwrap();
+    // The address of the metrics has neither.
+    load(&["--metrics-listen", "0.0.0.0:1"]).unwrap();
+}
+
+#[test]
+fn a_token_can_be_made_for_several_roles() {
+    let roles = |arguments: &[&str]| {
+        let token = [&["token", "--name", "a"], arguments].concat();
+        load(&token).map(|config| config.task)
+    };
+    let expected = Some(Task::Token {
+        name: "a".to_owned(),
+        roles: vec![Role::Generate, Role::Train],
+    });
+    for arguments in [
+        &["--role", "generate", "train"][..],
+        &["--role", "generate", "--role", "train"],
+    ] {
+        assert_eq!(roles(arguments).unwrap(), expected);
+    }
+    assert!(roles(&[]).is_err());
+    let error = roles(&["--role", "read"]).unwrap_err().to_string();
+    assert!(
+        error.contains("must be generate, train or admin"),
+        "{error}"
+    );
+    let error = message(&["token", "--name", "a b", "--role", "train"]);
+    assert!(error.contains("printable ASCII"), "{error}");
 }

@@ -13,8 +13,10 @@ use clap::parser::ValueSource;
 use clap::{Arg, Command, Error};
 
 use super::{LogFormat, SessionDurability};
+use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::device::DeviceChoice;
+use charlstm_store::session::Owner;
 
 /// Longest duration of a setting: ten years are as good as unlimited, and no
 /// sum of times overflows.
@@ -147,6 +149,21 @@ pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err("must be on or off".to_owned()),
     }
+}
+
+/// The name of a principal.
+pub(super) fn principal_name(text: &str) -> Result<String, String> {
+    match Owner::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The name of a role.
+pub(super) fn role(text: &str) -> Result<Role, String> {
+    let roles = [Role::Generate, Role::Train, Role::Admin];
+    let role = roles.into_iter().find(|role| role.name() == text);
+    role.ok_or_else(|| "must be generate, train or admin".to_owned())
 }
 
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {

@@ -47,7 +47,7 @@ pub(super) struct ErrorDetail {
 #[derive(Clone, Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
-    detail: ErrorDetail,
+    detail: Box<ErrorDetail>,
     retry_after: Option<Duration>,
     /// Whether a client may repeat the request as it is.
     may_repeat: bool,
@@ -57,13 +57,13 @@ impl ApiError {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self {
             status,
-            detail: ErrorDetail {
+            detail: Box::new(ErrorDetail {
                 message: message.into(),
                 kind: kind(status),
                 param: None,
                 code: Some(code.to_owned()),
                 metadata: BTreeMap::new(),
-            },
+            }),
             retry_after: None,
             may_repeat: false,
         }
@@ -72,13 +72,13 @@ impl ApiError {
     /// 400: a field is wrong. The message follows the name of the field.
     pub(super) fn invalid(field: &str, message: impl Display) -> Self {
         Self {
-            detail: ErrorDetail {
+            detail: Box::new(ErrorDetail {
                 message: format!("{field}: {message}"),
                 kind: kind(StatusCode::BAD_REQUEST),
                 param: Some(field.to_owned()),
                 code: None,
                 metadata: BTreeMap::new(),
-            },
+            }),
             ..Self::new(StatusCode::BAD_REQUEST, "", "")
         }
     }
@@ -137,7 +137,9 @@ impl ApiError {
 
     /// Returns the body, for a stream that fails after its beginning.
     pub(super) fn body(self) -> ErrorBody {
-        ErrorBody { error: self.detail }
+        ErrorBody {
+            error: *self.detail,
+        }
     }
 }
 
@@ -207,7 +209,13 @@ fn kind(status: StatusCode) -> &'static str {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let should_retry = HeaderValue::from_static(if self.may_repeat { "true" } else { "false" });
-        let mut response = (self.status, Json(ErrorBody { error: self.detail })).into_response();
+        let mut response = (
+            self.status,
+            Json(ErrorBody {
+                error: *self.detail,
+            }),
+        )
+            .into_response();
         let headers = response.headers_mut();
         headers.insert(SHOULD_RETRY, should_retry);
         if self.status == StatusCode::UNAUTHORIZED {

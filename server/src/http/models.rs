@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use charlstm_repository::ModelDescription;
+use charlstm_repository::{ModelDescription, Repository};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -52,10 +52,11 @@ pub(super) struct ModelList {
     security(("bearer" = []))
 )]
 pub(super) async fn list(State(state): State<ApiState>) -> Json<ModelList> {
-    let models = state.repository.list();
+    let repository = &state.repository;
+    let models = repository.list();
     let data = models
         .iter()
-        .map(|model| info(model.id.name.clone(), model));
+        .map(|model| info(repository, model.id.name.clone(), model));
     Json(ModelList {
         object: "list",
         data: data.collect(),
@@ -85,15 +86,16 @@ pub(super) async fn get(
         .resolve(&id)
         .and_then(|found| repository.describe(&found))
         .map_err(|error| status::repository("id", &error))?;
-    Ok(Json(info(id, &model)))
+    Ok(Json(info(repository, id, &model)))
 }
 
-fn info(id: String, model: &ModelDescription) -> ModelInfo {
+fn info(repository: &Repository, id: String, model: &ModelDescription) -> ModelInfo {
+    let owner = repository.owner(&model.id.name);
     ModelInfo {
         id,
         object: "model",
         created: model.metadata.created_unix_ms / 1000,
-        owned_by: "charlstm".to_owned(),
+        owned_by: owner.map_or_else(String::new, String::from),
         version: model.id.version,
         parameters: model.architecture.parameter_count() as u64,
         vocabulary: model.vocabulary.clone(),

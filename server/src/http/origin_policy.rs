@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
-use webpki::EndEntityCert;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Why a request is rejected.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -200,10 +200,18 @@ pub(crate) fn own_names(pem: &[u8]) -> Vec<String> {
     let Ok(certificate) = CertificateDer::from_pem_slice(pem) else {
         return Vec::new();
     };
-    match EndEntityCert::try_from(&certificate) {
-        Ok(parsed) => parsed.valid_dns_names().map(str::to_owned).collect(),
-        Err(_) => Vec::new(),
-    }
+    let Ok((_, parsed)) = X509Certificate::from_der(&certificate) else {
+        return Vec::new();
+    };
+    let names = match parsed.subject_alternative_name() {
+        Ok(Some(extension)) => extension.value.general_names.iter(),
+        _ => return Vec::new(),
+    };
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    names.collect()
 }
 
 #[cfg(test)]

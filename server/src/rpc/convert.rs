@@ -2,15 +2,16 @@
 
 use charlstm_proto::v1 as pb;
 
-use charlstm_repository::ModelDescription;
+use charlstm_repository::{ModelDescription, Repository};
 
 /// Converts a size; one that does not fit becomes the largest.
 pub(super) fn to_u32(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-/// Converts the description of a model.
-pub(super) fn model(description: &ModelDescription) -> pb::Model {
+/// Converts the description of a model of a repository.
+pub(super) fn model(repository: &Repository, description: &ModelDescription) -> pb::Model {
+    let owner = repository.owner(&description.id.name);
     let metadata = &description.metadata;
     let architecture = &description.architecture;
     // An imported state dict has no information about its training.
@@ -34,5 +35,7 @@ pub(super) fn model(description: &ModelDescription) -> pb::Model {
         train_loss: metadata.train_loss,
         validation_loss: metadata.validation_loss,
         training,
+        // What was deleted in the meantime keeps its owner, too.
+        owner: owner.map_or_else(String::new, String::from),
     }
 }

@@ -2,19 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::HeaderMap;
 
-/// How much earlier than the client the server gives up. The transport has a
-/// timer of its own that would answer CANCELLED instead of DEADLINE_EXCEEDED;
-/// both count in milliseconds.
-const HEAD_START: Duration = Duration::from_millis(2);
-
-/// Returns when the client of a request stops waiting; `None` if the request
-/// has no deadline, or one that is not valid according to the gRPC
-/// specification.
-pub(super) fn deadline(metadata: &MetadataMap) -> Option<Instant> {
-    let header = metadata.get("grpc-timeout")?.to_str().ok()?;
-    Instant::now().checked_add(timeout(header)?.saturating_sub(HEAD_START))
+/// Returns when the client of a request with these headers stops waiting;
+/// `None` if the request has no deadline, or one that is not valid according to
+/// the gRPC specification.
+pub(super) fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    let header = headers.get("grpc-timeout")?.to_str().ok()?;
+    Instant::now().checked_add(timeout(header)?)
 }
 
 /// Reads a timeout of at most eight digits and a unit.

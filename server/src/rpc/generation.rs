@@ -14,7 +14,7 @@ use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::generation_service_server::{GenerationService, GenerationServiceServer};
-use charlstm_store::session::{SessionId, SessionKey, SnapshotKeys};
+use charlstm_store::session::{Owner, SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -103,7 +103,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let responses = self.open(request.into_inner(), &principal, deadline).await;
         Ok(Response::new(responses?))
@@ -113,7 +113,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateTextRequest>,
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
         let request = text::stream_request(request.into_inner())?;
         let responses = self.open(request, &principal, deadline).await?;
@@ -124,7 +124,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         let request = request.into_inner();
         let logprobs = request.logprobs.unwrap_or_default();
         if logprobs && request.text.chars().count() > MAX_SCORE_LOGPROBS {
@@ -153,7 +153,7 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.metadata().as_ref());
         score_stream::start(self.engine.clone(), request.into_inner(), deadline)
             .await
             .map(Response::new)
@@ -228,7 +228,8 @@ fn generate_call(
         let message = format!("must be 0 to {MAX_CHARS}, not {max_chars}");
         return Err(status::invalid("max_chars", message));
     }
-    let session = session_source(&request, principal, keys)?;
+    let owner = principal.owner_or(request.owner.as_deref())?;
+    let session = session_source(&request, &owner, keys)?;
     if session == SessionSource::None && request.expected_position.is_some() {
         let message = "requires a session_id or a session_snapshot: \
                        only a session has a position";
@@ -252,7 +253,8 @@ fn generate_call(
         unknown: unknown_characters(request.unknown)?,
         max_chars: max_chars.into(),
         session,
-        snapshot_for: returns_session.then(|| principal.owner().clone()),
+        owner_limit: principal.max_sessions(&owner),
+        snapshot_for: returns_session.then_some(owner),
         settings: settings(&sampling)?,
         seed: sampling.seed,
         stop: request.stop,
@@ -266,7 +268,7 @@ fn generate_call(
 /// The session that a request continues.
 fn session_source(
     request: &pb::GenerateRequest,
-    principal: &Principal,
+    owner: &Owner,
     keys: &SnapshotKeys,
 ) -> Result<SessionSource, Status> {
     let id = request.session_id.as_deref().unwrap_or_default();
@@ -276,7 +278,7 @@ fn session_source(
         return Err(status::invalid("session_snapshot", message));
     }
     if !snapshot.is_empty() {
-        let opened = keys.open(snapshot, Some(principal.owner()));
+        let opened = keys.open(snapshot, Some(owner));
         let opened = opened.map_err(|error| status::invalid_snapshot(&error))?;
         return Ok(SessionSource::Snapshot(Box::new(opened)));
     }
@@ -284,7 +286,7 @@ fn session_source(
         return Ok(SessionSource::None);
     }
     let id = session_id("session_id", id)?;
-    let key = SessionKey::new(principal.owner().clone(), id);
+    let key = SessionKey::new(owner.clone(), id);
     Ok(SessionSource::Stored(key))
 }
 

@@ -6,6 +6,7 @@ mod deadline;
 pub mod generation;
 pub mod layers;
 pub mod model;
+pub mod peer;
 pub mod principal;
 pub mod server;
 pub mod session;

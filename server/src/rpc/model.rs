@@ -10,9 +10,10 @@ use charlstm_proto::v1::model_service_server::{ModelService, ModelServiceServer}
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::principal::Principal;
 use super::{convert, status};
-use charlstm_repository::{ModelId, Repository, RepositoryError};
-use charlstm_store::session::SessionError;
+use charlstm_repository::{ModelId, Publisher, Repository, RepositoryError};
+use charlstm_store::session::{AllowedSessions, SessionError};
 
 /// The use of model versions by sessions, which is checked before a version is
 /// deleted.
@@ -25,11 +26,11 @@ pub trait ModelUsage: Send + Sync + 'static {
     async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError>;
 
     /// Prevents new sessions on the version, in one step with the check that
-    /// it has none, unless `force` is set.
+    /// it has only sessions that are `allowed`.
     ///
     /// # Errors
-    /// The version has sessions, or the session storage is unavailable.
-    async fn retire(&self, id: &ModelId, force: bool) -> Result<(), SessionError>;
+    /// The version has other sessions, or the session storage is unavailable.
+    async fn retire(&self, id: &ModelId, allowed: AllowedSessions) -> Result<(), SessionError>;
 
     /// Allows sessions on a version again that was not deleted after all.
     async fn reinstate(&self, id: &ModelId);
@@ -61,7 +62,10 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<pb::ListModelsResponse>, Status> {
         let models = self.repository.list();
         Ok(Response::new(pb::ListModelsResponse {
-            models: models.iter().map(|model| convert::model(model)).collect(),
+            models: models
+                .iter()
+                .map(|model| convert::model(&self.repository, model))
+                .collect(),
         }))
     }
 
@@ -77,7 +81,7 @@ impl ModelService for ModelRpc {
             .map_err(|error| status::repository("model", &error))?;
         Ok(Response::new(pb::GetModelResponse {
             versions: self.repository.versions(&description.id.name),
-            model: Some(convert::model(&description)),
+            model: Some(convert::model(&self.repository, &description)),
         }))
     }
 
@@ -85,9 +89,19 @@ impl ModelService for ModelRpc {
         &self,
         request: Request<pb::DeleteModelRequest>,
     ) -> Result<Response<pb::DeleteModelResponse>, Status> {
+        let principal = Principal::of(&request)?;
         let request = request.into_inner();
-        let force = request.force.unwrap_or(false);
-        let versions = delete(&self.repository, &*self.usage, &request.model, force).await?;
+        let allowed = match (request.force.unwrap_or(false), principal.is_admin()) {
+            (false, _) => AllowedSessions::None,
+            (true, false) => AllowedSessions::OfOwner(principal.owner().clone()),
+            (true, true) => AllowedSessions::All,
+        };
+        let deletion = Deletion {
+            reference: request.model,
+            publisher: principal.publisher(),
+            allowed,
+        };
+        let versions = delete(&self.repository, &*self.usage, &deletion).await?;
         Ok(Response::new(pb::DeleteModelResponse { versions }))
     }
 
@@ -106,24 +120,33 @@ impl ModelService for ModelRpc {
         &self,
         request: Request<Streaming<pb::ImportModelRequest>>,
     ) -> Result<Response<pb::ImportModelResponse>, Status> {
-        let id = transfer::import(&self.repository, request.into_inner()).await?;
+        let publisher = Principal::of(&request)?.publisher();
+        let id = transfer::import(&self.repository, publisher, request.into_inner()).await?;
         let description = self
             .repository
             .describe(&id)
             .map_err(|error| status::repository("model", &error))?;
         Ok(Response::new(pb::ImportModelResponse {
-            model: Some(convert::model(&description)),
+            model: Some(convert::model(&self.repository, &description)),
         }))
     }
+}
+
+/// What is to be deleted, and for whom.
+struct Deletion {
+    reference: String,
+    publisher: Publisher,
+    /// Sessions that the versions may have.
+    allowed: AllowedSessions,
 }
 
 /// Deletes what the reference names: all versions of a name, or one.
 async fn delete(
     repository: &Repository,
     usage: &dyn ModelUsage,
-    reference: &str,
-    force: bool,
+    deletion: &Deletion,
 ) -> Result<Vec<u64>, Status> {
+    let reference = deletion.reference.as_str();
     if reference.is_empty() {
         // For reading, an empty reference means the only model there is. That
         // is too easily deleted by mistake.
@@ -131,7 +154,11 @@ async fn delete(
     }
     let failed = |error: RepositoryError| status::repository("model", &error);
     let ids = repository.stored(reference).map_err(failed)?;
-    retire_all(usage, reference, &ids, force).await?;
+    if let Some(id) = ids.first() {
+        let checked = repository.check_publisher(&id.name, &deletion.publisher);
+        checked.map_err(failed)?;
+    }
+    retire_all(usage, deletion, &ids).await?;
     let mut left = ids.iter();
     while let Some(id) = left.next() {
         let (repository, removed) = (repository.clone(), id.clone());
@@ -149,20 +176,23 @@ async fn delete(
 /// Retires all versions or none.
 async fn retire_all(
     usage: &dyn ModelUsage,
-    reference: &str,
+    deletion: &Deletion,
     ids: &[ModelId],
-    force: bool,
 ) -> Result<(), Status> {
+    let reference = &deletion.reference;
     for (index, id) in ids.iter().enumerate() {
-        let Err(error) = usage.retire(id, force).await else {
+        let Err(error) = usage.retire(id, deletion.allowed.clone()).await else {
             continue;
         };
         for retired in &ids[..index] {
             usage.reinstate(retired).await;
         }
-        let SessionError::ModelInUse { .. } = error else {
+        let SessionError::ModelInUse { sessions, .. } = error else {
             return Err(status::session_store_error(&error));
         };
+        if deletion.allowed != AllowedSessions::None {
+            return Err(status::model_in_use_by_others(reference, sessions));
+        }
         let mut sessions = 0;
         for id in ids {
             let count = usage.sessions(id).await;

@@ -15,7 +15,7 @@ use charlstm_store::session::{
 use tonic::{Request, Response, Status};
 
 use super::generation::session_id;
-use super::principal::Principal;
+use super::principal::{Principal, Role};
 use super::status;
 
 #[cfg(test)]
@@ -48,7 +48,8 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let key = key(&request, &request.get_ref().session_id)?;
+        let message = request.get_ref();
+        let key = key(&request, &message.session_id, message.owner.as_deref())?;
         let info = self.engine.session(&key).await;
         let session = Some(session(info.map_err(about(&key.id))?));
         Ok(Response::new(pb::GetSessionResponse { session }))
@@ -58,8 +59,9 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let owner = Principal::of(&request)?.owner().clone();
+        let principal = Principal::of(&request)?;
         let request = request.into_inner();
+        let owner = principal.owner_to_list(request.owner.as_deref())?;
         let size = request.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
         if !(1..=MAX_PAGE_SIZE).contains(&size) {
             let message = format!("must be 1 to {MAX_PAGE_SIZE}, not {size}");
@@ -72,7 +74,7 @@ impl SessionService for SessionRpc {
             })?)),
         };
         let list = ListRequest {
-            owner: Some(owner),
+            owner,
             max_sessions: size as usize,
             after,
         };
@@ -91,9 +93,11 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ForkSessionRequest>,
     ) -> Result<Response<pb::ForkSessionResponse>, Status> {
-        let key = key(&request, &request.get_ref().session_id)?;
-        let new_id = session_id("new_session_id", &request.get_ref().new_session_id)?;
-        let forked = self.engine.fork_session(&key, &new_id).await;
+        let message = request.get_ref();
+        let key = key(&request, &message.session_id, message.owner.as_deref())?;
+        let new_id = session_id("new_session_id", &message.new_session_id)?;
+        let limit = Principal::of(&request)?.max_sessions(&key.owner);
+        let forked = self.engine.fork_session(&key, &new_id, limit).await;
         let info = forked.map_err(|error| {
             let about = if error == SessionError::Exists {
                 &new_id
@@ -110,7 +114,8 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
-        let key = key(&request, &request.get_ref().session_id)?;
+        let message = request.get_ref();
+        let key = key(&request, &message.session_id, message.owner.as_deref())?;
         let deleted = self.engine.delete_session(&key).await;
         deleted.map_err(about(&key.id))?;
         Ok(Response::new(pb::DeleteSessionResponse {}))
@@ -120,7 +125,8 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ExportSessionRequest>,
     ) -> Result<Response<pb::ExportSessionResponse>, Status> {
-        let key = key(&request, &request.get_ref().session_id)?;
+        let message = request.get_ref();
+        let key = key(&request, &message.session_id, message.owner.as_deref())?;
         let exported = self.engine.export_session(&key).await;
         let snapshot = exported.map_err(about(&key.id))?;
         let data = self.keys.seal(&snapshot);
@@ -132,38 +138,47 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<pb::ImportSessionRequest>,
     ) -> Result<Response<pb::ImportSessionResponse>, Status> {
-        let owner = Principal::of(&request)?.owner().clone();
+        let principal = Principal::of(&request)?;
         let request = request.into_inner();
-        let portable = portable_session(&request.data, &self.keys);
-        let portable = portable.map_err(|error| status::invalid_export(&error))?;
+        let owner = principal.owner_or(request.owner.as_deref())?;
+        let portable = portable_session(&request.data, &self.keys, &principal)?;
         let id = match (request.session_id.as_str(), &portable.id) {
             ("", Some(id)) => id.clone(),
             (id, _) => session_id("session_id", id)?,
         };
+        let limit = principal.max_sessions(&owner);
         let key = SessionKey::new(owner, id);
-        let imported = self.engine.import_session(key, portable).await;
+        let imported = self.engine.import_session(key, portable, limit).await;
         let info = imported.map_err(|error| status::import_error(&error))?;
         let session = Some(session(info));
         Ok(Response::new(pb::ImportSessionResponse { session }))
     }
 }
 
-/// Reads exported bytes. Bytes without a seal of this server, from version 0.1
-/// or sealed with another key, are read as untrusted input; a snapshot with a
-/// seal of this server that does not match is rejected.
-fn portable_session(data: &Bytes, keys: &SnapshotKeys) -> Result<PortableSession, SealError> {
-    // Every caller is an administrator, who may import the sessions of all.
-    match keys.open(data, None) {
-        Ok(snapshot) => Ok(snapshot.into()),
+/// Reads exported bytes. An administrator may import the sessions of all, and
+/// bytes without a seal of this server, from version 0.1 or sealed with another
+/// key, which are read as untrusted input. A snapshot with a seal of this server
+/// that does not match is rejected.
+fn portable_session(
+    data: &Bytes,
+    keys: &SnapshotKeys,
+    principal: &Principal,
+) -> Result<PortableSession, Status> {
+    let owner = (!principal.is_admin()).then(|| principal.owner());
+    let opened = match keys.open(data, owner) {
+        Ok(snapshot) => return Ok(snapshot.into()),
         Err(SealError::UnknownKey | SealError::Magic) => PortableSession::read_unsealed(data),
         Err(error) => Err(error),
-    }
+    };
+    let portable = opened.map_err(|error| status::invalid_export(&error))?;
+    principal.require(Role::Admin)?;
+    Ok(portable)
 }
 
 /// The session that a request means: two callers may use the same id.
-fn key<T>(request: &Request<T>, id: &str) -> Result<SessionKey, Status> {
-    let id = session_id("session_id", id)?;
-    Ok(SessionKey::new(Principal::of(request)?.owner().clone(), id))
+fn key<T>(request: &Request<T>, id: &str, owner: Option<&str>) -> Result<SessionKey, Status> {
+    let owner = Principal::of(request)?.owner_or(owner)?;
+    Ok(SessionKey::new(owner, session_id("session_id", id)?))
 }
 
 fn about(id: &SessionId) -> impl Fn(SessionError) -> Status {
@@ -174,6 +189,7 @@ fn session(info: SessionInfo) -> pb::Session {
     let SessionInfo { key, identity, .. } = info;
     pb::Session {
         session_id: key.id.to_string(),
+        owner: key.owner.to_string(),
         model: identity.model.name.to_string(),
         version: identity.model.version,
         position: info.position,

@@ -13,13 +13,14 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::principal::Principal;
+use super::principal::{Principal, Role};
 use super::status::internal;
 use super::status::training as status;
 use charlstm_training::events::Event;
 use charlstm_training::history::Watcher;
 use charlstm_training::job::Job;
 use charlstm_training::jobs::{Jobs, JobsError, Upload};
+use charlstm_training::spec::TrainingSpec;
 
 #[cfg(test)]
 mod tests;
@@ -61,14 +62,10 @@ impl TrainingRpc {
     /// Starts the training of a complete upload, bound to the stream if its
     /// spec asks for that. The binding exists as soon as the training does: no
     /// training is left behind if the client disconnects in between.
-    async fn start(
-        &self,
-        upload: Upload,
-        principal: Principal,
-    ) -> Result<(Arc<Job>, CancelOnDrop), Status> {
+    async fn start(&self, upload: Upload) -> Result<(Arc<Job>, CancelOnDrop), Status> {
         self.run_blocking(move |jobs| {
             let job = jobs.start(upload)?;
-            tracing::info!(id = job.id(), owner = %principal.owner(), "training accepted");
+            tracing::info!(id = job.id(), owner = %job.owner(), "training accepted");
             let is_bound = job.metadata().spec.cancel_on_disconnect;
             let run = job.summary().run;
             let guard = CancelOnDrop(is_bound.then(|| BoundRun {
@@ -97,8 +94,7 @@ impl TrainingService for TrainingRpc {
         let Some(pb::train_request::Payload::Spec(spec)) = first else {
             return Err(status::spec_missing());
         };
-        let spec = convert::spec_from(spec);
-        let mut upload = self.run_blocking(move |jobs| jobs.begin(&spec)).await?;
+        let mut upload = self.begin(convert::spec_from(spec), &principal).await?;
         // The next message is read after this one is processed: a client that
         // is faster than the server has to wait.
         while let Some(message) = messages.message().await? {
@@ -107,7 +103,7 @@ impl TrainingService for TrainingRpc {
             };
             upload = self.push(upload, chunk).await?;
         }
-        let (job, guard) = self.start(upload, principal).await?;
+        let (job, guard) = self.start(upload).await?;
         let stream = events(job, 0, guard, convert::train_response);
         Ok(Response::new(Box::pin(stream)))
     }
@@ -121,9 +117,9 @@ impl TrainingService for TrainingRpc {
         let mut spec = convert::spec_from(request.spec.ok_or_else(status::spec_missing)?);
         // There is no stream that could break.
         spec.cancel_on_disconnect = None;
-        let upload = self.run_blocking(move |jobs| jobs.begin(&spec)).await?;
+        let upload = self.begin(spec, &principal).await?;
         let upload = self.push(upload, request.corpus).await?;
-        let (job, _guard) = self.start(upload, principal).await?;
+        let (job, _guard) = self.start(upload).await?;
         Ok(Response::new(pb::StartTrainingResponse {
             training_id: job.id().to_owned(),
         }))
@@ -133,8 +129,8 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::WatchTrainingRequest>,
     ) -> Result<Response<Self::WatchTrainingStream>, Status> {
+        let job = self.find(&request, &request.get_ref().training_id)?;
         let request = request.into_inner();
-        let job = self.get(&request.training_id)?;
         let from = request.from_sequence.unwrap_or(0);
         let stream = events(job, from, CancelOnDrop(None), convert::watch_response);
         Ok(Response::new(Box::pin(stream)))
@@ -144,8 +140,11 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::ResumeTrainingRequest>,
     ) -> Result<Response<pb::ResumeTrainingResponse>, Status> {
-        let id = request.into_inner().training_id;
-        let job = self.run_blocking(move |jobs| jobs.resume(&id)).await?;
+        let requester = Principal::of(&request)?.requester();
+        let id = self.find(&request, &request.get_ref().training_id)?;
+        let id = id.id().to_owned();
+        let resumed = self.run_blocking(move |jobs| jobs.resume(&id, &requester));
+        let job = resumed.await?;
         Ok(Response::new(pb::ResumeTrainingResponse {
             training: Some(convert::training(&job)),
         }))
@@ -155,7 +154,7 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::GetTrainingRequest>,
     ) -> Result<Response<pb::GetTrainingResponse>, Status> {
-        let job = self.get(&request.into_inner().training_id)?;
+        let job = self.find(&request, &request.get_ref().training_id)?;
         Ok(Response::new(pb::GetTrainingResponse {
             training: Some(convert::training(&job)),
         }))
@@ -163,11 +162,16 @@ impl TrainingService for TrainingRpc {
 
     async fn list_trainings(
         &self,
-        _request: Request<pb::ListTrainingsRequest>,
+        request: Request<pb::ListTrainingsRequest>,
     ) -> Result<Response<pb::ListTrainingsResponse>, Status> {
+        let principal = Principal::of(&request)?;
+        let owner = principal.owner_to_list(request.get_ref().owner.as_deref())?;
         let jobs = self.jobs.list();
+        let listed = jobs
+            .iter()
+            .filter(|job| owner.as_ref().is_none_or(|owner| job.owner() == owner));
         Ok(Response::new(pb::ListTrainingsResponse {
-            trainings: jobs.iter().map(|job| convert::training(job)).collect(),
+            trainings: listed.map(|job| convert::training(job)).collect(),
         }))
     }
 
@@ -175,7 +179,8 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::CancelTrainingRequest>,
     ) -> Result<Response<pb::CancelTrainingResponse>, Status> {
-        let id = request.into_inner().training_id;
+        let id = self.find(&request, &request.get_ref().training_id)?;
+        let id = id.id().to_owned();
         let job = self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
         Ok(Response::new(pb::CancelTrainingResponse {
             training: Some(convert::training(&job)),
@@ -184,8 +189,28 @@ impl TrainingService for TrainingRpc {
 }
 
 impl TrainingRpc {
-    fn get(&self, id: &str) -> Result<Arc<Job>, Status> {
-        self.jobs.get(id).map_err(|error| status::of_jobs(&error))
+    /// Returns a training of the caller; for an administrator, any.
+    fn find<T>(&self, request: &Request<T>, id: &str) -> Result<Arc<Job>, Status> {
+        let principal = Principal::of(request)?;
+        let found = self.jobs.get(id).and_then(|job| {
+            match principal.is_admin() || job.owner() == principal.owner() {
+                true => Ok(job),
+                // As if there were none.
+                false => Err(JobsError::not_found(id)),
+            }
+        });
+        found.map_err(|error| status::of_jobs(&error))
+    }
+
+    /// Validates a spec, before its corpus is received.
+    async fn begin(&self, spec: TrainingSpec, principal: &Principal) -> Result<Upload, Status> {
+        if spec.init_from.is_some() {
+            // It reads a model.
+            principal.require(Role::Generate)?;
+        }
+        let requester = principal.requester();
+        self.run_blocking(move |jobs| jobs.begin(&spec, requester))
+            .await
     }
 }
 

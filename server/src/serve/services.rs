@@ -14,7 +14,9 @@ use tower::ServiceBuilder;
 use super::ServeError;
 use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
+use crate::rpc::layers::deadline::DeadlineService;
 use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::layers::request_end::require_end;
 
 /// The layers around each service.
 #[derive(Clone)]
@@ -45,10 +47,17 @@ impl Services {
         };
         let mut routes = Routes::builder();
         routes
-            .add_service(health)
-            .add_service(reflection().build_v1().map_err(super::network)?)
-            // For older tools.
-            .add_service(reflection().build_v1alpha().map_err(super::network)?);
+            // Without authentication: load balancers have no token.
+            .add_service(health);
+        // Not in flight: a shutdown does not wait for tools that keep a stream of
+        // reflection open.
+        let admitted = ServiceBuilder::new().layer(layers.auth.clone());
+        let v1 = reflection().build_v1().map_err(super::network)?;
+        // For older tools.
+        let v1alpha = reflection().build_v1alpha().map_err(super::network)?;
+        routes
+            .add_service(admitted.clone().named_layer(v1))
+            .add_service(admitted.named_layer(v1alpha));
         Ok(Self {
             layers,
             routes,
@@ -57,7 +66,7 @@ impl Services {
         })
     }
 
-    /// Adds a service, behind the layers.
+    /// Adds a service with its own health, behind the layers.
     pub(super) fn add<S>(&mut self, service: S)
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
@@ -71,7 +80,9 @@ impl Services {
         let layers = self.layers.clone();
         let layers = ServiceBuilder::new()
             .layer(layers.call_metrics)
+            .layer_fn(DeadlineService::new)
             .layer(layers.auth)
+            .map_request(require_end)
             .layer(layers.in_flight);
         self.names.push(S::NAME);
         self.routes.add_service(layers.named_layer(service));

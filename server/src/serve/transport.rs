@@ -1,49 +1,69 @@
-//! The transport: HTTP/2 with its limits, and TLS.
+//! TLS and the limits of the transport, from the settings.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use rustls::ServerConfig;
+use tokio::sync::watch;
 
 use super::{ServeError, in_full, read_file};
-use crate::config::TlsFiles;
+use crate::config::{Config, TlsFiles};
+use crate::http::{OriginPolicy, own_names};
+use crate::listener::{RESERVED_FILES, TlsPem, raise_limit, server_config};
 
 /// Maximum size of one message to the server, in bytes. Models and corpora
 /// arrive in chunks; this bounds the corpus of `StartTraining`, which is one
 /// message.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Time without any data on a connection after which the client is pinged.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Time after which a connection is closed whose client does not answer a ping.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Maximum number of calls of one connection that the client has cancelled
-/// before the server has accepted them; beyond it, the connection is closed. A
-/// client that stops cancels thousands of calls at once and must not lose its
-/// connection because of it. Each costs a few hundred bytes until it is
-/// accepted, so a connection costs a few megabytes at most. (The default of
-/// the library is 20.)
-const MAX_PENDING_RESETS: usize = 16_384;
-
-/// Builds the transport, with TLS if `tls` is given.
+/// Reads the files of TLS, if `files` is given. The sender of a new value
+/// replaces the certificate of later connections. `http1` offers HTTP/1.1 next
+/// to HTTP/2.
 ///
 /// # Errors
 /// A file that cannot be read, or a certificate or key that is invalid.
-pub(super) fn transport(tls: Option<TlsFiles<'_>>) -> Result<Server, ServeError> {
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS));
-    let Some(files) = tls else {
-        return Ok(server);
+pub(super) fn tls(
+    files: Option<TlsFiles<'_>>,
+    http1: bool,
+) -> Result<Option<watch::Sender<Arc<ServerConfig>>>, ServeError> {
+    let Some(files) = files else {
+        return Ok(None);
     };
-    let identity = Identity::from_pem(read_file(files.cert)?, read_file(files.key)?);
-    let mut tls = ServerTlsConfig::new().identity(identity);
-    if let Some(path) = files.client_ca {
-        tls = tls.client_ca_root(Certificate::from_pem(read_file(path)?));
+    let client_ca = files.client_ca.map(read_file).transpose()?;
+    let pem = TlsPem {
+        cert: &read_file(files.cert)?,
+        key: &read_file(files.key)?,
+        client_ca: client_ca.as_deref(),
+    };
+    let config = server_config(pem, http1).map_err(|error| ServeError::Tls(in_full(&error)))?;
+    Ok(Some(watch::Sender::new(config)))
+}
+
+/// Returns which browsers may use HTTP.
+///
+/// # Errors
+/// The certificate cannot be read.
+pub(super) fn origin_policy(config: &Config) -> Result<OriginPolicy, ServeError> {
+    let tls = config.tls();
+    let names = match tls {
+        Some(files) => own_names(&read_file(files.cert)?),
+        None => Vec::new(),
+    };
+    let (hosts, origins) = (&config.http.allowed_hosts, &config.http.cors_origins);
+    Ok(OriginPolicy::new(tls.is_some(), names, hosts, origins))
+}
+
+/// Raises the limit of open files, and returns how many connections fit below
+/// it, at most `configured`.
+pub(super) fn max_connections(configured: usize) -> usize {
+    let files = raise_limit();
+    let possible = files.saturating_sub(RESERVED_FILES).max(1);
+    if possible < configured {
+        tracing::warn!(
+            configured,
+            possible,
+            open_files = files,
+            "--max-connections is lowered to what the limit of open files allows"
+        );
     }
-    server
-        .tls_config(tls)
-        .map_err(|error| ServeError::Tls(in_full(&error)))
+    configured.min(possible)
 }

@@ -105,6 +105,7 @@ async fn sessions_of(connection: &Connection, model: &str) -> Result<u64, Failur
         let request = ListSessionsRequest {
             page_size: Some(PAGE_SIZE),
             page_token,
+            owner: None,
         };
         let page = connection.sessions().list_sessions(request).await?;
         let page = page.into_inner();

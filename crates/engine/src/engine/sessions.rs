@@ -2,8 +2,8 @@
 
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{
-    ForkRequest, ImportRequest, ListRequest, PortableSession, SessionError, SessionId, SessionInfo,
-    SessionKey, SessionPage, SessionSnapshot, SessionState, TokenIds,
+    AllowedSessions, ForkRequest, ImportRequest, ListRequest, PortableSession, SessionError,
+    SessionId, SessionInfo, SessionKey, SessionPage, SessionSnapshot, SessionState, TokenIds,
 };
 
 use super::Engine;
@@ -40,11 +40,12 @@ impl Engine {
         &self,
         key: &SessionKey,
         new_id: &SessionId,
+        owner_limit: Option<u64>,
     ) -> Result<SessionInfo, SessionError> {
         let request = ForkRequest {
             key: key.clone(),
             new_id: new_id.clone(),
-            owner_limit: None,
+            owner_limit,
         };
         self.storage().fork(request).await
     }
@@ -82,6 +83,7 @@ impl Engine {
         &self,
         key: SessionKey,
         session: PortableSession,
+        owner_limit: Option<u64>,
     ) -> Result<SessionInfo, ImportError> {
         let identity = &session.identity;
         let wanted = model_id(&identity.model);
@@ -110,7 +112,7 @@ impl Engine {
         let id = key.id.clone();
         let request = ImportRequest {
             record: session.into_record(key),
-            owner_limit: None,
+            owner_limit,
         };
         let imported = self.storage().import(request).await;
         imported.map_err(|error| ImportError::Session { id, error })
@@ -126,15 +128,20 @@ impl Engine {
     }
 
     /// Prevents new sessions on a model version that is about to be deleted,
-    /// in one step with the check that it has none. With `force` it may have
-    /// some; they stay and report that their model is gone. Undone by
+    /// in one step with the check that it has only sessions that are `allowed`;
+    /// they stay and report that their model is gone. Undone by
     /// [`Engine::reinstate_model`].
     ///
     /// # Errors
-    /// `ModelInUse` without `force`, `Unavailable`, `Stopping`.
-    pub async fn retire_model(&self, model: &ModelId, force: bool) -> Result<(), SessionError> {
+    /// `ModelInUse` with the number of sessions that are not allowed,
+    /// `Unavailable`, `Stopping`.
+    pub async fn retire_model(
+        &self,
+        model: &ModelId,
+        allowed: AllowedSessions,
+    ) -> Result<(), SessionError> {
         let version = model_version(model);
-        self.storage().retire_model(&version, force).await
+        self.storage().retire_model(&version, allowed).await
     }
 
     /// Allows sessions on a model version again whose deletion failed.

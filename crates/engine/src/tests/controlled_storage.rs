@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use charlstm_store::session::{
-    CommitOutcome, ForkRequest, ImportRequest, ModelVersion, OpenRequest, OpenedSession,
-    SessionCommit, SessionLease, SessionPage, SessionRecord, SessionStats, StorageFuture,
-    StorageUnavailable,
+    AllowedSessions, CommitOutcome, ForkRequest, ImportRequest, ModelVersion, OpenRequest,
+    OpenedSession, SessionCommit, SessionLease, SessionPage, SessionRecord, SessionStats,
+    StorageFuture, StorageUnavailable,
 };
 use tokio::sync::watch;
 
@@ -141,9 +141,9 @@ impl SessionStorage for ControlledStorage {
     fn retire_model(
         &self,
         model: &ModelVersion,
-        force: bool,
+        allowed: AllowedSessions,
     ) -> StorageFuture<'_, Result<(), SessionError>> {
-        self.sessions.retire_model(model, force)
+        self.sessions.retire_model(model, allowed)
     }
 
     fn reinstate_model(&self, model: &ModelVersion) -> StorageFuture<'_, Result<(), SessionError>> {

@@ -291,7 +291,7 @@ on_each_backend! {
         let (engine, models) = backend.start(config());
         let (straight, _) = reference(&models, "abc", 90, 1);
         text(&engine, seeded_call("s", "abc", 30)).await;
-        engine.fork_session(&key("s"), &id("t")).await.unwrap();
+        engine.fork_session(&key("s"), &id("t"), None).await.unwrap();
         for name in ["t", "s"] {
             let rest = text(&engine, session_call(name, "", 60)).await;
             assert_eq!(rest, straight[30..]);
@@ -306,18 +306,18 @@ on_each_backend! {
         let straight = text(&engine, session_call("s", "", 30)).await;
         let (other, others) = backend.start(config());
         let portable = || PortableSession::from(exported.clone());
-        let imported = other.import_session(key("t"), portable()).await.unwrap();
+        let imported = other.import_session(key("t"), portable(), None).await.unwrap();
         // What is exported cannot be rewound.
         assert_eq!((imported.position, imported.last_call_position), (33, 33));
         assert_eq!(text(&other, session_call("t", "", 30)).await, straight);
         others.add("m", 1, 7);
         assert!(matches!(
-            other.import_session(key("u"), portable()).await.unwrap_err(),
+            other.import_session(key("u"), portable(), None).await.unwrap_err(),
             ImportError::ModelDiffers(_)
         ));
         others.remove(&models.resolve("m").unwrap());
         assert!(matches!(
-            other.import_session(key("u"), portable()).await.unwrap_err(),
+            other.import_session(key("u"), portable(), None).await.unwrap_err(),
             ImportError::ModelMissing(_)
         ));
         engine.stop().await.unwrap();
@@ -337,7 +337,7 @@ on_each_backend! {
             let mut changed = PortableSession::from(exported.clone());
             change(&mut changed.end);
             assert_eq!(
-                engine.import_session(key("t"), changed).await,
+                engine.import_session(key("t"), changed, None).await,
                 Err(ImportError::StateMismatch)
             );
         }

@@ -242,6 +242,7 @@ fn call(prompt: &str, max_chars: u64) -> GenerateCall {
         unknown: UnknownCharacters::Reject,
         max_chars,
         session: SessionSource::None,
+        owner_limit: None,
         snapshot_for: None,
         settings: SamplingSettings::default(),
         seed: Some(1),

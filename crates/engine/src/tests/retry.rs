@@ -61,7 +61,7 @@ on_each_backend! {
         // is where it was before the call.
         let (engine, _) = backend.start(config());
         text(&engine, seeded_call("s", "abc", 30)).await;
-        engine.fork_session(&key("s"), &id("before")).await.unwrap();
+        engine.fork_session(&key("s"), &id("before"), None).await.unwrap();
         let mut original = session_call("s", "d", 40);
         let lost = whole(&engine, original.clone()).await;
         original.session = SessionSource::Stored(key("before"));
@@ -134,7 +134,7 @@ on_each_backend! {
         others[1].seed = Some(2);
         others[2].settings = SamplingSettings::new(0.5, 0, 1.0, 0.0).unwrap();
         for mut other in others {
-            engine.fork_session(&key("s"), &id("t")).await.unwrap();
+            engine.fork_session(&key("s"), &id("t"), None).await.unwrap();
             other.session = SessionSource::Stored(key("t"));
             other.expected_position = Some(done.started.position);
             let (_, taken) = cut_off(&engine, other, 5).await;
@@ -215,7 +215,7 @@ on_each_backend! {
     async fn a_seed_other_than_the_sessions_starts_its_own_sequence(backend: &Backend) {
         let (engine, _) = backend.start(config());
         text(&engine, seeded_call("s", "abc", 30)).await;
-        engine.fork_session(&key("s"), &id("t")).await.unwrap();
+        engine.fork_session(&key("s"), &id("t"), None).await.unwrap();
         let mut reseeded = session_call("s", "", 60);
         reseeded.seed = Some(2);
         let one = whole(&engine, reseeded.clone()).await;

@@ -71,7 +71,11 @@ async fn wander(engine: Engine, number: u64) -> Vec<Track> {
             0 => {
                 let fork = format!("{name}f");
                 let _ = engine.delete_session(&key(&fork)).await;
-                if engine.fork_session(&key(&name), &id(&fork)).await.is_ok() {
+                if engine
+                    .fork_session(&key(&name), &id(&fork), None)
+                    .await
+                    .is_ok()
+                {
                     name = fork;
                 }
             }

@@ -18,9 +18,9 @@ use super::lease::{LeaseState, ReleaseLease, SessionLease, StartPoint};
 use super::name::SessionKey;
 use super::record::{SessionRecord, SessionState};
 use super::storage::{
-    CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest, OpenRequest, OpenedSession,
-    SessionCommit, SessionInfo, SessionPage, SessionStart, SessionStats, SessionStorage,
-    StorageFuture,
+    AllowedSessions, CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest,
+    OpenRequest, OpenedSession, SessionCommit, SessionInfo, SessionPage, SessionStart,
+    SessionStats, SessionStorage, StorageFuture,
 };
 
 /// Maximum number of evictions in one change, so that it stays a matter of
@@ -615,9 +615,9 @@ impl<T: OnLocalSessions> SessionStorage for T {
     fn retire_model(
         &self,
         model: &ModelVersion,
-        force: bool,
+        allowed: AllowedSessions,
     ) -> StorageFuture<'_, Result<(), SessionError>> {
-        let retired = self.local().index().retire_model(model, force);
+        let retired = self.local().index().retire_model(model, &allowed);
         Box::pin(std::future::ready(retired))
     }
 

@@ -54,8 +54,8 @@ pub use seal::{
     KeyFileError, PortableSession, SNAPSHOT_FORMAT, SealError, SessionSnapshot, SnapshotKeys,
 };
 pub use storage::{
-    CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest, OpenRequest, OpenedSession,
-    PageToken, SessionCommit, SessionInfo, SessionLimits, SessionPage, SessionStart, SessionStats,
-    SessionStorage, StorageFuture,
+    AllowedSessions, CommitOutcome, Durability, ForkRequest, ImportRequest, ListRequest,
+    OpenRequest, OpenedSession, PageToken, SessionCommit, SessionInfo, SessionLimits, SessionPage,
+    SessionStart, SessionStats, SessionStorage, StorageFuture,
 };
 pub use token_ids::TokenIds;

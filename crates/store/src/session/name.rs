@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Maximum length of a session id and of an owner's name, in characters: two
@@ -32,7 +33,8 @@ pub struct SessionId(Arc<str>);
 
 /// The principal that a session belongs to: 1 to 128 printable ASCII
 /// characters without spaces.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Owner(Arc<str>);
 
 impl SessionId {
@@ -76,6 +78,20 @@ impl Owner {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Owner {
+    type Error = NameError;
+
+    fn try_from(name: String) -> Result<Self, NameError> {
+        Self::new(&name)
+    }
+}
+
+impl From<Owner> for String {
+    fn from(owner: Owner) -> Self {
+        owner.as_str().to_owned()
     }
 }
 

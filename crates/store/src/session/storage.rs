@@ -145,16 +145,17 @@ pub trait SessionStorage: fmt::Debug + Send + Sync + 'static {
     fn count_by_model(&self, model: &ModelVersion) -> StorageFuture<'_, Result<u64, SessionError>>;
 
     /// Prevents new sessions on a model version that is about to be deleted,
-    /// in one step with the check that it has no sessions. With `force` it may
-    /// have some: they stay, and the engine reports that their model is gone.
-    /// Undone by [`SessionStorage::reinstate_model`].
+    /// in one step with the check that it has only sessions that are `allowed`:
+    /// they stay, and the engine reports that their model is gone. Undone by
+    /// [`SessionStorage::reinstate_model`].
     ///
     /// # Errors
-    /// `ModelInUse` without `force`, `Unavailable`, `Stopping`.
+    /// `ModelInUse` with the number of sessions that are not allowed,
+    /// `Unavailable`, `Stopping`.
     fn retire_model(
         &self,
         model: &ModelVersion,
-        force: bool,
+        allowed: AllowedSessions,
     ) -> StorageFuture<'_, Result<(), SessionError>>;
 
     /// Allows sessions on a model version again whose deletion failed.
@@ -199,6 +200,17 @@ pub trait SessionStorage: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` if something that was accepted could not be made durable.
     fn shutdown(&self) -> StorageFuture<'_, Result<(), SessionError>>;
+}
+
+/// Which sessions a model version may have when it is retired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedSessions {
+    /// None.
+    None,
+    /// Those of one owner.
+    OfOwner(Owner),
+    /// All.
+    All,
 }
 
 /// When a change is durable.

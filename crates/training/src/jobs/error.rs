@@ -36,7 +36,8 @@ pub enum JobsError {
         /// Each of the characters, at its first position.
         unknown: Vec<UnknownCharacter>,
     },
-    /// The model of `init_from` cannot be read.
+    /// The model of `init_from` cannot be read, or the name of the model belongs
+    /// to another principal.
     #[error(transparent)]
     Model(#[from] RepositoryError),
     /// There is no such training.
@@ -50,6 +51,21 @@ pub enum JobsError {
     QueueFull {
         /// Maximum number of waiting trainings.
         limit: usize,
+    },
+    /// The principal has as many waiting and running trainings as it may have.
+    #[error(
+        "the limit of {limit} waiting or running trainings for this principal is reached; \
+         try again when one has ended"
+    )]
+    TrainingQuota {
+        /// Maximum number of waiting and running trainings.
+        limit: u64,
+    },
+    /// The corpus is longer than the principal's corpora may be.
+    #[error("the limit of {limit} bytes of a corpus for this principal is exceeded")]
+    CorpusQuota {
+        /// Maximum number of bytes.
+        limit: u64,
     },
     /// Too many corpora are being uploaded.
     #[error("{limit} corpora are being uploaded already; try again when one is complete")]
@@ -88,6 +104,16 @@ pub enum JobsError {
     /// The disk reported an error. The text is for the log.
     #[error("the folder of the trainings: {0}")]
     Io(#[from] io::Error),
+}
+
+impl JobsError {
+    /// There is no training of this id, or none that the caller may see.
+    pub fn not_found(id: &str) -> Self {
+        // A client may send an id of any length.
+        Self::NotFound {
+            id: id.chars().take(100).collect(),
+        }
+    }
 }
 
 impl From<ReadError> for JobsError {

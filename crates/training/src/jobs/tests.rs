@@ -5,6 +5,7 @@
 mod durability;
 mod folders;
 mod full_disk;
+mod quotas;
 mod version_0_1;
 
 use std::path::Path;
@@ -101,7 +102,7 @@ fn spec() -> TrainingSpec {
 const CORPUS: &[u8] = b"abcabcabcabca";
 
 fn start(jobs: &Jobs, spec: &TrainingSpec) -> Result<Arc<Job>, JobsError> {
-    let mut upload = jobs.begin(spec)?;
+    let mut upload = jobs.begin(spec, Requester::admin())?;
     upload.push(CORPUS)?;
     jobs.start(upload)
 }
@@ -243,13 +244,13 @@ fn cancelling_saves_a_checkpoint_from_which_it_resumes_bit_for_bit() {
     assert_eq!(end(&job).state, State::Cancelled);
     assert_eq!(job.checkpoints().load().unwrap().learner.step, 5);
 
-    jobs.resume(job.id()).unwrap();
+    jobs.resume(job.id(), &Requester::admin()).unwrap();
     let events = watch(&job, 0);
     assert_eq!(end(&job).state, State::Succeeded);
     assert_eq!(epochs(&events), [1, 2, 3, 4]);
     assert_eq!(fixture.published(), whole.published());
     assert!(matches!(
-        jobs.resume(job.id()),
+        jobs.resume(job.id(), &Requester::admin()),
         Err(JobsError::NotResumable {
             state: "has succeeded",
             ..
@@ -332,7 +333,7 @@ fn trainings_wait_in_order_and_the_queue_is_bounded() {
     assert_eq!(end(&first).version, 1);
     assert_eq!(end(&third).version, 2);
     // It never had its turn, so it starts from the beginning.
-    jobs.resume(second.id()).unwrap();
+    jobs.resume(second.id(), &Requester::admin()).unwrap();
     assert_eq!(end(&second).version, 3);
     let listed: Vec<String> = jobs.list().iter().map(|job| job.id().to_owned()).collect();
     assert_eq!(listed.len(), 3);
@@ -348,7 +349,7 @@ fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
         let finished = end(&job);
         assert_eq!(finished.state, State::Failed);
         assert!(!finished.message.is_empty());
-        jobs.resume(job.id()).unwrap();
+        jobs.resume(job.id(), &Requester::admin()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
     }
     let published = fixture.published();
@@ -430,7 +431,7 @@ fn a_training_starts_from_a_model_that_has_the_characters_of_its_corpus() {
     assert_eq!(published.vocabulary, vocabulary);
     assert!(published.parameters.values[0] > 99.0);
 
-    let mut upload = jobs.begin(&spec).unwrap();
+    let mut upload = jobs.begin(&spec, Requester::admin()).unwrap();
     upload.push("abcé".repeat(4).as_bytes()).unwrap();
     let error = jobs.start(upload).err().unwrap().to_string();
     assert!(
@@ -440,7 +441,7 @@ fn a_training_starts_from_a_model_that_has_the_characters_of_its_corpus() {
         "{error}"
     );
     spec.extend_vocabulary = Some(true);
-    let mut upload = jobs.begin(&spec).unwrap();
+    let mut upload = jobs.begin(&spec, Requester::admin()).unwrap();
     upload.push("abcé".repeat(4).as_bytes()).unwrap();
     let job = jobs.start(upload).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
@@ -448,11 +449,15 @@ fn a_training_starts_from_a_model_that_has_the_characters_of_its_corpus() {
     assert_eq!(published.vocabulary, Vocabulary::of("abcdefé".chars()));
     assert!(published.parameters.values[0] > 99.0);
     spec.init_from = None;
-    let error = jobs.begin(&spec).err().unwrap().to_string();
+    let error = jobs
+        .begin(&spec, Requester::admin())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.starts_with("extend_vocabulary: requires"), "{error}");
     spec.init_from = Some("nothing".to_owned());
     assert!(matches!(
-        jobs.begin(&spec),
+        jobs.begin(&spec, Requester::admin()),
         Err(JobsError::Model(RepositoryError::NotFound { .. }))
     ));
 }
@@ -472,7 +477,7 @@ fn a_rejected_training_leaves_nothing_behind() {
         error.to_string().starts_with("sample_prime: character 'x'"),
         "{error}"
     );
-    let upload = jobs.begin(&spec()).unwrap();
+    let upload = jobs.begin(&spec(), Requester::admin()).unwrap();
     assert!(matches!(
         jobs.start(upload),
         Err(JobsError::Corpus(CorpusError::Empty))

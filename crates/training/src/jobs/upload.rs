@@ -2,10 +2,10 @@
 
 use std::fs::File;
 
-use charlstm_model::corpus::CorpusReader;
+use charlstm_model::corpus::{CorpusError, CorpusReader, ReadError};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::JobsError;
+use super::{JobsError, Requester};
 use crate::models::InitialModelInfo;
 use crate::spec::{ResolvedSpec, TrainingSpec};
 
@@ -21,20 +21,25 @@ pub struct Upload {
     /// as its client likes.
     pub(super) initial: Option<InitialModelInfo>,
     pub(super) reader: CorpusReader,
+    pub(super) requester: Requester,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Upload {
     pub(super) fn new(
         permit: OwnedSemaphorePermit,
+        requester: Requester,
         requested: TrainingSpec,
         spec: ResolvedSpec,
         initial: Option<InitialModelInfo>,
         spill: File,
         max_bytes: u64,
     ) -> Self {
+        let quota = requester.max_corpus_bytes.unwrap_or(u64::MAX);
+        let max_bytes = max_bytes.min(quota);
         Self {
             reader: CorpusReader::new(spill, u64::from(spec.skip_chars), max_bytes),
+            requester,
             requested,
             spec,
             initial,
@@ -46,8 +51,16 @@ impl Upload {
     /// for some milliseconds per megabyte.
     ///
     /// # Errors
-    /// Those of [`CorpusReader::push`].
+    /// Those of [`CorpusReader::push`]; `CorpusQuota` if the corpus is longer
+    /// than the principal's corpora may be.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JobsError> {
-        Ok(self.reader.push(chunk)?)
+        self.reader.push(chunk).map_err(|error| match error {
+            ReadError::Text(CorpusError::TooLarge { limit })
+                if Some(limit) == self.requester.max_corpus_bytes =>
+            {
+                JobsError::CorpusQuota { limit }
+            }
+            error => error.into(),
+        })
     }
 }

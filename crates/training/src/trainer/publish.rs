@@ -76,7 +76,9 @@ impl Run<'_> {
                     Some(model) => model,
                     None => model.insert(self.model()?),
                 };
-                models.publish(name, model).map_err(Failure::Publish)?
+                models
+                    .publish(&metadata.publisher, name, model)
+                    .map_err(Failure::Publish)?
             }
         };
         let (train_loss, validation_loss) = self.published_losses();

@@ -30,6 +30,7 @@ pub(super) fn stream_request(
         session_snapshot,
         return_session,
         unknown,
+        owner,
     } = request;
     if let Some(chars) = max_chars.filter(|&chars| chars > MAX_WHOLE_CHARS) {
         let message =
@@ -49,6 +50,7 @@ pub(super) fn stream_request(
         session_snapshot,
         return_session,
         unknown,
+        owner,
     })
 }
 

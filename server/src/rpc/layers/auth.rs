@@ -1,78 +1,88 @@
-//! Authentication by access tokens: rejects calls without a known token, and
-//! adds the [`Principal`] to those that it passes on.
+//! Authentication and authorisation: rejects calls without known credentials
+//! and calls that the caller's roles do not allow, and adds the [`Principal`]
+//! to those that it passes on.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use sha2::{Digest, Sha256};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tower::Layer;
 
-use crate::rpc::principal::Principal;
+use crate::access::AccessControl;
+use crate::rpc::peer::Peer;
+use crate::rpc::principal::{Principal, Role};
 use crate::rpc::status;
 
-/// The access tokens that are accepted, as digests: how long a lookup takes
-/// reveals nothing about them.
-#[derive(Debug)]
-pub struct Tokens(HashSet<[u8; 32]>);
+/// Methods of `ModelService` that change models; the others read them.
+const MODEL_CHANGES: [&str; 2] = ["DeleteModel", "ImportModel"];
 
-impl Tokens {
-    /// Reads one token per line. Blank lines and lines that begin with `#` are
-    /// skipped, and so is a byte order mark. `None` if there is no token.
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let tokens: HashSet<_> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            .map(|line| Sha256::digest(line).into())
-            .collect();
-        (!tokens.is_empty()).then_some(Self(tokens))
+/// Returns the role that a method requires; `None`: any principal may call it.
+/// The role of a new method is that of its service.
+fn required_role(path: &str) -> Option<Role> {
+    // The HTTP API generates and lists models.
+    if path.starts_with("/v1/") {
+        return Some(Role::Generate);
     }
-
-    /// Whether the headers carry one of the tokens.
-    fn accept(&self, headers: &http::HeaderMap) -> bool {
-        let Some(value) = headers.get(http::header::AUTHORIZATION) else {
-            return false;
-        };
-        let Some((scheme, token)) = value.to_str().ok().and_then(|text| text.split_once(' '))
-        else {
-            return false;
-        };
-        let digest: [u8; 32] = Sha256::digest(token.trim()).into();
-        scheme.eq_ignore_ascii_case("bearer") && self.0.contains(&digest)
+    let (service, method) = path.strip_prefix("/charlstm.v1.")?.split_once('/')?;
+    match service {
+        "GenerationService" | "SessionService" => Some(Role::Generate),
+        "ModelService" if MODEL_CHANGES.contains(&method) => Some(Role::Train),
+        "ModelService" => Some(Role::Generate),
+        "TrainingService" => Some(Role::Train),
+        _ => None,
     }
 }
 
-/// Puts the [`Principal`] of each call into the extensions of its request, and
-/// rejects calls without a known token with UNAUTHENTICATED.
+/// Puts the [`Principal`] of each call into the extensions of its request.
+/// Rejects calls without known credentials with UNAUTHENTICATED, and those
+/// that the caller's roles do not allow with PERMISSION_DENIED.
 #[derive(Clone, Debug)]
 pub struct AuthLayer {
-    tokens: Option<Arc<Tokens>>,
+    access: Arc<AccessControl>,
 }
 
 impl AuthLayer {
-    /// Accepts the calls that carry one of the tokens; without `tokens`, all
-    /// calls.
-    pub fn new(tokens: Option<Tokens>) -> Self {
-        Self {
-            tokens: tokens.map(Arc::new),
-        }
+    /// Accepts the calls of the principals that `access` knows.
+    pub fn new(access: Arc<AccessControl>) -> Self {
+        Self { access }
     }
 
-    /// Returns the caller of a request with these headers; `None` if the call
-    /// must be rejected.
-    fn authenticate(&self, headers: &http::HeaderMap) -> Option<Principal> {
-        match &self.tokens {
-            None => Some(Principal::anonymous()),
-            Some(tokens) => tokens.accept(headers).then(Principal::admin),
+    /// Returns the caller of a request, if it may make the call.
+    fn admit<B>(&self, request: &http::Request<B>) -> Result<Principal, Status> {
+        let (path, extensions) = (request.uri().path(), request.extensions());
+        let rejected = |reason: &str| {
+            let peer = Peer::of(extensions).address.map(tracing::field::display);
+            tracing::warn!(peer, method = excerpt(path), reason, "call rejected");
+        };
+        let principal = self
+            .access
+            .authenticate(request.headers(), extensions)
+            .map_err(|rejection| {
+                rejected(rejection.reason());
+                status::unauthenticated()
+            })?;
+        if let Some(role) = required_role(path) {
+            principal.require(role).inspect_err(|status| {
+                rejected(&format!(
+                    "principal {}: {}",
+                    principal.owner(),
+                    status.message()
+                ));
+            })?;
         }
+        Ok(principal)
     }
+}
+
+/// Returns the beginning of a path that a stranger chose, for the log.
+fn excerpt(path: &str) -> &str {
+    const MAX_BYTES: usize = 100;
+    &path[..path.floor_char_boundary(MAX_BYTES)]
 }
 
 impl<S> Layer<S> for AuthLayer {
@@ -106,12 +116,12 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        match self.layer.authenticate(request.headers()) {
-            Some(principal) => {
+        match self.layer.admit(&request) {
+            Ok(principal) => {
                 request.extensions_mut().insert(principal);
                 Either::Left(self.inner.call(request))
             }
-            None => Either::Right(ready(Ok(status::unauthenticated().into_http()))),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
     }
 }
@@ -119,56 +129,55 @@ where
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use charlstm_proto::METHODS;
+    use tonic::Code;
+
     use super::*;
-
-    fn principal(layer: &AuthLayer, authorization: Option<&str>) -> Option<Principal> {
-        let mut headers = http::HeaderMap::new();
-        if let Some(value) = authorization {
-            headers.insert(http::header::AUTHORIZATION, value.parse().unwrap());
-        }
-        layer.authenticate(&headers)
-    }
+    use crate::access::token::TokenDigest;
 
     #[test]
-    fn only_calls_with_one_of_the_tokens_are_accepted() {
-        let tokens = Tokens::parse("# ours\nfirst\n\n  second  \n");
-        let layer = AuthLayer::new(Some(tokens.unwrap()));
-        for right in ["Bearer first", "bearer second"] {
-            assert_eq!(principal(&layer, Some(right)), Some(Principal::admin()));
+    fn each_method_requires_its_role_and_an_administrator_may_call_all() {
+        let text = ["generate", "train", "admin"].map(|role| {
+            let digest = TokenDigest::of(role).to_hex();
+            format!(
+                "[[principal]]\nname = \"{role}-1\"\ntoken_sha256 = \"{digest}\"\n\
+                 roles = [\"{role}\"]\n"
+            )
+        });
+        let access = AccessControl::of_principals(&text.concat()).unwrap();
+        let layer = AuthLayer::new(Arc::new(access));
+        let admit = |path: &str, token: &str| {
+            let request = http::Request::builder()
+                .uri(path)
+                .header("authorization", format!("Bearer {token}"));
+            layer.admit(&request.body(()).unwrap()).map(drop)
+        };
+        let paths = METHODS.iter().map(|method| method.path);
+        let http = ["/v1/completions", "/v1/models", "/openapi.json"];
+        for path in paths
+            .chain(http)
+            .chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"])
+        {
+            admit(path, "admin").unwrap();
+            let status = admit(path, "unknown").unwrap_err();
+            assert_eq!(status.code(), Code::Unauthenticated);
+            for other in [Role::Generate, Role::Train] {
+                let admitted = admit(path, other.name());
+                let Some(role) = required_role(path).filter(|role| *role != other) else {
+                    admitted.unwrap();
+                    continue;
+                };
+                let status = admitted.unwrap_err();
+                assert_eq!(status.code(), Code::PermissionDenied, "{path}");
+                let named = format!("role {}", role.name());
+                assert!(status.message().contains(&named), "{status}");
+            }
         }
-        for wrong in [
-            "Bearer third",
-            "Bearer # ours",
-            "Bearer ",
-            "Bearer",
-            "Basic first",
-            "first",
-        ] {
-            assert_eq!(principal(&layer, Some(wrong)), None, "{wrong:?}");
-        }
-        assert_eq!(principal(&layer, None), None);
-    }
-
-    #[test]
-    fn without_tokens_every_call_is_anonymous() {
-        let layer = AuthLayer::new(None);
-        for authorization in [None, Some("Bearer any")] {
-            assert_eq!(
-                principal(&layer, authorization),
-                Some(Principal::anonymous())
-            );
-        }
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_not_part_of_the_first_token() {
-        let tokens = Tokens::parse("\u{feff}first\n");
-        let layer = AuthLayer::new(Some(tokens.unwrap()));
-        assert!(principal(&layer, Some("Bearer first")).is_some());
-    }
-
-    #[test]
-    fn a_file_with_only_comments_has_no_tokens() {
-        assert!(Tokens::parse("\n# nothing\n").is_none());
+        let role_of = |name: &str| required_role(&format!("/charlstm.v1.{name}"));
+        assert_eq!(role_of("ModelService/DeleteModel"), Some(Role::Train));
+        assert_eq!(role_of("ModelService/GetModel"), Some(Role::Generate));
+        assert_eq!(role_of("TrainingService/Train"), Some(Role::Train));
+        assert_eq!(role_of("GenerationService/New"), Some(Role::Generate));
+        assert_eq!(role_of("ServerService/GetServerStatus"), None);
     }
 }

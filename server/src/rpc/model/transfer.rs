@@ -17,7 +17,9 @@ use tonic::{Status, Streaming};
 use super::{run_blocking, status};
 use charlstm_model::model_id::check_name;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_repository::{ModelDescription, ModelId, Repository, RepositoryError, Upload};
+use charlstm_repository::{
+    ModelDescription, ModelId, Publisher, Repository, RepositoryError, Upload,
+};
 
 /// Size of an exported chunk in bytes: far below the 4 MiB that clients accept
 /// by default.
@@ -107,13 +109,17 @@ impl Export {
 /// leaves or the file is not a model.
 pub(super) async fn import(
     repository: &Repository,
+    publisher: Publisher,
     mut stream: Streaming<pb::ImportModelRequest>,
 ) -> Result<ModelId, Status> {
     let header = match stream.message().await?.and_then(|message| message.payload) {
         Some(Imported::Header(header)) => header,
         _ => return Err(status::invalid("header", "must be in the first message")),
     };
-    let header = check_header(header)?;
+    let header = check_header(header, publisher)?;
+    let name = &header.name;
+    let checked = repository.check_publisher(name, &header.publisher);
+    checked.map_err(|error| status::repository("header.name", &error))?;
 
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let repository = repository.clone();
@@ -152,17 +158,22 @@ enum Part {
 
 /// A checked header of an upload.
 struct ImportHeader {
+    publisher: Publisher,
     name: String,
     format: pb::ModelFormat,
     vocabulary: Option<Vocabulary>,
 }
 
-fn check_header(header: pb::ImportModelHeader) -> Result<ImportHeader, Status> {
+fn check_header(
+    header: pb::ImportModelHeader,
+    publisher: Publisher,
+) -> Result<ImportHeader, Status> {
     check_name(&header.name).map_err(|error| status::repository("header.name", &error.into()))?;
     let format = pb::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
     Ok(ImportHeader {
+        publisher,
         name: header.name,
         format,
         vocabulary: given.then(|| Vocabulary::from_chars(header.vocabulary.chars().collect())),
@@ -198,8 +209,8 @@ fn publish(
     };
     let vocabulary = header.vocabulary.as_ref();
     if is_torch_checkpoint {
-        repository.import_torch_checkpoint(&header.name, upload, vocabulary)
+        repository.import_torch_checkpoint(&header.publisher, &header.name, upload, vocabulary)
     } else {
-        repository.import(&header.name, upload, vocabulary)
+        repository.import(&header.publisher, &header.name, upload, vocabulary)
     }
 }

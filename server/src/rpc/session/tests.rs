@@ -12,6 +12,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::rpc::principal::Quotas;
 
 fn status_of(error: &SessionError) -> Status {
     status::session_error(&SessionId::new("chat").unwrap(), error)
@@ -166,10 +167,8 @@ fn keys() -> SnapshotKeys {
     SnapshotKeys::read_or_create(&folder.path().join("key")).unwrap()
 }
 
-#[test]
-fn exports_are_sealed_and_those_of_another_server_are_read_as_untrusted_input() {
-    let (here, elsewhere) = (keys(), keys());
-    let snapshot = SessionSnapshot {
+fn snapshot() -> SessionSnapshot {
+    SessionSnapshot {
         principal: Owner::admin(),
         id: Some(SessionId::new("tale").unwrap()),
         identity: SessionIdentity {
@@ -182,20 +181,51 @@ fn exports_are_sealed_and_those_of_another_server_are_read_as_untrusted_input() 
             revision: ARITHMETIC_REVISION,
         },
         state: SessionState::origin(1),
-    };
+    }
+}
+
+#[test]
+fn exports_are_sealed_and_those_of_another_server_are_read_as_untrusted_input() {
+    let (here, elsewhere) = (keys(), keys());
+    let snapshot = snapshot();
     let sealed = here.seal(&snapshot).unwrap();
-    let portable = portable_session(&sealed, &here).unwrap();
+    let admin = Principal::admin();
+    let portable = portable_session(&sealed, &here, &admin).unwrap();
     assert_eq!(portable.id, snapshot.id);
-    assert_eq!(portable_session(&sealed, &elsewhere), Ok(portable));
+    let read = portable_session(&sealed, &elsewhere, &admin).unwrap();
+    assert_eq!(read, portable);
     let mut forged = sealed.to_vec();
     let last = forged.len() - 1;
     forged[last] ^= 1;
+    for bytes in [forged.into(), Bytes::from_static(b"something")] {
+        let status = portable_session(&bytes, &here, &admin).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+}
+
+#[test]
+fn only_an_administrator_imports_sessions_of_others_and_without_a_seal() {
+    let (here, elsewhere) = (keys(), keys());
+    let owner = Owner::new("alice").unwrap();
+    let of_alice = SessionSnapshot {
+        principal: owner.clone(),
+        ..snapshot()
+    };
+    let sealed = here.seal(&of_alice).unwrap();
+    let caller = |name: &str| {
+        let roles = [Role::Generate].into_iter().collect();
+        Principal::new(Owner::new(name).unwrap(), roles, Quotas::default())
+    };
+    portable_session(&sealed, &here, &caller("alice")).unwrap();
+    portable_session(&sealed, &here, &Principal::admin()).unwrap();
+    let code = |bytes: &Bytes, keys: &SnapshotKeys| {
+        let portable = portable_session(bytes, keys, &caller("bob"));
+        portable.unwrap_err().code()
+    };
+    assert_eq!(code(&sealed, &here), Code::InvalidArgument);
+    assert_eq!(code(&sealed, &elsewhere), Code::PermissionDenied);
     assert_eq!(
-        portable_session(&forged.into(), &here),
-        Err(SealError::Forged)
-    );
-    assert_eq!(
-        portable_session(&Bytes::from_static(b"something"), &here),
-        Err(SealError::Magic)
+        code(&Bytes::from_static(b"something"), &here),
+        Code::InvalidArgument
     );
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-pub(super) use self::repository::model_in_use;
 pub(crate) use self::repository::repository;
+pub(super) use self::repository::{model_in_use, model_in_use_by_others};
+use super::principal::Role;
 use excerpt::shorten;
 pub(super) use generation::{
     bad_precision, bad_sampling, generate_error, invalid_snapshot, score_stalled,
@@ -92,6 +93,36 @@ pub(super) fn unauthenticated() -> Status {
         Code::Unauthenticated,
         "TOKEN_NEEDED",
         "this server requires a valid access token: send `authorization: Bearer TOKEN`",
+    )
+}
+
+/// Returns ABORTED: the request was not completed. Few clients see it, since
+/// most have left.
+pub(super) fn request_incomplete() -> Status {
+    refused(
+        Code::Aborted,
+        "REQUEST_INCOMPLETE",
+        "the request ended before its client had completed it; nothing was started",
+    )
+}
+
+/// Returns DEADLINE_EXCEEDED: the deadline of the caller has passed.
+pub(super) fn deadline_exceeded() -> Status {
+    refused(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "the deadline of the call has passed",
+    )
+}
+
+/// Returns PERMISSION_DENIED: the caller lacks a role.
+pub(super) fn permission_denied(role: Role) -> Status {
+    let role = role.name();
+    refused_with(
+        Code::PermissionDenied,
+        "ROLE_REQUIRED",
+        format!("this call requires the role {role}"),
+        [("role", role.to_owned())],
     )
 }
 

@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{internal, invalid, refused};
+use super::{internal, invalid, refused, refused_with};
 use charlstm_repository::RepositoryError;
 
 /// Returns the status of an error about the model that the request names in
@@ -25,6 +25,12 @@ pub(crate) fn repository(field: &str, error: &RepositoryError) -> Status {
             tracing::error!(%error, "a model could not be read or stored");
             disk(source)
         }
+        RepositoryError::OtherOwner { owner, .. } => refused_with(
+            Code::PermissionDenied,
+            "MODEL_OF_ANOTHER_PRINCIPAL",
+            text,
+            [("owner", owner.to_string())],
+        ),
         RepositoryError::Device { .. } => internal(error),
     }
 }
@@ -38,6 +44,16 @@ pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
     let text =
         format!("model {reference:?} is in use by {sessions}; set force to delete it anyway");
     refused(Code::FailedPrecondition, "MODEL_IN_USE", text)
+}
+
+/// Returns the status of a forced deletion of a model that others have sessions
+/// of.
+pub(in crate::rpc) fn model_in_use_by_others(reference: &str, sessions: u64) -> Status {
+    let text = format!(
+        "model {reference:?} is in use by sessions of other principals ({sessions}); \
+         to delete it anyway, the role admin is required"
+    );
+    refused(Code::PermissionDenied, "MODEL_IN_USE", text)
 }
 
 #[cfg(test)]

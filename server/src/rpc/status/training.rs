@@ -22,6 +22,9 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
+        JobsError::TrainingQuota { .. } | JobsError::CorpusQuota { .. } => {
+            full("QUOTA", text, RETRY_AFTER)
+        }
         JobsError::TooManyUploads { .. } => full("TOO_MANY_UPLOADS", text, RETRY_AFTER),
         JobsError::OutOfMemory(_) => refused(Code::ResourceExhausted, "OUT_OF_MEMORY", text),
         JobsError::NotResumable { .. } => {

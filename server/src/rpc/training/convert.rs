@@ -163,6 +163,7 @@ pub(super) fn training(job: &Job) -> pb::Training {
         validation_loss: summary.validation_loss,
         version: summary.version,
         message: summary.message,
+        owner: job.owner().to_string(),
     }
 }
 

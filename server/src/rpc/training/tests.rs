@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Server};
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::access::AccessControl;
 use crate::rpc::layers::auth::AuthLayer;
 use charlstm_training::events::State;
 use charlstm_training::fake::{FakeLearners, FakeModels, Hold};
@@ -45,7 +46,8 @@ impl Fixture {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = AuthLayer::new(None).named_layer(TrainingRpc::server(jobs.clone()));
+        let service = AuthLayer::new(Arc::new(AccessControl::open()))
+            .named_layer(TrainingRpc::server(jobs.clone()));
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self {
@@ -227,7 +229,7 @@ async fn a_training_is_started_in_one_message_and_watched_from_any_event() {
     ));
     let list = fixture
         .client
-        .list_trainings(pb::ListTrainingsRequest {})
+        .list_trainings(pb::ListTrainingsRequest { owner: None })
         .await
         .unwrap()
         .into_inner();

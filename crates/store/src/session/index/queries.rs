@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::{Index, MAX_RETIRED_MODELS};
 use crate::session::error::SessionError;
 use crate::session::identity::ModelVersion;
-use crate::session::name::SessionKey;
-use crate::session::storage::{ListRequest, PageToken, SessionInfo, SessionPage, SessionStats};
+use crate::session::name::{Owner, SessionKey};
+use crate::session::storage::{
+    AllowedSessions, ListRequest, PageToken, SessionInfo, SessionPage, SessionStats,
+};
 
 impl Index {
     pub(in crate::session) fn info(
@@ -87,14 +89,31 @@ impl Index {
             .sum()
     }
 
+    /// Number of sessions of a model version that belong to other principals
+    /// than `owner`. Looks at every session if the version has any.
+    fn count_of_others(&self, model: &ModelVersion, owner: &Owner) -> u64 {
+        if self.count_by_model(model) == 0 {
+            return 0;
+        }
+        let owner = self.owners.find(owner);
+        let others = self.entries.iter().flatten().filter(|entry| {
+            Some(entry.owner) != owner && self.identities.get(entry.identity).model == *model
+        });
+        others.count() as u64
+    }
+
     pub(in crate::session) fn retire_model(
         &mut self,
         model: &ModelVersion,
-        force: bool,
+        allowed: &AllowedSessions,
     ) -> Result<(), SessionError> {
         self.check_open()?;
-        let sessions = self.count_by_model(model);
-        if sessions > 0 && !force {
+        let sessions = match allowed {
+            AllowedSessions::None => self.count_by_model(model),
+            AllowedSessions::OfOwner(owner) => self.count_of_others(model, owner),
+            AllowedSessions::All => 0,
+        };
+        if sessions > 0 {
             return Err(SessionError::ModelInUse {
                 model: model.clone(),
                 sessions,

@@ -8,9 +8,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::fixture::{Start, abandon, commit, identity, key, model, parameters, request, state};
 use crate::session::{
-    EvictionReason, ForkRequest, ImportRequest, LeaseStatus, ListRequest, OpenRequest, Owner,
-    RecordError, SessionCommit, SessionError, SessionId, SessionIdentity, SessionKey,
-    SessionLimits, SessionRecord,
+    AllowedSessions, EvictionReason, ForkRequest, ImportRequest, LeaseStatus, ListRequest,
+    OpenRequest, Owner, RecordError, SessionCommit, SessionError, SessionId, SessionIdentity,
+    SessionKey, SessionLimits, SessionRecord,
 };
 
 fn plenty() -> SessionLimits {
@@ -570,9 +570,24 @@ pub(super) async fn model_versions_in_use_are_counted_and_can_be_retired(start: 
         model: one.clone(),
         sessions: 1,
     };
-    assert_eq!(storage.retire_model(&one, false).await, Err(in_use));
+    assert_eq!(
+        storage.retire_model(&one, AllowedSessions::None).await,
+        Err(in_use)
+    );
     fixture.call("b", 1).await.unwrap();
-    storage.retire_model(&one, true).await.unwrap();
+    let others = AllowedSessions::OfOwner(Owner::new("another").unwrap());
+    let in_use = SessionError::ModelInUse {
+        model: one.clone(),
+        sessions: 2,
+    };
+    assert_eq!(storage.retire_model(&one, others).await, Err(in_use));
+    let own = AllowedSessions::OfOwner(Owner::admin());
+    storage.retire_model(&one, own).await.unwrap();
+    storage.reinstate_model(&one).await.unwrap();
+    storage
+        .retire_model(&one, AllowedSessions::All)
+        .await
+        .unwrap();
     let retired = SessionError::ModelRetired(one.clone());
     assert_eq!(fixture.open("c").await.unwrap_err(), retired);
     // What there is stays, and whether its model can be had is not asked here.
@@ -580,7 +595,10 @@ pub(super) async fn model_versions_in_use_are_counted_and_can_be_retired(start: 
     storage.reinstate_model(&one).await.unwrap();
     fixture.call("c", 1).await.unwrap();
     let two = model("book", 2);
-    storage.retire_model(&two, false).await.unwrap();
+    storage
+        .retire_model(&two, AllowedSessions::None)
+        .await
+        .unwrap();
     let request = OpenRequest {
         create: Some(identity("book", 2)),
         ..request("d")
@@ -674,7 +692,7 @@ pub(super) async fn nothing_changes_after_a_shutdown(start: Start) {
     let storage = &fixture.storage;
     assert_eq!(storage.delete(&key("a")).await, Err(stopping.clone()));
     let model = model("book", 1);
-    let retired = storage.retire_model(&model, true).await;
+    let retired = storage.retire_model(&model, AllowedSessions::All).await;
     assert_eq!(retired, Err(stopping));
     assert_eq!(fixture.position("a").await, 1);
     storage.shutdown().await.unwrap();

@@ -35,7 +35,7 @@ fn a_training_that_was_cancelled_resumed_and_killed_is_interrupted() {
         hold.release();
         assert_eq!(end(&job).state, State::Cancelled);
         let hold = fixture.learners.hold_before_step(kill_before_step);
-        jobs.resume(job.id()).unwrap();
+        jobs.resume(job.id(), &Requester::admin()).unwrap();
         hold.wait_until_reached();
         let after = fixture.killed();
         drop(hold);
@@ -65,7 +65,7 @@ fn the_end_of_an_old_stream_does_not_cancel_a_later_run() {
     hold.release();
     end(&job);
     let hold = fixture.learners.hold_before_step(5);
-    jobs.resume(job.id()).unwrap();
+    jobs.resume(job.id(), &Requester::admin()).unwrap();
     hold.wait_until_reached();
     jobs.cancel_run(job.id(), run).unwrap();
     assert_eq!(job.stop_request(), StopRequest::Nothing);
@@ -91,9 +91,9 @@ fn a_training_that_is_being_resumed_is_neither_deleted_nor_resumed_again() {
 
     let jobs = fixture.open_with(|config| config.keep_ended = 0);
     let id = waiting.id();
-    let job = jobs.shared.reserve_resume(id).unwrap();
+    let job = jobs.shared.reserve_resume(id, &Requester::admin()).unwrap();
     assert!(matches!(
-        jobs.resume(id),
+        jobs.resume(id, &Requester::admin()),
         Err(JobsError::NotResumable { .. })
     ));
     assert_eq!(jobs.load().queued, 1);
@@ -107,7 +107,10 @@ fn a_training_that_is_being_resumed_is_neither_deleted_nor_resumed_again() {
     assert!(job.folder().exists());
     jobs.shared.delete_old();
     assert!(matches!(jobs.get(id), Err(JobsError::NotFound { .. })));
-    assert!(matches!(jobs.resume(id), Err(JobsError::NotFound { .. })));
+    assert!(matches!(
+        jobs.resume(id, &Requester::admin()),
+        Err(JobsError::NotFound { .. })
+    ));
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn weights_that_have_diverged_are_not_saved_when_the_training_stops() {
         jobs.cancel(job.id()).unwrap();
         hold.release();
         assert_eq!(end(&job).state, State::Cancelled);
-        jobs.resume(job.id()).unwrap();
+        jobs.resume(job.id(), &Requester::admin()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
         if fault == Fault::WeightsExplode {
             // Not even a rollback was needed.
@@ -262,7 +265,7 @@ fn a_damaged_history_does_not_turn_a_succeeded_training_into_an_interrupted_one(
         finished.message
     );
     assert!(matches!(
-        jobs.resume(job.id()),
+        jobs.resume(job.id(), &Requester::admin()),
         Err(JobsError::NoCorpus { .. })
     ));
 }
@@ -279,7 +282,7 @@ fn the_outcome_of_an_earlier_run_is_not_that_of_a_later_one() {
     let outcome = job.folder().join("outcome.json");
     let earlier = fs::read(&outcome).unwrap();
     let hold = fixture.learners.hold_before_step(5);
-    jobs.resume(job.id()).unwrap();
+    jobs.resume(job.id(), &Requester::admin()).unwrap();
     hold.wait_until_reached();
     assert!(!outcome.exists());
     // As if its removal had not become durable.
@@ -302,7 +305,7 @@ fn a_training_whose_checkpoints_are_gone_resumes_from_the_beginning() {
     end(&job);
     job.checkpoints().delete().unwrap();
     let jobs = reopen(&fixture, &jobs);
-    let job = jobs.resume(job.id()).unwrap();
+    let job = jobs.resume(job.id(), &Requester::admin()).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
     let events = watch(&job, 0);
     assert_eq!(resumed(&events)[0].step, 0);
@@ -329,7 +332,7 @@ fn a_corpus_that_is_cut_short_in_use_fails_its_training_only() {
         finished.message
     );
     assert!(matches!(
-        jobs.resume(job.id()),
+        jobs.resume(job.id(), &Requester::admin()),
         Err(JobsError::NoCorpus { .. })
     ));
     assert_eq!(end(&start(&jobs, &spec()).unwrap()).state, State::Succeeded);
@@ -363,7 +366,7 @@ fn memory_is_checked_when_the_turn_of_a_training_comes() {
     let rejected = start(&jobs, &spec()).err().unwrap();
     assert!(matches!(rejected, JobsError::OutOfMemory(_)), "{rejected}");
     AVAILABLE.store(u64::MAX, Ordering::SeqCst);
-    jobs.resume(waiting.id()).unwrap();
+    jobs.resume(waiting.id(), &Requester::admin()).unwrap();
     assert_eq!(end(&waiting).state, State::Succeeded);
 
     let mut large = spec();

@@ -69,11 +69,11 @@ fn if_a_checkpoint_is_damaged_the_one_before_is_used_and_two_are_an_error() {
     let (sound, before) = (fs::read(&current).unwrap(), fs::read(&previous).unwrap());
     fs::write(&current, &sound[..sound.len() - 1]).unwrap();
     fs::write(&previous, b"").unwrap();
-    let error = jobs.resume(job.id()).err().unwrap();
+    let error = jobs.resume(job.id(), &Requester::admin()).err().unwrap();
     assert!(matches!(error, JobsError::NoCheckpoint { .. }), "{error}");
     assert_eq!(job.summary().state, State::Cancelled);
     fs::write(&previous, before).unwrap();
-    jobs.resume(job.id()).unwrap();
+    jobs.resume(job.id(), &Requester::admin()).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
     assert_eq!(epochs(&watch(&job, 0)), [1, 2, 3, 4]);
 }

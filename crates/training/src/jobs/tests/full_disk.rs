@@ -88,7 +88,7 @@ fn a_training_without_any_checkpoint_says_that_resuming_starts_from_the_beginnin
         finished.message
     );
     fs::remove_dir_all(job.folder().join("checkpoint.new")).unwrap();
-    jobs.resume(job.id()).unwrap();
+    jobs.resume(job.id(), &Requester::admin()).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
 }
 
@@ -157,7 +157,7 @@ fn a_server_that_stops_while_a_model_waits_leaves_a_checkpoint_to_publish_it_fro
         assert!(jobs.stop(PATIENCE));
         free_disk(&fixture);
         let jobs = fixture.open();
-        let job = jobs.resume(job.id()).unwrap();
+        let job = jobs.resume(job.id(), &Requester::admin()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
         assert_eq!(fixture.published(), whole.published());
         let events = watch(&job, 0);
@@ -181,10 +181,13 @@ fn a_training_is_not_resumed_if_the_disk_does_not_accept_that_it_is() {
     end(&job);
     wait_until_idle(&jobs);
     let full = FullDisk::under(job.history());
-    assert!(matches!(jobs.resume(job.id()), Err(JobsError::Io(_))));
+    assert!(matches!(
+        jobs.resume(job.id(), &Requester::admin()),
+        Err(JobsError::Io(_))
+    ));
     assert_eq!(job.summary().state, State::Cancelled);
     assert_eq!(jobs.load(), Load::default());
     drop(full);
-    jobs.resume(job.id()).unwrap();
+    jobs.resume(job.id(), &Requester::admin()).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
 }

@@ -61,7 +61,7 @@ fn unfinished_trainings_of_version_0_1_are_resumed_from_their_checkpoints() {
     hold.wait_until_reached();
     for (id, state) in TRAININGS {
         let checkpoint = jobs.get(id).unwrap().checkpoints().load();
-        let resumed = jobs.resume(id);
+        let resumed = jobs.resume(id, &Requester::admin());
         if state == State::Succeeded {
             assert!(matches!(resumed, Err(JobsError::NotResumable { .. })));
             continue;

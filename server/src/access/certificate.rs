@@ -1,0 +1,71 @@
+//! The names in a client's certificate.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+/// Returns the subject alternative names of a certificate in DER, in their
+/// order: DNS names, e-mail addresses, URIs and IP addresses as text. Empty if
+/// it has none or cannot be read. The certificate was verified before.
+pub(super) fn names(der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter();
+    names.filter_map(name).collect()
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+            Some((*name).to_owned())
+        }
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(*bytes).ok()?).to_string()),
+            16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_name_is_returned_as_text() {
+        let mut params = CertificateParams::new(vec![
+            "alice.example.org".to_owned(),
+            "192.0.2.7".to_owned(),
+            "2001:db8::1".to_owned(),
+        ])
+        .unwrap();
+        for san in [
+            SanType::URI("spiffe://example.org/alice".try_into().unwrap()),
+            SanType::Rfc822Name("alice@example.org".try_into().unwrap()),
+        ] {
+            params.subject_alt_names.push(san);
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(
+            names(certificate.der()),
+            [
+                "alice.example.org",
+                "192.0.2.7",
+                "2001:db8::1",
+                "spiffe://example.org/alice",
+                "alice@example.org",
+            ]
+        );
+        assert!(names(b"no certificate").is_empty());
+    }
+}
