@@ -9,6 +9,7 @@ mod bad_input;
 mod broken_connection;
 mod browser;
 mod dependencies;
+mod determinism;
 mod http;
 mod inference_only;
 mod interruption;
