@@ -10,6 +10,7 @@ mod broken_connection;
 mod browser;
 mod dependencies;
 mod determinism;
+mod examples;
 mod http;
 mod inference_only;
 mod interruption;

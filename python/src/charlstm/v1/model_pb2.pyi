@@ -68,6 +68,9 @@ class Model(google.protobuf.message.Message):
     VALIDATION_LOSS_FIELD_NUMBER: builtins.int
     TRAINING_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    INT8_LOSS_BITS_PER_CHAR_FIELD_NUMBER: builtins.int
+    INT8_OBJECTION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the model."""
     version: builtins.int
@@ -95,6 +98,18 @@ class Model(google.protobuf.message.Message):
     without principals. Others need the role `admin` to publish, import or
     delete under this name.
     """
+    precision: builtins.str
+    """Number format in which this version generates on this server: `float32` or
+    `int8`. Empty if that is decided when the version is first loaded.
+    """
+    int8_loss_bits_per_char: builtins.float
+    """Cost of int8 in bits per character, measured on text that the model itself
+    has generated. A property of the model file; negative if int8 predicts
+    better by chance. Not set if it is not known yet, or if the model cannot be
+    computed in int8.
+    """
+    int8_objection: builtins.str
+    """Why the version is never computed in int8; empty if it can be."""
     @property
     def training(self) -> Global___TrainingSpecSummary:
         """Summary of the training that produced it; not set if it was imported."""
@@ -115,9 +130,14 @@ class Model(google.protobuf.message.Message):
         validation_loss: builtins.float | None = ...,
         training: Global___TrainingSpecSummary | None = ...,
         owner: builtins.str = ...,
+        precision: builtins.str = ...,
+        int8_loss_bits_per_char: builtins.float | None = ...,
+        int8_objection: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "train_loss", b"train_loss", "training", b"training", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "hidden_size", b"hidden_size", "name", b"name", "num_layers", b"num_layers", "owner", b"owner", "parameters", b"parameters", "train_loss", b"train_loss", "training", b"training", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version", "vocabulary", b"vocabulary"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_int8_loss_bits_per_char", b"_int8_loss_bits_per_char", "_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "int8_loss_bits_per_char", b"int8_loss_bits_per_char", "train_loss", b"train_loss", "training", b"training", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_int8_loss_bits_per_char", b"_int8_loss_bits_per_char", "_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "hidden_size", b"hidden_size", "int8_loss_bits_per_char", b"int8_loss_bits_per_char", "int8_objection", b"int8_objection", "name", b"name", "num_layers", b"num_layers", "owner", b"owner", "parameters", b"parameters", "precision", b"precision", "train_loss", b"train_loss", "training", b"training", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version", "vocabulary", b"vocabulary"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_int8_loss_bits_per_char", b"_int8_loss_bits_per_char"]) -> typing.Literal["int8_loss_bits_per_char"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_train_loss", b"_train_loss"]) -> typing.Literal["train_loss"] | None: ...
     @typing.overload
