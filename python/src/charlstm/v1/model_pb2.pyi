@@ -30,8 +30,10 @@ class _ModelFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     MODEL_FORMAT_SAFETENSORS: _ModelFormat.ValueType  # 1
     """Safetensors, as written by ExportModel."""
     MODEL_FORMAT_PTH: _ModelFormat.ValueType  # 2
-    """A PyTorch checkpoint of the notebook, saved with torch.save: `n_hidden`,
-    `n_layers`, `state_dict` and optionally `tokens`, or a `state_dict` alone.
+    """A PyTorch checkpoint of the notebook's network, saved with torch.save:
+    `n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a `state_dict`
+    alone, or a dict of a training program that contains one. Other data in it
+    is ignored.
     Code in the file is never executed; a file that requires code is rejected.
     """
 
@@ -43,8 +45,10 @@ MODEL_FORMAT_UNSPECIFIED: ModelFormat.ValueType  # 0
 MODEL_FORMAT_SAFETENSORS: ModelFormat.ValueType  # 1
 """Safetensors, as written by ExportModel."""
 MODEL_FORMAT_PTH: ModelFormat.ValueType  # 2
-"""A PyTorch checkpoint of the notebook, saved with torch.save: `n_hidden`,
-`n_layers`, `state_dict` and optionally `tokens`, or a `state_dict` alone.
+"""A PyTorch checkpoint of the notebook's network, saved with torch.save:
+`n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a `state_dict`
+alone, or a dict of a training program that contains one. Other data in it
+is ignored.
 Code in the file is never executed; a file that requires code is rejected.
 """
 Global___ModelFormat: typing_extensions.TypeAlias = ModelFormat
@@ -356,20 +360,24 @@ class ExportModelHeader(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the model."""
     version: builtins.int
     """Version of the model."""
     bytes: builtins.int
     """Size of the file in bytes."""
+    sha256: builtins.str
+    """SHA-256 of the file, in hexadecimal."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         version: builtins.int = ...,
         bytes: builtins.int = ...,
+        sha256: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "name", b"name", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "name", b"name", "sha256", b"sha256", "version", b"version"]) -> None: ...
 
 Global___ExportModelHeader: typing_extensions.TypeAlias = ExportModelHeader
 
@@ -408,6 +416,7 @@ class ImportModelHeader(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     FORMAT_FIELD_NUMBER: builtins.int
     VOCABULARY_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name to store the model under."""
     format: Global___ModelFormat.ValueType
@@ -418,14 +427,19 @@ class ImportModelHeader(google.protobuf.message.Message):
     `tokens`), this field must have the same characters; the order in the file
     is used.
     """
+    sha256: builtins.str
+    """SHA-256 of the file, in hexadecimal: if it is set and the received file has
+    another one, the import fails with INVALID_ARGUMENT. Default: not checked.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         format: Global___ModelFormat.ValueType = ...,
         vocabulary: builtins.str = ...,
+        sha256: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["format", b"format", "name", b"name", "vocabulary", b"vocabulary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["format", b"format", "name", b"name", "sha256", b"sha256", "vocabulary", b"vocabulary"]) -> None: ...
 
 Global___ImportModelHeader: typing_extensions.TypeAlias = ImportModelHeader
 
