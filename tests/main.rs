@@ -7,10 +7,12 @@
 mod bad_disk;
 mod bad_input;
 mod broken_connection;
+mod browser;
 mod call_log;
 mod dependencies;
 mod determinism;
 mod examples;
+mod http;
 mod inference_only;
 mod interruption;
 mod json;
