@@ -7,7 +7,8 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use super::{ServeError, in_full, read_file};
-use crate::config::TlsFiles;
+use crate::config::{Config, TlsFiles};
+use crate::http::{OriginPolicy, own_names};
 use crate::listener::{RESERVED_FILES, TlsPem, raise_limit, server_config};
 
 /// Maximum size of one message to the server, in bytes. Models and corpora
@@ -20,6 +21,8 @@ pub(super) struct Tls {
     cert: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
+    /// Whether HTTP/1.1 is offered next to HTTP/2.
+    http1: bool,
     contents: PemFiles,
     config: watch::Sender<Arc<ServerConfig>>,
 }
@@ -33,17 +36,18 @@ struct PemFiles {
 }
 
 impl Tls {
-    /// Reads the files. Blocks.
+    /// Reads the files. `http1` offers HTTP/1.1 next to HTTP/2. Blocks.
     ///
     /// # Errors
     /// A file that cannot be read, or a certificate or key that is invalid.
-    pub(super) fn read(files: TlsFiles<'_>) -> Result<Self, ServeError> {
+    pub(super) fn read(files: TlsFiles<'_>, http1: bool) -> Result<Self, ServeError> {
         let contents = PemFiles::read(files)?;
         Ok(Self {
             cert: files.cert.to_owned(),
             key: files.key.to_owned(),
             client_ca: files.client_ca.map(Path::to_owned),
-            config: watch::Sender::new(contents.config()?),
+            http1,
+            config: watch::Sender::new(contents.config(http1)?),
             contents,
         })
     }
@@ -67,7 +71,7 @@ impl Tls {
         if contents == self.contents {
             return Ok(false);
         }
-        self.config.send_replace(contents.config()?);
+        self.config.send_replace(contents.config(self.http1)?);
         self.contents = contents;
         Ok(true)
     }
@@ -82,14 +86,28 @@ impl PemFiles {
         })
     }
 
-    fn config(&self) -> Result<Arc<ServerConfig>, ServeError> {
+    fn config(&self, http1: bool) -> Result<Arc<ServerConfig>, ServeError> {
         let pem = TlsPem {
             cert: &self.cert,
             key: &self.key,
             client_ca: self.client_ca.as_deref(),
         };
-        server_config(pem, false).map_err(|error| ServeError::Tls(in_full(&error)))
+        server_config(pem, http1).map_err(|error| ServeError::Tls(in_full(&error)))
     }
+}
+
+/// Returns which browsers may use HTTP.
+///
+/// # Errors
+/// The certificate cannot be read.
+pub(super) fn origin_policy(config: &Config) -> Result<OriginPolicy, ServeError> {
+    let tls = config.tls();
+    let names = match tls {
+        Some(files) => own_names(&read_file(files.cert)?),
+        None => Vec::new(),
+    };
+    let (hosts, origins) = (&config.http.allowed_hosts, &config.http.cors_origins);
+    Ok(OriginPolicy::new(tls.is_some(), names, hosts, origins))
 }
 
 /// Raises the limit of open files, and returns how many connections fit below
