@@ -30,10 +30,12 @@ use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::layers::request_body::RequestBodyLayer;
 use crate::rpc::model::{ModelRpc, ModelUsage};
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
+use crate::rpc::transfers::Transfers;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
@@ -154,10 +156,13 @@ pub async fn serve(
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
+    let in_flight = InFlightLayer::new(calls.clone());
+    let timeout = config.transfer_timeout;
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
         auth: AuthLayer::new(access),
-        in_flight: InFlightLayer::new(calls.clone()),
+        request_body: RequestBodyLayer::new(timeout, shutdown.clone()),
+        in_flight: in_flight.clone(),
     };
     let device = devices::select(config.device)?;
     let _lock = data_folder::lock(&config.data_dir)?;
@@ -193,10 +198,11 @@ pub async fn serve(
         metrics.clone(),
     ));
     services.add(SessionRpc::server(engine.clone(), keys));
-    let training = TrainingRpc::server(jobs.clone());
+    let transfers = Transfers::on_disk_of(&config.data_dir);
+    let training = TrainingRpc::server(jobs.clone(), transfers.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
-    let models = ModelRpc::server(repository.clone(), usage);
+    let models = ModelRpc::server(repository.clone(), usage, transfers);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
     let connection_metrics = metrics.connections();
@@ -219,6 +225,8 @@ pub async fn serve(
         routes.into_axum_router(),
         shutdown.clone(),
     ));
+    let stopping = shutdown.clone();
+    let sweeping = tokio::spawn(async move { in_flight.end_unread(timeout, stopping).await });
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
@@ -251,6 +259,7 @@ pub async fn serve(
         stop_jobs(jobs),
         drain(&calls, serving),
     );
+    sweeping.abort();
     tracing::info!("the server has stopped");
     match failure {
         Some(error) => Err(error),

@@ -1,6 +1,7 @@
 //! The gRPC services: protobuf in, calls of the domain, protobuf out. The
 //! crates below know neither the generated types nor `tonic`.
 
+pub mod caller;
 mod convert;
 mod deadline;
 pub mod generation;
@@ -12,3 +13,4 @@ pub mod server;
 pub mod session;
 pub mod status;
 pub mod training;
+pub mod transfers;

@@ -47,7 +47,7 @@ impl Fixture {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let service = AuthLayer::new(Arc::new(AccessControl::open()))
-            .named_layer(TrainingRpc::server(jobs.clone()));
+            .named_layer(TrainingRpc::server(jobs.clone(), Transfers::new(u64::MAX)));
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self {
