@@ -16,7 +16,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man node python api-docs contract-image gpu-kernels gpu-bundle faults
+.PHONY: help demo test serve libtorch bench check man node python python-stubs api-docs contract-image gpu-kernels gpu-bundle faults
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -60,6 +60,7 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 	@scripts/buf.sh lint
 	@scripts/buf.sh breaking
 	@python3 scripts/api_docs.py --check
+	@scripts/python_check.sh
 
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
@@ -89,3 +90,7 @@ node: ## Install the Node packages that the tests need into target/node
 
 python: ## Install the Python packages that the tests need into .venv
 	@scripts/venv.sh .venv tests/python/requirements.txt
+	@scripts/venv.sh target/python-oldest python/oldest-requirements.txt
+
+python-stubs: ## Generate the Python package's code from the .proto files
+	@scripts/python_stubs.sh

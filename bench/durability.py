@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-import run
+import measure
 
 # batch, sequence, hidden, layers, and the target ratio of run.py (unused here).
 SIZES = (128, 100, 512, 2, None)
@@ -31,28 +31,31 @@ SYNCS = 400
 def main() -> int:
     options = arguments()
     text_folder = tempfile.TemporaryDirectory(prefix="charlstm-bench-")
-    text = run.embedded_text(Path(text_folder.name))
-    print(f"{run.machine()}, {options.threads} threads", flush=True)
+    text = measure.embedded_text(Path(text_folder.name))
+    print(f"{measure.machine()}, {options.threads} threads", flush=True)
     syncs = sync_milliseconds()
     p99_sync = quantiles(syncs, n=100)[98]
     print(f"one fdatasync of {RECORD_BYTES:,} bytes: median {median(syncs):.2f} ms, "
           f"p99 {p99_sync:.2f} ms\n", flush=True)
-    durable, relaxed = run.server(options), run.server(options)
+    durable, relaxed = measure.server(options), measure.server(options)
     relaxed.flags += ("--session-durability", "relaxed")
     rounds = {"none": [], "relaxed": [], "committed": []}
     with durable as (one, committed_at, _), relaxed as (two, relaxed_at, _):
         for address in (committed_at, relaxed_at):
-            run.train(address, text, SIZES, "bench")
+            measure.train(address, text, SIZES, "bench")
         for _ in range(options.rounds):
             for name, address, flags in (
                 ("none", committed_at, ()),
                 ("relaxed", relaxed_at, ("--in-sessions",)),
                 ("committed", committed_at, ("--in-sessions",)),
             ):
-                rounds[name].append(load(address, options, flags))
-                run.progress(f"{name}: {rounds[name][-1]['chars_per_second']:,.0f} chars/s")
-        run.stop_cleanly(one)
-        run.stop_cleanly(two)
+                measured = measure.load(
+                    address, options.streams, options.seconds, "--length", str(options.length),
+                    *flags)
+                rounds[name].append(measured)
+                measure.progress(f"{name}: {measured['chars_per_second']:,.0f} chars/s")
+        measure.stop_cleanly(one)
+        measure.stop_cleanly(two)
     print(table(rounds))
     if options.json:
         options.json.write_text(json.dumps({"syncs": syncs, "rounds": rounds}, indent=2) + "\n")
@@ -83,17 +86,6 @@ def sync_milliseconds() -> list:
     return times
 
 
-def load(address: str, options, flags: tuple) -> dict:
-    command = [str(run.RELEASE / "charlstm-client"), "--addr", address, "--json", "bench"]
-    command += ["--model", "bench", "--sessions", str(options.streams)]
-    command += ["--seconds", str(options.seconds), "--length", str(options.length), *flags]
-    for line in run.call(command).splitlines():
-        measured = json.loads(line)
-        if "chars_per_second" in measured:
-            return measured
-    raise run.Failure("charlstm-client bench printed no line with chars_per_second")
-
-
 def table(rounds: dict) -> str:
     """Medians of the rounds; ratios to the load test without sessions."""
     speed = {name: median(one["chars_per_second"] for one in measured)
@@ -111,7 +103,7 @@ def table(rounds: dict) -> str:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except run.Failure as failure:
+    except measure.Failure as failure:
         print(f"bench: {failure}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

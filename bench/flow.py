@@ -7,25 +7,25 @@ import subprocess
 from pathlib import Path
 
 import many
-import run
+import measure
 
 CHARS = 300_000
 
 
 def during_training(address: str, folder: Path, seconds: int) -> dict:
     """Measures one stream without and with a training that uses all cores."""
-    run.progress("one stream, without and with a training")
-    without = run.load(address, 1, seconds)
+    measure.progress("one stream, without and with a training")
+    without = measure.load(address, 1, seconds)
     text = folder / "long.txt"
     text.write_text(many.ALPHABET + many.characters(random.Random(4), CHARS), encoding="utf-8")
-    client = [str(run.RELEASE / "charlstm-client"), "--addr", address, "--json"]
+    client = [str(measure.RELEASE / "charlstm-client"), "--addr", address, "--json"]
     command = [*client, "train", "--text", str(text), "--model", "during"]
     # Hide the client's messages, such as the one about the cancellation.
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, **quiet) as training:
         training_id = first_step(training)
-        during = run.load(address, 1, seconds)
-        run.call([*client, "trainings", "cancel", training_id])
+        during = measure.load(address, 1, seconds)
+        measure.call([*client, "trainings", "cancel", training_id])
         # Read the rest, so that the client can write its last lines and exit.
         training.communicate()
     return {"without": without, "with": during}
@@ -37,7 +37,7 @@ def first_step(training: subprocess.Popen) -> str:
         event = json.loads(line)
         if event.get("event") == "step":
             return event["training_id"]
-    raise run.Failure("the training ended before its first step")
+    raise measure.Failure("the training ended before its first step")
 
 
 def rows(flow: dict) -> list:

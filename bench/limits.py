@@ -29,9 +29,9 @@ from types import SimpleNamespace
 import flow
 import grpc
 import many
-import run
+import measure
 
-sys.path.insert(0, str(run.ROOT / "tests" / "python"))
+sys.path.insert(0, str(measure.ROOT / "tests" / "python"))
 from train_and_generate import compile_protos  # noqa: E402
 
 # batch, sequence, hidden, layers, and the target ratio of run.py (unused here).
@@ -43,11 +43,11 @@ STREAMS_STEADY = 64
 
 def main() -> int:
     options = arguments()
-    results = {"machine": run.machine(), "threads": options.threads}
+    results = {"machine": measure.machine(), "threads": options.threads}
     print(f"{results['machine']}, {options.threads} threads\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="charlstm-limits-") as folder:
         pb = protos(folder)
-        measured = run.server(options)
+        measured = measure.server(options)
         measured.flags += ("--max-sessions", str(options.sessions))
         # Killed at the end: saving the sessions is not measured.
         with measured as (process, address, _):
@@ -59,8 +59,8 @@ def main() -> int:
                 results["prompt_and_streams"] = prompt_and_streams(
                     pb, stub, address, options.seconds
                 )
-            run.progress(f"{STREAMS_STEADY} streams")
-            results["steady"] = run.load(address, STREAMS_STEADY, options.seconds)
+            measure.progress(f"{STREAMS_STEADY} streams")
+            results["steady"] = measure.load(address, STREAMS_STEADY, options.seconds)
             results["flow"] = flow.during_training(address, Path(folder), options.seconds)
             results["drops"] = asyncio.run(many.drops(pb, target, process.pid, options.drops))
             results["sessions"] = asyncio.run(
@@ -97,11 +97,11 @@ def protos(folder: str) -> SimpleNamespace:
 
 
 def train(address: str, path: Path) -> None:
-    run.progress("training a model of the notebook's size for a few steps")
+    measure.progress("training a model of the notebook's size for a few steps")
     path.write_text(many.ALPHABET + many.characters(random.Random(1), 4000), encoding="utf-8")
-    vocabulary_size = run.train(address, path, SIZES, many.MODEL)["vocabulary_size"]
+    vocabulary_size = measure.train(address, path, SIZES, many.MODEL)["vocabulary_size"]
     if vocabulary_size != len(many.ALPHABET):
-        raise run.Failure(
+        raise measure.Failure(
             f"the vocabulary has {vocabulary_size} characters, expected {len(many.ALPHABET)}"
         )
 
@@ -117,12 +117,12 @@ def time_to_first_char(pb, stub, prompt: str) -> float:
         if response.HasField("text"):
             seconds = time.perf_counter() - started
     if seconds is None:
-        raise run.Failure("a generation ended without any text")
+        raise measure.Failure("a generation ended without any text")
     return seconds
 
 
 def prompt_alone(pb, stub, rounds: int) -> dict:
-    run.progress(f"a prompt of {PROMPT_CHARS:,} characters, alone")
+    measure.progress(f"a prompt of {PROMPT_CHARS:,} characters, alone")
     prompt = many.characters(random.Random(2), PROMPT_CHARS)
     time_to_first_char(pb, stub, prompt[:100])
     short = [time_to_first_char(pb, stub, prompt[0]) for _ in range(rounds)]
@@ -132,12 +132,12 @@ def prompt_alone(pb, stub, rounds: int) -> dict:
 
 
 def prompt_and_streams(pb, stub, address: str, seconds: int) -> dict:
-    run.progress(f"{STREAMS_DURING_PROMPT} streams, without and with long prompts")
-    without = run.load(address, STREAMS_DURING_PROMPT, seconds)
+    measure.progress(f"{STREAMS_DURING_PROMPT} streams, without and with long prompts")
+    without = measure.load(address, STREAMS_DURING_PROMPT, seconds)
     prompt = many.characters(random.Random(3), PROMPT_CHARS)
     prompt_seconds = []
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(run.load, address, STREAMS_DURING_PROMPT, seconds)
+        load = pool.submit(measure.load, address, STREAMS_DURING_PROMPT, seconds)
         # Back to back: a prompt is being processed until the load test ends.
         while not load.done():
             prompt_seconds.append(time_to_first_char(pb, stub, prompt))
@@ -157,9 +157,9 @@ def table(results: dict) -> str:
     rows += flow.rows(results["flow"])
     rows += drop_rows(results["drops"]) + session_rows(results["sessions"])
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
-    lines = [run.line(cells, widths) for cells in rows]
+    lines = [measure.line(cells, widths) for cells in rows]
     rule = "-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])
-    lines.insert(1, run.line(rule, widths))
+    lines.insert(1, measure.line(rule, widths))
     return "\n".join(lines)
 
 
@@ -238,7 +238,7 @@ def ms_row(name: str, few: float, all_: float) -> tuple:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except run.Failure as failure:
+    except measure.Failure as failure:
         print(f"limits: {failure}", file=sys.stderr)
         sys.exit(1)
     except grpc.RpcError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import grpc
-import run
+import measure
 
 MODEL = "bench"
 # As many distinct characters as the text of the notebook has.
@@ -35,7 +35,7 @@ def resident(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
-    raise run.Failure("the server is not running")
+    raise measure.Failure("the server is not running")
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +74,7 @@ async def read(call) -> tuple:
 
 
 async def drops(pb, target: str, pid: int, count: int) -> dict:
-    run.progress(f"{count:,} streams, dropped at random times")
+    measure.progress(f"{count:,} streams, dropped at random times")
     async with connections(target) as channels:
         stubs = [pb.GenerationServiceStub(channel) for channel in channels]
         batch = (await idle(pb, channels[0])).max_batch
@@ -152,14 +152,14 @@ async def full_batch(pb, stubs: list, batch: int) -> list:
         stub = stubs[number % len(stubs)]
         texts[number], finished = await read(stub.Generate(request, timeout=DEADLINE_SECONDS))
         if finished is None or len(texts[number]) != 100:
-            raise run.Failure(f"stream {number} of a full batch ended early")
+            raise measure.Failure(f"stream {number} of a full batch ended early")
 
     await each(batch, batch, generate)
     return texts
 
 
 async def sessions(pb, target: str, pid: int, count: int) -> dict:
-    run.progress(f"{count:,} idle sessions")
+    measure.progress(f"{count:,} idle sessions")
     async with connections(target) as channels:
         stubs = [pb.GenerationServiceStub(channel) for channel in channels]
 

@@ -9,7 +9,18 @@ fi
 address=$1 corpus=$2 model=$3
 grpcurl=${GRPCURL:-grpcurl}
 service=charlstm.v1
-call() { "$grpcurl" -plaintext "$@"; }
+# TLS if CHARLSTM_TLS_CA is set, the file of the certificate authority; with the
+# access token in CHARLSTM_TOKEN_FILE.
+call() {
+    if [ -n "${CHARLSTM_TOKEN_FILE:-}" ]; then
+        set -- -H "authorization: Bearer $(cat "$CHARLSTM_TOKEN_FILE")" "$@"
+    fi
+    if [ -n "${CHARLSTM_TLS_CA:-}" ]; then
+        "$grpcurl" -cacert "$CHARLSTM_TLS_CA" "$@"
+    else
+        "$grpcurl" -plaintext "$@"
+    fi
+}
 
 # Train: one JSON message per request on standard input; bytes are base64.
 {

@@ -24,13 +24,20 @@ if (model === undefined) {
   console.error("usage: tour.js ADDRESS CORPUS MODEL");
   process.exit(2);
 }
-const credentials = grpc.credentials.createInsecure();
+// TLS if CHARLSTM_TLS_CA is set, the file of the certificate authority.
+const { CHARLSTM_TLS_CA: authority, CHARLSTM_TOKEN_FILE: tokenFile } = process.env;
+const credentials = authority
+  ? grpc.credentials.createSsl(fs.readFileSync(authority))
+  : grpc.credentials.createInsecure();
+// Sent with each call: the access token in CHARLSTM_TOKEN_FILE, if it is set.
+const metadata = new grpc.Metadata();
+if (tokenFile) metadata.set("authorization", `Bearer ${fs.readFileSync(tokenFile, "utf8").trim()}`);
 const trainings = new v1.TrainingService(address, credentials);
 const generations = new v1.GenerationService(address, credentials);
 
 /** Uploads the corpus, and prints the events of the training as they arrive. */
 async function train() {
-  const call = trainings.Train();
+  const call = trainings.Train(metadata);
   call.write({
     spec: { model, hidden_size: 16, num_layers: 1, batch_size: 4, sequence_length: 16, epochs: 2 },
   });
@@ -50,7 +57,7 @@ async function train() {
 /** Returns the generated text. */
 async function generate(request) {
   let generated = "";
-  for await (const { text } of generations.Generate(request)) generated += text?.text ?? "";
+  for await (const { text } of generations.Generate(request, metadata)) generated += text?.text ?? "";
   return generated;
 }
 
@@ -70,7 +77,7 @@ async function showError() {
 
 /** Cancels a long generation after 20 characters. */
 async function cancelEarly(prime) {
-  const call = generations.Generate({ model, prime, max_chars: 1_000_000 });
+  const call = generations.Generate({ model, prime, max_chars: 1_000_000 }, metadata);
   let chars = 0;
   try {
     for await (const { text } of call) {

@@ -2,7 +2,9 @@
 #   pip install grpcio grpcio-tools grpcio-status
 #   python examples/python/tour_async.py 127.0.0.1:50051 book.txt MODEL
 import asyncio
+import os
 import sys
+from pathlib import Path
 
 import grpc
 from google.rpc import error_details_pb2
@@ -11,6 +13,21 @@ from grpc_status import rpc_status
 sys.path.append("proto")  # folder of the .proto files; grpcio loads them without generated code
 training, trainings = grpc.protos_and_services("charlstm/v1/training.proto")
 generation, generations = grpc.protos_and_services("charlstm/v1/generation.proto")
+
+
+def connect(address):
+    """Connects with TLS if CHARLSTM_TLS_CA is set, the file of the certificate authority."""
+    authority = os.environ.get("CHARLSTM_TLS_CA")
+    if authority is None:
+        return grpc.aio.insecure_channel(address)
+    credentials = grpc.ssl_channel_credentials(Path(authority).read_bytes())
+    return grpc.aio.secure_channel(address, credentials)
+
+
+def token():
+    """The metadata of each call: the access token in CHARLSTM_TOKEN_FILE, if it is set."""
+    file = os.environ.get("CHARLSTM_TOKEN_FILE")
+    return (("authorization", f"Bearer {Path(file).read_text().strip()}"),) if file else ()
 
 
 async def train(channel, path, model):
@@ -25,7 +42,7 @@ async def train(channel, path, model):
             while chunk := corpus.read(64 * 1024):
                 yield training.TrainRequest(corpus_chunk=chunk)
 
-    async for event in trainings.TrainingServiceStub(channel).Train(requests()):
+    async for event in trainings.TrainingServiceStub(channel).Train(requests(), metadata=token()):
         if event.HasField("epoch"):
             print(f"epoch {event.epoch.epoch}: loss {event.epoch.train_loss:.3f}")
         elif event.HasField("finished"):
@@ -35,7 +52,7 @@ async def train(channel, path, model):
 async def generate(stub, **request):
     """Returns the generated text."""
     text = ""
-    async for event in stub.Generate(generation.GenerateRequest(**request)):
+    async for event in stub.Generate(generation.GenerateRequest(**request), metadata=token()):
         text += event.text.text
     return text
 
@@ -53,7 +70,8 @@ async def show_error(stub):
 
 async def cancel_early(stub, model, prime):
     """Cancels a long generation after 20 characters."""
-    call = stub.Generate(generation.GenerateRequest(model=model, prime=prime, max_chars=1_000_000))
+    request = generation.GenerateRequest(model=model, prime=prime, max_chars=1_000_000)
+    call = stub.Generate(request, metadata=token())
     chars = 0
     async for event in call:
         chars += len(event.text.text)
@@ -69,7 +87,7 @@ async def main():
     address, path, model = sys.argv[1:]
     with open(path, encoding="utf-8") as corpus:
         prime = corpus.read(10)
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with connect(address) as channel:
         await train(channel, path, model)
         stub = generations.GenerationServiceStub(channel)
         first = await generate(stub, model=model, prime=prime, max_chars=40, session_id="async")

@@ -20,13 +20,15 @@ use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 pub use self::error::ConfigError;
 use self::error::explain;
 use self::value::{
-    Checked, address, boolean, byte_size, count, device, durability, duration, log_format, path,
-    principal_name, role, threads,
+    Checked, address, boolean, byte_size, count, device, durability, duration, kernels, log_format,
+    path, precision, principal_name, role, threads,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
+use charlstm_model::kernels::KernelChoice;
 use charlstm_store::session::Durability;
 
 /// How the log is written.
@@ -147,6 +149,30 @@ pub struct Config {
         value_parser = Checked(device)
     )]
     pub device: DeviceChoice,
+
+    // The text of a seed is the same on every machine in either.
+    /// Precision of generation: int8 (faster) or float32; a session keeps the
+    /// one it started with, and scores are always computed in float32
+    #[arg(
+        long,
+        env = "CHARLSTM_PRECISION",
+        value_name = "PRECISION",
+        default_value = "int8",
+        value_parser = Checked(precision)
+    )]
+    pub precision: Precision,
+
+    /// CPU kernels of generation, for tests and diagnosis: auto, portable, avx2,
+    /// avxvnni, avx512, vnni or amx; auto selects the fastest. All give the
+    /// same text
+    #[arg(
+        long,
+        env = "CHARLSTM_KERNELS",
+        value_name = "KERNELS",
+        default_value = "auto",
+        value_parser = Checked(kernels)
+    )]
+    pub kernels: KernelChoice,
 
     /// Number of threads that compute; auto: one per physical core
     #[arg(

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use charlstm_model::decode_step::{DecodeDevice, Processor};
+use charlstm_model::decode_step::{DecodeDevice, Int8Processor, Precision, Processor};
 use charlstm_model::device::{Device, DeviceChoice, DeviceError};
+use charlstm_model::kernels::Kernels;
 use charlstm_model::learner::LearnerFactory;
+use charlstm_repository::DecodeDevices;
 
 /// Selects the configured device. May take seconds, if a CUDA driver must be
 /// started.
@@ -20,16 +22,42 @@ pub(crate) fn select(choice: DeviceChoice) -> Result<Device, DeviceError> {
     choice.select(cuda_devices)
 }
 
-/// Returns the decode device, which prepares models for generation in batches
-/// of at most `max_rows` rows.
-pub(crate) fn decode_device(device: Device, max_rows: usize) -> Arc<dyn DecodeDevice> {
-    match device {
+/// Returns the decode devices, which prepare models for generation in batches
+/// of at most `max_rows` rows. A GPU computes the float32 decode steps of a
+/// server whose precision is float32; everything else is computed on the CPU.
+pub(crate) fn decode_devices(
+    device: Device,
+    precision: Precision,
+    kernels: Kernels,
+    max_rows: usize,
+) -> DecodeDevices {
+    let float32: Arc<dyn DecodeDevice> = match (device, precision) {
         #[cfg(feature = "torch")]
-        Device::Cuda(_) => Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows }),
+        (Device::Cuda(_), Precision::Float32) => {
+            Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows })
+        }
         _ => {
             let _ = max_rows;
-            Arc::new(Processor)
+            Arc::new(Processor {
+                kernels: kernels.float32,
+            })
         }
+    };
+    DecodeDevices {
+        float32,
+        int8: Arc::new(Int8Processor {
+            kernel: kernels.int8,
+        }),
+        precision,
+    }
+}
+
+/// Returns the number of threads that generate. A GPU computes one large batch
+/// faster than several small ones.
+pub(crate) fn generation_threads(device: Device, precision: Precision, threads: usize) -> usize {
+    match (device, precision) {
+        (Device::Cuda(_), Precision::Float32) => 1,
+        _ => threads,
     }
 }
 

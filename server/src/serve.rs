@@ -38,6 +38,7 @@ use crate::rpc::training::TrainingRpc;
 use crate::rpc::transfers::Transfers;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
+use charlstm_model::kernels::{KernelError, Kernels};
 use charlstm_repository::{ModelId, Repository, RepositoryError};
 use charlstm_store::session::{
     AllowedSessions, EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError,
@@ -72,6 +73,9 @@ pub enum ServeError {
     /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The kernels are not available.
+    #[error(transparent)]
+    Kernels(#[from] KernelError),
     /// The data folder cannot be used.
     #[error(transparent)]
     DataFolder(#[from] DataFolderError),
@@ -165,6 +169,7 @@ pub async fn serve(
         in_flight: in_flight.clone(),
     };
     let device = devices::select(config.device)?;
+    let kernels = config.kernels.select()?;
     let _lock = data_folder::lock(&config.data_dir)?;
     // All that can fail without touching the data comes first.
     let mut services = Services::new(layers)?;
@@ -173,8 +178,8 @@ pub async fn serve(
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
-    let decode_device = devices::decode_device(device, config.max_batch);
-    let repository = Repository::open_for(&config.data_dir, decode_device)?;
+    let devices = devices::decode_devices(device, config.precision, kernels, config.max_batch);
+    let repository = Repository::open_for(&config.data_dir, devices)?;
     let keys = match &config.snapshot_key_file {
         Some(file) => SnapshotKeys::read(file)?,
         None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
@@ -186,6 +191,8 @@ pub async fn serve(
 
     let info = ServerInfo {
         device,
+        precision: config.precision,
+        kernels,
         threads: config.threads,
         max_sessions: config.max_sessions,
         max_batch: config.max_batch,
@@ -233,7 +240,7 @@ pub async fn serve(
     if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
-    let announced = announce(&config, address, device);
+    let announced = announce(&config, address, device, kernels);
 
     let failure = match announced {
         Ok(()) => tokio::select! {
@@ -349,11 +356,7 @@ fn start_engine(
     sessions: Arc<dyn SessionStorage>,
 ) -> Result<Engine, ServeError> {
     let settings = EngineConfig {
-        // A GPU computes one large batch faster than several small ones.
-        workers: match device {
-            Device::Cpu => config.threads,
-            Device::Cuda(_) => 1,
-        },
+        workers: devices::generation_threads(device, config.precision, config.threads),
         max_batch: config.max_batch,
         max_queue: config.max_queue,
         reader_timeout: config.reader_timeout,
@@ -454,14 +457,21 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
 }
 
 /// Prints the line on standard output that other programs wait for.
-fn announce(config: &Config, address: SocketAddr, device: Device) -> Result<(), ServeError> {
+fn announce(
+    config: &Config,
+    address: SocketAddr,
+    device: Device,
+    kernels: Kernels,
+) -> Result<(), ServeError> {
     let tls = config.tls().is_some();
     let scheme = if tls { "https" } else { "http" };
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {scheme}://{address}")
         .and_then(|()| stdout.flush())
         .map_err(network)?;
-    tracing::info!(%address, tls, %device, "the server is ready");
+    let precision = config.precision;
+    let kernels = kernels.name(precision);
+    tracing::info!(%address, tls, %device, %precision, kernels, "the server is ready");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use client::{CommandOutput, ask, ask_ok, client};
 pub(crate) use corpus::{SMALL, train_small, verse};
-pub(crate) use server::Server;
+pub(crate) use server::{Server, server_program};
 
 /// Returns the root of the checkout.
 pub(crate) fn root() -> PathBuf {

@@ -197,11 +197,12 @@ impl Drop for Server {
 /// Returns the command that starts the server under test on a data folder and
 /// a free port.
 pub(crate) fn command(data_dir: &Path, extra_flags: &[&str]) -> Command {
-    command_of(
-        Path::new(env!("CARGO_BIN_EXE_charlstm-server")),
-        data_dir,
-        extra_flags,
-    )
+    command_of(server_program(), data_dir, extra_flags)
+}
+
+/// Returns the program under test.
+pub(crate) fn server_program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_charlstm-server"))
 }
 
 /// As [`command`], for another build of the server.

@@ -20,6 +20,16 @@ pub(crate) fn python_tool(name: &str) -> Option<PathBuf> {
     installed(root().join(".venv/bin").join(name), "make python")
 }
 
+/// Returns a Python with the oldest supported versions of what the Python
+/// package needs, which `make python` installs; `None`, after [`skip`], if it is
+/// not installed.
+pub(crate) fn oldest_python() -> Option<PathBuf> {
+    installed(
+        root().join("target/python-oldest/bin/python"),
+        "make python",
+    )
+}
+
 /// Returns the folder of the packages that `make node` installs into
 /// `target/node`; `None`, after [`skip`], if they are not installed.
 pub(crate) fn node_modules() -> Option<PathBuf> {

@@ -401,6 +401,9 @@ fn description(response: &GetModelResponse) -> String {
             ),
         ),
     ];
+    if let Some(precision) = precision(&model) {
+        pairs.push(("precision", precision));
+    }
     if !model.training_id.is_empty() {
         pairs.push(("training", model.training_id));
     }
@@ -418,6 +421,24 @@ fn description(response: &GetModelResponse) -> String {
         ));
     }
     display::key_values(&pairs, output::stdout_columns())
+}
+
+/// Describes in which precision a model generates, and why. `None` if the
+/// server is older and does not report it.
+fn precision(model: &Model) -> Option<String> {
+    let mut text = match model.precision.as_str() {
+        "" if model.int8_objection.is_empty() && model.int8_loss_bits_per_char.is_none() => {
+            return None;
+        }
+        "" => "not decided yet".to_owned(),
+        precision => precision.to_owned(),
+    };
+    if !model.int8_objection.is_empty() {
+        text.push_str(&format!(" ({})", model.int8_objection));
+    } else if let Some(loss) = model.int8_loss_bits_per_char {
+        text.push_str(&format!(" (int8 costs {loss:.5} bits per character)"));
+    }
+    Some(text)
 }
 
 /// Lists version numbers.

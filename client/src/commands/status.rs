@@ -97,6 +97,18 @@ fn status_text(
         Some(server) => pairs.extend(server_details(server)),
         None => pairs.push(("load", "unknown".into())),
     }
+    for model in models.unwrap_or_default() {
+        if !model.int8_objection.is_empty() {
+            let Model {
+                name,
+                version,
+                int8_objection,
+                ..
+            } = model;
+            let text = format!("{name}@{version} runs in float32: {int8_objection}");
+            pairs.push(("precision", text));
+        }
+    }
     let models = match models {
         None => "the server does not list its models".into(),
         Some([]) => "no models yet; train one with `charlstm-client train`".into(),
@@ -106,6 +118,15 @@ fn status_text(
         "{}\n\n{models}",
         display::key_values(&pairs, output::stdout_columns())
     )
+}
+
+/// The precision of a decode step; an older server does not report it.
+fn in_precision(precision: &str) -> String {
+    if precision.is_empty() {
+        String::new()
+    } else {
+        format!(" in {precision}")
+    }
 }
 
 fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String)> {
@@ -164,8 +185,9 @@ fn server_details(server: &GetServerStatusResponse) -> Vec<(&'static str, String
         pairs.push((
             "decode step",
             format!(
-                "{}: {} for one session, {} per session in a batch of 13{warning}",
+                "{}{}: {} for one session, {} per session in a batch of 13{warning}",
                 check.model,
+                in_precision(&check.precision),
                 display::seconds(check.microseconds_one_row / 1e6),
                 display::seconds(check.microseconds_row_in_batch / 1e6),
             ),

@@ -25,9 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::model_ref::{
-    EncodedText, check_model_of, check_precision, encode, identity_of, model_id, names_model,
-};
+use self::model_ref::{EncodedText, check_model_of, encode, identity_of, model_id, names_model};
 pub use self::stats::EngineStats;
 pub use self::text_scorer::{PartScore, TextScorer};
 use crate::admission::{Admission, Permit};
@@ -37,7 +35,6 @@ use crate::event::Started;
 use crate::inbox::{Command, Inbox};
 use crate::job::{Job, JobParts};
 use crate::model_source::ModelSource;
-use crate::network_state;
 use crate::progress::{ANCHOR_CHARS, Destination, OpenSession, Progress};
 use crate::request::{GenerateCall, SessionSource};
 use crate::stop_matcher::StopMatcher;
@@ -324,10 +321,7 @@ impl Engine {
 
     /// Loads the model of a call that continues no session.
     async fn open_nothing(&self, call: &GenerateCall) -> Result<CallStart, GenerateError> {
-        let model = self.load_reference(&call.model).await?;
-        if let Some(requested) = call.precision {
-            check_precision(&model, requested)?;
-        }
+        let model = self.load_reference(&call.model, call.precision).await?;
         Ok(CallStart {
             identity: identity_of(&model),
             model,
@@ -400,10 +394,11 @@ impl Engine {
         if !names_model(&identity, &call.model) {
             return Err(SealError::OtherModel.into());
         }
-        let model = self.load(&model_id(&identity.model)).await?;
-        let available = identity_of(&model).precision;
-        snapshot.check(&model.digest, call.precision.unwrap_or(available))?;
-        snapshot.check(&model.digest, available)?;
+        let precision = identity.precision;
+        let model = self
+            .load(&model_id(&identity.model), Some(precision))
+            .await?;
+        snapshot.check(&model.digest, call.precision.unwrap_or(precision))?;
         if !sessions::fits(&snapshot.state, &model) {
             let text = "the state does not fit the model that it names";
             return Err(SealError::from(RecordError::Content(text)).into());
@@ -595,16 +590,9 @@ fn network_state_of(
     state: &SessionState,
     model: &LoadedModel,
 ) -> Result<HiddenState, GenerateError> {
-    let architecture = model.weights.architecture();
-    if !sessions::fits(state, model) {
-        let text = "the state of a session does not fit its model".to_owned();
-        return Err(GenerateError::Internal(text));
-    }
-    let decoded = state
-        .network
-        .as_ref()
-        .and_then(|network| network_state::decode(network, architecture));
-    Ok(decoded.unwrap_or_else(|| HiddenState::zeros(architecture)))
+    sessions::hidden_state(state, model).ok_or_else(|| {
+        GenerateError::Internal("the state of a session does not fit its model".to_owned())
+    })
 }
 
 /// A matcher for the stop strings that the model can write; others never

@@ -78,14 +78,6 @@ pub enum GenerateError {
         /// The requested precision.
         requested: Precision,
     },
-    /// The engine does not compute the model in the precision that is needed.
-    #[error("precision {needed} is not available; this server computes the model in {available}")]
-    PrecisionUnavailable {
-        /// The precision of the session or of the request.
-        needed: Precision,
-        /// The precision in which the model is loaded.
-        available: Precision,
-    },
     /// The snapshot cannot be continued with this call.
     #[error(transparent)]
     Snapshot(#[from] SealError),
@@ -136,14 +128,10 @@ pub enum ImportError {
     /// This server has another model of that name and version.
     #[error("the session belongs to another model than the {}@{} of this server", .0.name, .0.version)]
     ModelDiffers(ModelId),
-    /// This server computes the model in another precision.
-    #[error("the session is computed in {needed}; this server computes its model in {available}")]
-    PrecisionUnavailable {
-        /// The precision of the session.
-        needed: Precision,
-        /// The precision in which the model is loaded.
-        available: Precision,
-    },
+    /// The model is not computed in the precision of the session; the text
+    /// says why.
+    #[error("{0}")]
+    PrecisionUnavailable(String),
     /// The content does not fit the model.
     #[error("the state does not fit the model that it names")]
     StateMismatch,

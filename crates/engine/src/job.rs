@@ -300,7 +300,7 @@ impl Job {
             stop_chars,
             seconds,
         };
-        let nothing = HiddenState(Box::default());
+        let nothing = HiddenState::Float32(Box::default());
         let state = std::mem::replace(&mut self.state, nothing);
         self.end(Ok(completion), self.is_prefilled.then_some(state))
     }

@@ -40,7 +40,6 @@ mod flush_policy;
 mod inbox;
 mod job;
 mod model_source;
-mod network_state;
 mod parameters_digest;
 mod prefill_budget;
 mod progress;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use charlstm_model::decode_step::Precision;
 use charlstm_repository::{LoadedModel, ModelId, Repository, RepositoryError};
 use thiserror::Error;
 
@@ -15,17 +16,22 @@ pub trait ModelSource: Send + Sync + 'static {
     /// `NotFound`, with a text that lists what exists; `BadReference`.
     fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError>;
 
-    /// Returns a model if it is in memory, without blocking. `None` if it has
-    /// to be loaded first, or does not exist.
-    fn loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>>;
+    /// Returns a model if it is in memory in a precision, without blocking.
+    /// `None` if it has to be loaded first, or does not exist. Without a
+    /// precision, it is the one in which the model generates on this server.
+    fn loaded(&self, id: &ModelId, precision: Option<Precision>) -> Option<Arc<LoadedModel>>;
 
     /// Loads a model, once however many ask for it. Blocks on the disk: the
     /// engine calls it on a thread that may block.
     ///
     /// # Errors
     /// `Gone` if it was deleted, `Damaged` if its bytes are wrong, `Failed` if
-    /// it cannot be read.
-    fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError>;
+    /// it cannot be read, `PrecisionUnavailable`.
+    fn load(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Result<Arc<LoadedModel>, ModelSourceError>;
 }
 
 /// A model is not available.
@@ -45,6 +51,15 @@ pub enum ModelSourceError {
     /// what is wrong.
     #[error("{0}")]
     Damaged(String),
+    /// The version is not computed in the requested precision; the text says
+    /// why.
+    #[error("precision {precision} is not available: {reason}")]
+    PrecisionUnavailable {
+        /// The requested precision.
+        precision: Precision,
+        /// Why not.
+        reason: String,
+    },
     /// The version exists and cannot be read. The text is for the log.
     #[error("a model could not be loaded: {0}")]
     Failed(String),
@@ -55,12 +70,16 @@ impl ModelSource for Repository {
         Repository::resolve(self, reference).map_err(ModelSourceError::from)
     }
 
-    fn loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
-        self.get_loaded(id)
+    fn loaded(&self, id: &ModelId, precision: Option<Precision>) -> Option<Arc<LoadedModel>> {
+        self.get_loaded(id, precision)
     }
 
-    fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {
-        Repository::load(self, id).map_err(|error| match error {
+    fn load(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        Repository::load(self, id, precision).map_err(|error| match error {
             RepositoryError::NotFound { .. } => ModelSourceError::Gone(id.clone()),
             other => other.into(),
         })
@@ -76,6 +95,10 @@ impl From<RepositoryError> for ModelSourceError {
             | RepositoryError::BadReference(_)
             | RepositoryError::Ambiguous { .. } => Self::BadReference(text),
             RepositoryError::Damaged { .. } => Self::Damaged(text),
+            RepositoryError::NoInt8 { .. } => Self::PrecisionUnavailable {
+                precision: Precision::Int8,
+                reason: text,
+            },
             RepositoryError::Device { .. }
             | RepositoryError::NotAModel(_)
             | RepositoryError::VersionsUnknown { .. }

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use charlstm_model::decode_step::HiddenState;
 use charlstm_store::session::{
     LastCall, LeaseStatus, MAX_REPLAY_CHARS, Owner, ParametersDigest, SessionCommit, SessionId,
     SessionIdentity, SessionLease, SessionSnapshot, SessionState, TokenIds,
 };
-
-use crate::network_state;
 
 /// Number of characters between two copies of the state. If the session is
 /// committed in between, its next call feeds the characters since the last
@@ -111,7 +110,7 @@ impl Progress {
     /// of the session but the last were fed, so that a session that was
     /// committed in the middle of a call does not carry them along for ever.
     pub(crate) fn begin_reached(&mut self, state: &HiddenState, last: u32) {
-        self.session.begin.network = Some(network_state::encode(state));
+        self.session.begin.network = Some(encode(state));
         self.session.begin.unfed = TokenIds::from([last].as_slice());
     }
 
@@ -227,11 +226,11 @@ impl Progress {
         let (network, unfed) = match end {
             Some(end) if after == total => {
                 let last = since.last().copied().unwrap_or(anchor.last);
-                (network_state::encode(&end), [last].into_iter().collect())
+                (encode(&end), [last].into_iter().collect())
             }
             _ => {
                 let unfed = [anchor.last].into_iter().chain(since.iter().copied());
-                (network_state::encode(&anchor.state), unfed.collect())
+                (encode(&anchor.state), unfed.collect())
             }
         };
         let begin = &self.session.begin;
@@ -248,4 +247,9 @@ impl Progress {
         };
         Some((state, tokens))
     }
+}
+
+/// The form of a state in the session record.
+fn encode(state: &HiddenState) -> Bytes {
+    state.to_bytes().into()
 }

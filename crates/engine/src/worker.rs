@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use charlstm_model::decode_step::DecodeError;
+use charlstm_model::float_control::DefaultFloatControl;
 use charlstm_model::sampler::Sampler;
 use charlstm_repository::LoadedModel;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,8 @@ use crate::score::ScoreJob;
 use crate::text_buffer::TextBuffer;
 use crate::worker_load::WorkerLoad;
 
-/// Maximum number of models that a worker keeps ready while none of their
-/// generations runs.
+/// Maximum number of models, each in one precision, that a worker keeps ready
+/// while none of their generations runs.
 const MAX_READY_MODELS: usize = 4;
 
 /// Maximum number of characters that are scored between two decode steps of
@@ -147,6 +148,8 @@ impl Worker {
     /// Works until the inbox is stopped, then ends all generations. A panic in
     /// a turn ends the generations that were being computed, and nothing else.
     pub(crate) fn run(mut self) {
+        // Sampling and scoring compute on this thread, too.
+        let _control = DefaultFloatControl::set();
         loop {
             let wait = self.sleep_time(Instant::now());
             let is_stopped = self.inbox.take(&mut self.commands, wait);

@@ -8,7 +8,7 @@
 /// While it exists, the calling thread computes by the rules of IEEE 754's
 /// defaults: round to nearest even, no flush to zero, no traps.
 #[derive(Debug)]
-pub(crate) struct DefaultFloatControl {
+pub struct DefaultFloatControl {
     /// The former setting, if it was another one.
     former: Option<Control>,
     /// The register belongs to the thread, so the guard must not leave it.
@@ -17,7 +17,7 @@ pub(crate) struct DefaultFloatControl {
 
 impl DefaultFloatControl {
     /// Sets the default.
-    pub(crate) fn set() -> Self {
+    pub fn set() -> Self {
         let control = read();
         let former = (control & SIGNIFICANT != DEFAULT).then(|| {
             write(DEFAULT);

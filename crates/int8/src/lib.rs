@@ -13,7 +13,7 @@
 
 pub mod activation;
 mod batch;
-mod float_control;
+pub mod float_control;
 mod kernel;
 pub mod logsumexp;
 mod network;

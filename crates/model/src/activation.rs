@@ -39,7 +39,7 @@ pub fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 fn polynomial<S: Simd>(simd: S, x: S::f32s, coefficients: &[f32]) -> S::f32s {
     let mut value = simd.splat_f32s(coefficients[0]);
     for &coefficient in &coefficients[1..] {
-        value = simd.mul_add_e_f32s(value, x, simd.splat_f32s(coefficient));
+        value = simd.mul_add_f32s(value, x, simd.splat_f32s(coefficient));
     }
     value
 }
@@ -49,7 +49,7 @@ fn polynomial<S: Simd>(simd: S, x: S::f32s, coefficients: &[f32]) -> S::f32s {
 pub fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let half = simd.splat_f32s(0.5);
     let t = tanh(simd, simd.mul_f32s(x, half));
-    simd.mul_add_e_f32s(t, half, half)
+    simd.mul_add_f32s(t, half, half)
 }
 
 #[cfg(test)]

@@ -2,11 +2,15 @@
 //! in the memory of the device, and the prefill of known characters.
 //!
 //! This module manages the rows of a batch. The arithmetic is behind
-//! [`BatchBackend`]: `simd` for the CPU, other crates for other devices.
+//! [`BatchBackend`]: `simd` for float32 and `int8` for int8 on the CPU, other
+//! crates for other devices.
 
+mod arithmetic;
 pub mod check;
+mod int8;
 mod layers;
 mod simd;
+mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -14,79 +18,15 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use charlstm_int8::float_control::DefaultFloatControl;
 
+pub use self::arithmetic::{ARITHMETIC_REVISION, Arithmetic, Precision};
+pub use self::int8::{Int8Processor, quantise};
 use self::simd::SimdWeights;
+pub use self::state::HiddenState;
 use super::architecture::Architecture;
+use super::kernels::FloatKernels;
 use super::parameters::Parameters;
-
-/// h and c of every layer of one sequence, `[layers, 2, hidden]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HiddenState(pub Box<[f32]>);
-
-impl HiddenState {
-    /// Returns the state before the first character.
-    pub fn zeros(architecture: &Architecture) -> Self {
-        Self(vec![0.0; architecture.state_len()].into_boxed_slice())
-    }
-}
-
-/// The revision of the arithmetic that this version computes with: of the
-/// decode step and the sampler, in every precision. A state of another
-/// revision must not be continued: its text would silently change.
-pub const ARITHMETIC_REVISION: u16 = 1;
-
-/// The number format in which weights and states are computed and stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Weights and states are IEEE 754 binary32.
-    Float32,
-    /// Weights and hidden state are int8, the cell state is binary32.
-    Int8,
-}
-
-impl Precision {
-    /// Returns the precision of a name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Float32, Self::Int8]
-            .into_iter()
-            .find(|precision| precision.as_str() == name)
-    }
-
-    /// Returns the name on the wire and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Int8 => "int8",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-/// The arithmetic that a session runs on, part of the session's identity next
-/// to the digest of its model: two different values can produce different
-/// text from the same state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Arithmetic {
-    /// The number format.
-    pub precision: Precision,
-    /// The revision of the definition of the decode step and of the sampler.
-    pub revision: u16,
-}
-
-impl Arithmetic {
-    /// The float32 arithmetic, the only one of version 0.1.
-    pub const FLOAT32: Self = Self {
-        precision: Precision::Float32,
-        revision: ARITHMETIC_REVISION,
-    };
-}
 
 /// Prepares models for generation on one device: the extension point for
 /// other arithmetic and other devices.
@@ -99,13 +39,21 @@ pub trait DecodeDevice: fmt::Debug + Send + Sync {
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError>;
 }
 
-/// The CPU with float32 arithmetic, for batches of any size.
-#[derive(Clone, Copy, Debug)]
-pub struct Processor;
+/// The CPU with float32 arithmetic, for batches of any size. The kernels give
+/// the same bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Processor {
+    /// The instruction set to compute with.
+    pub kernels: FloatKernels,
+}
 
 impl DecodeDevice for Processor {
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
-        Ok(DecodeWeights::on_processor(parameters))
+        let layout = SimdWeights::new(parameters, self.kernels.arch());
+        Ok(DecodeWeights::new(
+            parameters.architecture,
+            Box::new(layout),
+        ))
     }
 }
 
@@ -141,13 +89,12 @@ impl DecodeWeights {
         }
     }
 
-    /// Lays out the weights for the CPU. Blocks for some milliseconds per million
-    /// parameters.
+    /// Lays out the weights for float32 arithmetic on the CPU. Blocks for some
+    /// milliseconds per million parameters.
     pub fn on_processor(parameters: &Parameters) -> Self {
-        Self::new(
-            parameters.architecture,
-            Box::new(SimdWeights::new(parameters)),
-        )
+        let arch = FloatKernels::best().arch();
+        let layout = SimdWeights::new(parameters, arch);
+        Self::new(parameters.architecture, Box::new(layout))
     }
 
     /// Returns the shape of the network.
@@ -158,6 +105,11 @@ impl DecodeWeights {
     /// Returns the arithmetic that batches of these weights use.
     pub fn arithmetic(&self) -> Arithmetic {
         self.layout.arithmetic()
+    }
+
+    /// Returns the state of a sequence before its first character.
+    pub fn zero_state(&self) -> HiddenState {
+        HiddenState::zeros(self.arithmetic().precision, &self.architecture)
     }
 
     /// Returns the memory that the weights take on their device, in bytes.
@@ -172,8 +124,9 @@ impl DecodeWeights {
 pub struct DecodeError(#[source] pub Box<dyn Error + Send + Sync>);
 
 /// The states of a batch and the arithmetic on them, on one device. The caller,
-/// [`DecodeBatch`], checks rows and token ids. All methods block. After an
-/// error, the states are undefined.
+/// [`DecodeBatch`], checks rows, token ids, and that states are of the
+/// precision and architecture of the batch. All methods block. After an error,
+/// the states are undefined.
 pub trait BatchBackend: Send {
     /// Sets the state of a row.
     fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError>;
@@ -205,9 +158,11 @@ pub trait BatchBackend: Send {
 /// The logits and the new state of a row are bit for bit the same whichever
 /// other rows the batch has, and whether the characters came through
 /// [`Self::step`] or [`Self::prefill`]. [`check`] detects devices that violate
-/// this.
+/// this. They do not depend on the floating-point control register of the
+/// calling thread: it has its default value during each computation.
 pub struct DecodeBatch {
     architecture: Architecture,
+    precision: Precision,
     max_rows: usize,
     rows: usize,
     states: Box<dyn BatchBackend>,
@@ -226,6 +181,7 @@ impl DecodeBatch {
         let states = weights.layout.batch(max_rows)?;
         Ok(Self {
             architecture,
+            precision: weights.arithmetic().precision,
             max_rows,
             rows: 0,
             states,
@@ -240,11 +196,11 @@ impl DecodeBatch {
     /// Adds a row with this state; returns its index, `rows() - 1`.
     ///
     /// # Panics
-    /// If the batch is full, the state has another architecture, or the device
-    /// fails.
+    /// If the batch is full, the state has another architecture or precision,
+    /// or the device fails.
     pub fn push(&mut self, state: &HiddenState) -> usize {
         assert!(self.rows < self.max_rows, "the batch is full");
-        assert_eq!(state.0.len(), self.architecture.state_len());
+        self.assert_fits(state);
         let row = self.rows;
         self.rows += 1;
         expect_done(self.states.write(row, state));
@@ -270,7 +226,7 @@ impl DecodeBatch {
     /// If there is no such row, or the device fails.
     pub fn reset(&mut self, row: usize) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        let zeros = HiddenState::zeros(&self.architecture);
+        let zeros = HiddenState::zeros(self.precision, &self.architecture);
         expect_done(self.states.write(row, &zeros));
     }
 
@@ -295,6 +251,7 @@ impl DecodeBatch {
     pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
         assert_eq!(tokens.len(), self.rows, "one token for each row");
         self.assert_known(tokens);
+        let _control = DefaultFloatControl::set();
         self.states.step(tokens)
     }
 
@@ -307,7 +264,7 @@ impl DecodeBatch {
     ///
     /// # Panics
     /// If a token is outside the vocabulary, or the state has another
-    /// architecture.
+    /// architecture or precision.
     pub fn prefill(&mut self, state: &mut HiddenState, tokens: &[u32]) -> Result<(), DecodeError> {
         self.prefill_each(state, tokens, None)
     }
@@ -336,9 +293,15 @@ impl DecodeBatch {
         tokens: &[u32],
         logits: Option<&mut Vec<f32>>,
     ) -> Result<(), DecodeError> {
-        assert_eq!(state.0.len(), self.architecture.state_len());
+        self.assert_fits(state);
         self.assert_known(tokens);
+        let _control = DefaultFloatControl::set();
         self.states.prefill(state, tokens, logits)
+    }
+
+    fn assert_fits(&self, state: &HiddenState) {
+        assert_eq!(state.precision(), self.precision, "precision of a state");
+        assert!(state.fits(&self.architecture), "a state of another network");
     }
 
     fn assert_known(&self, tokens: &[u32]) {
@@ -358,25 +321,47 @@ fn expect_done<T>(result: Result<T, DecodeError>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use charlstm_int8::Kernel;
+
     use super::*;
+
+    /// The CPU with each of its kernels, in both precisions.
+    fn devices() -> Vec<Box<dyn DecodeDevice>> {
+        let mut devices: Vec<Box<dyn DecodeDevice>> = Vec::new();
+        for kernels in FloatKernels::available() {
+            devices.push(Box::new(Processor { kernels }));
+        }
+        for kernel in Kernel::available() {
+            devices.push(Box::new(Int8Processor { kernel }));
+        }
+        devices
+    }
 
     #[test]
     fn logits_match_the_textbook_network() {
-        testing::logits_match_the_textbook_network(&Processor);
+        for device in devices() {
+            testing::logits_match_the_textbook_network(&*device);
+        }
     }
 
     #[test]
     fn a_row_is_the_same_alone_and_in_any_batch() {
-        testing::a_row_is_the_same_alone_and_in_any_batch(&Processor);
+        for device in devices() {
+            testing::a_row_is_the_same_alone_and_in_any_batch(&*device);
+        }
     }
 
     #[test]
     fn prefill_in_chunks_of_any_length_equals_steps() {
-        testing::prefill_in_chunks_of_any_length_equals_steps(&Processor);
+        for device in devices() {
+            testing::prefill_in_chunks_of_any_length_equals_steps(&*device);
+        }
     }
 
     #[test]
     fn a_removed_row_is_replaced_by_the_last_one() {
-        testing::a_removed_row_is_replaced_by_the_last_one(&Processor);
+        for device in devices() {
+            testing::a_removed_row_is_replaced_by_the_last_one(&*device);
+        }
     }
 }

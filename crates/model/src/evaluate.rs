@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+use super::decode_step::{DecodeBatch, DecodeWeights};
 use super::parameters::Parameters;
 use super::tokens::CorpusTokens;
 
@@ -102,10 +102,10 @@ fn sum_of_losses(
     segments: &[Range<usize>],
 ) -> io::Result<f64> {
     let architecture = *weights.architecture();
-    let mut batch =
-        DecodeBatch::new(weights, segments.len()).expect("a batch on the CPU has no errors");
+    let mut batch = DecodeBatch::new(Arc::clone(&weights), segments.len())
+        .expect("a batch on the CPU has no errors");
     for _ in segments {
-        batch.push(&HiddenState::zeros(&architecture));
+        batch.push(&weights.zero_state());
     }
     let longest = segments.iter().map(Range::len).max();
     let mut readers: Vec<RowReader<'_>> = segments.iter().map(|_| RowReader::new(tokens)).collect();
@@ -175,8 +175,8 @@ mod tests {
         let parameters = Initial::Uniform.parameters(architecture, 1);
         let tokens: Vec<u32> = (0..3001u32).map(|i| (i * i + i / 3) % 7).collect();
         let weights = Arc::new(DecodeWeights::on_processor(&parameters));
-        let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
-        let mut state = HiddenState::zeros(&architecture);
+        let mut batch = DecodeBatch::new(weights.clone(), 1).expect("a batch");
+        let mut state = weights.zero_state();
         let logits = batch
             .prefill_logits(&mut state, &tokens)
             .expect("a prefill");

@@ -3,7 +3,8 @@
 //!
 //! The values of a row depend only on that row: each sum is one chain of fused
 //! multiply-adds in the order of the weights, however many rows are computed
-//! together.
+//! together. `mul_add_f32s` is fused on every CPU, unlike pulp's
+//! `mul_add_e_f32s`, so the bits do not depend on the registers either.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -140,7 +141,7 @@ fn accumulate<S: Simd, const R: usize>(
         // fit next to the sums.
         for gate in 0..GATES {
             for r in 0..R {
-                sums[r][gate] = simd.mul_add_e_f32s(input[r], weight[gate], sums[r][gate]);
+                sums[r][gate] = simd.mul_add_f32s(input[r], weight[gate], sums[r][gate]);
             }
         }
     }
@@ -171,6 +172,6 @@ pub fn activate_cells<S: Simd>(simd: S, sums: SumsOfRow<S>, c: &mut [f32], h: &m
     let candidate = tanh(simd, sums[2]);
     let output = sigmoid(simd, sums[3]);
     let kept = simd.mul_f32s(forget, c[0]);
-    c[0] = simd.mul_add_e_f32s(input, candidate, kept);
+    c[0] = simd.mul_add_f32s(input, candidate, kept);
     h[0] = simd.mul_f32s(output, tanh(simd, c[0]));
 }

@@ -15,6 +15,7 @@ pub mod device;
 pub mod evaluate;
 pub mod initial;
 pub mod kernel;
+pub mod kernels;
 pub mod learner;
 pub mod model_file;
 pub mod model_id;
@@ -27,4 +28,5 @@ pub mod torch_checkpoint;
 pub mod vocabulary;
 pub mod vocabulary_extension;
 
+pub use charlstm_int8::float_control;
 pub use model_id::ModelId;

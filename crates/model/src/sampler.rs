@@ -1,6 +1,11 @@
 //! Samples the next character from logits: settings, sampling, and the random
 //! numbers. The random state of each session is kept elsewhere.
+//!
+//! All arithmetic consists of IEEE 754 operations in a fixed order; `exp` and
+//! `ln` are those of docs/arithmetic.md and not those of the system, so that a
+//! result has the same bits on every machine.
 
+use charlstm_int8::logsumexp::{exp, log_sum_exp};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
@@ -266,7 +271,7 @@ impl Sampler {
             candidate.weight = if candidate.logit == highest {
                 1.0
             } else {
-                (below / temperature).exp()
+                exp(below / temperature)
             };
         }
     }
@@ -324,12 +329,11 @@ fn most_probable(logits: &[f32]) -> u32 {
 }
 
 /// Returns the natural logarithm of the probability that the model gives a
-/// character, without any sampling settings. Sums in a fixed order.
+/// character, without any sampling settings. Sums in the order of
+/// docs/arithmetic.md.
 ///
 /// # Panics
 /// If `token` is outside the vocabulary.
 pub fn log_probability(logits: &[f32], token: u32) -> f64 {
-    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&l| (f64::from(l) - highest).exp()).sum();
-    f64::from(logits[token as usize]) - highest - sum.ln()
+    f64::from(logits[token as usize]) - log_sum_exp(logits)
 }

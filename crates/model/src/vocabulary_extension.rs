@@ -56,7 +56,7 @@ mod tests {
 
     use super::*;
     use crate::architecture::Architecture;
-    use crate::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+    use crate::decode_step::{DecodeBatch, DecodeWeights};
 
     fn network(vocabulary_size: usize, phase: f32) -> Parameters {
         let mut parameters = Parameters::zeros(Architecture {
@@ -73,7 +73,7 @@ mod tests {
     /// Returns the logits after a text.
     fn logits(parameters: &Parameters, vocabulary: &Vocabulary, text: &str) -> Vec<f32> {
         let weights = Arc::new(DecodeWeights::on_processor(parameters));
-        let mut state = HiddenState::zeros(weights.architecture());
+        let mut state = weights.zero_state();
         let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
         let tokens = vocabulary.encode(text).expect("known characters");
         let all = batch

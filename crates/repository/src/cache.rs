@@ -1,17 +1,22 @@
-//! Models in memory: each version at most once, shared by all its users, and
-//! kept for a while after its last use.
+//! Models in memory: each version at most once in each precision, shared by all
+//! its users, and kept for a while after its last use.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use charlstm_model::decode_step::Precision;
+
 use super::{LoadedModel, ModelId};
+
+/// A version in a precision.
+type Key = (ModelId, Precision);
 
 /// Held while its version is loaded, so that other callers wait for it.
 type Slot = Arc<Mutex<Weak<LoadedModel>>>;
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    slots: Mutex<HashMap<ModelId, Slot>>,
+    slots: Mutex<HashMap<Key, Slot>>,
     /// Least recently used first.
     recent: Mutex<VecDeque<Arc<LoadedModel>>>,
     /// Maximum bytes of weights in `recent`; the newest stays in any case.
@@ -34,11 +39,11 @@ impl Cache {
     /// asked after loading: the version may have been removed meanwhile.
     pub(super) fn get_or_load<E>(
         &self,
-        id: &ModelId,
+        key: &Key,
         load: impl FnOnce() -> Result<LoadedModel, E>,
         is_stored: impl FnOnce() -> bool,
     ) -> Result<Arc<LoadedModel>, E> {
-        let slot = Arc::clone(lock(&self.slots).entry(id.clone()).or_default());
+        let slot = Arc::clone(lock(&self.slots).entry(key.clone()).or_default());
         let mut loaded = lock(&slot);
         let model = match loaded.upgrade() {
             Some(model) => model,
@@ -57,19 +62,19 @@ impl Cache {
     /// being loaded.
     pub(super) fn get(
         &self,
-        id: &ModelId,
+        key: &Key,
         is_stored: impl FnOnce() -> bool,
     ) -> Option<Arc<LoadedModel>> {
-        let slot = Arc::clone(lock(&self.slots).get(id)?);
+        let slot = Arc::clone(lock(&self.slots).get(key)?);
         let model = slot.try_lock().ok()?.upgrade()?;
         self.keep(&model, is_stored);
         Some(model)
     }
 
-    /// Drops a version that is no longer stored. Its users keep it. Must be
+    /// Drops a version that is no longer stored, in all precisions. Its users keep it. Must be
     /// called after `is_stored` of [`Self::get_or_load`] has become false.
     pub(super) fn forget(&self, id: &ModelId) {
-        lock(&self.slots).remove(id);
+        lock(&self.slots).retain(|(of, _), _| of != id);
         let mut recent = lock(&self.recent);
         // Dropped after the lock is released: freeing weights takes a while.
         let (gone, kept): (Vec<_>, Vec<_>) = recent.drain(..).partition(|model| model.id == *id);
@@ -85,7 +90,7 @@ impl Cache {
             // A slot that is locked is being loaded.
             .filter_map(|slot| slot.try_lock().ok()?.upgrade())
             .collect();
-        loaded.sort_by(|a, b| a.id.cmp(&b.id));
+        loaded.sort_by(|a, b| (&a.id, a.precision()).cmp(&(&b.id, b.precision())));
         loaded
     }
 

@@ -61,6 +61,14 @@ pub enum RepositoryError {
         /// What is wrong.
         reason: String,
     },
+    /// The version is not computed in int8.
+    #[error("model {id} is not computed in int8: {reason}")]
+    NoInt8 {
+        /// The version.
+        id: ModelId,
+        /// Why not.
+        reason: String,
+    },
     /// The name belongs to another principal.
     #[error(
         "the model name {name:?} belongs to the principal {owner}; use another name (to publish \

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use charlstm_store::session::Owner;
 
+use super::quantisation::Quantisation;
 use super::{DamagedModel, ModelDescription, ModelId, RepositoryError};
 
 /// Names that an error lists before it says "and N more".
@@ -62,6 +63,15 @@ impl Index {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Records what int8 costs a version, if it is still stored.
+    pub(super) fn record_quantisation(&mut self, id: &ModelId, quantisation: Quantisation) {
+        let versions = self.names.get_mut(&id.name);
+        let entry = versions.and_then(|versions| versions.entries.get_mut(&id.version));
+        if let Some(Entry::Sound(description)) = entry {
+            Arc::make_mut(description).quantisation = Some(quantisation);
         }
     }
 

@@ -1,14 +1,16 @@
 //! Named, versioned models on disk and in memory. The format of a model file
 //! is defined in [`charlstm_model::model_file`].
 //!
-//! `models/NAME/VERSION/` holds `model.safetensors` and `manifest.json`. A
-//! version is written in another folder and renamed into place, so it exists
-//! as a whole or not at all. It never changes, and its number is never reused.
+//! `models/NAME/VERSION/` holds `model.safetensors`, `manifest.json` and
+//! `quantisation.json`. A version is written in another folder and renamed into
+//! place, so it exists as a whole or not at all. It never changes, and its
+//! number is never reused.
 
 mod cache;
 mod error;
 mod index;
 mod publisher;
+mod quantisation;
 mod storage;
 mod upload;
 
@@ -19,7 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::check::{DecodeCheck, check};
-use charlstm_model::decode_step::{DecodeDevice, DecodeWeights, Processor};
+use charlstm_model::decode_step::{
+    DecodeDevice, DecodeWeights, Int8Processor, Precision, Processor,
+};
 use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
 use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
 use charlstm_model::torch_checkpoint;
@@ -31,6 +35,7 @@ use self::cache::Cache;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
 pub use self::publisher::Publisher;
+pub use self::quantisation::{MAX_LOSS, Quantisation};
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
@@ -42,7 +47,40 @@ const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
 /// Bytes of a file that are copied at a time.
 const COPY_BYTES: usize = 1024 * 1024;
 
-/// A model version in memory, ready for decode steps.
+/// The devices that models are prepared for, and the precision in which they
+/// generate.
+#[derive(Clone, Debug)]
+pub struct DecodeDevices {
+    /// Device of the float32 decode step.
+    pub float32: Arc<dyn DecodeDevice>,
+    /// Device of the int8 decode step.
+    pub int8: Arc<dyn DecodeDevice>,
+    /// Precision of a model when none is requested. A version that int8 costs
+    /// too much is computed in float32 all the same.
+    pub precision: Precision,
+}
+
+impl Default for DecodeDevices {
+    /// The CPU, with int8 as the precision.
+    fn default() -> Self {
+        Self {
+            float32: Arc::new(Processor::default()),
+            int8: Arc::new(Int8Processor::default()),
+            precision: Precision::Int8,
+        }
+    }
+}
+
+impl DecodeDevices {
+    fn of(&self, precision: Precision) -> &dyn DecodeDevice {
+        match precision {
+            Precision::Float32 => &*self.float32,
+            Precision::Int8 => &*self.int8,
+        }
+    }
+}
+
+/// A model version in memory in one precision, ready for decode steps.
 #[derive(Debug)]
 pub struct LoadedModel {
     /// Name and version.
@@ -62,6 +100,13 @@ pub struct LoadedModel {
     pub check: DecodeCheck,
 }
 
+impl LoadedModel {
+    /// Returns the precision of its decode steps.
+    pub fn precision(&self) -> Precision {
+        self.weights.arithmetic().precision
+    }
+}
+
 /// A model version without its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelDescription {
@@ -77,6 +122,9 @@ pub struct ModelDescription {
     pub vocabulary: String,
     /// How it was trained.
     pub metadata: ModelMetadata,
+    /// What int8 costs it; `None` until that is measured when the version is
+    /// first loaded, if an earlier version of this program has stored it.
+    pub quantisation: Option<Quantisation>,
 }
 
 /// A damaged version on disk, which is not served.
@@ -104,27 +152,28 @@ struct Shared {
     /// Held while a version is stored or removed. Locked before `index`.
     changing: Mutex<()>,
     cache: Cache,
-    /// The device that models are prepared for.
-    device: Arc<dyn DecodeDevice>,
+    /// Held while the cost of int8 is measured for a stored version.
+    measuring: Mutex<()>,
+    devices: DecodeDevices,
 }
 
 impl Repository {
-    /// As [`Self::open_for`], with decode steps on the CPU.
+    /// As [`Self::open_for`], with decode steps on the CPU, in int8.
     ///
     /// # Errors
     /// [`RepositoryError::Io`].
     pub fn open(folder: &Path) -> Result<Self, RepositoryError> {
-        Self::open_for(folder, Arc::new(Processor))
+        Self::open_for(folder, DecodeDevices::default())
     }
 
     /// Opens `folder/models`, and creates it if it does not exist. Models are
-    /// loaded for decode steps on `device`. Leftovers of interrupted writes are
+    /// loaded for decode steps on `devices`. Leftovers of interrupted writes are
     /// removed; a damaged version is logged and not served. Only one process
     /// may have the folder open.
     ///
     /// # Errors
     /// [`RepositoryError::Io`].
-    pub fn open_for(folder: &Path, device: Arc<dyn DecodeDevice>) -> Result<Self, RepositoryError> {
+    pub fn open_for(folder: &Path, devices: DecodeDevices) -> Result<Self, RepositoryError> {
         let storage = Storage::open(folder)?;
         let index = storage.scan()?;
         for damaged in index.damaged() {
@@ -136,7 +185,8 @@ impl Repository {
                 index: Mutex::new(index),
                 changing: Mutex::new(()),
                 cache: Cache::new(IDLE_MODEL_BYTES),
-                device,
+                measuring: Mutex::new(()),
+                devices,
             }),
         })
     }
@@ -213,29 +263,106 @@ impl Repository {
         self.index().damaged()
     }
 
-    /// Returns the versions that are in memory.
+    /// Returns the versions that are in memory, once for each precision in
+    /// which they are loaded.
     pub fn loaded(&self) -> Vec<Arc<LoadedModel>> {
         self.shared.cache.loaded()
     }
 
-    /// Returns a version if it is in memory, without blocking.
-    pub fn get_loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
-        self.shared.cache.get(id, || self.describe(id).is_ok())
+    /// Returns the precision in which a version generates if none is
+    /// requested; `None` if that depends on the cost of int8, which is not
+    /// known yet.
+    pub fn precision(&self, description: &ModelDescription) -> Option<Precision> {
+        match self.shared.devices.precision {
+            Precision::Float32 => Some(Precision::Float32),
+            Precision::Int8 => {
+                let quantisation = description.quantisation.as_ref()?;
+                Some(match quantisation.objection() {
+                    None => Precision::Int8,
+                    Some(_) => Precision::Float32,
+                })
+            }
+        }
     }
 
-    /// Loads a version, or returns it if it is loaded. Concurrent calls read it
-    /// once. Takes some milliseconds per megabyte.
+    /// Returns a version if it is in memory in a precision, as in
+    /// [`Self::load`], without blocking.
+    pub fn get_loaded(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Option<Arc<LoadedModel>> {
+        let precision = match precision {
+            Some(precision) => precision,
+            None => self.precision(&*self.describe(id).ok()?)?,
+        };
+        let key = (id.clone(), precision);
+        self.shared.cache.get(&key, || self.describe(id).is_ok())
+    }
+
+    /// Loads a version for decode steps in a precision, or returns it if it is
+    /// loaded; without a precision, in its own ([`Self::precision`]).
+    /// Concurrent calls read it once. Takes some milliseconds per megabyte,
+    /// and longer if the cost of int8 has to be measured.
     ///
     /// # Errors
     /// `NotFound`, `Damaged` (also if its digest turns out to be wrong),
-    /// `Device`, `Io`.
-    pub fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, RepositoryError> {
+    /// `NoInt8`, `Device`, `Io`.
+    pub fn load(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Result<Arc<LoadedModel>, RepositoryError> {
+        let precision = self.choose_precision(id, precision)?;
         let description = self.describe(id)?;
         self.shared.cache.get_or_load(
-            id,
-            || self.load_weights(&description),
+            &(id.clone(), precision),
+            || self.load_weights(&description, precision),
             || self.describe(id).is_ok(),
         )
+    }
+
+    fn choose_precision(
+        &self,
+        id: &ModelId,
+        requested: Option<Precision>,
+    ) -> Result<Precision, RepositoryError> {
+        match requested.unwrap_or(self.shared.devices.precision) {
+            Precision::Float32 => return Ok(Precision::Float32),
+            Precision::Int8 => {}
+        }
+        match (self.quantisation(id)?.objection(), requested) {
+            (None, _) => Ok(Precision::Int8),
+            (Some(_), None) => Ok(Precision::Float32),
+            (Some(reason), Some(_)) => Err(RepositoryError::NoInt8 {
+                id: id.clone(),
+                reason,
+            }),
+        }
+    }
+
+    /// Returns what int8 costs a version. Measures and stores it if that was
+    /// not done when the version was stored.
+    fn quantisation(&self, id: &ModelId) -> Result<Quantisation, RepositoryError> {
+        if let Some(known) = &self.describe(id)?.quantisation {
+            return Ok(known.clone());
+        }
+        // Concurrent callers measure once.
+        let _measuring = lock(&self.shared.measuring);
+        let description = self.describe(id)?;
+        if let Some(known) = &description.quantisation {
+            return Ok(known.clone());
+        }
+        let model = self.read_described(&description)?;
+        let quantisation = Quantisation::measure(&model.parameters);
+        report(id, &quantisation);
+        if let Err(error) = self.shared.storage.write_quantisation(id, &quantisation) {
+            // It is a function of the file, and is measured again after the
+            // next start.
+            tracing::warn!(model = %id, %error, "what int8 costs this model could not be stored");
+        }
+        self.index().record_quantisation(id, quantisation.clone());
+        Ok(quantisation)
     }
 
     /// Reads a whole version, to start a training from. Blocks on the disk.
@@ -287,7 +414,8 @@ impl Repository {
         let mut staged = self.shared.storage.stage()?;
         staged.write(file)?;
         let contents = staged.check(None)?;
-        self.publish_staged(publisher, name, staged, contents)
+        let quantisation = Quantisation::measure(&file.parameters);
+        self.publish_staged(publisher, name, staged, contents, quantisation)
     }
 
     /// Begins to store a file whose bytes arrive in pieces.
@@ -328,7 +456,8 @@ impl Repository {
         }
         // The training was on another server.
         contents.metadata.training_id.clear();
-        self.publish_staged(publisher, name, staged, contents)
+        let quantisation = Quantisation::measure(&staged.read(vocabulary)?.parameters);
+        self.publish_staged(publisher, name, staged, contents, quantisation)
     }
 
     /// Checks an uploaded PyTorch checkpoint of the notebook and stores it as
@@ -426,7 +555,9 @@ impl Repository {
         name: &str,
         staged: Staged,
         contents: Contents,
+        quantisation: Quantisation,
     ) -> Result<ModelId, RepositoryError> {
+        staged.write_quantisation(&quantisation)?;
         staged.write_manifest(&contents)?;
         let _changing = self.changing();
         // Again, now that nobody else can publish: the upload took its time.
@@ -445,10 +576,12 @@ impl Repository {
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
             metadata: contents.metadata,
+            quantisation: Some(quantisation.clone()),
         };
         self.index()
             .insert(id.clone(), Entry::Sound(Arc::new(description)));
         tracing::info!(model = %id, "a model version was published");
+        report(&id, &quantisation);
         Ok(id)
     }
 
@@ -477,19 +610,19 @@ impl Repository {
         Ok(model)
     }
 
-    fn load_weights(&self, description: &ModelDescription) -> Result<LoadedModel, RepositoryError> {
+    fn load_weights(
+        &self,
+        description: &ModelDescription,
+        precision: Precision,
+    ) -> Result<LoadedModel, RepositoryError> {
         let id = &description.id;
         let model = self.read_described(description)?;
         let device = |source| RepositoryError::Device {
             id: id.clone(),
             source,
         };
-        let weights = self
-            .shared
-            .device
-            .prepare(&model.parameters)
-            .map_err(device)?;
-        let weights = Arc::new(weights);
+        let prepared = self.shared.devices.of(precision);
+        let weights = Arc::new(prepared.prepare(&model.parameters).map_err(device)?);
         let check = check(&weights).map_err(device)?;
         if !check.row_invariant {
             tracing::error!(model = %id, "on this machine, generated text depends on the other requests in its batch");
@@ -507,17 +640,28 @@ impl Repository {
     fn index(&self) -> MutexGuard<'_, Index> {
         // Each change of the index is one insertion or removal, so it is valid
         // even if the thread that held it panicked.
-        self.shared
-            .index
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.index)
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
-        self.shared
-            .changing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.changing)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Logs what int8 costs a version.
+fn report(id: &ModelId, quantisation: &Quantisation) {
+    match quantisation.objection() {
+        Some(reason) => {
+            tracing::warn!(model = %id, reason, "this model version is computed in float32");
+        }
+        None => {
+            let loss = quantisation.loss().unwrap_or_default();
+            tracing::info!(model = %id, bits_per_char = loss, "measured what int8 costs this model version");
+        }
     }
 }
 

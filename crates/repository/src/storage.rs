@@ -19,12 +19,16 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::index::{Entry, Index};
+use super::quantisation::{Quantisation, StoredQuantisation};
 use super::{ModelDescription, ModelId, RepositoryError};
 
 /// In the folder of the models, where no model can have that name.
 const STAGING: &str = ".staging";
 const MODEL_FILE: &str = "model.safetensors";
 const MANIFEST_FILE: &str = "manifest.json";
+/// Next to the manifest: what int8 costs. Versions of 0.1 get it when they are
+/// first loaded.
+const QUANTISATION_FILE: &str = "quantisation.json";
 /// In the folder of a name: the highest version number that was ever used, as
 /// text. Written when a version is removed.
 const LAST_VERSION_FILE: &str = "last_version";
@@ -200,6 +204,15 @@ impl Storage {
             folder,
             last_version,
         })
+    }
+
+    /// Stores what int8 costs a version.
+    pub(super) fn write_quantisation(
+        &self,
+        id: &ModelId,
+        quantisation: &Quantisation,
+    ) -> Result<(), RepositoryError> {
+        write_quantisation(&self.version_path(id), quantisation)
     }
 
     /// Records who owns a name, durably.
@@ -396,6 +409,14 @@ impl Staged {
         })
     }
 
+    /// Writes what int8 costs the model.
+    pub(super) fn write_quantisation(
+        &self,
+        quantisation: &Quantisation,
+    ) -> Result<(), RepositoryError> {
+        write_quantisation(self.folder.path(), quantisation)
+    }
+
     /// Writes the manifest, and makes the folder durable.
     pub(super) fn write_manifest(&self, contents: &Contents) -> Result<(), RepositoryError> {
         let path = self.folder.path().join(MANIFEST_FILE);
@@ -411,6 +432,34 @@ impl Staged {
             .map_err(io::Error::other)
             .and_then(|text| atomic_file::write(&path, &text))
             .map_err(|error| RepositoryError::io(&path, error))
+    }
+}
+
+fn write_quantisation(folder: &Path, quantisation: &Quantisation) -> Result<(), RepositoryError> {
+    let path = folder.join(QUANTISATION_FILE);
+    checksummed_json::to_text(&StoredQuantisation::new(quantisation.clone()))
+        .map_err(io::Error::other)
+        .and_then(|text| atomic_file::write(&path, &text))
+        .map_err(|error| RepositoryError::io(&path, error))
+}
+
+/// Reads what int8 costs a version; `None` if it has to be measured.
+fn read_quantisation(folder: &Path) -> Option<Quantisation> {
+    let path = folder.join(QUANTISATION_FILE);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "this file cannot be read; what int8 costs is measured again");
+            return None;
+        }
+    };
+    match checksummed_json::from_slice::<StoredQuantisation>(&text) {
+        Ok(stored) => stored.into_current(),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "this file is damaged; what int8 costs is measured again");
+            None
+        }
     }
 }
 
@@ -443,6 +492,7 @@ fn describe(folder: &Path, id: &ModelId) -> Result<ModelDescription, String> {
         architecture: manifest.architecture,
         vocabulary: manifest.vocabulary,
         metadata: manifest.metadata,
+        quantisation: read_quantisation(folder),
     })
 }
 

@@ -7,8 +7,10 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use super::quantisation::StoredQuantisation;
 use super::*;
 use charlstm_model::parameters::Parameters;
+use charlstm_store::checksummed_json;
 
 mod owners;
 
@@ -99,7 +101,7 @@ fn models_exist_after_the_folder_is_opened_again() {
     assert_eq!(repository.describe(&a).unwrap(), before);
     assert_eq!(before.metadata, model(0.1).metadata);
     assert_eq!(before.vocabulary, "abc");
-    let loaded = repository.load(&a).unwrap();
+    let loaded = repository.load(&a, None).unwrap();
     assert_eq!(loaded.digest, before.digest);
     assert_eq!(loaded.vocabulary, model(0.1).vocabulary);
 }
@@ -178,9 +180,9 @@ fn a_removed_version_stays_usable_for_callers_that_loaded_it_and_is_not_found_by
     let a = repository
         .publish(&Publisher::admin(), "a", &model(0.1))
         .unwrap();
-    let loaded = repository.load(&a).unwrap();
+    let loaded = repository.load(&a, None).unwrap();
     repository.remove(&a).unwrap();
-    let error = repository.load(&a).unwrap_err();
+    let error = repository.load(&a, None).unwrap_err();
     assert!(matches!(error, RepositoryError::NotFound { .. }));
     assert!(repository.remove(&a).is_err());
     assert_eq!(loaded.id, a);
@@ -230,7 +232,7 @@ fn an_altered_byte_is_found_when_the_model_is_loaded() {
     let at = bytes.len() - 4;
     bytes[at] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let error = repository.load(&a).unwrap_err();
+    let error = repository.load(&a, None).unwrap_err();
     assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
     assert_eq!(repository.damaged().len(), 1);
     assert!(repository.resolve("a").is_err());
@@ -315,7 +317,7 @@ fn concurrent_loads_of_a_version_share_it() {
             .map(|_| {
                 scope.spawn(|| {
                     barrier.wait();
-                    repository.load(&a).unwrap()
+                    repository.load(&a, None).unwrap()
                 })
             })
             .collect();
@@ -337,7 +339,7 @@ fn an_imported_model_has_no_training_on_this_server() {
     let description = repository.describe(&a).unwrap();
     assert_eq!(description.metadata.training_id, "");
     assert_eq!(description.metadata.train_loss, Some(1.5));
-    repository.load(&a).unwrap();
+    repository.load(&a, None).unwrap();
 
     let source = folder.path().join("source");
     fs::write(&source, model(0.2).to_bytes().unwrap()).unwrap();
@@ -438,7 +440,10 @@ fn models_of_version_0_1_are_read_as_they_are() {
     for model in [id("small", 1), id("small", 2), id("three", 1)] {
         let description = repository.describe(&model).unwrap();
         assert!(!description.metadata.training_id.is_empty());
-        assert_eq!(repository.load(&model).unwrap().digest, description.digest);
+        assert_eq!(
+            repository.load(&model, None).unwrap().digest,
+            description.digest
+        );
     }
     assert_eq!(
         repository
@@ -516,9 +521,9 @@ fn a_version_that_is_removed_while_it_is_loaded_is_not_kept_in_memory() {
         .shared
         .cache
         .get_or_load(
-            &a,
+            &(a.clone(), Precision::Int8),
             || {
-                let loaded = repository.load_weights(&description);
+                let loaded = repository.load_weights(&description, Precision::Int8);
                 repository.remove(&a).unwrap();
                 loaded
             },
@@ -552,7 +557,7 @@ fn an_unreadable_record_of_removed_versions_blocks_new_versions_of_that_name_onl
         "{error}"
     );
     assert_eq!(repository.resolve("a").unwrap(), id("a", 1));
-    repository.load(&id("a", 1)).unwrap();
+    repository.load(&id("a", 1), None).unwrap();
     repository
         .publish(&Publisher::admin(), "b", &model(0.1))
         .unwrap();
@@ -648,7 +653,7 @@ fn a_removal_that_cannot_be_made_durable_is_reported_and_the_version_stays() {
         .storage
         .sync_folder = fail;
     assert!(repository.remove(&a).is_err());
-    repository.load(&a).unwrap();
+    repository.load(&a, None).unwrap();
 }
 
 #[test]
@@ -664,4 +669,106 @@ fn a_file_in_the_place_of_a_version_is_not_overwritten() {
         id("a", 2)
     );
     assert_eq!(fs::read(models(&folder).join("a/1")).unwrap(), b"mine");
+}
+
+fn quantisation_file(folder: &TempDir) -> PathBuf {
+    models(folder).join("a/1/quantisation.json")
+}
+
+/// A model that rounding to int8 changes too much.
+fn sensitive_model() -> ModelFile {
+    let mut model = model(0.1);
+    model.parameters.values[20] = f32::MAX;
+    model
+}
+
+#[test]
+fn the_cost_of_int8_is_measured_once_and_stored_next_to_the_version() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    let measured = repository.describe(&a).unwrap().quantisation.clone();
+    assert_eq!(measured.as_ref().unwrap().objection(), None);
+    let stored = fs::read(quantisation_file(&folder)).unwrap();
+
+    // As version 0.1 has left it: it is measured at the first use.
+    drop(repository);
+    fs::remove_file(quantisation_file(&folder)).unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.describe(&a).unwrap().quantisation, None);
+    assert!(repository.get_loaded(&a, None).is_none());
+    let loaded = repository.load(&a, None).unwrap();
+    assert_eq!(loaded.precision(), Precision::Int8);
+    assert_eq!(repository.describe(&a).unwrap().quantisation, measured);
+    assert_eq!(fs::read(quantisation_file(&folder)).unwrap(), stored);
+
+    // What is stored decides: it is not measured again.
+    drop(repository);
+    let objection = Quantisation::Unsupported("a test says so".to_owned());
+    let text = checksummed_json::to_text(&StoredQuantisation::new(objection)).unwrap();
+    fs::write(quantisation_file(&folder), text).unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let loaded = repository.load(&a, None).unwrap();
+    assert_eq!(loaded.precision(), Precision::Float32);
+
+    // A flipped bit is found.
+    drop(repository);
+    let mut text = stored.clone();
+    let at = text.windows(5).position(|w| w == b"int8\"").unwrap();
+    text[at + 8] ^= 1;
+    fs::write(quantisation_file(&folder), text).unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    assert_eq!(repository.describe(&a).unwrap().quantisation, None);
+    let loaded = repository.load(&a, None).unwrap();
+    assert_eq!(loaded.precision(), Precision::Int8);
+    assert_eq!(fs::read(quantisation_file(&folder)).unwrap(), stored);
+}
+
+#[test]
+fn a_version_that_int8_cannot_compute_runs_in_float32_and_int8_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &sensitive_model())
+        .unwrap();
+    let description = repository.describe(&a).unwrap();
+    assert_eq!(repository.precision(&description), Some(Precision::Float32));
+    let loaded = repository.load(&a, None).unwrap();
+    assert_eq!(loaded.precision(), Precision::Float32);
+    let error = repository.load(&a, Some(Precision::Int8)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("model a@1 is not computed in int8: int8 cannot compute it: element"),
+        "{error}"
+    );
+    // The check applies on servers of either precision.
+    let devices = DecodeDevices {
+        precision: Precision::Float32,
+        ..DecodeDevices::default()
+    };
+    drop(repository);
+    let repository = Repository::open_for(folder.path(), devices).unwrap();
+    repository.load(&a, None).unwrap();
+    assert!(repository.load(&a, Some(Precision::Int8)).is_err());
+}
+
+#[test]
+fn a_version_is_loaded_in_each_precision_separately_and_dropped_in_both() {
+    let folder = TempDir::new().unwrap();
+    let repository = Repository::open(folder.path()).unwrap();
+    let a = repository
+        .publish(&Publisher::admin(), "a", &model(0.1))
+        .unwrap();
+    for precision in [Precision::Int8, Precision::Float32] {
+        let loaded = repository.load(&a, Some(precision)).unwrap();
+        assert_eq!(loaded.precision(), precision);
+        let again = repository.get_loaded(&a, Some(precision)).unwrap();
+        assert!(Arc::ptr_eq(&again, &loaded));
+    }
+    assert_eq!(repository.loaded().len(), 2);
+    repository.remove(&a).unwrap();
+    assert!(repository.loaded().is_empty());
 }

@@ -330,8 +330,9 @@ fn write_row(
     state: &HiddenState,
 ) -> Result<(), TchError> {
     let _guard = tch::no_grad_guard();
-    let hidden = state.0.len() / (2 * layers.len());
-    for (layer, values) in layers.iter().zip(state.0.chunks_exact(2 * hidden)) {
+    let values = state.float32();
+    let hidden = values.len() / (2 * layers.len());
+    for (layer, values) in layers.iter().zip(values.chunks_exact(2 * hidden)) {
         let (h, c) = values.split_at(hidden);
         for (tensor, values) in [(&layer.h, h), (&layer.c, c)] {
             row_of(tensor, row)?.f_copy_(&Tensor::f_from_slice(values)?)?;
@@ -346,13 +347,13 @@ fn read_row(
     row: usize,
 ) -> Result<HiddenState, TchError> {
     let _guard = tch::no_grad_guard();
-    let mut state = HiddenState::zeros(architecture);
-    let parts = state.0.chunks_exact_mut(architecture.hidden_size);
+    let mut state = vec![0.0; architecture.state_len()];
+    let parts = state.chunks_exact_mut(architecture.hidden_size);
     let tensors = layers.iter().flat_map(|layer| [&layer.h, &layer.c]);
     for (tensor, values) in tensors.zip(parts) {
         copy_from_device(&row_of(tensor, row)?, values)?;
     }
-    Ok(state)
+    Ok(HiddenState::Float32(state.into_boxed_slice()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use charlstm_model::decode_step::{DecodeBatch, DecodeError, DecodeWeights, HiddenState};
+use charlstm_model::decode_step::{DecodeBatch, DecodeError, DecodeWeights};
 use charlstm_model::parameters::Parameters;
 use charlstm_model::sampler::{Draws, RandomState, Sampler, SamplingSettings};
 use charlstm_model::vocabulary::Vocabulary;
@@ -37,7 +37,7 @@ const TOP_K: u32 = 3;
 pub fn write(request: &SampleRequest<'_>) -> Result<String, DecodeError> {
     let weights = Arc::new(DecodeWeights::on_processor(request.parameters));
     let mut batch = DecodeBatch::new(Arc::clone(&weights), 1)?;
-    let mut state = HiddenState::zeros(weights.architecture());
+    let mut state = weights.zero_state();
     let Some((&last, before)) = request.prime.split_last() else {
         return Ok(String::new());
     };

@@ -15,7 +15,9 @@ use clap::{Arg, Command, Error};
 use super::{LogFormat, SessionDurability};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
+use charlstm_model::kernels::{Kernel, KernelChoice};
 use charlstm_store::session::Owner;
 
 /// Longest duration of a setting: ten years are as good as unlimited, and no
@@ -110,6 +112,17 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 pub(super) fn device(text: &str) -> Result<DeviceChoice, String> {
     DeviceChoice::from_str(text)
         .map_err(|_| "must be auto, cpu, cuda or cuda:N, where N starts at 0".to_owned())
+}
+
+pub(super) fn precision(text: &str) -> Result<Precision, String> {
+    Precision::from_name(text).ok_or_else(|| "must be int8 or float32".to_owned())
+}
+
+pub(super) fn kernels(text: &str) -> Result<KernelChoice, String> {
+    text.parse().map_err(|_| {
+        let names: Vec<&str> = Kernel::ALL.iter().map(|kernel| kernel.name()).collect();
+        format!("must be auto, {}", names.join(", "))
+    })
 }
 
 /// A whole number from `MIN` to `MAX`.

@@ -2,7 +2,7 @@
 
 use charlstm_proto::v1 as pb;
 
-use charlstm_repository::{ModelDescription, Repository};
+use charlstm_repository::{ModelDescription, Quantisation, Repository};
 
 /// Converts a size; one that does not fit becomes the largest.
 pub(super) fn to_u32(size: usize) -> u32 {
@@ -12,6 +12,8 @@ pub(super) fn to_u32(size: usize) -> u32 {
 /// Converts the description of a model of a repository.
 pub(super) fn model(repository: &Repository, description: &ModelDescription) -> pb::Model {
     let owner = repository.owner(&description.id.name);
+    let precision = repository.precision(description);
+    let quantisation = description.quantisation.as_ref();
     let metadata = &description.metadata;
     let architecture = &description.architecture;
     // An imported state dict has no information about its training.
@@ -35,6 +37,11 @@ pub(super) fn model(repository: &Repository, description: &ModelDescription) -> 
         train_loss: metadata.train_loss,
         validation_loss: metadata.validation_loss,
         training,
+        precision: precision.map_or_else(String::new, |precision| precision.to_string()),
+        int8_loss_bits_per_char: quantisation.and_then(Quantisation::loss),
+        int8_objection: quantisation
+            .and_then(Quantisation::objection)
+            .unwrap_or_default(),
         // What was deleted in the meantime keeps its owner, too.
         owner: owner.map_or_else(String::new, String::from),
     }

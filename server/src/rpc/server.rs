@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::convert::to_u32;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::Device;
+use charlstm_model::kernels::Kernels;
 use charlstm_repository::Repository;
 
 /// What does not change while the server runs.
@@ -16,6 +17,10 @@ use charlstm_repository::Repository;
 pub struct ServerInfo {
     /// Device that computes.
     pub device: Device,
+    /// Precision of generation, unless a session or a model has another one.
+    pub precision: Precision,
+    /// CPU kernels of generation.
+    pub kernels: Kernels,
     /// Number of threads that compute.
     pub threads: usize,
     /// Maximum number of sessions.
@@ -73,6 +78,7 @@ impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerService for ServerRpc<
         let loaded = self.repository.loaded();
         let step_checks = loaded.iter().map(|model| pb::StepCheck {
             model: model.id.to_string(),
+            precision: model.precision().to_string(),
             row_invariant: model.check.row_invariant,
             microseconds_one_row: micros(model.check.one_row),
             microseconds_row_in_batch: micros(model.check.row_in_batch),
@@ -92,8 +98,8 @@ impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerService for ServerRpc<
             trainings_running: to_u32(load.trainings_running),
             trainings_queued: to_u32(load.trainings_queued),
             step_checks: step_checks.collect(),
-            precision: Precision::Float32.to_string(),
-            kernels: String::new(),
+            precision: info.precision.to_string(),
+            kernels: info.kernels.name(info.precision).to_owned(),
         }))
     }
 }

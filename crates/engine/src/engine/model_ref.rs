@@ -18,16 +18,19 @@ use crate::request::UnknownCharacters;
 const INLINE_PROMPT_BYTES: usize = 4096;
 
 impl Engine {
-    /// Loads the model that a reference means now.
+    /// Loads the model that a reference means now, in a precision; without
+    /// one, in that of the server.
     pub(super) async fn load_reference(
         &self,
         reference: &str,
+        precision: Option<Precision>,
     ) -> Result<Arc<LoadedModel>, GenerateError> {
         let id = self.shared.models.resolve(reference)?;
-        Ok(self.load(&id).await?)
+        Ok(self.load(&id, precision).await?)
     }
 
-    /// Loads the very model that a session belongs to.
+    /// Loads the very model that a session belongs to, in the precision of the
+    /// session.
     pub(super) async fn load_model_of(
         &self,
         session: &SessionId,
@@ -38,26 +41,27 @@ impl Engine {
             id: session.clone(),
             model: id.clone(),
         };
-        match self.load(&id).await {
+        match self.load(&id, Some(identity.precision)).await {
             // Another file under the same name and version is another model.
             Ok(model) if model.digest != identity.digest => Err(gone()),
-            Ok(model) => {
-                check_precision(&model, identity.precision)?;
-                Ok(model)
-            }
+            Ok(model) => Ok(model),
             Err(ModelSourceError::Gone(_) | ModelSourceError::NotFound(_)) => Err(gone()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Loads a model; on the calling task if it is in memory.
-    pub(super) async fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {
-        if let Some(model) = self.shared.models.loaded(id) {
+    pub(super) async fn load(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        if let Some(model) = self.shared.models.loaded(id, precision) {
             return Ok(model);
         }
         let models = Arc::clone(&self.shared.models);
         let id = id.clone();
-        tokio::task::spawn_blocking(move || models.load(&id))
+        tokio::task::spawn_blocking(move || models.load(&id, precision))
             .await
             .unwrap_or_else(|error| Err(ModelSourceError::Failed(error.to_string())))
     }
@@ -116,15 +120,6 @@ pub(super) fn identity_of(model: &LoadedModel) -> SessionIdentity {
     }
 }
 
-/// Checks that a session of this identity can be continued on a model.
-pub(super) fn check_precision(model: &LoadedModel, needed: Precision) -> Result<(), GenerateError> {
-    let available = model.weights.arithmetic().precision;
-    if available != needed {
-        return Err(GenerateError::PrecisionUnavailable { needed, available });
-    }
-    Ok(())
-}
-
 /// Checks that a requested reference means the model of a session.
 pub(super) fn check_model_of(
     session: &SessionId,
@@ -164,4 +159,7 @@ pub(super) fn model_id(version: &ModelVersion) -> ModelId {
 
 // Every arithmetic that this version has is of the one revision that the
 // session storage accepts.
-const _: () = assert!(Arithmetic::FLOAT32.revision == ARITHMETIC_REVISION);
+const _: () = assert!(
+    Arithmetic::FLOAT32.revision == ARITHMETIC_REVISION
+        && Arithmetic::INT8.revision == ARITHMETIC_REVISION
+);

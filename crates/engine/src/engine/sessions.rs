@@ -1,5 +1,6 @@
 //! What can be done with sessions between two calls.
 
+use charlstm_model::decode_step::HiddenState;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{
     AllowedSessions, ForkRequest, ImportRequest, ListRequest, PortableSession, SessionError,
@@ -10,7 +11,6 @@ use super::Engine;
 use super::model_ref::{model_id, model_version};
 use crate::error::ImportError;
 use crate::model_source::ModelSourceError;
-use crate::network_state;
 
 impl Engine {
     /// Describes a session as of its last commit.
@@ -87,20 +87,16 @@ impl Engine {
     ) -> Result<SessionInfo, ImportError> {
         let identity = &session.identity;
         let wanted = model_id(&identity.model);
-        let model = match self.load(&wanted).await {
+        let model = match self.load(&wanted, Some(identity.precision)).await {
             Ok(model) => model,
             Err(ModelSourceError::Failed(error)) => return Err(ImportError::Internal(error)),
+            Err(error @ ModelSourceError::PrecisionUnavailable { .. }) => {
+                return Err(ImportError::PrecisionUnavailable(error.to_string()));
+            }
             Err(_) => return Err(ImportError::ModelMissing(wanted)),
         };
         if model.digest != identity.digest {
             return Err(ImportError::ModelDiffers(wanted));
-        }
-        let available = model.weights.arithmetic().precision;
-        if identity.precision != available {
-            return Err(ImportError::PrecisionUnavailable {
-                needed: identity.precision,
-                available,
-            });
         }
         let tokens = session.last_call.tokens.as_ref();
         if !fits(&session.begin, &model)
@@ -155,12 +151,22 @@ impl Engine {
 
 /// Whether a state fits the network of a model.
 pub(super) fn fits(state: &SessionState, model: &LoadedModel) -> bool {
-    let architecture = model.weights.architecture();
-    let network_fits = state
-        .network
-        .as_ref()
-        .is_none_or(|network| network_state::decode(network, architecture).is_some());
-    network_fits && are_known(&state.unfed, model)
+    hidden_state(state, model).is_some()
+}
+
+/// Reads the state of the network, in the precision of the model. `None` if it
+/// does not fit the model.
+pub(super) fn hidden_state(state: &SessionState, model: &LoadedModel) -> Option<HiddenState> {
+    if !are_known(&state.unfed, model) {
+        return None;
+    }
+    match &state.network {
+        None => Some(model.weights.zero_state()),
+        Some(bytes) => {
+            let architecture = model.weights.architecture();
+            HiddenState::from_bytes(model.precision(), architecture, bytes)
+        }
+    }
 }
 
 /// Whether every token is a character of the model's vocabulary.

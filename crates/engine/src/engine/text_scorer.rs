@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use charlstm_model::decode_step::HiddenState;
+use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
 use charlstm_repository::LoadedModel;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -49,9 +49,12 @@ impl Engine {
     pub async fn score(&self, call: ScoreCall) -> Result<TextScorer, GenerateError> {
         self.check_running()?;
         let permit = admit(&self.shared.scores)?;
-        let model = self.load_reference(&call.model).await?;
+        // In float32 whatever the server generates in: a score is compared with
+        // those of other programs.
+        let precision = Some(Precision::Float32);
+        let model = self.load_reference(&call.model, precision).await?;
         let position = ScorePosition {
-            state: HiddenState::zeros(model.weights.architecture()),
+            state: model.weights.zero_state(),
             last: None,
             nats: 0.0,
         };

@@ -6,6 +6,7 @@
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Wake, Waker};
 
+use charlstm_model::decode_step::HiddenState;
 use charlstm_store::session::{ModelVersion, ParametersDigest};
 use charlstm_store::session::{OpenRequest, OpenedSession, SessionIdentity, SessionState};
 use tokio::runtime::{Builder, Runtime};
@@ -128,7 +129,7 @@ impl Call {
             begin: SessionState::origin(1),
         };
         let mut progress = Progress::new(session, ParametersDigest([0; 32]), &[1, 2, 3]);
-        progress.prefilled(&HiddenState([0.5; 4].into()), 3);
+        progress.prefilled(&HiddenState::Float32([0.5; 4].into()), 3);
         let wake_flag = Arc::new(WakeFlag::default());
         Self {
             runtime,

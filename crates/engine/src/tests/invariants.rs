@@ -68,10 +68,13 @@ async fn a_score_is_that_of_one_character_at_a_time() {
     let scored_text = "the abc of a long example\n"
         .replace(|c| !ALPHABET.contains(c), "e")
         .repeat(40);
-    let model = models.load(&models.resolve("").unwrap()).unwrap();
+    // Also on a server that generates in int8.
+    let precision = Some(Precision::Float32);
+    let id = models.resolve("").unwrap();
+    let model = models.load(&id, precision).unwrap();
     let tokens = model.vocabulary.encode(&scored_text).unwrap();
     let mut batch = DecodeBatch::new(Arc::clone(&model.weights), 1).unwrap();
-    batch.push(&HiddenState::zeros(model.weights.architecture()));
+    batch.push(&model.weights.zero_state());
     let mut nats = 0.0;
     for pair in tokens.windows(2) {
         let logits = batch.step(&[pair[0]]).unwrap();
@@ -272,7 +275,7 @@ on_each_backend! {
             max_sessions: 2,
             ..SessionLimits::default()
         };
-        let (engine, _) = start_on(config(), backend.open(limits));
+        let (engine, _) = backend.start_with(config(), limits);
         for name in ["a", "b", "c"] {
             text(&engine, session_call(name, "abc", 5)).await;
         }
@@ -341,24 +344,6 @@ on_each_backend! {
                 Err(ImportError::StateMismatch)
             );
         }
-        engine.stop().await.unwrap();
-    }
-
-    async fn a_session_of_another_precision_is_rejected(backend: &Backend) {
-        use charlstm_model::decode_step::Precision;
-        let (engine, _) = backend.start(config());
-        let started = whole(&engine, session_call("s", "abc", 5)).await.started;
-        assert_eq!(started.precision, Precision::Float32);
-        let mut other = session_call("s", "", 5);
-        other.precision = Some(Precision::Int8);
-        let error = rejection(&engine, other.clone()).await;
-        assert_eq!(error.to_string(), "session s is computed in float32, not in int8");
-        other.session = SessionSource::Stored(key("new"));
-        let error = rejection(&engine, other).await;
-        assert_eq!(
-            error.to_string(),
-            "precision int8 is not available; this server computes the model in float32"
-        );
         engine.stop().await.unwrap();
     }
 

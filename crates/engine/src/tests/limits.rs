@@ -302,14 +302,17 @@ async fn a_panic_in_a_turn_ends_the_generations_it_computed_and_nothing_else() {
         name: "broken".to_owned(),
         version: 1,
     };
-    let mut model = model(broken.clone(), 1, 4);
-    let more = ALPHABET.chars().chain(['z']);
-    model.vocabulary = Vocabulary::of(more);
-    models
-        .models
-        .lock()
-        .unwrap()
-        .insert(broken, Arc::new(model));
+    let broken_in = |device: &dyn DecodeDevice| {
+        let mut model = model(&broken, 1, &parameters(1, 4), device);
+        let more = ALPHABET.chars().chain(['z']);
+        model.vocabulary = Vocabulary::of(more);
+        Arc::new(model)
+    };
+    let model = TestModel {
+        float32: broken_in(&Processor::default()),
+        int8: broken_in(&Int8Processor::default()),
+    };
+    models.models.lock().unwrap().insert(broken, model);
     let mut harmful = call("z", 5);
     harmful.model = "broken".to_owned();
     let error = last_event(engine.generate(harmful).await.unwrap()).await;

@@ -6,6 +6,7 @@ mod controlled_storage;
 mod interleavings;
 mod invariants;
 mod limits;
+mod precision;
 mod restart;
 mod retry;
 mod snapshots;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::check::check;
-use charlstm_model::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+use charlstm_model::decode_step::{DecodeBatch, DecodeDevice, Int8Processor, Precision, Processor};
 use charlstm_model::parameters::Parameters;
 use charlstm_model::sampler::{Draws, RandomState, Sampler, SamplingSettings, log_probability};
 use charlstm_model::vocabulary::Vocabulary;
@@ -39,11 +40,12 @@ const ALPHABET: &str = "\n abcdefghijklmnopqrs";
 /// Maximum time that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Defines each test once per session backend.
+/// Defines each test once per session backend; one of them computes in float32,
+/// the other in int8.
 macro_rules! on_each_backend {
     ($($(#[$attribute:meta])* async fn $name:ident($backend:ident: &Backend) $body:block)*) => {
-        on_each_backend!(@module memory, Backend::memory; $($name($backend) $body)*);
-        on_each_backend!(@module disk, Backend::disk; $($name($backend) $body)*);
+        on_each_backend!(@module memory_float32, Backend::memory; $($name($backend) $body)*);
+        on_each_backend!(@module disk_int8, Backend::disk; $($name($backend) $body)*);
     };
     (@module $module:ident, $new:path; $($name:ident($backend:ident) $body:block)*) => {
         mod $module {
@@ -65,6 +67,8 @@ struct Backend {
     /// `None`: in memory.
     folder: Option<TempDir>,
     opened: AtomicUsize,
+    /// The precision of the models.
+    precision: Precision,
 }
 
 impl Backend {
@@ -72,6 +76,7 @@ impl Backend {
         Self {
             folder: None,
             opened: AtomicUsize::new(0),
+            precision: Precision::Float32,
         }
     }
 
@@ -79,6 +84,7 @@ impl Backend {
         Self {
             folder: Some(tempfile::tempdir().unwrap()),
             opened: AtomicUsize::new(0),
+            precision: Precision::Int8,
         }
     }
 
@@ -93,7 +99,12 @@ impl Backend {
 
     /// Starts an engine with the model `m@1` and no sessions.
     fn start(&self, config: EngineConfig) -> (Engine, Arc<TestModels>) {
-        start_on(config, self.open(SessionLimits::default()))
+        self.start_with(config, SessionLimits::default())
+    }
+
+    /// As [`Self::start`], with these limits.
+    fn start_with(&self, config: EngineConfig, limits: SessionLimits) -> (Engine, Arc<TestModels>) {
+        start_in(self.precision, config, self.open(limits))
     }
 }
 
@@ -107,20 +118,66 @@ fn open_folder(folder: &Path, limits: SessionLimits) -> Arc<dyn SessionStorage> 
 }
 
 /// Models in memory, in place of the repository.
-#[derive(Default)]
 struct TestModels {
-    models: Mutex<HashMap<ModelId, Arc<LoadedModel>>>,
+    models: Mutex<HashMap<ModelId, TestModel>>,
+    /// The precision of the server.
+    precision: Mutex<Precision>,
+    /// Whether int8 is refused for all models.
+    refuses_int8: Mutex<bool>,
+}
+
+/// A model in both precisions.
+struct TestModel {
+    float32: Arc<LoadedModel>,
+    int8: Arc<LoadedModel>,
 }
 
 impl TestModels {
+    fn new(precision: Precision) -> Self {
+        Self {
+            models: Mutex::default(),
+            precision: Mutex::new(precision),
+            refuses_int8: Mutex::new(false),
+        }
+    }
+
     fn add(&self, name: &str, version: u64, seed: u64) -> ModelId {
         let id = ModelId {
             name: name.to_owned(),
             version,
         };
-        let model = Arc::new(model(id.clone(), seed, 20));
+        let parameters = parameters(seed, 20);
+        let model = TestModel {
+            float32: Arc::new(model(&id, seed, &parameters, &Processor::default())),
+            int8: Arc::new(model(&id, seed, &parameters, &Int8Processor::default())),
+        };
         self.models.lock().unwrap().insert(id.clone(), model);
         id
+    }
+
+    /// Changes the precision of the server, as a restart with another setting
+    /// does.
+    fn set_precision(&self, precision: Precision) {
+        *self.precision.lock().unwrap() = precision;
+    }
+
+    fn get(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        let models = self.models.lock().unwrap();
+        let model = models.get(id);
+        let model = model.ok_or_else(|| ModelSourceError::Gone(id.clone()))?;
+        let refuses_int8 = *self.refuses_int8.lock().unwrap();
+        match precision.unwrap_or(*self.precision.lock().unwrap()) {
+            Precision::Int8 if !refuses_int8 => Ok(Arc::clone(&model.int8)),
+            Precision::Int8 if precision.is_some() => Err(ModelSourceError::PrecisionUnavailable {
+                precision: Precision::Int8,
+                reason: "a test says so".to_owned(),
+            }),
+            _ => Ok(Arc::clone(&model.float32)),
+        }
     }
 
     fn remove(&self, id: &ModelId) {
@@ -144,23 +201,23 @@ impl ModelSource for TestModels {
             .ok_or_else(|| ModelSourceError::NotFound(format!("no model {reference:?}")))
     }
 
-    fn loaded(&self, id: &ModelId) -> Option<Arc<LoadedModel>> {
+    fn loaded(&self, id: &ModelId, precision: Option<Precision>) -> Option<Arc<LoadedModel>> {
         // Version 2 takes the way through a thread that may block.
-        let models = self.models.lock().unwrap();
-        models.get(id).filter(|_| id.version != 2).cloned()
+        self.get(id, precision).ok().filter(|_| id.version != 2)
     }
 
-    fn load(&self, id: &ModelId) -> Result<Arc<LoadedModel>, ModelSourceError> {
-        let models = self.models.lock().unwrap();
-        let model = models.get(id).cloned();
-        model.ok_or_else(|| ModelSourceError::Gone(id.clone()))
+    fn load(
+        &self,
+        id: &ModelId,
+        precision: Option<Precision>,
+    ) -> Result<Arc<LoadedModel>, ModelSourceError> {
+        self.get(id, precision)
     }
 }
 
-fn model(id: ModelId, seed: u64, hidden_size: usize) -> LoadedModel {
-    let vocabulary = Vocabulary::of(ALPHABET.chars());
+fn parameters(seed: u64, hidden_size: usize) -> Parameters {
     let architecture = Architecture {
-        vocabulary_size: vocabulary.len(),
+        vocabulary_size: Vocabulary::of(ALPHABET.chars()).len(),
         hidden_size,
         num_layers: 2,
     };
@@ -173,12 +230,21 @@ fn model(id: ModelId, seed: u64, hidden_size: usize) -> LoadedModel {
         // Wide enough that the state matters for the next character.
         *value = ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0;
     }
-    let weights = Arc::new(DecodeWeights::on_processor(&parameters));
+    parameters
+}
+
+fn model(
+    id: &ModelId,
+    seed: u64,
+    parameters: &Parameters,
+    device: &dyn DecodeDevice,
+) -> LoadedModel {
+    let weights = Arc::new(device.prepare(parameters).unwrap());
     LoadedModel {
         digest: [seed as u8; 32],
-        id,
+        id: id.clone(),
         replacement: 'e',
-        vocabulary,
+        vocabulary: Vocabulary::of(ALPHABET.chars()),
         check: check(&weights).unwrap(),
         weights,
     }
@@ -201,7 +267,16 @@ fn start(config: EngineConfig) -> (Engine, Arc<TestModels>) {
 
 /// Starts an engine with the model `m@1` on a session storage.
 fn start_on(config: EngineConfig, storage: Arc<dyn SessionStorage>) -> (Engine, Arc<TestModels>) {
-    let models = Arc::new(TestModels::default());
+    start_in(Precision::Int8, config, storage)
+}
+
+/// As [`start_on`], on a server of this precision.
+fn start_in(
+    precision: Precision,
+    config: EngineConfig,
+    storage: Arc<dyn SessionStorage>,
+) -> (Engine, Arc<TestModels>) {
+    let models = Arc::new(TestModels::new(precision));
     models.add("m", 1, 1);
     let source = Arc::clone(&models) as Arc<dyn ModelSource>;
     let engine = Engine::start(config, source, storage).unwrap();
@@ -376,11 +451,12 @@ async fn last_event(mut stream: GenerationStream) -> Result<Finished, GenerateEr
     }
 }
 
-/// The text that a plain loop over the decode step gives.
+/// The text that a plain loop over the decode step gives, in the precision of
+/// the server.
 fn reference(models: &TestModels, prompt: &str, chars: u64, seed: u64) -> (String, Vec<f32>) {
-    let model = models.load(&models.resolve("").unwrap()).unwrap();
+    let model = models.load(&models.resolve("").unwrap(), None).unwrap();
     let mut batch = DecodeBatch::new(Arc::clone(&model.weights), 1).unwrap();
-    batch.push(&HiddenState::zeros(model.weights.architecture()));
+    batch.push(&model.weights.zero_state());
     let mut draws = Draws::at(RandomState::seeded(seed));
     let mut sampler = Sampler::default();
     let tokens = model.vocabulary.encode(prompt).unwrap();

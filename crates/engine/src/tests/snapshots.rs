@@ -1,6 +1,5 @@
 //! Sessions that clients hold.
 
-use charlstm_model::decode_step::Precision;
 use charlstm_store::session::{SealError, SessionSnapshot};
 
 use super::controlled_storage::ControlledStorage;
@@ -80,12 +79,12 @@ async fn a_snapshot_that_does_not_match_the_call_is_rejected() {
     other.model = "other".to_owned();
     let other_model = GenerateError::Snapshot(SealError::OtherModel);
     assert_eq!(rejection(&engine, other).await, other_model);
-    let mut int8 = held_call(Some(&snapshot), "", 5);
-    int8.precision = Some(Precision::Int8);
-    let error = rejection(&engine, int8).await;
+    let mut float32 = held_call(Some(&snapshot), "", 5);
+    float32.precision = Some(Precision::Float32);
+    let error = rejection(&engine, float32).await;
     assert_eq!(
         error.to_string(),
-        "the snapshot was made with precision float32, not int8"
+        "the snapshot was made with precision int8, not float32"
     );
     let mut too_small = snapshot.clone();
     too_small.state.network = Some(vec![0; 8].into());

@@ -129,17 +129,18 @@ on_each_backend! {
             max_unread_chars: 8,
             ..config()
         };
-        let (stormy, _) = start_on(storm_config, backend.open(limits));
+        let (stormy, _) = backend.start_with(storm_config, limits);
         let wanderers = (0..24).map(|number| {
             let engine = stormy.clone();
             tokio::spawn(wander(engine, number * 1000))
         });
         let tracks = futures_util::future::join_all(wanderers).await;
-        let (calm, _) = start(EngineConfig {
+        let calm_config = EngineConfig {
             workers: 1,
             max_batch: 1,
             ..config()
-        });
+        };
+        let (calm, _) = start_in(backend.precision, calm_config, Backend::memory().open(SessionLimits::default()));
         let mut compared = 0;
         for (number, track) in tracks.into_iter().flat_map(Result::unwrap).enumerate() {
             let mut text_alone = String::new();

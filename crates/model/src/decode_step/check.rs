@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{DecodeBatch, DecodeError, DecodeWeights, HiddenState};
+use super::{DecodeBatch, DecodeError, DecodeWeights};
 
 /// Sizes of the batches in which a row is compared: they leave one, two and
 /// three rows after full blocks of the kernel, and the last has several blocks.
@@ -40,7 +40,7 @@ pub fn check(weights: &Arc<DecodeWeights>) -> Result<DecodeCheck, DecodeError> {
     let run = |rows: &[usize]| -> Result<(Vec<Vec<f32>>, Duration), DecodeError> {
         let mut batch = DecodeBatch::new(weights.clone(), rows.len())?;
         for _ in rows {
-            batch.push(&HiddenState::zeros(weights.architecture()));
+            batch.push(&weights.zero_state());
         }
         let begin = Instant::now();
         let mut logits = Vec::new();

@@ -18,13 +18,20 @@ pub(super) const CHUNK_CHARS: usize = 64;
 
 /// Weights packed for the registers of this CPU.
 #[derive(Debug)]
-pub(super) struct SimdWeights(Arc<PackedNetwork>);
+pub(super) struct SimdWeights {
+    network: Arc<PackedNetwork>,
+    arch: Arch,
+}
 
 impl SimdWeights {
-    /// Packs the weights. Blocks for some milliseconds per million parameters.
-    pub(super) fn new(parameters: &Parameters) -> Self {
-        let lanes = register_lanes(Arch::new());
-        Self(Arc::new(PackedNetwork::new(parameters, lanes)))
+    /// Packs the weights for these registers. Blocks for some milliseconds per
+    /// million parameters.
+    pub(super) fn new(parameters: &Parameters, arch: Arch) -> Self {
+        let network = PackedNetwork::new(parameters, register_lanes(arch));
+        Self {
+            network: Arc::new(network),
+            arch,
+        }
     }
 }
 
@@ -34,11 +41,12 @@ impl WeightLayout for SimdWeights {
     }
 
     fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.network.bytes()
     }
 
     fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
-        Ok(Box::new(SimdBatch::new(Arc::clone(&self.0), max_rows)))
+        let network = Arc::clone(&self.network);
+        Ok(Box::new(SimdBatch::new(network, self.arch, max_rows)))
     }
 }
 
@@ -88,7 +96,7 @@ pub(super) struct SimdBatch {
 
 impl SimdBatch {
     /// Allocates the states of `max_rows` rows.
-    pub(super) fn new(network: Arc<PackedNetwork>, max_rows: usize) -> Self {
+    pub(super) fn new(network: Arc<PackedNetwork>, arch: Arch, max_rows: usize) -> Self {
         let padded = network.padded_hidden();
         let layers = network.architecture.num_layers;
         let states = |rows| {
@@ -97,7 +105,7 @@ impl SimdBatch {
                 .collect()
         };
         Self {
-            arch: Arch::new(),
+            arch,
             layers: states(max_rows),
             logits: vec![0.0; max_rows * network.architecture.vocabulary_size],
             prefill_layers: states(1),
@@ -182,7 +190,10 @@ fn write_row(
     state: &HiddenState,
 ) {
     let (hidden, padded) = (network.architecture.hidden_size, network.padded_hidden());
-    for (layer, values) in layers.iter_mut().zip(state.0.chunks_exact(2 * hidden)) {
+    for (layer, values) in layers
+        .iter_mut()
+        .zip(state.float32().chunks_exact(2 * hidden))
+    {
         let (h, c) = values.split_at(hidden);
         for (row, values) in [
             (&mut layer.h[row * padded..][..padded], h),
@@ -201,5 +212,5 @@ fn read_row(network: &PackedNetwork, layers: &[CpuLayerState], row: usize) -> Hi
         values.extend_from_slice(&layer.h[row * padded..][..hidden]);
         values.extend_from_slice(&layer.c[row * padded..][..hidden]);
     }
-    HiddenState(values.into_boxed_slice())
+    HiddenState::Float32(values.into_boxed_slice())
 }

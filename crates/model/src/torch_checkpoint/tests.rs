@@ -8,7 +8,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::*;
-use crate::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+use crate::decode_step::{DecodeBatch, DecodeWeights};
 
 /// Results of PyTorch with these files: tests/golden/checkpoints/expected.json.
 #[derive(Deserialize)]
@@ -46,7 +46,7 @@ fn assert_matches_pytorch(model: &ModelFile, what: &str) {
     let width = model.vocabulary.len();
     let prompt = model.vocabulary.encode(&expected.prime).expect("known");
     let weights = Arc::new(DecodeWeights::on_processor(&model.parameters));
-    let mut state = HiddenState::zeros(weights.architecture());
+    let mut state = weights.zero_state();
     let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
     let logits = batch
         .prefill_logits(&mut state, &prompt)

@@ -37,7 +37,7 @@ impl WithSimd for ForwardCells<'_> {
                 let candidate = tanh(simd, load(simd, gates, 2 * hidden + unit, count));
                 let output = sigmoid(simd, load(simd, gates, 3 * hidden + unit, count));
                 let kept = simd.mul_f32s(forget, load(simd, old_c, unit, count));
-                let new_c = simd.mul_add_e_f32s(input, candidate, kept);
+                let new_c = simd.mul_add_f32s(input, candidate, kept);
                 let new_h = simd.mul_f32s(output, tanh(simd, new_c));
                 store(simd, gates, unit, count, input);
                 store(simd, gates, hidden + unit, count, forget);

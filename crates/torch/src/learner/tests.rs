@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use charlstm_model::architecture::Architecture;
-use charlstm_model::decode_step::{DecodeBatch, DecodeWeights, HiddenState};
+use charlstm_model::decode_step::{DecodeBatch, DecodeWeights};
 use charlstm_model::parameters::layout;
 
 fn config() -> LearnerConfig {
@@ -203,8 +203,8 @@ fn assert_matches_pytorch(golden: &Golden, case: &Case, threads: usize) {
         assert_close(&view.name, ours, &case.last_parameters[&view.name]);
     }
     let weights = Arc::new(DecodeWeights::on_processor(&parameters));
-    let mut batch = DecodeBatch::new(weights, 1).expect("a batch");
-    let mut state = HiddenState::zeros(&architecture);
+    let mut batch = DecodeBatch::new(weights.clone(), 1).expect("a batch");
+    let mut state = weights.zero_state();
     let logits = batch
         .prefill_logits(&mut state, &case.evaluation.tokens)
         .expect("logits");

@@ -57,9 +57,6 @@ pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) ->
         GenerateError::OtherPrecision { .. } => {
             refused(Code::FailedPrecondition, "SESSION_OTHER_PRECISION", text)
         }
-        GenerateError::PrecisionUnavailable { .. } => {
-            refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
-        }
         GenerateError::Snapshot(error) => invalid_snapshot(error),
         GenerateError::SnapshotPosition { position, .. } => position_mismatch(text, *position),
         GenerateError::PositionLimit { .. } => {
@@ -91,6 +88,9 @@ fn model_source_error(error: &ModelSourceError) -> Status {
         ModelSourceError::NotFound(_) => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
         ModelSourceError::Gone(_) => refused(Code::NotFound, "MODEL_GONE", text),
         ModelSourceError::Damaged(_) => refused(Code::DataLoss, "MODEL_DAMAGED", text),
+        ModelSourceError::PrecisionUnavailable { .. } => {
+            refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
+        }
         ModelSourceError::Failed(error) => internal(error),
     }
 }

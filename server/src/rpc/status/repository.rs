@@ -25,6 +25,9 @@ pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status
             tracing::error!(%error, "a model could not be read or stored");
             disk(source)
         }
+        RepositoryError::NoInt8 { .. } => {
+            refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
+        }
         RepositoryError::OtherOwner { owner, .. } => refused_with(
             Code::PermissionDenied,
             "MODEL_OF_ANOTHER_PRINCIPAL",

@@ -123,7 +123,7 @@ pub(in crate::rpc) fn import_error(error: &ImportError) -> Status {
         ImportError::ModelDiffers(_) => {
             refused(Code::FailedPrecondition, "SESSION_OTHER_MODEL", text)
         }
-        ImportError::PrecisionUnavailable { .. } => {
+        ImportError::PrecisionUnavailable(_) => {
             refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
         }
         ImportError::Session { id, error } => session_error(id, error),

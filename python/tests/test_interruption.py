@@ -1,0 +1,203 @@
+"""Calls that are interrupted: the text is the same, and no session advances twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from server_process import Proxy, ServerProcess
+from verse import MODEL, OPTIONS, PRIME, verse
+
+import charlstm
+from charlstm.training_flow import TrainingOptions
+
+CHARS = 20_000
+SEED = 7
+
+Start = Callable[..., ServerProcess]
+
+
+def restart(server: ServerProcess, end: Callable[[], object]) -> threading.Thread:
+    """Ends a server and starts it again, at the same time as the test goes on."""
+
+    def run() -> None:
+        end()
+        server.start()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def read_and_interrupt(
+    generation: charlstm.Generation, interrupt: Callable[[], threading.Thread]
+) -> str:
+    """Reads a generation; interrupts it once, after some characters."""
+    text, thread = "", None
+    for piece in generation:
+        text += piece
+        if thread is None and len(text) > CHARS // 10:
+            thread = interrupt()
+    assert thread is not None
+    thread.join()
+    return text
+
+
+@pytest.mark.parametrize("in_session", [True, False])
+def test_the_text_survives_a_killed_server(start: Start, in_session: bool) -> None:
+    server = start()
+    with charlstm.Client(server.address) as client:
+        whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
+        session = client.session("killed", model=MODEL)
+        generation = (
+            session.generate(PRIME, seed=SEED, max_chars=CHARS)
+            if in_session
+            else client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS)
+        )
+        text = read_and_interrupt(generation, lambda: restart(server, server.kill))
+        assert text == whole
+        assert generation.finished is not None
+        assert generation.finished.chars == CHARS
+        if in_session:
+            assert session.position == session.info().position == len(PRIME) + CHARS
+
+
+@pytest.mark.parametrize("in_session", [True, False])
+def test_the_text_survives_a_clean_restart(start: Start, in_session: bool) -> None:
+    server = start()
+    with charlstm.Client(server.address) as client:
+        whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
+        session = client.session("stopped", model=MODEL)
+        generation = (
+            session.generate(PRIME, seed=SEED, max_chars=CHARS)
+            if in_session
+            else client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS)
+        )
+
+        def interrupt() -> threading.Thread:
+            server.signal(signal.SIGTERM)
+            return restart(server, server.wait)
+
+        assert read_and_interrupt(generation, interrupt) == whole
+        assert generation.finished is not None
+        assert generation.finished.chars == CHARS
+        if in_session:
+            assert session.position == session.info().position == len(PRIME) + CHARS
+
+
+def test_a_session_never_advances_twice_wherever_the_connection_breaks(
+    server: ServerProcess,
+) -> None:
+    chars = 400
+    with charlstm.Client(server.address) as direct:
+        whole = direct.generate(PRIME, model=MODEL, seed=SEED, max_chars=chars).result().text
+        for cut in (0, 100, 400, 700, 1_000, 2_000, 4_000, 8_000):
+            proxy = Proxy(server)
+            name = f"cut-{cut}"
+            with charlstm.Client(proxy.address) as client:
+                # A client waits only for a server that it has reached before.
+                client.status()
+                proxy.cuts.extend([cut, cut + 300])
+                session = client.session(name, model=MODEL)
+                text = session.generate(PRIME, seed=SEED, max_chars=chars).result().text
+                assert text == whole, cut
+                assert session.position == len(PRIME) + chars
+                more = session.generate(max_chars=10).result()
+                assert more.started.position == len(PRIME) + chars
+            info = direct.sessions.get(name)
+            assert info.position == len(PRIME) + chars + 10
+            proxy.close()
+
+
+def test_a_text_in_one_message_survives_a_broken_connection(server: ServerProcess) -> None:
+    chars = 4_000
+    proxy = Proxy(server)
+    with charlstm.Client(proxy.address) as client:
+        whole = client.generate_text(PRIME, model=MODEL, seed=SEED, max_chars=chars).text
+        for cut in (0, 50, 1_000, 3_000):
+            session = client.session(f"message-{cut}", model=MODEL)
+            proxy.cuts.append(cut)
+            assert session.generate_text(PRIME, seed=SEED, max_chars=chars).text == whole
+            assert session.position == session.info().position == len(PRIME) + chars
+    proxy.close()
+
+
+def test_the_position_is_asked_for_after_a_generation_was_left(client: charlstm.Client) -> None:
+    whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
+    session = client.session("left", model=MODEL)
+    for count, _ in enumerate(session.generate(PRIME, seed=SEED, max_chars=CHARS)):
+        if count == 50:
+            break
+    assert session.position is None
+    rest = session.generate(max_chars=100).result()
+    read = rest.started.position - len(PRIME)
+    assert read > 50
+    assert rest.text == whole[read : read + 100]
+
+
+def test_a_generation_continues_on_another_server(start: Start) -> None:
+    servers = [start(), start()]
+    with charlstm.Client([it.address for it in servers]) as client:
+        whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
+        generation = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS)
+
+        def interrupt() -> threading.Thread:
+            thread = threading.Thread(target=servers[0].kill)
+            thread.start()
+            return thread
+
+        # Both have trained the same model.
+        assert read_and_interrupt(generation, interrupt) == whole
+
+
+def test_a_training_is_followed_across_a_broken_connection(
+    server: ServerProcess, client: charlstm.Client
+) -> None:
+    proxy = Proxy(server, (4_000, 3_000))
+    options: TrainingOptions = {**OPTIONS, "epochs": 30}
+    with charlstm.Client(proxy.address) as broken:
+        training = broken.train(verse(6000), model="broken", **options)
+        events = list(training)
+    assert proxy.connections >= 3
+    proxy.close()
+    epochs = [it.epoch for it in events if isinstance(it, charlstm.EpochProgress)]
+    assert epochs == list(range(1, 31))
+    sequences = [it.sequence for it in events]
+    assert sequences == sorted(set(sequences))
+    assert training.result().state is charlstm.State.SUCCEEDED
+    assert client.models.get("broken").version == 1
+
+
+def test_without_retries_a_lost_connection_is_an_error(server: ServerProcess) -> None:
+    proxy = Proxy(server, (2_000,))
+    with charlstm.Client(proxy.address, retry=charlstm.Retry.never()) as client:
+        generation = client.generate(PRIME, model=MODEL, max_chars=CHARS)
+        with pytest.raises(charlstm.ConnectionLost) as raised:
+            generation.result()
+    assert isinstance(raised.value, ConnectionError)
+    assert not isinstance(raised.value, charlstm.CannotConnect)
+    proxy.close()
+
+
+def test_a_server_at_capacity_is_waited_for(start: Start) -> None:
+    server = start("--max-batch", "1", "--max-queue", "1")
+    with charlstm.Client(server.address) as client:
+        running = [client.generate(PRIME, model=MODEL, max_chars=1_000_000) for _ in range(2)]
+        # One generates and pauses for its reader, the other one waits.
+        next(running[0])
+        waiting = threading.Thread(target=lambda: next(running[1], None))
+        waiting.start()
+        while not client.status().generations_queued:
+            time.sleep(0.01)
+        with charlstm.Client(server.address, retry=charlstm.Retry.never()) as impatient:
+            with pytest.raises(charlstm.ResourceExhausted) as raised:
+                impatient.generate(PRIME, model=MODEL).result()
+            assert raised.value.retry_after is not None
+        threading.Timer(0.5, running[0].close).start()
+        text = client.generate(PRIME, model=MODEL, max_chars=10, timeout=30)
+        waiting.join()
+        running[1].close()
+        assert len(text.result().text) == 10

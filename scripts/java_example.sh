@@ -1,0 +1,30 @@
+#!/bin/sh
+# scripts/java_example.sh PROGRAM: compiles examples/java/Tour.java with the packages of
+# Debian (default-jdk-headless, protobuf-compiler, protobuf-compiler-grpc-java-plugin,
+# libgrpc-java, libprotobuf-java, libnetty-java, libperfmark-java,
+# libgoogle-common-protos-java, libgeronimo-annotation-1.3-spec-java), and writes the
+# shell script PROGRAM, which runs it.
+set -eu
+cd "$(dirname "$0")/.."
+
+home=$PWD/target/java
+jars=/usr/share/java
+path=$home/classes
+for name in grpc-api grpc-context grpc-core grpc-netty grpc-protobuf grpc-protobuf-lite \
+    grpc-stub protobuf guava gson perfmark-api netty-buffer netty-codec netty-codec-http \
+    netty-codec-http2 netty-common netty-handler netty-resolver netty-transport \
+    proto-google-common-protos geronimo-annotation-1.3-spec; do
+    path=$path:$jars/$name.jar
+done
+rm -rf "$home"
+mkdir -p "$home/source" "$home/classes"
+protoc -Iproto "--java_out=$home/source" "--grpc-java_out=$home/source" \
+    "--plugin=protoc-gen-grpc-java=$(command -v grpc_java_plugin)" proto/charlstm/v1/*.proto
+# Debian's jar has no google.rpc.ErrorInfo; the Python package has its .proto file.
+common=$(.venv/bin/python -c \
+    'import pathlib, google.rpc.error_details_pb2 as it; print(pathlib.Path(it.__file__).parents[2])')
+protoc "-I$common" "--java_out=$home/source" "$common/google/rpc/error_details.proto"
+find "$home/source" -name '*.java' >"$home/sources"
+javac -nowarn -d "$home/classes" -cp "$path" "@$home/sources" examples/java/Tour.java
+printf '#!/bin/sh\nexec java -cp %s Tour "$@"\n' "$path" >"$1"
+chmod +x "$1"
