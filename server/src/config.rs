@@ -283,6 +283,19 @@ pub struct Config {
     )]
     pub reader_timeout: Duration,
 
+    // Long enough for a network that was interrupted; a client that hangs does
+    // not hold an upload for longer.
+    /// Time after which a call is ended whose client sends nothing although its
+    /// request is not complete, or reads nothing of a response, such as 30s
+    #[arg(
+        long,
+        env = "CHARLSTM_TRANSFER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = Checked(duration)
+    )]
+    pub transfer_timeout: Duration,
+
     // Four full batches: behind a longer queue, a client is better served by
     // an immediate rejection and a retry.
     /// Maximum number of generations that wait for a slot in the batch; beyond

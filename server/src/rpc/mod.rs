@@ -2,6 +2,7 @@
 //! crates below know neither the generated types nor `tonic`.
 
 pub mod call_record;
+pub mod caller;
 mod convert;
 mod deadline;
 pub mod generation;
@@ -13,4 +14,5 @@ pub mod server;
 pub mod session;
 pub mod status;
 pub mod training;
+pub mod transfers;
 pub mod usage;
