@@ -22,8 +22,8 @@ pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
-    Checked, address, boolean, byte_size, count, device, durability, duration, kernels, log_format,
-    log_level, path, precision, principal_name, role, threads, url,
+    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration, kernels,
+    log_format, log_level, path, precision, principal_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -235,6 +235,19 @@ pub struct Config {
         value_parser = Checked(byte_size)
     )]
     pub session_cache_bytes: ByteSize,
+
+    // A state of a network of 2 layers of 512 takes 5 KB in int8, and a prompt
+    // of a thousand characters four of them.
+    /// Memory for the states after recent prompts, such as 64MB: a prompt with
+    /// the same beginning is not processed again. 0 turns it off
+    #[arg(
+        long,
+        env = "CHARLSTM_PROMPT_CACHE_BYTES",
+        value_name = "BYTES",
+        default_value = "64MB",
+        value_parser = Checked(cache_size)
+    )]
+    pub prompt_cache_bytes: ByteSize,
 
     /// Disk space for sessions, such as 20GB; beyond it, the least recently used
     /// idle session is evicted [default: 10GB, but at most half of the free

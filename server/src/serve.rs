@@ -420,6 +420,7 @@ fn start_engine(
         max_batch: config.max_batch,
         max_queue: config.max_queue,
         reader_timeout: config.reader_timeout,
+        prompt_cache_bytes: config.prompt_cache_bytes.as_u64(),
         ..EngineConfig::default()
     };
     Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)

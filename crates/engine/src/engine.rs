@@ -2,6 +2,7 @@
 //! its model, and hands it to a worker.
 
 mod model_ref;
+mod prompt_lookup;
 mod sessions;
 mod stats;
 mod text_scorer;
@@ -36,6 +37,7 @@ use crate::inbox::{Command, Inbox};
 use crate::job::{Job, JobParts};
 use crate::model_source::ModelSource;
 use crate::progress::{ANCHOR_CHARS, Destination, OpenSession, Progress};
+use crate::prompt_cache::{CachedPrompt, PromptCache};
 use crate::request::{GenerateCall, SessionSource};
 use crate::stop_matcher::StopMatcher;
 use crate::stream::GenerationStream;
@@ -64,6 +66,9 @@ pub struct EngineConfig {
     pub reader_timeout: Duration,
     /// Maximum length of a prompt, in characters.
     pub max_prompt_chars: usize,
+    /// Memory for states after prompts, so that a prompt with the same
+    /// beginning is not fed again; 0 keeps none.
+    pub prompt_cache_bytes: u64,
     /// Time that readers have, at shutdown, to take the text that is there.
     pub stop_grace: Duration,
 }
@@ -85,6 +90,8 @@ impl Default for EngineConfig {
             reader_timeout: Duration::from_secs(60),
             // Some minutes of prefill, and 4 MB.
             max_prompt_chars: 1_000_000,
+            // Some thousand prompts of a network of 2 layers of 512.
+            prompt_cache_bytes: 64_000_000,
             stop_grace: Duration::from_secs(2),
         }
     }
@@ -112,6 +119,7 @@ pub struct Engine {
 struct Shared {
     config: EngineConfig,
     models: Arc<dyn ModelSource>,
+    prompt_cache: Arc<PromptCache>,
     committer: Arc<Committer>,
     generations: Arc<Admission>,
     scores: Arc<Admission>,
@@ -135,6 +143,8 @@ struct AcceptedCall {
     permit: Permit,
     prompt_permit: OwnedSemaphorePermit,
     prompt: EncodedText,
+    /// What is known of the prompt, if it starts from the zero state.
+    cached: Option<CachedPrompt>,
     start: CallStart,
 }
 
@@ -175,6 +185,7 @@ impl Engine {
             generations: Admission::new(config.max_batch + config.max_queue),
             scores: Admission::new(config.max_scores),
             queued_chars: Arc::new(Semaphore::new(queued_chars.min(Semaphore::MAX_PERMITS))),
+            prompt_cache: PromptCache::new(config.prompt_cache_bytes),
             config,
             models,
             committer,
@@ -230,12 +241,16 @@ impl Engine {
             SessionSource::None => self.open_nothing(&call).await?,
         };
         let text = std::mem::take(&mut call.prompt);
-        let prompt = encode(&start.model, text, call.unknown, &call.settings).await?;
+        let mut prompt = encode(&start.model, text, call.unknown, &call.settings).await?;
+        let cached = self
+            .look_up_prompt(&call.owner, &start, &mut prompt)
+            .await?;
         self.submit(AcceptedCall {
             call,
             permit,
             prompt_permit,
             prompt,
+            cached,
             start,
         })
     }
@@ -446,6 +461,7 @@ impl Engine {
             permit,
             mut prompt_permit,
             prompt,
+            cached,
             start,
         } = accepted;
         let EncodedText {
@@ -460,7 +476,7 @@ impl Engine {
             state,
         } = start;
         let begin = begin_state(state, call.seed);
-        let state = network_state_of(&begin, &model)?;
+        let mut state = network_state_of(&begin, &model)?;
         let prompt_chars = prompt.len() as u64;
         if begin.position + prompt_chars + call.max_chars > MAX_POSITION {
             return Err(GenerateError::PositionLimit {
@@ -474,6 +490,13 @@ impl Engine {
         if feed.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
+        let mut fed = 0;
+        let recorder = cached.map(|CachedPrompt { found, rest }| {
+            if let Some((chars, found)) = found {
+                (fed, state) = (chars, (*found).clone());
+            }
+            rest
+        });
         let worker = self.least_loaded();
         let id = call.session.key().map(|key| key.id.clone());
         let reader_session = lease.as_ref().map(|lease| ReaderSession {
@@ -523,9 +546,11 @@ impl Engine {
             max_chars: call.max_chars,
             deadline: call.deadline,
             state,
-            load: worker.load.add(feed.len()),
+            load: worker.load.add(feed.len() - fed),
             feed,
             unfed,
+            fed,
+            recorder,
             progress,
             model,
             prompt_permit,

@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::error::GenerateError;
 use crate::event::FinishReason;
 use crate::progress::Progress;
+use crate::prompt_cache::PromptRecorder;
 use crate::stop_matcher::{StopMatcher, Verdict};
 use crate::text_buffer::{Completion, EndedText, TextBuffer};
 use crate::worker_load::LoadShare;
@@ -36,6 +37,10 @@ pub(crate) struct JobParts {
     pub(crate) feed: Vec<u32>,
     /// How many of them are the session's.
     pub(crate) unfed: usize,
+    /// How many of them are in `state` already.
+    pub(crate) fed: usize,
+    /// Keeps states of the prompt, if it starts from the zero state.
+    pub(crate) recorder: Option<PromptRecorder>,
     /// The call's side of its session.
     pub(crate) progress: Option<Progress>,
     pub(crate) load: LoadShare,
@@ -57,6 +62,7 @@ pub(crate) struct Job {
     state: HiddenState,
     feed: Vec<u32>,
     unfed: usize,
+    recorder: Option<PromptRecorder>,
     progress: Option<Progress>,
     load: LoadShare,
     prompt_permit: Option<OwnedSemaphorePermit>,
@@ -108,10 +114,11 @@ impl Job {
             state: parts.state,
             feed: parts.feed,
             unfed: parts.unfed,
+            recorder: parts.recorder,
             progress: parts.progress,
             load: parts.load,
             prompt_permit: Some(parts.prompt_permit),
-            fed: 0,
+            fed: parts.fed,
             is_prefilled: false,
             last,
             generated: 0,
@@ -194,7 +201,9 @@ impl Job {
         let end = if self.fed < session_end {
             session_end
         } else {
-            self.feed.len() - 1
+            // It also ends where a state is kept for later prompts.
+            let boundary = self.recorder.as_ref().and_then(|r| r.next_boundary());
+            boundary.unwrap_or(self.feed.len() - 1)
         };
         let chunk = &self.feed[self.fed..end.min(self.fed + max_chars)];
         (!chunk.is_empty()).then_some((&mut self.state, chunk))
@@ -203,6 +212,9 @@ impl Job {
     /// Records that a chunk of `chars` characters was fed.
     pub(crate) fn advance_prefill(&mut self, chars: usize) {
         self.fed += chars;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.reached(self.fed, &self.state);
+        }
         if chars > 0
             && self.fed + 1 == self.unfed
             && let Some(progress) = &mut self.progress
@@ -215,6 +227,7 @@ impl Job {
                 progress.prefilled(&self.state, self.last);
             }
             self.feed = Vec::new();
+            self.recorder = None;
             self.prompt_permit = None;
             self.load.prefilled();
         }

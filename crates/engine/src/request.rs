@@ -12,6 +12,9 @@ pub struct GenerateCall {
     /// Model, as `name` or `name@version`. Empty: the session's, or the only
     /// model that exists.
     pub model: String,
+    /// Whom the call is made for. Calls of others do not share its cached
+    /// prompts.
+    pub owner: Owner,
     /// Text to feed first.
     pub prompt: String,
     /// What happens to characters of the prompt that the model does not know.

@@ -3,10 +3,12 @@
 
 mod commit;
 mod controlled_storage;
+mod golden_texts;
 mod interleavings;
 mod invariants;
 mod limits;
 mod precision;
+mod prompt_cache;
 mod restart;
 mod retry;
 mod snapshots;
@@ -221,6 +223,11 @@ fn parameters(seed: u64, hidden_size: usize) -> Parameters {
         hidden_size,
         num_layers: 2,
     };
+    filled(architecture, seed)
+}
+
+/// Parameters that look like noise, the same on every machine.
+fn filled(architecture: Architecture, seed: u64) -> Parameters {
     let mut parameters = Parameters::zeros(architecture);
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     for value in &mut parameters.values {
@@ -313,6 +320,7 @@ async fn score(engine: &Engine, parts: &[&str]) -> Result<Scored, GenerateError>
 fn call(prompt: &str, max_chars: u64) -> GenerateCall {
     GenerateCall {
         model: String::new(),
+        owner: Owner::admin(),
         prompt: prompt.to_owned(),
         unknown: UnknownCharacters::Reject,
         max_chars,
