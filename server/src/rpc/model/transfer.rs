@@ -22,6 +22,7 @@ use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::{
     ModelDescription, ModelId, Publisher, Repository, RepositoryError, Upload,
 };
+use charlstm_store::hex;
 
 /// Size of an exported chunk in bytes: far below the 4 MiB that clients accept
 /// by default.
@@ -57,6 +58,7 @@ impl Export {
             name: self.description.id.name.clone(),
             version: self.description.id.version,
             bytes: self.description.bytes,
+            sha256: hex::encode(&self.description.digest),
         };
         let header = future::ready(Ok(message(Exported::Header(header))));
         let content = ExportedFile {
@@ -150,6 +152,7 @@ pub(super) async fn import(
     let mut upload = run_blocking(move || storage.upload())
         .await?
         .map_err(failed)?;
+    let mut digest = Sha256::new();
     // The next message is read after this one is stored: a client that is
     // faster than the disk has to wait.
     while let Some(message) = transfer.wait(stream.message()).await? {
@@ -158,8 +161,18 @@ pub(super) async fn import(
             return Err(status::invalid("chunk", requirement));
         };
         transfer.received(chunk.len())?;
+        digest.update(&chunk);
         let appended = run_blocking(move || upload.append(&chunk).map(|()| upload)).await?;
         upload = appended.map_err(failed)?;
+    }
+    let actual: [u8; 32] = digest.finalize().into();
+    if let Some(expected) = header.sha256.filter(|expected| *expected != actual) {
+        let problem = format!(
+            "the received file has {}, not {}: it was changed on the way or is another file",
+            hex::encode(&actual),
+            hex::encode(&expected)
+        );
+        return Err(status::invalid("header.sha256", problem));
     }
     let published = run_blocking(move || publish(&repository, &header, upload)).await?;
     published.map_err(failed)
@@ -171,6 +184,8 @@ struct ImportHeader {
     name: String,
     format: pb::ModelFormat,
     vocabulary: Option<Vocabulary>,
+    /// SHA-256 that the file must have.
+    sha256: Option<[u8; 32]>,
 }
 
 fn check_header(
@@ -181,10 +196,18 @@ fn check_header(
     let format = pb::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
+    let sha256 =
+        match header.sha256.as_str() {
+            "" => None,
+            text => Some(hex::decode(&text.to_lowercase()).ok_or_else(|| {
+                status::invalid("header.sha256", "must have 64 hexadecimal digits")
+            })?),
+        };
     Ok(ImportHeader {
         publisher,
         name: header.name,
         format,
+        sha256,
         vocabulary: given.then(|| Vocabulary::from_chars(header.vocabulary.chars().collect())),
     })
 }
