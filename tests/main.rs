@@ -11,6 +11,7 @@ mod browser;
 mod call_log;
 mod dependencies;
 mod determinism;
+mod examples;
 mod http;
 mod inference_only;
 mod interruption;

@@ -85,6 +85,14 @@ class Model:
     #: Principal that first published a model of this name; ``admin`` without
     #: principals.
     owner: str
+    #: Number format in which this version generates on this server: ``float32`` or
+    #: ``int8``. Empty if that is decided when the version is first loaded.
+    precision: str
+    #: Cost of int8 in bits per character; None if it is not known yet, or if the model
+    #: cannot be computed in int8.
+    int8_loss_bits_per_char: float | None
+    #: Why the version is never computed in int8; empty if it can be.
+    int8_objection: str
 
     @property
     def reference(self) -> str:

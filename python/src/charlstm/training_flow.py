@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from charlstm.errors import ConnectionLost
-from charlstm.flow import Emit, Flow, Open, Rpc, Sleep, Upload, change, query, read, stream_ended
+from charlstm.flow import (
+    Emit,
+    Flow,
+    Open,
+    Rpc,
+    Upload,
+    change,
+    query,
+    read,
+    stream_ended,
+    wait_after,
+)
 from charlstm.message import from_message
 from charlstm.retry import Backoff, Retry
 from charlstm.training_events import (
@@ -103,9 +114,10 @@ class TrainingFlows:
                 delay = backoff.pause(error, has_started=False)
                 if delay is None:
                     raise
+                pause = wait_after(error, delay)
             else:
                 return
-            yield Sleep(delay)
+            yield pause
 
     def _follow(
         self,
