@@ -5,6 +5,7 @@
 //! environment variable, the variable over the file of `--config`, and the
 //! file over the default.
 
+mod environment;
 mod error;
 mod file;
 mod http;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::environment::unknown_variables;
 pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;

@@ -155,8 +155,8 @@ class Execution:
 
         def messages() -> Iterator[object]:
             # Runs in a thread of the gRPC library.
-            yield step.first
             try:
+                yield step.first()
                 for chunk in step.chunks:
                     yield step.message(chunk)
             except Exception as error:

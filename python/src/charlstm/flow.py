@@ -57,11 +57,11 @@ class Upload:
     """Streams chunks to the server.
 
     With `streamed`, opens a stream of responses; otherwise the result is the
-    response. An exception of `chunks` cancels the call and is raised here.
+    response. An exception of `first` or `chunks` cancels the call and is raised here.
     """
 
     rpc: Rpc
-    first: Message
+    first: Callable[[], Message]
     chunks: Iterator[bytes]
     message: Callable[[bytes], Message]
     streamed: bool

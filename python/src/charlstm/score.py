@@ -64,7 +64,7 @@ def score(text: Corpus, model: str, logprobs: bool, unknown: Unknown, retry: Ret
 def _score_stream(text: Corpus, header: pb.ScoreStreamHeader) -> Flow[Score]:
     yield Upload(
         Rpc("GenerationService", "ScoreStream"),
-        pb.ScoreStreamRequest(header=header),
+        lambda: pb.ScoreStreamRequest(header=header),
         chunks(text),
         lambda chunk: pb.ScoreStreamRequest(text_chunk=chunk),
         streamed=True,

@@ -81,7 +81,7 @@ class TrainingFlows:
         """
         yield Upload(
             _rpc("Train"),
-            pb.TrainRequest(spec=spec),
+            lambda: pb.TrainRequest(spec=spec),
             chunks,
             lambda chunk: pb.TrainRequest(corpus_chunk=chunk),
             streamed=True,
@@ -155,6 +155,13 @@ class TrainingFlows:
         request = pb.CancelTrainingRequest(training_id=training_id)
         rpc = _rpc("CancelTraining")
         response = yield from query(rpc, request, pb.CancelTrainingResponse, self._retry)
+        return from_message(TrainingInfo, response.training)
+
+    def delete(self, training_id: str) -> Flow[TrainingInfo]:
+        """Deletes a training that has ended."""
+        request = pb.DeleteTrainingRequest(training_id=training_id)
+        rpc = _rpc("DeleteTraining")
+        response = yield from change(rpc, request, pb.DeleteTrainingResponse, self._retry)
         return from_message(TrainingInfo, response.training)
 
     def resume(self, training_id: str) -> Flow[TrainingInfo]:
