@@ -89,7 +89,7 @@ after(async () => {
 
 test("a text is trained on, and its losses and samples are shown", async () => {
   await view("Train");
-  await train(CORPUS, "voyage", 6);
+  await train(CORPUS, "voyage", 6, 192);
   await trainingState("voyage: finished");
   assert.equal(await page.locator(".epochs > li").count(), 6);
   assert.equal(await page.locator(".epochs .badge").count(), 1);
@@ -144,15 +144,16 @@ test("a session is stopped, continued, and forked into two columns", async () =>
 
 test("a text is scored, and each character is shaded by its surprise", async () => {
   await view("Score");
-  await page.getByLabel("Text", { exact: true }).fill(
+  await page.getByRole("textbox", { name: "Text", exact: true }).fill(
     "The ship sailed north along the coast and the zeppelin sang. ☃");
   await page.getByRole("button", { name: "Score" }).click();
   await page.getByText(/bits per character/).waitFor();
   const shades = page.locator(".scored span[title]");
   assert.equal(await shades.count(), 61);
-  const surprise = async (index) => parseFloat(await shades.nth(index).getAttribute("title"));
-  assert.ok((await surprise(45)) > (await surprise(5)), "an unexpected letter surprises more");
-  await page.getByText("1 characters that the model does not know").waitFor();
+  const bits = await shades.evaluateAll((all) => all.map((one) => parseFloat(one.title)));
+  const mean = (part) => part.reduce((sum, value) => sum + value, 0) / part.length;
+  assert.ok(mean(bits.slice(-21)) > mean(bits.slice(0, 39)), "what is new surprises more");
+  await page.getByText(/[1-9] characters that the model does not know/).waitFor();
   await picture("score");
 });
 
@@ -167,12 +168,12 @@ test("the operator sees load, models and sessions", async () => {
 
 test("a reload in the middle of a text continues it", async () => {
   await view("Write");
-  await generate("The ship", 60_000);
+  await generate("The ship", 20_000);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
   await page.reload();
-  await written(60_008);
+  await written(20_008);
   const expected = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: 60_000, seed: 7, top_k: 3, echo: true,
+    model: "voyage", prompt: "The ship", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
   });
   assert.equal(await paper().textContent(), expected);
   await page.getByRole("button", { name: "New text" }).click();
@@ -184,15 +185,15 @@ test("a crash of the server in the middle of a text and of a training loses neit
   await trainingState("long: running");
   await page.locator(".epochs > li").first().waitFor();
   await view("Write");
-  await page.getByLabel("Model").selectOption("voyage");
-  await generate("In the", 60_000);
+  await column("Text").getByLabel("Model").selectOption("voyage");
+  await generate("In the", 20_000);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
   await server.kill();
-  await page.getByText("trying again").waitFor();
+  await page.getByText("Trying again").waitFor();
   await server.launch();
-  await written(60_006);
+  await written(20_006);
   const expected = await server.complete({
-    model: "voyage", prompt: "In the", max_tokens: 60_000, seed: 7, top_k: 3, echo: true,
+    model: "voyage", prompt: "In the", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
   });
   assert.equal(await paper().textContent(), expected);
 
@@ -213,15 +214,15 @@ test("the text of a model never becomes markup", async () => {
   assert.equal(await page.locator(".sample *").count(), 0);
   await view("Write");
   await page.getByRole("button", { name: "New text" }).click();
-  await page.getByLabel("Model").selectOption("hostile");
+  await column("Text").getByLabel("Model").selectOption("hostile");
   await generate("<img src=x onerror=", 400);
   await written(419);
   const text = await paper().textContent();
   assert.ok(text.startsWith("<img src=x onerror="), text);
   assert.equal(await paper().locator("img, script, b").count(), 0);
   await view("Score");
-  await page.getByLabel("Model").last().selectOption("hostile");
-  await page.getByLabel("Text", { exact: true }).fill("<img src=x onerror=alert(1)>");
+  await page.getByRole("region", { name: "Score" }).getByLabel("Model").selectOption("hostile");
+  await page.getByRole("textbox", { name: "Text", exact: true }).fill("<img src=x onerror=alert(1)>");
   await page.getByRole("button", { name: "Score" }).click();
   await page.getByText(/bits per character/).waitFor();
   assert.equal(await page.locator(".scored img").count(), 0);
@@ -256,7 +257,7 @@ test("it fits a phone and follows the dark mode", async () => {
   const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   assert.equal(ground, "rgb(18, 21, 27)");
   await view("Train");
-  await page.getByLabel("Training", { exact: true }).selectOption({ index: 2 });
+  await page.locator(".pick select").selectOption({ index: 2 });
   await page.locator(".chart canvas").waitFor();
   await picture("phone");
   await context.close();

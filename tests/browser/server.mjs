@@ -54,15 +54,17 @@ export class Server {
     rmSync(this.folder, { recursive: true });
   }
 
-  /** Generates over the HTTP API, without the page. */
+  /** Generates over the HTTP API, without the page, in a stream. */
   async complete(fields) {
     const response = await fetch(`${this.url}/v1/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify(fields),
+      body: JSON.stringify({ ...fields, stream: true }),
     });
-    const completion = await response.json();
-    if (!response.ok) throw new Error(JSON.stringify(completion));
-    return completion.choices[0].text;
+    const body = await response.text();
+    if (!response.ok) throw new Error(body);
+    const events = body.split("\n").filter((line) => line.startsWith("data: "));
+    if (events.pop() !== "data: [DONE]") throw new Error("the stream has no end");
+    return events.map((event) => JSON.parse(event.slice(6)).choices[0].text).join("");
   }
 }

@@ -10,7 +10,7 @@ import {
   GenerateRequestSchema,
   type GenerationStarted,
 } from "./gen/charlstm/v1/generation_pb";
-import { generation, isConnectionLoss, message, sessions, sleep } from "./rpc";
+import { generation, isConnectionLoss, isWorthRepeating, message, sessions, sleep } from "./rpc";
 
 /** A part of a text: what a person typed, or what the model wrote. */
 export interface Part {
@@ -187,8 +187,8 @@ export class Conversation {
           break;
         } catch (error) {
           const delay = RETRY_DELAYS[attempt];
-          if (abort.signal.aborted || delay === undefined || !isConnectionLoss(error)) throw error;
-          this.status = "The connection broke; trying again …";
+          if (abort.signal.aborted || delay === undefined || !isWorthRepeating(error)) throw error;
+          this.status = `${message(error)} Trying again …`;
           this.changed();
           await sleep(delay, abort.signal);
         }

@@ -64,6 +64,15 @@ export function isConnectionLoss(error: unknown): boolean {
   return details.length === 0 && codes.includes(code);
 }
 
+/**
+ * Whether a call that can be repeated safely is worth repeating: the connection
+ * broke, the server stops, or the session is still busy with the call before.
+ */
+export function isWorthRepeating(error: unknown): boolean {
+  const { code } = ConnectError.from(error);
+  return isConnectionLoss(error) || code === Code.Unavailable || code === Code.Aborted;
+}
+
 /** Waits, unless it is aborted before. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

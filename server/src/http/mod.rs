@@ -10,6 +10,7 @@ mod origin_policy;
 mod page;
 mod probes;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,7 +21,7 @@ use axum::routing::{get, post};
 use charlstm_repository::Repository;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use self::api_error::ApiError;
@@ -92,7 +93,19 @@ pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
 }
 
 /// The API, behind the same authentication and tracking as the gRPC services.
-fn api(state: ApiState, auth: AuthLayer, in_flight: InFlightLayer) -> Router {
+fn api(
+    state: ApiState,
+    auth: AuthLayer,
+    in_flight: InFlightLayer,
+) -> impl Service<
+    Request<HttpBody>,
+    Response = Response<HttpBody>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone
++ Send
++ Sync
++ 'static {
     let routes = Router::new()
         .route("/v1/completions", post(completions::complete))
         .route("/v1/models", get(models::list))
@@ -106,13 +119,13 @@ fn api(state: ApiState, auth: AuthLayer, in_flight: InFlightLayer) -> Router {
         .map_request(|request: Request<Body>| request.map(HttpBody::new))
         .map_response(|response: Response<HttpBody>| response.map(Body::new));
     let layered = auth.layer(in_flight.layer(inner));
-    Router::new().fallback_service(service_fn(move |request: Request<HttpBody>| {
+    service_fn(move |request: Request<HttpBody>| {
         let layered = layered.clone();
         async move {
             let response = layered.oneshot(request.map(Body::new)).await?;
             Ok(as_http(response))
         }
-    }))
+    })
 }
 
 /// Turns a status of a layer, which is in the format of gRPC, into an error in
