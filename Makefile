@@ -3,6 +3,8 @@
 # used instead. DEVICE=cuda builds with the CUDA version of libtorch.
 
 DEVICE ?= cpu
+# Where `make install` puts the programs.
+PREFIX ?= /usr/local
 # Flags that `make serve` and `make bench` pass on.
 ARGS ?=
 # Architectures that `make gpu-kernels` compiles for.
@@ -16,7 +18,8 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve libtorch bench check man node python python-stubs api-docs contract-image gpu-kernels gpu-bundle faults
+.PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
+	api-docs contract-image gpu-kernels gpu-bundle faults
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,6 +34,7 @@ test: libtorch ## Run the whole test suite
 	@python3 -m unittest discover -s tests/python
 	@$(MAKE) --no-print-directory python \
 		|| echo "python: not available; the tests with Python clients and grpcurl will be skipped"
+	@scripts/web.sh --check
 	@$(MAKE) --no-print-directory node || echo "node: not available; the test with a Node client will be skipped"
 	$(CARGO) test --workspace
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/faults; \
@@ -43,6 +47,17 @@ faults: libtorch python ## Crashes, full disks and damaged files against the rea
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 	$(CARGO) run --release -p charlstm-server -- $(ARGS)
+
+install: man ## Install both programs, libtorch and the manual pages (PREFIX=/usr/local)
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	@python3 scripts/package.py install --prefix $(PREFIX) --destdir "$(DESTDIR)"
+
+package: man ## Build an archive that runs without the checkout: target/package/charlstm-*.tar.gz
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	@python3 scripts/package.py archive
+
+try-package: package ## Run the archive in a root folder without the checkout (root or user namespaces)
+	@for archive in target/package/*.tar.gz; do python3 scripts/package.py try $$archive || exit 1; done
 
 libtorch: ## Fetch the pinned libtorch, 0.5 GB (DEVICE=cuda: with CUDA, 4 GB)
 	@python3 scripts/libtorch.py --device $(DEVICE)
@@ -84,6 +99,9 @@ contract-image: ## Record the contract as released, for the backward compatibili
 man: libtorch ## Write the manual pages of both programs to target/man
 	$(CARGO) run --quiet -p charlstm-client -- man target/man
 	$(CARGO) run --quiet -p charlstm-server --example man -- target/man
+
+web: ## Build the web page from web/ into web/dist
+	@scripts/web.sh
 
 node: ## Install the Node packages that the tests need into target/node
 	@scripts/node.sh

@@ -4,7 +4,7 @@ generates text with it.
 
 Run it with `make demo`, which builds the release programs and the example that
 prints the training text. All data is in a temporary folder, which is removed at
-the end, also after Ctrl-C.
+the end, also after Ctrl-C or when the terminal is closed.
 """
 
 import shutil
@@ -86,7 +86,9 @@ def demo(folder: Path) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # The end of the terminal ends the server too, and removes the folder.
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda number, _: sys.exit(128 + number))
     for program in ("charlstm-server", "charlstm-client", "examples/liber_primus"):
         if not (RELEASE / program).exists():
             print(f"demo: {RELEASE / program} not found; run `make demo`", file=sys.stderr)

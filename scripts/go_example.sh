@@ -2,8 +2,14 @@
 # scripts/go_example.sh PROGRAM: compiles examples/go/tour.go with the packages of
 # Debian (golang-go, protoc-gen-go, protoc-gen-go-grpc), without the Go module proxy.
 # The libraries are unpacked below target/go, because not all of their packages can be
-# installed next to each other.
+# installed next to each other. Exits with code 3 if a tool is missing.
 set -eu
+for tool in go protoc protoc-gen-go protoc-gen-go-grpc apt-get dpkg; do
+    command -v "$tool" >/dev/null || {
+        echo "the Go example needs $tool (apt-get install golang-go protoc-gen-go protoc-gen-go-grpc)" >&2
+        exit 3
+    }
+done
 cd "$(dirname "$0")/.."
 
 home=$PWD/target/go

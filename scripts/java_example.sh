@@ -3,8 +3,14 @@
 # Debian (default-jdk-headless, protobuf-compiler, protobuf-compiler-grpc-java-plugin,
 # libgrpc-java, libprotobuf-java, libnetty-java, libperfmark-java,
 # libgoogle-common-protos-java, libgeronimo-annotation-1.3-spec-java), and writes the
-# shell script PROGRAM, which runs it.
+# shell script PROGRAM, which runs it. Exits with code 3 if a tool is missing.
 set -eu
+for tool in javac protoc grpc_java_plugin; do
+    command -v "$tool" >/dev/null || {
+        echo "the Java example needs $tool (see scripts/java_example.sh)" >&2
+        exit 3
+    }
+done
 cd "$(dirname "$0")/.."
 
 home=$PWD/target/java
@@ -14,6 +20,10 @@ for name in grpc-api grpc-context grpc-core grpc-netty grpc-protobuf grpc-protob
     grpc-stub protobuf guava gson perfmark-api netty-buffer netty-codec netty-codec-http \
     netty-codec-http2 netty-common netty-handler netty-resolver netty-transport \
     proto-google-common-protos geronimo-annotation-1.3-spec; do
+    [ -e "$jars/$name.jar" ] || {
+        echo "the Java example needs $jars/$name.jar (see scripts/java_example.sh)" >&2
+        exit 3
+    }
     path=$path:$jars/$name.jar
 done
 rm -rf "$home"

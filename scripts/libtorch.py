@@ -51,49 +51,116 @@ class Wheel(NamedTuple):
     without: Sequence = ()
 
 
-WHEELS = (
-    Wheel(
-        f"torch=={VERSION}",
-        f"torch-{VERSION}-cp312-cp312-manylinux_2_28_x86_64.whl",
-        "0f68f4ac6d95d12e896c3b7a912b5871619542ec54d3649cf48cc1edd4dd2756",
-        (
-            ("torch/lib/", "lib/"),
-            ("torch/include/", "include/"),
-            ("torch/share/", "share/"),
-        ),
-        without=(
-            "libtorch_cuda*",
-            "libtorch_python.so",
-            "libtorch_nvshmem.so",
-            "libc10_cuda.so",
-            "libcaffe2_nvrtc.so",
-        ),
-    ),
-    Wheel(
-        "nvidia-cuda-runtime==13.0.96",
-        "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
-        "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-        (("nvidia/cu13/lib/", "lib/"),),
-        only=("libcudart.so.13",),
-    ),
-    Wheel(
-        "nvidia-cuda-cupti==13.0.85",
-        "nvidia_cuda_cupti-13.0.85-py3-none-manylinux_2_25_x86_64.whl",
-        "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
-        (("nvidia/cu13/lib/", "lib/"),),
-        only=("libcupti.so.13",),
-    ),
+TORCH_PREFIXES = (
+    ("torch/lib/", "lib/"),
+    ("torch/include/", "include/"),
+    ("torch/share/", "share/"),
+)
+CUDA_PREFIXES = (("nvidia/cu13/lib/", "lib/"),)
+# What only generation with CUDA and Python need.
+WITHOUT = (
+    "libtorch_cuda*",
+    "libtorch_python.so",
+    "libtorch_python.dylib",
+    "libtorch_nvshmem.so",
+    "libc10_cuda.so",
+    "libcaffe2_nvrtc.so",
 )
 
+
+def linux_wheels(machine: str, torch: str, cudart: str, cupti: str) -> Sequence[Wheel]:
+    """The wheels for Linux, with their SHA-256."""
+    return (
+        Wheel(
+            f"torch=={VERSION}",
+            f"torch-{VERSION}-cp312-cp312-manylinux_2_28_{machine}.whl",
+            torch,
+            TORCH_PREFIXES,
+            without=WITHOUT,
+        ),
+        Wheel(
+            "nvidia-cuda-runtime==13.0.96",
+            "nvidia_cuda_runtime-13.0.96-py3-none-"
+            f"manylinux2014_{machine}.manylinux_2_17_{machine}.whl",
+            cudart,
+            CUDA_PREFIXES,
+            only=("libcudart.so.13",),
+        ),
+        Wheel(
+            "nvidia-cuda-cupti==13.0.85",
+            f"nvidia_cuda_cupti-13.0.85-py3-none-manylinux_2_25_{machine}.whl",
+            cupti,
+            CUDA_PREFIXES,
+            only=("libcupti.so.13",),
+        ),
+    )
+
+
+HEADER = "include/torch/csrc/api/include/torch/torch.h"
 # Files that linking requires. Detects a wheel with a different layout.
-REQUIRED = (
+REQUIRED_LINUX = (
     "lib/libtorch.so",
     "lib/libtorch_cpu.so",
     "lib/libc10.so",
     "lib/libcudart.so.13",
     "lib/libcupti.so.13",
-    "include/torch/csrc/api/include/torch/torch.h",
+    HEADER,
 )
+REQUIRED_MACOS = ("lib/libtorch.dylib", "lib/libtorch_cpu.dylib", "lib/libc10.dylib", HEADER)
+
+
+class Platform(NamedTuple):
+    """A platform with prebuilt libraries."""
+
+    wheels: Sequence[Wheel]
+    required: Sequence[str]
+    # Tags of its wheels; pip matches them exactly, so all tags in use are listed.
+    tags: Sequence[str]
+
+
+def manylinux(machine: str) -> Sequence[str]:
+    versions = ("manylinux_2_28", "manylinux_2_25", "manylinux_2_17", "manylinux2014")
+    return tuple(f"{version}_{machine}" for version in versions)
+
+
+# Only linux-x86_64 is tested. The others are unpacked in a test, and have not
+# been built or run.
+PLATFORMS = {
+    "linux-x86_64": Platform(
+        linux_wheels(
+            "x86_64",
+            torch="0f68f4ac6d95d12e896c3b7a912b5871619542ec54d3649cf48cc1edd4dd2756",
+            cudart="7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+            cupti="4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
+        ),
+        REQUIRED_LINUX,
+        manylinux("x86_64"),
+    ),
+    "linux-aarch64": Platform(
+        linux_wheels(
+            "aarch64",
+            torch="f99924682ef0aa6a4ab3b1b76f40dc6e273fca09f367d15a524266db100a723f",
+            cudart="ef9bcbe90493a2b9d810e43d249adb3d02e98dd30200d86607d8d02687c43f55",
+            cupti="796bd679890ee55fb14a94629b698b6db54bcfd833d391d5e94017dd9d7d3151",
+        ),
+        REQUIRED_LINUX,
+        manylinux("aarch64"),
+    ),
+    "macos-arm64": Platform(
+        (
+            Wheel(
+                f"torch=={VERSION}",
+                f"torch-{VERSION}-cp312-cp312-macosx_11_0_arm64.whl",
+                "4b5866312ee6e52ea625cd211dcb97d6a2cdc1131a5f15cc0d87eec948f6dd34",
+                TORCH_PREFIXES,
+                without=WITHOUT,
+            ),
+        ),
+        REQUIRED_MACOS,
+        ("macosx_11_0_arm64",),
+    ),
+}
+TESTED = "linux-x86_64"
 
 
 class Failure(Exception):
@@ -124,8 +191,8 @@ def is_complete(folder: Path, wheels: Sequence[Wheel]) -> bool:
 def ensure(
     folder: Path,
     fetch: Callable[[Wheel, Path, bool], None],
-    wheels: Sequence[Wheel] = WHEELS,
-    required: Sequence[str] = REQUIRED,
+    wheels: Sequence[Wheel],
+    required: Sequence[str],
 ) -> bool:
     """Installs the library into `folder`. Returns False if it was already
     complete.
@@ -288,18 +355,23 @@ def require_pip() -> None:
         )
 
 
-def pip_download(wheel: Wheel, into: Path, retry: bool) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(into)]
-    command += ["--disable-pip-version-check", "--only-binary=:all:"]
-    # Explicit tags select the same wheel regardless of the Python that runs
-    # this. pip matches platform tags exactly, so all tags in use are listed.
-    command += ["--implementation", "cp", "--python-version", "3.12"]
-    for tag in ("manylinux_2_28", "manylinux_2_25", "manylinux_2_17", "manylinux2014"):
-        command += ["--platform", f"{tag}_x86_64"]
-    # A corrupt file may come from pip's cache: a retry bypasses it.
-    if retry:
-        command.append("--no-cache-dir")
-    run(command + [wheel.requirement], f"the download of {wheel.requirement}")
+def pip_download(tags: Sequence[str]) -> Callable[[Wheel, Path, bool], None]:
+    """Downloads wheels with these platform tags."""
+
+    def fetch(wheel: Wheel, into: Path, retry: bool) -> None:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(into)]
+        command += ["--disable-pip-version-check", "--only-binary=:all:"]
+        # Explicit tags select the same wheel regardless of the Python that runs
+        # this.
+        command += ["--implementation", "cp", "--python-version", "3.12"]
+        for tag in tags:
+            command += ["--platform", tag]
+        # A corrupt file may come from pip's cache: a retry bypasses it.
+        if retry:
+            command.append("--no-cache-dir")
+        run(command + [wheel.requirement], f"the download of {wheel.requirement}")
+
+    return fetch
 
 
 def from_folder(source: Path) -> Callable[[Wheel, Path, bool], None]:
@@ -344,20 +416,26 @@ def ensure_cuda(base: Path) -> bool:
 # --- command line -------------------------------------------------------------
 
 
-def require_supported_platform() -> None:
+def this_platform() -> str:
+    """Returns the name of the platform that this runs on."""
     system, machine = platform.system(), platform.machine()
-    if system == "Linux" and machine in ("x86_64", "AMD64"):
-        return
+    machine = {"AMD64": "x86_64"}.get(machine, machine)
+    name = f"{'macos' if system == 'Darwin' else system.lower()}-{machine}"
+    if name in PLATFORMS:
+        return name
     raise Failure(
-        f"prebuilt libraries exist only for Linux on x86-64; this is {system} on {machine}. "
+        f"prebuilt libraries exist only for {', '.join(PLATFORMS)}; this is {system} on {machine}. "
         f"Install PyTorch {VERSION} (pip install torch=={VERSION}) and set LIBTORCH_USE_PYTORCH=1, "
-        f"or extract libtorch {VERSION} and set LIBTORCH to its folder."
+        f"or extract libtorch {VERSION} and set LIBTORCH to its folder. Without libtorch, "
+        "`cargo build -p charlstm-server --no-default-features` builds a server that generates "
+        "but does not train."
     )
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Fetches the pinned libtorch.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--platform", choices=PLATFORMS, help="default: this computer's")
     parser.add_argument("--wheels", type=Path, help="copy the wheels from this folder, offline")
     parser.add_argument("--into", type=Path, default=ROOT / ".libtorch", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -366,23 +444,27 @@ def main(arguments: Sequence[str]) -> int:
         if os.environ.get(name):
             log(f"{name}={os.environ[name]} is set and will be used; nothing to fetch")
             return 0
-    folder = options.into / options.device
-    if options.device == "cpu" and is_complete(folder, WHEELS):
-        log(f"{folder} is complete")
-        return 0
-    require_supported_platform()
+    name = options.platform or this_platform()
     if options.device == "cuda":
+        if name != TESTED:
+            raise Failure(f"the CUDA version is prepared only for {TESTED}")
         ensure_cuda(options.into)
-        log(f"{folder} is complete. To build with it:")
-        log(f"  export LIBTORCH={folder}")
+        log(f"{options.into / 'cuda'} is complete. To build with it:")
+        log(f"  export LIBTORCH={options.into / 'cuda'}")
         log("  cargo build --release   (or: make serve DEVICE=cuda)")
         return 0
+    chosen, folder = PLATFORMS[name], options.into / "cpu"
+    if is_complete(folder, chosen.wheels):
+        log(f"{folder} is complete")
+        return 0
+    if name != TESTED:
+        log(f"{name} is prepared but untested; please report what you find")
     if options.wheels:
         fetch = from_folder(options.wheels)
     else:
         require_pip()
-        fetch = pip_download
-    ensure(folder, fetch)
+        fetch = pip_download(chosen.tags)
+    ensure(folder, fetch, chosen.wheels, chosen.required)
     log(f"{folder} is complete")
     return 0
 

@@ -12,6 +12,8 @@ use charlstm_proto::v1::{
     ImportModelRequest, ListModelsRequest, Model, ModelFormat,
 };
 use charlstm_repository::{Publisher, Repository};
+use charlstm_store::hex;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -75,6 +77,7 @@ fn header(name: &str, format: ModelFormat) -> Imported {
         name: name.to_owned(),
         format: format.into(),
         vocabulary: String::new(),
+        sha256: String::new(),
     })
 }
 
@@ -99,6 +102,7 @@ async fn export(client: &mut Client, model: &str) -> (u64, Vec<u8>) {
         }
     }
     assert_eq!(header.bytes, bytes.len() as u64);
+    assert_eq!(header.sha256, hex::encode(&Sha256::digest(&bytes)));
     (header.version, bytes)
 }
 
@@ -150,13 +154,23 @@ async fn an_exported_model_is_imported_byte_for_byte() {
     assert_eq!(version, 2);
     assert_eq!(bytes, model().to_bytes().unwrap());
 
-    let mut parts = vec![header("c", ModelFormat::Unspecified)];
-    parts.extend(
-        bytes
-            .chunks(100_000)
-            .map(|c| Imported::Chunk(c.to_vec().into())),
-    );
-    let imported = import(&mut client, parts).await.unwrap();
+    let parts = |sha256: &str| {
+        let header = Imported::Header(ImportModelHeader {
+            name: "c".to_owned(),
+            sha256: sha256.to_owned(),
+            ..Default::default()
+        });
+        let chunks = bytes.chunks(100_000);
+        let chunks = chunks.map(|chunk| Imported::Chunk(chunk.to_vec().into()));
+        std::iter::once(header).chain(chunks).collect()
+    };
+    for wrong in ["ab", &"ab".repeat(32)] {
+        let status = import(&mut client, parts(wrong)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with("header.sha256: "), "{status}");
+    }
+    let sha256 = hex::encode(&Sha256::digest(&bytes));
+    let imported = import(&mut client, parts(&sha256)).await.unwrap();
     assert_eq!((imported.name.as_str(), imported.version), ("c", 1));
     assert_eq!(imported.training_id, "");
     assert_eq!(export(&mut client, "c").await.1, bytes);

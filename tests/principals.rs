@@ -281,6 +281,11 @@ async fn trainings_are_separate(fixture: &Fixture) {
     };
     let status = client.cancel_training(fixture.of("carol", cancel)).await;
     assert_eq!(status.unwrap_err().code(), Code::NotFound);
+    let delete = DeleteTrainingRequest {
+        training_id: training_id.clone(),
+    };
+    let status = client.delete_training(fixture.of("carol", delete)).await;
+    assert_eq!(status.unwrap_err().code(), Code::NotFound);
     let resume = ResumeTrainingRequest { training_id };
     let status = client.resume_training(fixture.of("carol", resume)).await;
     assert_eq!(status.unwrap_err().code(), Code::NotFound);

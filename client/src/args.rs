@@ -135,7 +135,7 @@ pub(crate) enum Command {
     /// Measure how well a model predicts a text, in bits per character
     #[command(after_help = "Example:\n  charlstm-client score --text page.txt --model book")]
     Score(ScoreArgs),
-    /// List, show, watch, cancel and resume trainings
+    /// List, show, watch, cancel, resume and delete trainings
     Trainings {
         #[command(subcommand)]
         command: TrainingsCommand,
@@ -507,6 +507,12 @@ pub(crate) enum TrainingsCommand {
         /// Id of the training
         id: String,
     },
+    /// Delete a training that has ended, with its checkpoints; its model stays
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Id of the training
+        id: String,
+    },
     /// Resume a training from its last checkpoint and show the progress
     Resume {
         /// Id of the training
@@ -589,7 +595,10 @@ pub(crate) struct ImportModelArgs {
     /// Name of the model; if it exists, the import adds a new version
     #[arg(short, long, value_name = "NAME")]
     pub(crate) model: String,
-    /// The file is a checkpoint that the notebook saved with torch.save
+    /// SHA-256 that the file must have, as `models export` prints it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<String>,
+    /// The file is a checkpoint that was saved with torch.save
     #[arg(long)]
     pub(crate) pth: bool,
     /// Text that the model was trained on, for a file without a vocabulary (a

@@ -93,6 +93,7 @@ const COPY_MODEL: &[Entry] = &[("model", "NAME"), ("name", "NEW")];
 const IMPORT_MODEL: &[Entry] = &[
     ("name", "--model"),
     ("format", "--pth"),
+    ("sha256", "--sha256"),
     ("vocabulary", "--vocabulary"),
     ("chunk", "FILE"),
 ];
@@ -129,6 +130,7 @@ impl FieldNames {
                 TrainingsCommand::Show { .. }
                 | TrainingsCommand::Watch { .. }
                 | TrainingsCommand::Cancel { .. }
+                | TrainingsCommand::Delete { .. }
                 | TrainingsCommand::Resume { .. } => &[TRAINING],
             },
             Command::Models { command } => match command {

@@ -154,9 +154,14 @@ impl TrainingView {
         let message = format!("waiting for {waits_for}");
         if self.bar.is_hidden() {
             self.output.note(&message);
-        } else {
-            self.bar.set_message(message);
+            return;
         }
+        let columns = output::stderr_columns().unwrap_or(usize::MAX);
+        let is_too_long = message.chars().count() > columns.saturating_sub(bar_columns(columns));
+        // On a narrow terminal, without the ids of those trainings.
+        let short = message.split_once(": ").filter(|_| is_too_long);
+        self.bar
+            .set_message(short.map_or(message.clone(), |(short, _)| short.to_owned()));
     }
 
     /// Removes the bar.

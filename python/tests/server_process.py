@@ -17,6 +17,19 @@ START_SECONDS = 60
 STOP_SECONDS = 60
 
 
+#: Runs a command in a namespace of its own.
+UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
+MOUNT = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
+
+
+def can_mount() -> bool:
+    """Whether this system lets a test mount a disk."""
+    try:
+        return subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 def clean_environment() -> dict[str, str]:
     """The environment without the settings of the person who runs the tests."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CHARLSTM_")}
@@ -32,10 +45,11 @@ def free_port() -> int:
 class ServerProcess:
     """The program `charlstm-server` on a port and a data folder of its own."""
 
-    def __init__(self, folder: Path, *flags: str, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *flags: str, disk_bytes: int | None = None) -> None:
+        """Starts it; with `disk_bytes`, its data folder is a disk of that size."""
         self.folder = folder
         self.flags = flags
-        self.prefix = prefix
+        self.disk_bytes = disk_bytes
         self.port = free_port()
         self.process: subprocess.Popen[str] | None = None
         self.start()
@@ -47,7 +61,7 @@ class ServerProcess:
     def start(self) -> None:
         """Starts it, on the same port and folder as before."""
         command = [
-            *self.prefix,
+            *self._on_own_disk(),
             PROGRAM,
             *("--listen", self.address, "--device", "cpu"),
             *("--data-dir", str(self.folder / "data"), *self.flags),
@@ -63,6 +77,21 @@ class ServerProcess:
         line = self.process.stdout.readline()
         watchdog.cancel()
         assert line.startswith("listening on "), self.log()
+
+    def _on_own_disk(self) -> list[str]:
+        """The start of a command that runs where a disk is mounted on the data folder."""
+        if self.disk_bytes is None:
+            return []
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        return [*UNSHARE, "sh", "-c", MOUNT, "sh", f"size={self.disk_bytes}", str(data)]
+
+    def resize_disk(self, disk_bytes: int) -> None:
+        """Gives the disk of the data folder another size."""
+        assert self.process is not None
+        namespace = ("nsenter", "-t", str(self.process.pid), "--user", "--mount")
+        remount = ("mount", "-o", f"remount,size={disk_bytes}", str(self.folder / "data"))
+        subprocess.run([*namespace, "--preserve-credentials", *remount], check=True)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -43,6 +43,7 @@ async def test_trains_and_generates(server: ServerProcess) -> None:
         assert (await training.result()).version == 1
         assert (await client.trainings.get(training.id)).state is charlstm.State.SUCCEEDED
         assert training.id in [it.training_id for it in await client.trainings()]
+        assert (await client.trainings.delete(training.id)).training_id == training.id
         pieces = [it async for it in client.generate(PRIME, model="async", seed=1, max_chars=30)]
         assert len("".join(pieces)) == 30
         result = await client.generate(PRIME, model="async", seed=1, max_chars=30)

@@ -265,7 +265,6 @@ def test_the_timeout_ends_a_generation(client: charlstm.Client) -> None:
         for _ in generation:
             pass
     assert isinstance(raised.value, TimeoutError)
-    assert generation.text
 
 
 def test_one_client_serves_several_threads(server: ServerProcess, client: charlstm.Client) -> None:

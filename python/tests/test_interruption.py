@@ -6,9 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from server_process import Proxy, ServerProcess
+from conftest import train
+from server_process import Proxy, ServerProcess, can_mount
 from verse import MODEL, OPTIONS, PRIME, verse
 
 import charlstm
@@ -182,22 +184,49 @@ def test_without_retries_a_lost_connection_is_an_error(server: ServerProcess) ->
     proxy.close()
 
 
+@pytest.mark.skipif(not can_mount(), reason="this system does not let a test mount a disk")
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    # Too small for the session log (32 MiB and a reserve of 16 MiB), and large enough
+    # for a model.
+    server = ServerProcess(tmp_path, disk_bytes=40 << 20)
+    try:
+        with charlstm.Client(server.address) as client:
+            train(client)
+            whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=100).result().text
+            with charlstm.Client(server.address, retry=charlstm.Retry.never()) as impatient:
+                session = impatient.session("full", model=MODEL)
+                with pytest.raises(charlstm.StorageUnavailable) as raised:
+                    session.generate(PRIME, seed=SEED, max_chars=100).result()
+            assert raised.value.retry_after is not None
+            threading.Timer(0.5, lambda: server.resize_disk(512 << 20)).start()
+            session = client.session("full", model=MODEL)
+            assert session.generate(PRIME, seed=SEED, max_chars=100).result().text == whole
+            assert session.position == len(PRIME) + 100
+    finally:
+        server.close()
+
+
 def test_a_server_at_capacity_is_waited_for(start: Start) -> None:
     server = start("--max-batch", "1", "--max-queue", "1")
     with charlstm.Client(server.address) as client:
-        running = [client.generate(PRIME, model=MODEL, max_chars=1_000_000) for _ in range(2)]
-        # One generates and pauses for its reader, the other one waits.
-        next(running[0])
-        waiting = threading.Thread(target=lambda: next(running[1], None))
-        waiting.start()
+        stop = threading.Event()
+
+        def read() -> None:
+            for _ in client.generate(PRIME, model=MODEL, max_chars=1_000_000):
+                if stop.is_set():
+                    return
+
+        # One generates, the other one waits.
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
         while not client.status().generations_queued:
             time.sleep(0.01)
         with charlstm.Client(server.address, retry=charlstm.Retry.never()) as impatient:
             with pytest.raises(charlstm.ResourceExhausted) as raised:
                 impatient.generate(PRIME, model=MODEL).result()
             assert raised.value.retry_after is not None
-        threading.Timer(0.5, running[0].close).start()
-        text = client.generate(PRIME, model=MODEL, max_chars=10, timeout=30)
-        waiting.join()
-        running[1].close()
-        assert len(text.result().text) == 10
+        threading.Timer(0.5, stop.set).start()
+        assert len(client.generate(PRIME, model=MODEL, max_chars=10).result().text) == 10
+        for reader in readers:
+            reader.join()

@@ -96,6 +96,12 @@ def test_every_field_of_a_generation_is_an_option() -> None:
     assert set(GenerateOptions.__annotations__) == fields - elsewhere
 
 
+@pytest.mark.parametrize("name", ["LICENSE-MIT", "LICENSE-APACHE"])
+def test_the_licenses_are_those_of_the_repository(name: str) -> None:
+    # Copies, because an archive of the sources would contain dangling links.
+    assert (PYTHON / name).read_text() == (ROOT / name).read_text()
+
+
 def test_everything_public_has_a_docstring() -> None:
     for name in charlstm.__all__:
         value = getattr(charlstm, name)

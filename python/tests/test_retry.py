@@ -119,9 +119,13 @@ def test_a_shutdown_without_another_server_is_an_error() -> None:
     assert raised.value.finished.position == 10
 
 
-def test_a_server_that_cannot_store_or_is_full_is_waited_for_as_long_as_it_says() -> None:
+def test_a_server_that_cannot_store_or_is_full_is_waited_for_as_long_as_it_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with ScriptedServer((-1, STORAGE), (-1, OVERLOADED), (CHARS, LENGTH)) as server:
         assert run(server).text == TEXT[:CHARS]
+    assert "STORAGE_UNAVAILABLE" in caplog.text
+    assert "trying again in 0.1 s" in caplog.text
     with ScriptedServer(*repeat((-1, STORAGE), 9)) as server:
         with pytest.raises(charlstm.StorageUnavailable) as raised:
             run(server, retry=Retry(overload_seconds=0.22))

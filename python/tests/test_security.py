@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,19 @@ def test_a_server_that_never_answered_is_reported_immediately() -> None:
         with pytest.raises(charlstm.CannotConnect) as raised:
             client.generate("x", model="m").result()
     assert all(address in str(raised.value) for address in addresses)
+
+
+def test_a_server_that_is_starting_can_be_waited_for(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+    server.stop()
+    with charlstm.Client(server.address) as client:
+        with pytest.raises(charlstm.DeadlineExceeded):
+            client.wait_until_ready(timeout=0.5)
+        thread = threading.Thread(target=server.start)
+        thread.start()
+        client.wait_until_ready()
+        assert client.status().models == 1
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import sys
@@ -43,6 +44,7 @@ def test_a_training_iterates_over_its_events(client: charlstm.Client) -> None:
     info = client.trainings.get(training.id)
     assert (info.state, info.version) == (charlstm.State.SUCCEEDED, 1)
     assert info.spec == accepted.resolved_spec
+    assert info.corpus_sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert training.id in [it.training_id for it in client.trainings()]
     # The history can be watched later.
     assert [it for it in client.trainings.watch(training.id) if it.sequence >= len(events) - 1] == [
@@ -86,6 +88,9 @@ def test_a_large_corpus_is_streamed_in_chunks(client: charlstm.Client, tmp_path:
     client.trainings.cancel(resumed.training_id)
     events = list(client.trainings.watch(resumed.training_id))
     assert any(isinstance(it, charlstm.TrainingResumed) for it in events)
+    assert client.trainings.delete(resumed.training_id).training_id == resumed.training_id
+    with pytest.raises(charlstm.NotFound):
+        client.trainings.get(resumed.training_id)
 
 
 def test_the_name_of_a_file_is_not_taken_for_a_text(

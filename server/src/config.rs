@@ -5,8 +5,10 @@
 //! environment variable, the variable over the file of `--config`, and the
 //! file over the default.
 
+mod environment;
 mod error;
 mod file;
+mod http;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -17,8 +19,10 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::environment::unknown_variables;
 pub use self::error::ConfigError;
 use self::error::explain;
+pub use self::http::HttpConfig;
 use self::value::{
     Checked, address, boolean, byte_size, cache_size, count, device, durability, duration, kernels,
     log_format, path, precision, principal_name, role, threads,
@@ -393,6 +397,10 @@ pub struct Config {
     /// File of access tokens of administrators, one per line
     #[arg(long, env = "CHARLSTM_AUTH_TOKEN_FILE", value_name = "FILE", value_parser = Checked(path))]
     pub auth_token_file: Option<PathBuf>,
+
+    /// HTTP on the same port.
+    #[command(flatten)]
+    pub http: HttpConfig,
 
     /// Allow --listen on an address that other machines can reach without TLS,
     /// or without principals, tokens and client certificates

@@ -19,9 +19,21 @@ pub enum DataFolderError {
         .0.display()
     )]
     InUse(PathBuf),
+    /// Something else has its name.
+    #[error(
+        "the data folder {} (--data-dir) is not a folder; choose another name",
+        .0.display()
+    )]
+    NotAFolder(PathBuf),
     /// It cannot be created, or not be written to.
-    #[error("{}: {source}", folder.display())]
+    #[error(
+        "cannot {action} the data folder {} (--data-dir): {source}; choose a folder that this \
+         user may write to",
+        folder.display()
+    )]
     Io {
+        /// What failed.
+        action: &'static str,
         /// The folder.
         folder: PathBuf,
         /// The error.
@@ -36,15 +48,45 @@ pub enum DataFolderError {
 /// # Errors
 /// [`DataFolderError`].
 pub(crate) fn lock(folder: &Path) -> Result<File, DataFolderError> {
-    let unusable = |source: io::Error| DataFolderError::Io {
-        folder: folder.to_owned(),
-        source,
+    let failed = |action| {
+        move |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                DataFolderError::NotAFolder(folder.to_owned())
+            }
+            _ => DataFolderError::Io {
+                action,
+                folder: folder.to_owned(),
+                source,
+            },
+        }
     };
-    fs::create_dir_all(folder).map_err(unusable)?;
-    let file = File::create(folder.join("lock")).map_err(unusable)?;
+    fs::create_dir_all(folder).map_err(failed("create"))?;
+    let file = File::create(folder.join("lock")).map_err(failed("write to"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(DataFolderError::InUse(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(unusable(error)),
+        Err(TryLockError::Error(error)) => Err(failed("lock")(error)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_a_folder_is_named_with_its_flag() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("inside")] {
+            let error = lock(&path).unwrap_err().to_string();
+            assert!(error.contains("(--data-dir) is not a folder"), "{error}");
+        }
+        let error = lock(Path::new("/proc/none")).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot create the data folder /proc/none"),
+            "{error}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use charlstm_server::access::token;
-use charlstm_server::config::{Config, ConfigError, LogFormat, Task};
+use charlstm_server::config::{Config, ConfigError, LogFormat, Task, unknown_variables};
 use charlstm_server::{backup, serve, shutdown};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, 2),
     };
     start_log(&config);
+    for message in unknown_variables() {
+        tracing::warn!("{message}");
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),

@@ -166,9 +166,35 @@ class Case(unittest.TestCase):
     def test_on_another_platform_the_error_says_what_to_do(self):
         cleared = {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": ""}
         with mock.patch.dict(os.environ, cleared):
-            with mock.patch("platform.system", return_value="Darwin"):
+            with mock.patch("platform.system", return_value="FreeBSD"):
                 with self.assertRaisesRegex(libtorch.Failure, "set LIBTORCH"):
                     libtorch.main(["--into", str(self.base)])
+
+    def test_each_platform_has_its_own_wheels(self):
+        for system, machine, name in (
+            ("Linux", "x86_64", "linux-x86_64"),
+            ("Linux", "aarch64", "linux-aarch64"),
+            ("Darwin", "arm64", "macos-arm64"),
+        ):
+            with mock.patch("platform.system", return_value=system):
+                with mock.patch("platform.machine", return_value=machine):
+                    self.assertEqual(libtorch.this_platform(), name)
+        stamps = {libtorch.stamp(it.wheels) for it in libtorch.PLATFORMS.values()}
+        self.assertEqual(len(stamps), len(libtorch.PLATFORMS))
+        for platform in libtorch.PLATFORMS.values():
+            for wheel in platform.wheels:
+                self.assertEqual(len(wheel.sha256), 64)
+                self.assertTrue(any(tag in wheel.filename for tag in platform.tags))
+
+    @unittest.skipUnless(os.environ.get("CHARLSTM_TEST_WHEELS"), "downloads 0.6 GB")
+    def test_the_wheels_of_the_untested_platforms_are_unpacked(self):
+        cleared = {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": ""}
+        for name in ("linux-aarch64", "macos-arm64"):
+            with mock.patch.dict(os.environ, cleared):
+                into = self.base / name
+                self.assertEqual(libtorch.main(["--platform", name, "--into", str(into)]), 0)
+            for path in libtorch.PLATFORMS[name].required:
+                self.assertGreater((into / "cpu" / path).stat().st_size, 100)
 
 
 if __name__ == "__main__":

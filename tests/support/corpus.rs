@@ -19,6 +19,12 @@ pub(crate) fn verse(chars: usize) -> String {
     text
 }
 
+/// Returns a few thousand characters, some of which take more than one byte.
+pub(crate) fn latin() -> String {
+    let line = "Gallia est omnis divisa in partes tres, quarum unam incolunt Belgæ – “ipsi”.\n";
+    line.repeat(60)
+}
+
 /// Trains a small model within a few seconds. `further` are more flags, which
 /// replace those of [`SMALL`].
 pub(crate) fn train_small(server: &Server, model: &str, further: &[&str]) -> CommandOutput {

@@ -60,18 +60,6 @@ impl SharedChanges {
     }
 }
 
-/// What identifies a corpus.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct CorpusDigest {
-    /// SHA-256 of the text in UTF-8, in hexadecimal: as the server reports it
-    /// for a model.
-    pub(super) sha256: String,
-    /// Number of characters.
-    pub(super) chars: u64,
-    /// Number of distinct characters.
-    pub(super) distinct: u64,
-}
-
 impl Corpus {
     /// Finds the files that `paths` name. Fails with `Unreadable` if a file
     /// does not exist, is empty or is not text, or if a folder contains no text
@@ -150,23 +138,12 @@ impl Corpus {
         self.changes.clone()
     }
 
-    /// Reads the whole text once and returns what identifies it. Blocks.
-    pub(super) fn digest(&self) -> Result<CorpusDigest, Failure> {
+    /// Reads the whole text once and returns its SHA-256 in UTF-8, in
+    /// hexadecimal: as the server reports it for models and trainings. Blocks.
+    pub(super) fn digest(&self) -> Result<String, Failure> {
         let mut sha256 = Sha256::new();
-        let mut characters = BTreeSet::new();
-        let mut chars = 0;
-        self.for_each_part(SharedChanges::default(), |text| {
-            sha256.update(text);
-            for c in text.chars() {
-                chars += 1;
-                characters.insert(c);
-            }
-        })?;
-        Ok(CorpusDigest {
-            sha256: display::hexadecimal(&sha256.finalize()),
-            chars,
-            distinct: characters.len() as u64,
-        })
+        self.for_each_part(SharedChanges::default(), |text| sha256.update(text))?;
+        Ok(display::hexadecimal(&sha256.finalize()))
     }
 
     /// Converts the corpus to its text.
@@ -609,10 +586,9 @@ mod tests {
     fn the_digest_is_that_of_the_text_that_is_uploaded() {
         let folder = folder(&[("a.txt", b"b\r\n"), ("b.txt", "àa".as_bytes())]);
         let digest = open(&[folder.path().to_owned()]).unwrap().digest().unwrap();
-        assert_eq!((digest.chars, digest.distinct), (4, 4));
         // sha256sum of "b\nàa".
         assert_eq!(
-            digest.sha256,
+            digest,
             "99f8dc40af8915db72e326964fbe86795886307ecaaaaa5de71276f08753c057"
         );
     }

@@ -189,11 +189,17 @@ async fn export(
     let header = header
         .filter(|header| header.bytes == written)
         .ok_or_else(|| Failure::Refused("the server sent an incomplete model file".into()))?;
+    let sha256 = display::hexadecimal(&sha256.finalize());
+    if !header.sha256.is_empty() && header.sha256 != sha256 {
+        return Err(Failure::Refused(
+            "the model file was changed on the way from the server".into(),
+        ));
+    }
     let is_stdout = file.is_stdout();
     file.commit()?;
-    let sha256 = display::hexadecimal(&sha256.finalize());
     let object = || {
         let mut fields = json::object("ExportModelHeader", &header);
+        // Servers before version 0.2 do not send it.
         fields["sha256"] = sha256.clone().into();
         json::named("exported", fields)
     };
@@ -228,6 +234,7 @@ async fn import(
             ModelFormat::Unspecified.into()
         },
         vocabulary,
+        sha256: args.sha256.clone().unwrap_or_default(),
     };
     let connection = Connection::open(global).await?;
     let bar = progress::transfer_bar(input.bytes, output);
@@ -268,7 +275,8 @@ async fn import(
 /// Creates the failure of an import, with the flags that help if the file lacks
 /// a vocabulary.
 fn import_failure(status: Status, args: &ImportModelArgs) -> Failure {
-    let lacks_vocabulary = status.message().contains("vocabulary");
+    let words = ["vocabulary", "give its characters"];
+    let lacks_vocabulary = words.iter().any(|words| status.message().contains(words));
     let failure = Failure::from(status);
     if lacks_vocabulary && args.text.is_none() && args.vocabulary.is_none() {
         return failure.with_remedy(

@@ -6,7 +6,6 @@ mod local_server;
 
 use std::path::{Path, PathBuf};
 
-use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{
     GetModelRequest, ListModelsRequest, ListTrainingsRequest, Model, State, Training,
 };
@@ -15,8 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 
 use self::local_server::LocalServer;
-use super::corpus::{Corpus, CorpusDigest};
-use super::follow::EventStream;
+use super::corpus::Corpus;
 use super::{repl, train, trainings};
 use crate::args::{
     CorpusFlags, GlobalFlags, PlotFlags, ReplArgs, RunArgs, SamplingFlags, TrainArgs, Unknown,
@@ -54,8 +52,8 @@ struct Wanted {
     name: String,
     /// A certain version of it.
     version: Option<u64>,
-    /// The text that it should have been trained on.
-    text: Option<CorpusDigest>,
+    /// SHA-256 of the text that it should have been trained on.
+    text: Option<String>,
 }
 
 /// What the server knows about the wanted model.
@@ -65,9 +63,6 @@ struct Known {
     versions: Vec<Model>,
     /// Its newest training that has not ended or can be resumed.
     unfinished: Option<Training>,
-    /// Number of characters and of distinct characters of the text of that
-    /// training, after the skipped ones.
-    unfinished_text: Option<(u64, u64)>,
 }
 
 /// Runs all steps. A server that was started is stopped in any case, also on
@@ -132,7 +127,7 @@ async fn run_steps(
 
 /// Reads the texts once, so that a missing one is an error, and returns what
 /// identifies them; `None` without `--text`.
-async fn read_texts(args: &RunArgs, output: Output) -> Result<Option<CorpusDigest>, Failure> {
+async fn read_texts(args: &RunArgs, output: Output) -> Result<Option<String>, Failure> {
     if args.text.is_empty() {
         return Ok(None);
     }
@@ -218,7 +213,7 @@ async fn connect_or_start(
 /// Chooses a plan by what the server knows about the wanted model, and says why.
 async fn plan(
     args: &RunArgs,
-    text: Option<CorpusDigest>,
+    text: Option<String>,
     connection: &Connection,
 ) -> Result<(Plan, Option<String>), Failure> {
     let request = ListModelsRequest {};
@@ -240,16 +235,13 @@ async fn plan(
     if models.iter().any(|model| model.name == name) {
         known.versions = versions(connection, &name).await?;
     }
-    if let (Some(training), Some(_)) = (&known.unfinished, &text) {
-        known.unfinished_text = text_size(connection, &training.training_id).await?;
-    }
     let wanted = Wanted {
         name,
         version,
         text,
     };
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-    choose_plan(&wanted, &known, args.spec.skip_chars.unwrap_or(0), &names)
+    choose_plan(&wanted, &known, &names)
 }
 
 /// Returns the name of the wanted model: that of `--model`, or that of the text,
@@ -296,25 +288,11 @@ async fn versions(connection: &Connection, name: &str) -> Result<Vec<Model>, Fai
     Ok(versions)
 }
 
-/// Returns the number of characters and of distinct characters of the text of a
-/// training, after the skipped ones: its first event reports them.
-async fn text_size(connection: &Connection, id: &str) -> Result<Option<(u64, u64)>, Failure> {
-    let mut events = EventStream::watch(connection, id, None).await?;
-    let first = events.next().await?.and_then(|response| response.event);
-    Ok(match first {
-        Some(Event::Accepted(accepted)) => {
-            Some((accepted.corpus_chars, accepted.vocabulary_size.into()))
-        }
-        _ => None,
-    })
-}
-
 /// Chooses a plan, and describes the reason if the user may not expect it.
-/// `skip_chars` and `names` are the flag and the names of all models.
+/// `names` are those of all models.
 fn choose_plan(
     wanted: &Wanted,
     known: &Known,
-    skip_chars: u32,
     names: &[&str],
 ) -> Result<(Plan, Option<String>), Failure> {
     let name = &wanted.name;
@@ -324,7 +302,7 @@ fn choose_plan(
     let Some(text) = &wanted.text else {
         return choose_without_text(wanted, known, names).map(|plan| (plan, None));
     };
-    let is_trained_on_text = |model: &&Model| sha256(model).as_ref() == Some(&text.sha256);
+    let is_trained_on_text = |model: &&Model| sha256(model).as_ref() == Some(text);
     if let Some(version) = wanted.version {
         let Some(model) = known.versions.iter().find(|it| it.version == version) else {
             return Err(no_such_model(&format!("{name}@{version}"), name, names));
@@ -342,15 +320,10 @@ fn choose_plan(
         let reason = format!("{} was trained on this text", id(model));
         return Ok((uses(model), Some(reason)));
     }
-    if let Some(training) = &known.unfinished {
-        let chars = text.chars.saturating_sub(skip_chars.into());
-        // The distinct characters of the skipped part are not known.
-        let is_same = known.unfinished_text.is_none_or(|(known_chars, distinct)| {
-            known_chars == chars && (skip_chars > 0 || distinct == text.distinct)
-        });
-        if is_same {
-            return Ok((continue_training(training, name), None));
-        }
+    if let Some(training) = &known.unfinished
+        && training.corpus_sha256 == *text
+    {
+        return Ok((continue_training(training, name), None));
     }
     match known.versions.first() {
         None => Ok((
@@ -577,11 +550,7 @@ mod tests {
         Wanted {
             name: "book".into(),
             version,
-            text: has_text.then(|| CorpusDigest {
-                sha256: TEXT.into(),
-                chars: 1000,
-                distinct: 30,
-            }),
+            text: has_text.then(|| TEXT.into()),
         }
     }
 
@@ -593,7 +562,7 @@ mod tests {
 
     /// Asserts the plan and returns the reason.
     fn assert_plan(wanted: &Wanted, known: &Known, expected: &Plan) -> String {
-        let (plan, reason) = choose_plan(wanted, known, 0, &["book"]).unwrap();
+        let (plan, reason) = choose_plan(wanted, known, &["book"]).unwrap();
         assert_eq!(&plan, expected);
         reason.unwrap_or_default()
     }
@@ -634,10 +603,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_training_is_continued_if_its_text_has_the_same_size() {
-        let known = |state, chars| Known {
-            unfinished: Some(training("t1", "book", state, 9)),
-            unfinished_text: Some((chars, 30)),
+    fn an_unfinished_training_is_continued_if_it_has_the_same_text() {
+        let known = |state, text: &str| Known {
+            unfinished: Some(Training {
+                corpus_sha256: text.into(),
+                ..training("t1", "book", state, 9)
+            }),
             ..Default::default()
         };
         let (training_id, model) = ("t1".to_owned(), "book".to_owned());
@@ -650,17 +621,15 @@ mod tests {
             model: model.clone(),
         };
         let text = wanted(None, true);
-        assert_plan(&text, &known(State::Interrupted, 1000), &resume);
-        assert_plan(&text, &known(State::Running, 1000), &watch);
+        assert_plan(&text, &known(State::Interrupted, TEXT), &resume);
+        assert_plan(&text, &known(State::Running, TEXT), &watch);
         let train = Plan::Train { model };
-        assert_plan(&text, &known(State::Interrupted, 999), &train);
+        assert_plan(&text, &known(State::Interrupted, OTHER_TEXT), &train);
         assert_plan(
             &wanted(None, false),
-            &known(State::Interrupted, 999),
+            &known(State::Interrupted, OTHER_TEXT),
             &resume,
         );
-        let skipping = choose_plan(&text, &known(State::Running, 990), 10, &[]);
-        assert_eq!(skipping.unwrap().0, watch);
     }
 
     #[test]
@@ -685,7 +654,7 @@ mod tests {
             version: None,
             text: None,
         };
-        let mistyped = choose_plan(&wanted, &Known::default(), 0, &["book"]).unwrap_err();
+        let mistyped = choose_plan(&wanted, &Known::default(), &["book"]).unwrap_err();
         assert!(
             mistyped.to_string().contains("did you mean \"book\"?"),
             "{mistyped}"
@@ -694,7 +663,7 @@ mod tests {
             versions: vec![version(1, None)],
             ..Default::default()
         };
-        let missing = choose_plan(&self::wanted(Some(9), true), &known, 0, &["book"]);
+        let missing = choose_plan(&self::wanted(Some(9), true), &known, &["book"]);
         let missing = missing.unwrap_err().to_string();
         assert!(
             missing.contains("there is no model \"book@9\";"),

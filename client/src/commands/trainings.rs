@@ -1,9 +1,9 @@
-//! `trainings`: lists, shows, watches, cancels and resumes trainings.
+//! `trainings`: lists, shows, watches, cancels, resumes and deletes trainings.
 
 use charlstm_proto::v1::watch_training_response::Event;
 use charlstm_proto::v1::{
-    CancelTrainingRequest, GetTrainingRequest, ListTrainingsRequest, ResumeTrainingRequest, State,
-    Training,
+    CancelTrainingRequest, DeleteTrainingRequest, GetTrainingRequest, ListTrainingsRequest,
+    ResumeTrainingRequest, State, Training,
 };
 
 use super::follow::{self, EventStream, FollowUntil};
@@ -29,6 +29,7 @@ pub(crate) async fn run(
         TrainingsCommand::Show { id, plot } => show(connection, id, plot, output).await,
         TrainingsCommand::Watch { id, plot } => watch(connection, &id, plot, output).await,
         TrainingsCommand::Cancel { id } => cancel(connection, id, output).await,
+        TrainingsCommand::Delete { id } => delete(connection, id, output).await,
         TrainingsCommand::Resume { id, detach, plot } => {
             resume(connection, id, detach, plot, output).await
         }
@@ -137,6 +138,24 @@ async fn cancel(connection: &Connection, id: String, output: Output) -> Result<(
         || {
             let (id, step) = (&before.training_id, before.step);
             format!("cancelling {id} ({state} at step {step})")
+        },
+    )
+}
+
+async fn delete(connection: &Connection, id: String, output: Output) -> Result<(), Failure> {
+    let request = DeleteTrainingRequest {
+        training_id: id.clone(),
+    };
+    let response = connection.training().delete_training(request).await?;
+    let training = response.into_inner().training.unwrap_or_default();
+    output.result(
+        || json::named("deleted", json::object("Training", &training)),
+        || {
+            let kept = match training.version {
+                0 => String::new(),
+                _ => format!("; its model {} stays", model(&training)),
+            };
+            format!("deleted {id} ({}){kept}", state_name(training.state()))
         },
     )
 }

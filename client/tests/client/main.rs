@@ -260,6 +260,21 @@ fn the_first_ctrl_c_cancels_the_training_and_says_how_to_resume_it() {
 }
 
 #[test]
+fn a_training_can_be_deleted() {
+    let fake = FakeServer::default();
+    let server = fake.serve("127.0.0.1:0");
+    for arguments in [["trainings", "delete", "t1"], ["trainings", "rm", "t1"]] {
+        let output = run(server.address, &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "deleted t1 (running)\n");
+    }
+    assert_eq!(
+        fake.received.lock().unwrap().deleted_trainings,
+        ["t1", "t1"]
+    );
+}
+
+#[test]
 fn an_interrupted_training_is_an_error_that_says_how_to_resume_it() {
     let fake = FakeServer {
         interrupts_training: true,

@@ -219,3 +219,20 @@ fn a_model_that_sessions_use_is_not_renamed() {
     assert!(!received.imported.is_empty());
     assert_eq!(received.deleted_models, ["m"]);
 }
+
+#[test]
+fn an_export_that_was_changed_on_the_way_is_an_error_and_leaves_no_file() {
+    let fake = FakeServer {
+        wrong_sha256: Some("00"),
+        ..Default::default()
+    };
+    let server = fake.serve("127.0.0.1:0");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.st");
+    let path = file.to_str().unwrap();
+    let output = run(server.address, &["models", "export", "m", "-o", path]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("changed on the way"), "{message}");
+    assert!(!file.exists());
+}

@@ -5,6 +5,7 @@
 //! Files are untrusted: everything is checked before memory of its size is
 //! allocated.
 
+pub(crate) mod foreign;
 mod header;
 
 use std::fs::File;
@@ -355,7 +356,7 @@ pub(super) fn unknown_tensor(name: &str) -> ModelFileError {
 
 /// Returns a text from a file as an error shows it: its beginning, if it is
 /// long.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN_CHARS) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -40,6 +40,10 @@ mod tests;
 /// Number format of the training arithmetic.
 const PRECISION: &str = "float32";
 
+/// Maximum time that a deletion waits for a training that has just ended: far
+/// longer than its last files take.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Settings of the trainings.
 #[derive(Clone, Debug)]
 pub struct JobsConfig {
@@ -329,6 +333,49 @@ impl Jobs {
         Ok(job)
     }
 
+    /// Deletes a training that has ended, with all its files. Those who watch it
+    /// keep its events. Returns the training as it was.
+    ///
+    /// # Errors
+    /// There is no such training, it is waiting, running or being resumed, or
+    /// the disk fails; then the training stays.
+    pub fn delete(&self, id: &str) -> Result<Arc<Job>, JobsError> {
+        let shared = &self.shared;
+        let state = lock(&shared.state);
+        let job = shared.get(&state, id)?;
+        let is_running =
+            |state: &ListState| state.running.as_ref().is_some_and(|job| job.id() == id);
+        // For a moment after its last event, the thread still has its files.
+        let (mut state, _) = shared
+            .changed
+            .wait_timeout_while(state, END_PATIENCE, |state| {
+                is_running(state) && job.summary().state.has_ended()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let not_deletable = |state| {
+            let id = id.to_owned();
+            Err(JobsError::NotDeletable { id, state })
+        };
+        if state.resuming.contains(id) {
+            return not_deletable("is being resumed");
+        }
+        match job.summary().state {
+            State::Queued => return not_deletable("is waiting for its turn"),
+            _ if is_running(&state) => return not_deletable("is running"),
+            State::Running => return not_deletable("is running"),
+            State::Succeeded | State::Cancelled | State::Failed | State::Interrupted => {}
+        }
+        let removed = folder::remove(&shared.config.folder, job.folder(), id)?;
+        state.jobs.remove(id);
+        drop(state);
+        // The training is gone; what this leaves, the next start removes.
+        if let Err(error) = fs::remove_dir_all(&removed) {
+            tracing::warn!(%error, id, "the files of a deleted training stay until the next start");
+        }
+        tracing::info!(id, "a training was deleted");
+        Ok(job)
+    }
+
     /// Resumes all interrupted trainings, oldest first, as far as the queue has
     /// space. A training that cannot be resumed is logged.
     pub fn resume_interrupted(&self) {
@@ -550,6 +597,7 @@ impl Shared {
             job.finish(finished);
             job.delete_spent_files();
             lock(&self.state).running = None;
+            self.changed.notify_all();
             self.delete_old();
         }
         lock(&self.state).thread_ended = true;

@@ -19,7 +19,7 @@ from charlstm.progress import ProgressBar
 from charlstm.retry import Retry
 from charlstm.score import Score, score
 from charlstm.session import AsyncSession, AsyncSessions
-from charlstm.status import ServerStatus, server_status
+from charlstm.status import ServerStatus, server_status, wait_until_ready
 from charlstm.training import AsyncTraining, AsyncTrainings
 from charlstm.training_flow import TrainingFlows, TrainingOptions, training_spec
 
@@ -149,6 +149,10 @@ class AsyncClient:
     async def status(self) -> ServerStatus:
         """As :meth:`charlstm.Client.status`."""
         return await self._driver.run(server_status(self._retry))
+
+    async def wait_until_ready(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """As :meth:`charlstm.Client.wait_until_ready`."""
+        await self._driver.run(wait_until_ready(), timeout)
 
     async def close(self) -> None:
         """Closes the connection; calls that are running end."""

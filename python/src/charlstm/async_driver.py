@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
 
 from charlstm.channels import Rotation
-from charlstm.driver import timed_out
+from charlstm.driver import Driver, Execution, timed_out
 from charlstm.endpoint import Endpoint
-from charlstm.errors import ServerError, from_rpc_error
+from charlstm.errors import from_rpc_error
 from charlstm.flow import Call, Emit, Flow, Open, Read, Rpc, Sleep, Step, Upload, Write
 from charlstm.stubs import StubCache
 
@@ -29,9 +30,13 @@ class AsyncDriver:
         self._stubs = StubCache()
         # Opened at the first call, when the event loop is running.
         self._channels: list[grpc.aio.Channel] | None = None
+        self._blocking: Driver | None = None
 
     async def close(self) -> None:
         """Closes the connections; calls that are running end."""
+        if self._blocking is not None:
+            self._blocking.close()
+            self._blocking = None
         channels, self._channels = self._channels or [], None
         for channel in channels:
             await channel.close()
@@ -43,6 +48,12 @@ class AsyncDriver:
             self._channels = [self.endpoint.open_async(index) for index in range(count)]
         index = self.rotation.index
         return index, self._stubs.method(index, self._channels[index], rpc)
+
+    def blocking(self) -> Driver:
+        """Returns the driver of uploads."""
+        if self._blocking is None:
+            self._blocking = Driver(self.endpoint, self.call_timeout, self.rotation)
+        return self._blocking
 
     async def run(self, flow: Flow[T], timeout: float | None = None) -> T:
         """Carries out a flow that emits nothing, and returns its result."""
@@ -97,6 +108,29 @@ def _next_step(advance: Callable[[], Step]) -> Step:
         raise _End(end.value) from None
 
 
+class _Upload:
+    """An upload and the responses to it, in a thread of its own.
+
+    If the server ends a call while the client writes, the asyncio part of the gRPC
+    library can lose the status that says why, and report an internal error instead.
+    The blocking part does not.
+    """
+
+    def __init__(self, driver: Driver, timeout: float | None) -> None:
+        self._execution = Execution(driver, timeout)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="charlstm-upload")
+
+    async def perform(self, step: Upload | Read) -> object:
+        """Carries out a step, and returns its result."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._execution.perform, step)
+
+    def close(self) -> None:
+        """Cancels the call, which ends the thread."""
+        self._execution.close()
+        self._thread.shutdown(wait=False)
+
+
 class _Execution:
     """One execution of a flow."""
 
@@ -105,32 +139,24 @@ class _Execution:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._stream: Any = None
         self._index = 0
-        self._writer: asyncio.Task[None] | None = None
-        #: What the source of an upload has raised.
-        self._upload_error: list[Exception] = []
+        self._upload: _Upload | None = None
 
     async def advance(self, flow: Flow[Any], step: Step) -> Step:
         """Carries out a step, and returns the next one."""
         try:
             result = await self._perform(step)
-        except (grpc.RpcError, asyncio.CancelledError) as raised:
-            if self._upload_error:
-                # The writer has cancelled the call.
-                source_error = self._upload_error.pop()
-                return _next_step(lambda: flow.throw(source_error))
-            if not isinstance(raised, grpc.RpcError):
-                raise
-            error = self._driver.rotation.failed(self._index, from_rpc_error(raised))
+        except grpc.RpcError as rpc_error:
+            error = self._driver.rotation.failed(self._index, from_rpc_error(rpc_error))
             return _next_step(lambda: flow.throw(error))
-        except ServerError as raised:
-            server_error = raised
-            return _next_step(lambda: flow.throw(server_error))
+        except Exception as raised:
+            source_error = raised
+            return _next_step(lambda: flow.throw(source_error))
         return _next_step(lambda: flow.send(result))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.cancel()
-            self._writer = None
+        if self._upload is not None:
+            self._upload.close()
+            self._upload = None
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
@@ -155,8 +181,12 @@ class _Execution:
                 )
                 return None
             case Upload():
-                return await self._upload(step)
+                self.close()
+                self._upload = _Upload(self._driver.blocking(), self._remaining())
+                return await self._upload.perform(step)
             case Read():
+                if self._upload is not None:
+                    return await self._upload.perform(step)
                 response = await self._stream.read()
                 self._driver.rotation.answered()
                 return None if response is grpc.aio.EOF else response
@@ -172,31 +202,6 @@ class _Execution:
     def _method(self, rpc: Rpc) -> Callable[..., Any]:
         self._index, method = self._driver.method(rpc)
         return method
-
-    async def _upload(self, step: Upload) -> object:
-        self.close()
-        call = self._stream = self._method(step.rpc)(
-            timeout=self._remaining(), metadata=self._driver.endpoint.metadata
-        )
-        self._writer = asyncio.create_task(self._write(step, call))
-        if step.streamed:
-            return None
-        return await call
-
-    async def _write(self, step: Upload, call: Any) -> None:
-        """Writes the messages of an upload. Ends early if the call has ended."""
-        try:
-            await call.write(step.first)
-            while (chunk := await asyncio.to_thread(next, step.chunks, None)) is not None:
-                await call.write(step.message(chunk))
-            await call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            # The error of the call is reported to its reader.
-            return
-        except Exception as error:
-            # The end of the messages would mean that the upload is complete.
-            self._upload_error.append(error)
-            call.cancel()
 
     def _remaining(self) -> float | None:
         if self._deadline is None:

@@ -18,7 +18,7 @@ from charlstm.progress import ProgressBar
 from charlstm.retry import Retry
 from charlstm.score import Score, score
 from charlstm.session import Session, Sessions
-from charlstm.status import ServerStatus, server_status
+from charlstm.status import ServerStatus, server_status, wait_until_ready
 from charlstm.training import Training, Trainings
 from charlstm.training_flow import TrainingFlows, TrainingOptions, training_spec
 
@@ -245,6 +245,17 @@ class Client:
     def status(self) -> ServerStatus:
         """Returns version, device, load and limits of the server."""
         return self._driver.run(server_status(self._retry))
+
+    def wait_until_ready(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Waits for a server that is starting.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            DeadlineExceeded: No server has answered.
+        """
+        self._driver.run(wait_until_ready(), timeout)
 
     def close(self) -> None:
         """Closes the connection; calls that are running end."""

@@ -11,7 +11,7 @@ import grpc
 
 from charlstm.channels import Rotation
 from charlstm.endpoint import Endpoint
-from charlstm.errors import DeadlineExceeded, ServerError, from_rpc_error
+from charlstm.errors import DeadlineExceeded, from_rpc_error
 from charlstm.flow import Call, Emit, Flow, Open, Read, Rpc, Sleep, Step, Upload, Write
 from charlstm.stubs import StubCache
 
@@ -21,10 +21,12 @@ T = TypeVar("T")
 class Driver:
     """The connections of a client. Can be used from several threads."""
 
-    def __init__(self, endpoint: Endpoint, call_timeout: float | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, call_timeout: float | None, rotation: Rotation | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.call_timeout = call_timeout
-        self.rotation = Rotation(endpoint)
+        self.rotation = rotation or Rotation(endpoint)
         self._stubs = StubCache()
         self._channels = [endpoint.open(index) for index in range(len(endpoint.addresses))]
 
@@ -40,7 +42,7 @@ class Driver:
 
     def run(self, flow: Flow[T], timeout: float | None = None) -> T:
         """Carries out a flow that emits nothing, and returns its result."""
-        execution = _Execution(self, timeout)
+        execution = Execution(self, timeout)
         try:
             step = next(flow)
             while True:
@@ -58,7 +60,7 @@ class Driver:
 
         Closing the iterator cancels the call.
         """
-        execution = _Execution(self, timeout)
+        execution = Execution(self, timeout)
         try:
             step = next(flow)
             while True:
@@ -74,7 +76,7 @@ class Driver:
             flow.close()
 
 
-class _Execution:
+class Execution:
     """One execution of a flow."""
 
     def __init__(self, driver: Driver, timeout: float | None) -> None:
@@ -88,17 +90,23 @@ class _Execution:
     def advance(self, flow: Flow[Any], step: Step) -> Step:
         """Carries out a step, and returns the next one."""
         try:
-            result = self._perform(step)
-        except grpc.RpcError as rpc_error:
-            if self._upload_error:
-                return flow.throw(self._upload_error.pop())
-            error = from_rpc_error(rpc_error)
-            return flow.throw(self._driver.rotation.failed(self._index, error))
-        except ServerError as error:
+            result = self.perform(step)
+        except Exception as error:
             return flow.throw(error)
         return flow.send(result)
 
+    def perform(self, step: Step) -> object:
+        """Carries out a step, and returns its result."""
+        try:
+            return self._perform(step)
+        except grpc.RpcError as error:
+            if self._upload_error:
+                raise self._upload_error.pop() from None
+            converted = from_rpc_error(error)
+            raise self._driver.rotation.failed(self._index, converted) from error
+
     def close(self) -> None:
+        """Cancels the call, if it has not ended."""
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
@@ -147,8 +155,8 @@ class _Execution:
 
         def messages() -> Iterator[object]:
             # Runs in a thread of the gRPC library.
-            yield step.first
             try:
+                yield step.first()
                 for chunk in step.chunks:
                     yield step.message(chunk)
             except Exception as error:

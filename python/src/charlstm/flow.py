@@ -7,6 +7,7 @@ asyncio client share it: `driver` and `async_driver` carry out the steps.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,9 @@ from google.protobuf.message import Message
 
 from charlstm.errors import ConnectionLost, ServerError
 from charlstm.retry import Backoff, Retry, is_overload
+
+#: Reports repeated calls, as warnings.
+_LOGGER = logging.getLogger("charlstm")
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -53,11 +57,11 @@ class Upload:
     """Streams chunks to the server.
 
     With `streamed`, opens a stream of responses; otherwise the result is the
-    response. An exception of `chunks` cancels the call and is raised here.
+    response. An exception of `first` or `chunks` cancels the call and is raised here.
     """
 
     rpc: Rpc
-    first: Message
+    first: Callable[[], Message]
     chunks: Iterator[bytes]
     message: Callable[[bytes], Message]
     streamed: bool
@@ -73,6 +77,12 @@ class Sleep:
     """Waits."""
 
     seconds: float
+
+
+def wait_after(error: ServerError, seconds: float) -> Sleep:
+    """Returns the wait before a call is repeated because of an error, and logs it."""
+    _LOGGER.warning("%s; trying again in %.1f s", error, seconds)
+    return Sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,8 @@ def query(
             delay = backoff.pause(error, has_started=False)
             if delay is None:
                 raise
-        yield Sleep(delay)
+            pause = wait_after(error, delay)
+        yield pause
 
 
 def change(rpc: Rpc, request: Message, response_type: type[M], retry: Retry) -> Flow[M]:
@@ -140,7 +151,8 @@ def change(rpc: Rpc, request: Message, response_type: type[M], retry: Retry) -> 
             delay = backoff.pause(error, has_started=False) if is_overload(error) else None
             if delay is None:
                 raise
-        yield Sleep(delay)
+            pause = wait_after(error, delay)
+        yield pause
 
 
 def stream_ended(what: str) -> ServerError:

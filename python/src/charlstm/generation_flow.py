@@ -21,7 +21,7 @@ from charlstm.errors import (
     SessionBusy,
     SessionEvicted,
 )
-from charlstm.flow import Emit, Flow, Open, Rpc, Sleep, call, read, stream_ended
+from charlstm.flow import Emit, Flow, Open, Rpc, Sleep, call, read, stream_ended, wait_after
 from charlstm.leg import Leg
 from charlstm.retry import Backoff, Retry
 from charlstm.unknown import Unknown, to_message
@@ -177,6 +177,7 @@ def generate(
                 yield Emit(total.finished(outcome))
                 return
             leg = rest
+            pause = wait_after(_shutting_down(), delay)
         else:
             # ABORTED: the server may not have noticed yet that the previous attempt
             # is gone, and still reserves the session for it.
@@ -188,8 +189,13 @@ def generate(
                 if not is_repeated and not leg.has_started and not _is_unclear(outcome):
                     place.was_interrupted = False
                 raise outcome
+            pause = wait_after(outcome, delay)
         is_repeated = True
-        yield Sleep(delay)
+        yield pause
+
+
+def _shutting_down() -> ServerError:
+    return ConnectionLost(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
 
 #: Reasons of ABORTED that end by themselves. With a third one, the session was
@@ -304,6 +310,7 @@ def _locate(
             delay = backoff.pause(error, has_started=False)
             if delay is None:
                 raise
+            pause = wait_after(error, delay)
         else:
             delay = None if session.session_id else next(creation_delays, None)
             if session.busy and is_repeated:
@@ -321,7 +328,8 @@ def _locate(
                 request.expected_position = session.position
                 backoff.reset()
                 return
-        yield Sleep(delay)
+            pause = Sleep(delay)
+        yield pause
 
 
 def _check_can_create(request: GenerateRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -11,6 +12,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING
 
+import grpc
+
+from charlstm.errors import DataLoss
 from charlstm.flow import Flow, Open, Rpc, Upload, Write, change, query, read, stream_ended
 from charlstm.message import from_message
 from charlstm.retry import Retry
@@ -85,6 +89,14 @@ class Model:
     #: Principal that first published a model of this name; ``admin`` without
     #: principals.
     owner: str
+    #: Number format in which this version generates on this server: ``float32`` or
+    #: ``int8``. Empty if that is decided when the version is first loaded.
+    precision: str
+    #: Cost of int8 in bits per character; None if it is not known yet, or if the model
+    #: cannot be computed in int8.
+    int8_loss_bits_per_char: float | None
+    #: Why the version is never computed in int8; empty if it can be.
+    int8_objection: str
 
     @property
     def reference(self) -> str:
@@ -139,14 +151,21 @@ class ModelFlows:
         yield Open(_rpc("ExportModel"), pb.ExportModelRequest(model=model))
         header = pb.ExportModelHeader()
         received = 0
+        digest = hashlib.sha256()
         while (response := (yield from read(pb.ExportModelResponse))) is not None:
             if response.HasField("header"):
                 header = response.header
             else:
                 received += len(response.chunk)
+                digest.update(response.chunk)
                 yield Write(file.write, response.chunk)
         if received != header.bytes or not header.name:
             raise stream_ended("model file")
+        if header.sha256 and header.sha256 != digest.hexdigest():
+            raise DataLoss(
+                grpc.StatusCode.DATA_LOSS,
+                f"the file of {model} was damaged on its way: its SHA-256 is not {header.sha256}",
+            )
         return f"{header.name}@{header.version}"
 
     def import_(
@@ -155,9 +174,21 @@ class ModelFlows:
         """Stores a file as a new version. Not repeated: it may have been stored."""
         header = pb.ImportModelHeader(name=name, vocabulary=vocabulary)
         header.format = format.value
+
+        def first() -> pb.ImportModelRequest:
+            if file.seekable():
+                # The server checks that it has received the same file.
+                start = file.tell()
+                digest = hashlib.sha256()
+                for chunk in _chunks(file):
+                    digest.update(chunk)
+                header.sha256 = digest.hexdigest()
+                file.seek(start)
+            return pb.ImportModelRequest(header=header)
+
         response = yield Upload(
             _rpc("ImportModel"),
-            pb.ImportModelRequest(header=header),
+            first,
             _chunks(file),
             lambda chunk: pb.ImportModelRequest(chunk=chunk),
             streamed=False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from charlstm.corpus import Corpus, chunks
 from charlstm.errors import ServerError
-from charlstm.flow import Flow, Rpc, Sleep, Upload, query, read, stream_ended
+from charlstm.flow import Flow, Rpc, Upload, query, read, stream_ended, wait_after
 from charlstm.message import from_message
 from charlstm.retry import Backoff, Retry
 from charlstm.unknown import Unknown, to_message
@@ -57,13 +57,14 @@ def score(text: Corpus, model: str, logprobs: bool, unknown: Unknown, retry: Ret
             # A file that is open can be read only once.
             if delay is None or not isinstance(text, (str, os.PathLike)):
                 raise
-        yield Sleep(delay)
+            pause = wait_after(error, delay)
+        yield pause
 
 
 def _score_stream(text: Corpus, header: pb.ScoreStreamHeader) -> Flow[Score]:
     yield Upload(
         Rpc("GenerationService", "ScoreStream"),
-        pb.ScoreStreamRequest(header=header),
+        lambda: pb.ScoreStreamRequest(header=header),
         chunks(text),
         lambda chunk: pb.ScoreStreamRequest(text_chunk=chunk),
         streamed=True,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from charlstm.flow import Flow, Rpc, query
+from charlstm.errors import ConnectionLost
+from charlstm.flow import Flow, Rpc, Sleep, call, query
 from charlstm.message import from_message
 from charlstm.retry import Retry
 from charlstm.v1 import server_pb2 as pb
+
+_STATUS = Rpc("ServerService", "GetServerStatus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,8 @@ class StepCheck:
     microseconds_one_row: float
     #: Duration of a decode step in a batch, per sequence.
     microseconds_row_in_batch: float
+    #: Number format of the decode step: ``float32`` or ``int8``.
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +67,24 @@ class ServerStatus:
     kernels: str
 
 
+#: Seconds between two questions whether the server has started.
+_READY_INTERVAL = 0.2
+
+
+def wait_until_ready() -> Flow[None]:
+    """Waits until the server answers. Ends with the timeout of the flow."""
+    request = pb.GetServerStatusRequest()
+    while True:
+        try:
+            yield from call(_STATUS, request, pb.GetServerStatusResponse)
+        except ConnectionLost:
+            yield Sleep(_READY_INTERVAL)
+        else:
+            return
+
+
 def server_status(retry: Retry) -> Flow[ServerStatus]:
     """Asks for the status of the server."""
-    rpc = Rpc("ServerService", "GetServerStatus")
     request = pb.GetServerStatusRequest()
-    response = yield from query(rpc, request, pb.GetServerStatusResponse, retry)
+    response = yield from query(_STATUS, request, pb.GetServerStatusResponse, retry)
     return from_message(ServerStatus, response)

@@ -184,6 +184,14 @@ class Trainings:
         """Asks the server to cancel a training, after it has saved a checkpoint."""
         return self._driver.run(self._flows.cancel(training_id))
 
+    def delete(self, training_id: str) -> TrainingInfo:
+        """Deletes a training that has ended, but not the model that it published.
+
+        Returns:
+            The training, as it was before.
+        """
+        return self._driver.run(self._flows.delete(training_id))
+
     def resume(self, training_id: str) -> TrainingInfo:
         """Resumes a training from its last checkpoint; :meth:`watch` follows it."""
         return self._driver.run(self._flows.resume(training_id))
@@ -278,6 +286,10 @@ class AsyncTrainings:
     async def cancel(self, training_id: str) -> TrainingInfo:
         """As :meth:`Trainings.cancel`."""
         return await self._driver.run(self._flows.cancel(training_id))
+
+    async def delete(self, training_id: str) -> TrainingInfo:
+        """As :meth:`Trainings.delete`."""
+        return await self._driver.run(self._flows.delete(training_id))
 
     async def resume(self, training_id: str) -> TrainingInfo:
         """As :meth:`Trainings.resume`."""

@@ -233,6 +233,8 @@ class TrainingInfo:
     message: str
     #: Principal that started it; ``admin`` without principals.
     owner: str
+    #: SHA-256 of the corpus, in hexadecimal.
+    corpus_sha256: str
 
 
 #: Several trainings. (Classes with a method `list` cannot name the type.)

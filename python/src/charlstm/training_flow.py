@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from charlstm.errors import ConnectionLost
-from charlstm.flow import Emit, Flow, Open, Rpc, Sleep, Upload, change, query, read, stream_ended
+from charlstm.flow import (
+    Emit,
+    Flow,
+    Open,
+    Rpc,
+    Upload,
+    change,
+    query,
+    read,
+    stream_ended,
+    wait_after,
+)
 from charlstm.message import from_message
 from charlstm.retry import Backoff, Retry
 from charlstm.training_events import (
@@ -70,7 +81,7 @@ class TrainingFlows:
         """
         yield Upload(
             _rpc("Train"),
-            pb.TrainRequest(spec=spec),
+            lambda: pb.TrainRequest(spec=spec),
             chunks,
             lambda chunk: pb.TrainRequest(corpus_chunk=chunk),
             streamed=True,
@@ -103,9 +114,10 @@ class TrainingFlows:
                 delay = backoff.pause(error, has_started=False)
                 if delay is None:
                     raise
+                pause = wait_after(error, delay)
             else:
                 return
-            yield Sleep(delay)
+            yield pause
 
     def _follow(
         self,
@@ -143,6 +155,13 @@ class TrainingFlows:
         request = pb.CancelTrainingRequest(training_id=training_id)
         rpc = _rpc("CancelTraining")
         response = yield from query(rpc, request, pb.CancelTrainingResponse, self._retry)
+        return from_message(TrainingInfo, response.training)
+
+    def delete(self, training_id: str) -> Flow[TrainingInfo]:
+        """Deletes a training that has ended."""
+        request = pb.DeleteTrainingRequest(training_id=training_id)
+        rpc = _rpc("DeleteTraining")
+        response = yield from change(rpc, request, pb.DeleteTrainingResponse, self._retry)
         return from_message(TrainingInfo, response.training)
 
     def resume(self, training_id: str) -> Flow[TrainingInfo]:

@@ -186,6 +186,18 @@ impl TrainingService for TrainingRpc {
             training: Some(convert::training(&job)),
         }))
     }
+
+    async fn delete_training(
+        &self,
+        request: Request<pb::DeleteTrainingRequest>,
+    ) -> Result<Response<pb::DeleteTrainingResponse>, Status> {
+        let id = self.find(&request, &request.get_ref().training_id)?;
+        let id = id.id().to_owned();
+        let job = self.run_blocking(move |jobs| jobs.delete(&id)).await?;
+        Ok(Response::new(pb::DeleteTrainingResponse {
+            training: Some(convert::training(&job)),
+        }))
+    }
 }
 
 impl TrainingRpc {

@@ -129,6 +129,8 @@ async fn copy_version(connection: &Connection, from: &str, to: &str) -> Result<M
         name: to.to_owned(),
         format: ModelFormat::Safetensors.into(),
         vocabulary: String::new(),
+        // Known once the export begins.
+        sha256: String::new(),
     };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let (error_sender, error) = oneshot::channel();
@@ -156,12 +158,18 @@ async fn pass_on(
     let message = |payload| ImportModelRequest {
         payload: Some(payload),
     };
-    // If the upload has ended, its status says why.
-    let _ = sender.send(message(ImportPayload::Header(header))).await;
     let (mut bytes, mut passed) = (None, 0);
     while let Some(response) = stream.message().await? {
         match response.payload {
-            Some(export_model_response::Payload::Header(header)) => bytes = Some(header.bytes),
+            Some(export_model_response::Payload::Header(exported)) => {
+                bytes = Some(exported.bytes);
+                let header = ImportModelHeader {
+                    sha256: exported.sha256,
+                    ..header.clone()
+                };
+                // If the upload has ended, its status says why.
+                let _ = sender.send(message(ImportPayload::Header(header))).await;
+            }
             Some(export_model_response::Payload::Chunk(chunk)) => {
                 passed += chunk.len() as u64;
                 let _ = sender.send(message(ImportPayload::Chunk(chunk))).await;

@@ -18,14 +18,15 @@ use charlstm_proto::v1::session_service_server::SessionServiceServer;
 use charlstm_proto::v1::train_request::Payload;
 use charlstm_proto::v1::training_service_server::{TrainingService, TrainingServiceServer};
 use charlstm_proto::v1::{
-    CancelTrainingRequest, CancelTrainingResponse, EpochProgress, FinishReason, GenerateRequest,
-    GenerateResponse, GenerateTextRequest, GenerateTextResponse, GeneratedText, GenerationFinished,
-    GenerationStarted, GetTrainingRequest, GetTrainingResponse, ImportModelRequest,
-    ListTrainingsRequest, ListTrainingsResponse, ResumeTrainingRequest, ResumeTrainingResponse,
-    ScoreRequest, ScoreResponse, ScoreStreamRequest, ScoreStreamResponse, StartTrainingRequest,
-    StartTrainingResponse, State, TrainRequest, TrainResponse, Training, TrainingAccepted,
-    TrainingFinished, TrainingSpec, WatchTrainingRequest, WatchTrainingResponse, generate_response,
-    score_stream_request, train_response, watch_training_response,
+    CancelTrainingRequest, CancelTrainingResponse, DeleteTrainingRequest, DeleteTrainingResponse,
+    EpochProgress, FinishReason, GenerateRequest, GenerateResponse, GenerateTextRequest,
+    GenerateTextResponse, GeneratedText, GenerationFinished, GenerationStarted, GetTrainingRequest,
+    GetTrainingResponse, ImportModelRequest, ListTrainingsRequest, ListTrainingsResponse,
+    ResumeTrainingRequest, ResumeTrainingResponse, ScoreRequest, ScoreResponse, ScoreStreamRequest,
+    ScoreStreamResponse, StartTrainingRequest, StartTrainingResponse, State, TrainRequest,
+    TrainResponse, Training, TrainingAccepted, TrainingFinished, TrainingSpec,
+    WatchTrainingRequest, WatchTrainingResponse, generate_response, score_stream_request,
+    train_response, watch_training_response,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
@@ -57,6 +58,8 @@ pub(crate) struct FakeServer {
     /// Fail this number of calls of `Generate` at their end, because the
     /// storage accepts no writes.
     pub(crate) failed_commits: Arc<AtomicUsize>,
+    /// What an export reports as the SHA-256 of its file, if it is wrong.
+    pub(crate) wrong_sha256: Option<&'static str>,
     /// The sessions.
     pub(crate) sessions: Arc<Mutex<HashMap<String, FakeSession>>>,
     /// Sessions that were evicted.
@@ -101,6 +104,7 @@ pub(crate) struct Received {
     /// Values of the header `authorization`.
     pub(crate) authorizations: Vec<Option<String>>,
     pub(crate) scored: Vec<String>,
+    pub(crate) deleted_trainings: Vec<String>,
     pub(crate) spec: Option<TrainingSpec>,
     pub(crate) corpus: Vec<u8>,
     pub(crate) chunks: usize,
@@ -544,6 +548,17 @@ impl TrainingService for FakeServer {
             return Ok(Response::new(Box::pin(events.take(2).chain(silence))));
         }
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn delete_training(
+        &self,
+        request: Request<DeleteTrainingRequest>,
+    ) -> Result<Response<DeleteTrainingResponse>, Status> {
+        let id = request.into_inner().training_id;
+        self.received.lock().unwrap().deleted_trainings.push(id);
+        Ok(Response::new(DeleteTrainingResponse {
+            training: Some(self.training()),
+        }))
     }
 
     async fn cancel_training(

@@ -14,6 +14,7 @@ use super::{Events, FakeServer};
 
 /// The content of the file of each model.
 pub(crate) const MODEL_FILE: &[u8] = b"the weights of the model";
+const MODEL_SHA256: &str = "e6202dea401e05dbe6203d4d5603b7e7d06620002137a7f7d5b456a50cbffd6c";
 
 impl FakeServer {
     fn model(&self, version: u64) -> Model {
@@ -99,6 +100,7 @@ impl ModelService for FakeServer {
             name: "m".into(),
             version,
             bytes: MODEL_FILE.len() as u64,
+            sha256: self.wrong_sha256.unwrap_or(MODEL_SHA256).into(),
         });
         let (first, second) = MODEL_FILE.split_at(7);
         let chunk = |bytes: &'static [u8]| export_model_response::Payload::Chunk(bytes.into());

@@ -10,7 +10,7 @@ use super::super::architecture::Architecture;
 use super::super::parameters::{self, ParameterView};
 use super::super::vocabulary::Vocabulary;
 use super::{
-    MAX_HIDDEN_SIZE, MAX_LAYERS, MAX_VOCABULARY, ModelFile, ModelFileError, ModelMetadata,
+    MAX_HIDDEN_SIZE, MAX_LAYERS, MAX_VOCABULARY, ModelFile, ModelFileError, ModelMetadata, foreign,
     shortened, unknown_tensor,
 };
 
@@ -70,6 +70,9 @@ impl Header {
         }
         let mut size = [0; 8];
         reader.read_exact(&mut size)?;
+        if let Some(content) = foreign::recognise(&size) {
+            return Err(invalid(content));
+        }
         let size = u64::from_le_bytes(size);
         if size > MAX_HEADER_BYTES {
             return Err(invalid("its header is longer than 2 MiB"));

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use super::super::model_file::foreign;
 use super::TorchCheckpointError;
 use super::pickle::{Node, Pickle};
 
@@ -21,6 +22,9 @@ const MAX_PICKLE_BYTES: u64 = 2 * 1024 * 1024;
 /// Maximum length of the central directory of a zip archive in bytes. A model
 /// has some dozen entries of about 70 bytes.
 const MAX_DIRECTORY_BYTES: u64 = 1024 * 1024;
+
+/// Maximum length of the record at the end of a zip archive, with its comment.
+const MAX_ZIP_END_BYTES: u64 = 22 + 65_535;
 
 /// The first value of a file in the legacy format.
 const LEGACY_MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
@@ -36,15 +40,36 @@ const UNKNOWN_FORMAT: &str = "it is not in a format of torch.save";
 pub(super) fn open<R: Read + Seek>(
     mut reader: R,
 ) -> Result<(Pickle, Storages<R>), TorchCheckpointError> {
-    let mut first = [0; 4];
+    let mut first = Vec::new();
     reader.rewind()?;
-    reader.read_exact(&mut first)?;
+    (&mut reader).take(64).read_to_end(&mut first)?;
     reader.rewind()?;
-    match first {
+    match first.as_slice() {
+        [b'P', b'K', ..] if !has_zip_end(&mut reader)? => {
+            Err(TorchCheckpointError::Invalid("it is truncated"))
+        }
         [b'P', b'K', ..] => open_zip(reader),
         [0x80, 2, ..] => open_legacy(reader),
-        _ => Err(TorchCheckpointError::Invalid(UNKNOWN_FORMAT)),
+        [] => Err(TorchCheckpointError::Invalid("it is empty")),
+        // The length of a header, which begins with a brace.
+        [_, _, _, _, _, 0, 0, 0, b'{', ..] => Err(TorchCheckpointError::Invalid(
+            "it is a safetensors file; import it as one (without --pth)",
+        )),
+        first => Err(TorchCheckpointError::Invalid(
+            foreign::recognise(first).unwrap_or(UNKNOWN_FORMAT),
+        )),
     }
+}
+
+/// Returns whether the record at the end of a zip archive is in its place. It
+/// may be followed by a comment of at most 64 KiB.
+fn has_zip_end(reader: &mut (impl Read + Seek)) -> io::Result<bool> {
+    let length = reader.seek(SeekFrom::End(0))?;
+    reader.seek(SeekFrom::Start(length.saturating_sub(MAX_ZIP_END_BYTES)))?;
+    let mut end = Vec::new();
+    reader.take(MAX_ZIP_END_BYTES).read_to_end(&mut end)?;
+    reader.rewind()?;
+    Ok(end.windows(4).any(|bytes| bytes == b"PK\x05\x06"))
 }
 
 /// The storages of a file.

@@ -1,11 +1,15 @@
-//! Reads checkpoints that the notebook saved with `torch.save`: a dict of
-//! `n_hidden`, `n_layers`, `state_dict` and usually `tokens`, its characters;
-//! or a `state_dict` alone.
+//! Reads checkpoints of the notebook's network that were saved with
+//! `torch.save`: a dict of `n_hidden`, `n_layers`, `state_dict` and usually
+//! `tokens`, its characters; a `state_dict` alone; or a dict of a training
+//! program that contains one somewhere, with other names before those of the
+//! tensors. Tensors that the network does not have are ignored.
 //!
 //! The files are untrusted: no code in them is executed, and everything is
 //! checked before memory of its size is allocated.
 
 mod archive;
+mod characters;
+mod network;
 mod pickle;
 
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,9 +17,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use thiserror::Error;
 
 use self::archive::StorageRanges;
+use self::characters::saved_vocabulary;
+use self::network::Network;
 use self::pickle::{ElementType, Node, Pickle, PickledTensor};
 use super::architecture::Architecture;
-use super::model_file::{self, MAX_LAYERS, ModelFile, ModelFileError, ModelMetadata};
+use super::model_file::{self, ModelFile, ModelFileError, ModelMetadata};
 use super::parameters::{Parameters, layout};
 use super::vocabulary::Vocabulary;
 use super::vocabulary_extension::extend;
@@ -44,12 +50,40 @@ pub enum TorchCheckpointError {
     /// It was saved on a big-endian computer.
     #[error("its values are big-endian; save it on a little-endian computer")]
     BigEndian,
-    /// There is no `state_dict`.
-    #[error("it has no state_dict")]
-    NoStateDict,
+    /// There are no tensors.
+    #[error("it has no state_dict; {content}")]
+    NoStateDict {
+        /// What it has instead.
+        content: String,
+    },
+    /// There is no recurrent layer.
+    #[error("it has no LSTM; its tensors are {tensors}")]
+    NoLstm {
+        /// Names of tensors that it has.
+        tensors: String,
+    },
+    /// There is no linear layer after the LSTM.
+    #[error("it has no output layer (fc.weight); its tensors are {tensors}")]
+    NoOutputLayer {
+        /// Names of tensors that it has.
+        tensors: String,
+    },
+    /// The network is not that of the notebook.
+    #[error(
+        "its network has {0}; only that of the notebook can be imported: an LSTM and a linear layer"
+    )]
+    OtherNetwork(String),
     /// An entry is not what the notebook writes.
     #[error("its entry {0} has the wrong type")]
     Entry(&'static str),
+    /// The characters are not understood.
+    #[error("its entry {name} {reason}; give its characters with the file")]
+    Characters {
+        /// The entry.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An entry contradicts the shapes of the tensors.
     #[error("its {key} is {actual}, but its tensors have shapes for {expected}")]
     Contradiction {
@@ -125,24 +159,19 @@ pub fn read(
     vocabulary: Option<&Vocabulary>,
 ) -> Result<ModelFile, ModelFileError> {
     let (pickle, storages) = archive::open(&mut reader)?;
-    let root = pickle.root();
-    let state_dict = match pickle.entry(root, "state_dict") {
-        Some(state_dict) => state_dict,
-        // A state_dict saved alone.
-        None if pickle.entry(root, "fc.weight").is_some() => root,
-        None => return Err(TorchCheckpointError::NoStateDict.into()),
-    };
-    let architecture = infer_architecture(&pickle, state_dict)?;
+    let network = Network::find(&pickle)?;
+    let architecture = network.architecture();
     model_file::check_sizes(&architecture)?;
     check_entry(&pickle, "n_hidden", architecture.hidden_size)?;
     check_entry(&pickle, "n_layers", architecture.num_layers)?;
-    let vocabulary = match (saved_vocabulary(&pickle)?, vocabulary) {
-        (Some(own), Some(given)) if alphabet(&own) != alphabet(given) => {
+    let vocabulary = match (saved_vocabulary(&pickle, &network.around), vocabulary) {
+        (Ok(Some(own)), Some(given)) if alphabet(&own) != alphabet(given) => {
             return Err(TorchCheckpointError::OtherVocabulary.into());
         }
-        (Some(own), _) => own,
-        (None, Some(given)) => given.clone(),
-        (None, None) => return Err(TorchCheckpointError::NoVocabulary.into()),
+        (Ok(Some(own)), _) => own,
+        (Ok(None) | Err(_), Some(given)) => given.clone(),
+        (Ok(None), None) => return Err(TorchCheckpointError::NoVocabulary.into()),
+        (Err(error), None) => return Err(error.into()),
     };
     // A character that occurs twice has only one token id.
     let distinct = alphabet(&vocabulary).len();
@@ -153,7 +182,7 @@ pub fn read(
         }
         .into());
     }
-    let tensors = find_tensors(&pickle, state_dict, &architecture)?;
+    let tensors = find_tensors(&network, &architecture)?;
     let keys = tensors.iter().map(|(_, tensor)| tensor.storage.key.clone());
     let ranges = storages.locate(keys)?;
     let mut starts = Vec::with_capacity(tensors.len());
@@ -205,32 +234,6 @@ fn alphabet(vocabulary: &Vocabulary) -> Vocabulary {
     Vocabulary::of(vocabulary.characters().iter().copied())
 }
 
-/// Infers the architecture from the shapes of the tensors.
-fn infer_architecture(pickle: &Pickle, state_dict: &Node) -> Result<Architecture, ModelFileError> {
-    let name = "fc.weight";
-    let Some(Node::Tensor(tensor)) = pickle.entry(state_dict, name) else {
-        return Err(ModelFileError::TensorMissing(name.to_owned()));
-    };
-    let &[vocabulary_size, hidden_size] = sizes(&tensor.shape).as_slice() else {
-        return Err(ModelFileError::Shape {
-            name: name.to_owned(),
-            expected: vec![0, 0],
-            actual: sizes(&tensor.shape),
-        });
-    };
-    let num_layers = (0..=MAX_LAYERS)
-        .take_while(|layer| {
-            let name = format!("lstm.weight_hh_l{layer}");
-            pickle.entry(state_dict, &name).is_some()
-        })
-        .count();
-    Ok(Architecture {
-        vocabulary_size,
-        hidden_size,
-        num_layers,
-    })
-}
-
 /// Converts a shape. Sizes that do not fit become the largest; no limit allows
 /// them.
 fn sizes(shape: &[u64]) -> Vec<usize> {
@@ -256,70 +259,37 @@ fn check_entry(
     }
 }
 
-/// Returns the characters that the notebook saved, in the order of their token
-/// ids.
-fn saved_vocabulary(pickle: &Pickle) -> Result<Option<Vocabulary>, TorchCheckpointError> {
-    let characters = match pickle.entry(pickle.root(), "tokens") {
-        None => return Ok(None),
-        Some(Node::Text(text)) => Some(text.chars().collect()),
-        Some(Node::Sequence(items)) => items
-            .iter()
-            .map(|&item| match pickle.node(item) {
-                Node::Text(text) => {
-                    let mut characters = text.chars();
-                    characters.next().filter(|_| characters.next().is_none())
-                }
-                _ => None,
-            })
-            .collect(),
-        Some(_) => None,
-    };
-    let characters = characters.ok_or(TorchCheckpointError::Entry("tokens"))?;
-    Ok(Some(Vocabulary::from_chars(characters)))
-}
-
 /// Returns the tensors of the network in the order of the layout, each with its
-/// name; their shapes are those of the network and their elements contiguous.
+/// name in the file; their shapes are those of the network and their elements
+/// contiguous numbers.
 fn find_tensors<'a>(
-    pickle: &'a Pickle,
-    state_dict: &Node,
+    network: &Network<'a>,
     architecture: &Architecture,
 ) -> Result<Vec<(String, &'a PickledTensor)>, ModelFileError> {
     let views = layout(architecture);
-    let Node::Dict(entries) = state_dict else {
-        return Err(TorchCheckpointError::NoStateDict.into());
-    };
-    for &(name, _) in entries {
-        match pickle.node(name) {
-            Node::Text(name) if views.iter().any(|view| *view.name == **name) => {}
-            Node::Text(name) => return Err(model_file::unknown_tensor(name)),
-            _ => return Err(TorchCheckpointError::Entry("state_dict").into()),
-        }
-    }
     let mut tensors = Vec::with_capacity(views.len());
     for view in views {
-        // Not `Pickle::entry`, whose result borrows from `state_dict` too.
-        let id = entries.iter().rev().find_map(|&(name, value)| {
-            matches!(pickle.node(name), Node::Text(text) if **text == *view.name).then_some(value)
-        });
-        let Some(Node::Tensor(tensor)) = id.map(|id| pickle.node(id)) else {
-            return Err(ModelFileError::TensorMissing(view.name));
+        let Some((name, tensor)) = network.get(&view.name) else {
+            return Err(ModelFileError::TensorMissing(
+                network.name_in_file(&view.name),
+            ));
         };
         if sizes(&tensor.shape) != view.shape {
             return Err(ModelFileError::Shape {
-                name: view.name,
+                name,
                 expected: view.shape,
                 actual: sizes(&tensor.shape),
             });
         }
-        if !is_contiguous(tensor) {
-            return Err(TorchCheckpointError::Tensor {
-                name: view.name,
-                reason: "is not contiguous; call .contiguous() on it before saving",
-            }
-            .into());
-        }
-        tensors.push((view.name, tensor));
+        let reason = if !is_contiguous(tensor) {
+            "is not contiguous; call .contiguous() on it before saving"
+        } else if matches!(tensor.storage.element_type, ElementType::Other(_)) {
+            "has elements that are not floating-point numbers"
+        } else {
+            tensors.push((name, tensor));
+            continue;
+        };
+        return Err(TorchCheckpointError::Tensor { name, reason }.into());
     }
     Ok(tensors)
 }
@@ -390,6 +360,8 @@ fn to_f32(element_type: ElementType, bytes: &[u8]) -> f32 {
             f32::from_bits(u32::from(upper) << 16)
         }
         ElementType::F16 => half::f16::from_le_bytes(bytes.try_into().expect(LENGTH)).to_f32(),
+        // `find_tensors` has rejected it; infinite values are rejected later.
+        ElementType::Other(_) => f32::INFINITY,
     }
 }
 

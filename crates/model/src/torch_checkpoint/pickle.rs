@@ -27,7 +27,7 @@ const MAX_DIMENSIONS: usize = 8;
 
 /// Index of a node within its pickle. Nodes refer to each other by index, so
 /// that cycles and deep nesting do no harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NodeId(usize);
 
 /// A value in the pickle.
@@ -55,6 +55,9 @@ pub(super) enum Global {
     RebuildTensor,
     RebuildParameter,
     Storage(ElementType),
+    /// A kind of data that no network needs: a call of it gives
+    /// [`Node::Ignored`].
+    Data,
 }
 
 /// Type of the elements of a storage.
@@ -64,6 +67,9 @@ pub(super) enum ElementType {
     F32,
     F16,
     Bf16,
+    /// Integers, truth values or complex numbers, of this many bytes. No
+    /// network has them.
+    Other(u8),
 }
 
 impl ElementType {
@@ -73,6 +79,7 @@ impl ElementType {
             Self::F64 => 8,
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::Other(bytes) => bytes.into(),
         }
     }
 }
@@ -138,6 +145,11 @@ impl Pickle {
         self.node(self.root)
     }
 
+    /// Returns the id of the value of the whole pickle.
+    pub(super) fn root_id(&self) -> NodeId {
+        self.root
+    }
+
     /// Returns a value of this pickle.
     pub(super) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
@@ -183,14 +195,24 @@ impl<R: Read> PickleMachine<R> {
             // PROTO and FRAME: the protocol version and a length; not needed.
             0x80 => self.bytes::<1>().map(|_| ()),
             0x95 => self.bytes::<8>().map(|_| ()),
-            b'N' | 0x88 | 0x89 | b'K' | b'M' | b'J' | 0x8a | b'G' | b'X' | 0x8c => {
+            b'N' | 0x88 | 0x89 | b'K' | b'M' | b'J' | 0x8a | b'G' | b'X' | 0x8c | b'B' | b'C' => {
                 let node = self.literal(opcode)?;
                 self.push_node(node)
             }
-            b'}' | b']' | b')' | b'(' | b't' | b'l' | 0x85..=0x87 | b'a' | b'e' | b's' | b'u' => {
-                self.container(opcode)
-            }
-            b'c' | 0x93 | b'R' | b'b' | b'Q' => self.object(opcode),
+            b'}'
+            | b']'
+            | b')'
+            | b'('
+            | b't'
+            | b'l'
+            | 0x85..=0x87
+            | b'a'
+            | b'e'
+            | b's'
+            | b'u'
+            | 0x8f
+            | 0x90 => self.container(opcode),
+            b'c' | 0x93 | b'R' | 0x81 | b'b' | b'Q' => self.object(opcode),
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.memo(opcode),
             other => Err(TorchCheckpointError::Instruction(other)),
         }
@@ -208,6 +230,15 @@ impl<R: Read> PickleMachine<R> {
                 self.bytes::<8>()?;
                 Node::Ignored
             }
+            // Bytes, which no entry that is read has.
+            b'B' => {
+                let length = u32::from_le_bytes(self.bytes()?);
+                self.skip(length)?
+            }
+            b'C' => {
+                let length = self.byte()?;
+                self.skip(length.into())?
+            }
             b'X' => {
                 let length = u32::from_le_bytes(self.bytes()?);
                 Node::Text(self.text(length)?)
@@ -223,7 +254,8 @@ impl<R: Read> PickleMachine<R> {
     fn container(&mut self, opcode: u8) -> Result<(), TorchCheckpointError> {
         match opcode {
             b'}' => self.push_node(Node::Dict(Vec::new())),
-            b']' | b')' => self.push_node(Node::Sequence(Vec::new())),
+            // A set is read as a list: its order is lost anyway.
+            b']' | b')' | 0x8f => self.push_node(Node::Sequence(Vec::new())),
             b'(' => {
                 self.charge(size_of::<usize>())?;
                 self.marks.push(self.stack.len());
@@ -244,7 +276,7 @@ impl<R: Read> PickleMachine<R> {
                 let item = self.pop()?;
                 self.append(&[item])
             }
-            b'e' => {
+            b'e' | 0x90 => {
                 let items = self.since_mark()?;
                 self.append(&items)
             }
@@ -262,6 +294,7 @@ impl<R: Read> PickleMachine<R> {
     fn append(&mut self, items: &[NodeId]) -> Result<(), TorchCheckpointError> {
         self.charge(size_of_val(items))?;
         match self.top()? {
+            Node::Ignored => {}
             Node::Sequence(sequence) => sequence.extend_from_slice(items),
             _ => {
                 return Err(TorchCheckpointError::Invalid(
@@ -275,6 +308,7 @@ impl<R: Read> PickleMachine<R> {
     fn insert(&mut self, items: &[NodeId]) -> Result<(), TorchCheckpointError> {
         self.charge(size_of_val(items))?;
         match self.top()? {
+            Node::Ignored if items.len().is_multiple_of(2) => {}
             Node::Dict(entries) if items.len().is_multiple_of(2) => {
                 entries.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
             }
@@ -309,7 +343,8 @@ impl<R: Read> PickleMachine<R> {
                 let global = global(module, name)?;
                 self.push_node(Node::Global(global))
             }
-            b'R' => {
+            // REDUCE and NEWOBJ: a call of a name.
+            b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
                 self.call(callable, arguments)
             }
@@ -317,7 +352,7 @@ impl<R: Read> PickleMachine<R> {
             b'b' => {
                 self.pop()?;
                 match self.top()? {
-                    Node::Dict(_) => Ok(()),
+                    Node::Dict(_) | Node::Ignored => Ok(()),
                     _ => Err(TorchCheckpointError::Invalid(
                         "its pickle sets attributes of a value that is not a dict",
                     )),
@@ -368,6 +403,7 @@ impl<R: Read> PickleMachine<R> {
             ));
         };
         match (global, arguments.as_slice()) {
+            (Global::Data, _) => self.push_node(Node::Ignored),
             (Global::OrderedDict, []) => self.push_node(Node::Dict(Vec::new())),
             (Global::RebuildParameter, &[tensor, ..]) => match &self.nodes[tensor.0] {
                 Node::Tensor(_) => self.push_id(tensor),
@@ -539,6 +575,15 @@ impl<R: Read> PickleMachine<R> {
         }))
     }
 
+    /// Skips the bytes of a value.
+    fn skip(&mut self, length: u32) -> Result<Node, TorchCheckpointError> {
+        let mut bytes = (&mut self.reader).take(length.into());
+        match std::io::copy(&mut bytes, &mut std::io::sink())? {
+            read if read == u64::from(length) => Ok(Node::Ignored),
+            _ => Err(TorchCheckpointError::Invalid("it ends within a value")),
+        }
+    }
+
     /// Reads a text. Allocates what the reader has, not what `length` claims.
     fn text(&mut self, length: u32) -> Result<Rc<str>, TorchCheckpointError> {
         let mut bytes = Vec::new();
@@ -571,7 +616,7 @@ const EMPTY_STACK: &str = "its pickle takes more values from the stack than ther
 const LONG_NAME: &str = "its pickle has a name of more than 200 bytes";
 pub(super) const TOO_MUCH_MEMORY: &str = "its pickle takes more than 32 MiB of memory";
 
-/// Looks up a name that a `state_dict` needs.
+/// Looks up a name that a `state_dict` needs, or that is often saved beside one.
 fn global(module: &str, name: &str) -> Result<Global, TorchCheckpointError> {
     Ok(match (module, name) {
         ("collections", "OrderedDict") => Global::OrderedDict,
@@ -581,6 +626,21 @@ fn global(module: &str, name: &str) -> Result<Global, TorchCheckpointError> {
         ("torch", "FloatStorage") => Global::Storage(ElementType::F32),
         ("torch", "HalfStorage") => Global::Storage(ElementType::F16),
         ("torch", "BFloat16Storage") => Global::Storage(ElementType::Bf16),
+        ("torch", "BoolStorage" | "ByteStorage" | "CharStorage") => {
+            Global::Storage(ElementType::Other(1))
+        }
+        ("torch", "ShortStorage") => Global::Storage(ElementType::Other(2)),
+        ("torch", "IntStorage") => Global::Storage(ElementType::Other(4)),
+        ("torch", "LongStorage" | "ComplexFloatStorage") => Global::Storage(ElementType::Other(8)),
+        ("torch", "ComplexDoubleStorage") => Global::Storage(ElementType::Other(16)),
+        ("collections", "defaultdict" | "Counter")
+        | ("builtins" | "__builtin__", "set" | "frozenset" | "complex" | "bytearray")
+        | ("torch", "Size" | "device" | "float32" | "float64" | "float16" | "bfloat16" | "int64")
+        | ("numpy", "dtype" | "ndarray")
+        | ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct")
+        | ("_codecs", "encode")
+        | ("argparse", "Namespace")
+        | ("pathlib", "PosixPath" | "WindowsPath") => Global::Data,
         _ => {
             return Err(TorchCheckpointError::UnsupportedName(format!(
                 "{module}.{name}"

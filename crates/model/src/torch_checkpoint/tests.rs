@@ -1,3 +1,5 @@
+mod variants;
+
 use std::io::{Cursor, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -176,12 +178,15 @@ fn invalid_files_are_rejected_with_the_reason() {
             "infinite.pth",
             "tensor fc.bias has a value that is not finite",
         ),
-        ("integers.pth", "\"torch.LongStorage\""),
+        (
+            "integers.pth",
+            "has elements that are not floating-point numbers",
+        ),
         (
             "contradicting.pth",
             "its n_hidden is 9, but its tensors have shapes for 8",
         ),
-        ("plain.safetensors", "it is not in a format of torch.save"),
+        ("plain.safetensors", "it is a safetensors file"),
     ] {
         let error = error_of(name);
         assert!(error.contains(reason), "{name}: {error}");
@@ -357,7 +362,7 @@ fn the_largest_vocabulary_is_within_the_memory_budget() {
     bytes.extend(b"es.");
     assert!(bytes.len() < PICKLE_BYTES);
     let pickle = Pickle::read(&*bytes).expect("a pickle");
-    let vocabulary = saved_vocabulary(&pickle).expect("characters");
+    let vocabulary = saved_vocabulary(&pickle, &[pickle.root()]).expect("characters");
     assert_eq!(vocabulary.expect("tokens").len(), 65_536);
 }
 
@@ -368,48 +373,88 @@ const TINY: Architecture = Architecture {
     num_layers: 1,
 };
 
-/// Returns the pickle of a `state_dict` of [`TINY`]; tensor `i` is in the
-/// storage `i`. Before it come `unused` references to storages.
+/// Writes a text, as an instruction.
+fn push_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.push(b'X');
+    bytes.extend((text.len() as u32).to_le_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+/// Writes a reference to a storage, as instructions.
+fn push_storage(bytes: &mut Vec<u8>, kind: &str, key: &str, count: usize) {
+    bytes.push(b'(');
+    push_text(bytes, "storage");
+    bytes.extend(format!("ctorch\n{kind}\n").as_bytes());
+    push_text(bytes, key);
+    push_text(bytes, "cpu");
+    bytes.extend([b'K', count as u8, b't', b'Q']);
+}
+
+/// Writes a contiguous tensor, as instructions.
+fn push_tensor(bytes: &mut Vec<u8>, kind: &str, key: &str, shape: &[usize]) {
+    bytes.extend(b"ctorch._utils\n_rebuild_tensor_v2\n(");
+    push_storage(bytes, kind, key, shape.iter().product());
+    bytes.extend(b"K\x00(");
+    shape
+        .iter()
+        .for_each(|&size| bytes.extend([b'K', size as u8]));
+    bytes.extend(b"t(");
+    let strides: &[u8] = if shape.len() == 2 {
+        &[shape[1] as u8, 1]
+    } else {
+        &[1]
+    };
+    strides
+        .iter()
+        .for_each(|&stride| bytes.extend([b'K', stride]));
+    bytes.extend(b"t\x89NtR");
+}
+
+/// Returns the instructions of a `state_dict` of [`TINY`] with other names;
+/// tensor `i` is in the storage `i`.
+fn tiny_dict(rename: impl Fn(&str) -> String) -> Vec<u8> {
+    let mut bytes = b"}".to_vec();
+    for (index, view) in layout(&TINY).into_iter().enumerate() {
+        push_text(&mut bytes, &rename(&view.name));
+        push_tensor(&mut bytes, "FloatStorage", &index.to_string(), &view.shape);
+        bytes.push(b's');
+    }
+    bytes
+}
+
+/// Returns a pickle of the dict with these entries, each of which is a name and
+/// the instructions of its value.
+fn dict_pickle(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    [b"\x80\x02", &*dict(entries), b"."].concat()
+}
+
+fn dict(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut bytes = b"}".to_vec();
+    for (name, value) in entries {
+        push_text(&mut bytes, name);
+        bytes.extend(*value);
+        bytes.push(b's');
+    }
+    bytes
+}
+
+/// Returns the pickle of a `state_dict` of [`TINY`]. Before it come `unused`
+/// references to storages.
 fn tiny_state_dict(unused: usize) -> Vec<u8> {
-    let text = |bytes: &mut Vec<u8>, text: &str| {
-        bytes.push(b'X');
-        bytes.extend((text.len() as u32).to_le_bytes());
-        bytes.extend(text.as_bytes());
-    };
-    let storage = |bytes: &mut Vec<u8>, key: &str, count: usize| {
-        bytes.push(b'(');
-        text(bytes, "storage");
-        bytes.extend(b"ctorch\nFloatStorage\n");
-        text(bytes, key);
-        text(bytes, "cpu");
-        bytes.extend([b'K', count as u8, b't', b'Q']);
-    };
     let mut bytes = b"\x80\x02".to_vec();
     for key in 0..unused {
-        storage(&mut bytes, &format!("unused{key}"), 1);
+        push_storage(&mut bytes, "FloatStorage", &format!("unused{key}"), 1);
     }
-    bytes.push(b'}');
-    for (index, view) in layout(&TINY).into_iter().enumerate() {
-        text(&mut bytes, &view.name);
-        bytes.extend(b"ctorch._utils\n_rebuild_tensor_v2\n(");
-        storage(&mut bytes, &index.to_string(), view.range.len());
-        bytes.extend(b"K\x00(");
-        view.shape
-            .iter()
-            .for_each(|&size| bytes.extend([b'K', size as u8]));
-        bytes.extend(b"t(");
-        let strides: &[u8] = if view.shape.len() == 2 {
-            &[view.shape[1] as u8, 1]
-        } else {
-            &[1]
-        };
-        strides
-            .iter()
-            .for_each(|&stride| bytes.extend([b'K', stride]));
-        bytes.extend(b"t\x89NtRs");
-    }
+    bytes.extend(tiny_dict(str::to_owned));
     bytes.push(b'.');
     bytes
+}
+
+/// Reads a zip archive with this pickle and the storages of [`TINY`].
+fn read_tiny(pickle: &[u8], vocabulary: Option<&str>) -> Result<ModelFile, String> {
+    let vocabulary = vocabulary.map(|text| Vocabulary::from_chars(text.chars().collect()));
+    let file = Cursor::new(tiny_zip(pickle, false));
+    read(file, vocabulary.as_ref()).map_err(|error| error.to_string())
 }
 
 /// Writes a zip archive with a pickle and the storages of [`TINY`], all of

@@ -12,7 +12,7 @@ use crate::checkpoint::LoadError;
 use crate::memory::OutOfMemory;
 use crate::spec::SpecError;
 
-/// A training could not be started, found, cancelled or resumed.
+/// A training could not be started, found, cancelled, resumed or deleted.
 #[derive(Debug, Error)]
 pub enum JobsError {
     /// This build cannot train.
@@ -79,6 +79,14 @@ pub enum JobsError {
     /// The training is in a state from which it cannot be resumed.
     #[error("training {id} cannot be resumed: it {state}")]
     NotResumable {
+        /// Id of the training.
+        id: String,
+        /// Its state, as a verb.
+        state: &'static str,
+    },
+    /// The training has not ended.
+    #[error("training {id} cannot be deleted: it {state}; cancel it first")]
+    NotDeletable {
         /// Id of the training.
         id: String,
         /// Its state, as a verb.

@@ -4,12 +4,25 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use charlstm_store::atomic_file;
 
 use crate::events::{Finished, State};
 use crate::job::{Job, Resumability};
 use crate::models::Models;
+
+/// First characters of the name of a folder whose training was deleted.
+const REMOVED: &str = ".removed-";
+
+/// Removes the folder of a training from those that are read, in one step;
+/// returns its new name, for its files to be deleted.
+pub(super) fn remove(trainings: &Path, folder: &Path, id: &str) -> io::Result<PathBuf> {
+    let removed = trainings.join(format!("{REMOVED}{id}"));
+    atomic_file::rename(folder, &removed)?;
+    Ok(removed)
+}
 
 /// Reads all trainings of a folder. A training that had not ended is
 /// interrupted now, unless its model was published.
@@ -21,10 +34,11 @@ pub(super) fn read_all(
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(".new-") {
-            // It was never complete, and was not reported to any client.
+        if name.starts_with(".new-") || name.starts_with(REMOVED) {
+            // It was never complete and was not reported to any client, or it
+            // was deleted.
             if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(%error, path = %path.display(), "an incomplete training cannot be removed");
+                tracing::warn!(%error, path = %path.display(), "an incomplete or deleted training cannot be removed");
             }
             continue;
         }

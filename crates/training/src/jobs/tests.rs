@@ -340,6 +340,36 @@ fn trainings_wait_in_order_and_the_queue_is_bounded() {
 }
 
 #[test]
+fn a_training_is_deleted_once_it_has_ended_and_is_gone_after_a_restart() {
+    let fixture = Fixture::new();
+    let jobs = fixture.open();
+    let (running, hold) = fixture.start_and_hold(&jobs, 2);
+    let waiting = start(&jobs, &spec()).unwrap();
+    for (job, state) in [(&running, "is running"), (&waiting, "is waiting")] {
+        let error = jobs.delete(job.id()).err().unwrap();
+        assert!(error.to_string().contains(state), "{error}");
+    }
+    jobs.cancel(running.id()).unwrap();
+    hold.release();
+    end(&running);
+    end(&waiting);
+    for job in [&running, &waiting] {
+        assert_eq!(jobs.delete(job.id()).unwrap().id(), job.id());
+        assert!(!job.folder().exists());
+        let again = jobs.delete(job.id());
+        assert!(matches!(again, Err(JobsError::NotFound { .. })));
+    }
+    assert!(jobs.list().is_empty());
+    assert!(jobs.stop(PATIENCE));
+    // A server that is killed while it deletes leaves a folder like this one.
+    let folder = fixture.folder.path().join("trainings");
+    fs::create_dir(folder.join(".removed-t-1")).unwrap();
+    assert!(fixture.open().list().is_empty());
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    assert_eq!(fixture.models.published.lock().unwrap().len(), 1);
+}
+
+#[test]
 fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
     let fixture = Fixture::new();
     let jobs = fixture.open();

@@ -30,8 +30,10 @@ class _ModelFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     MODEL_FORMAT_SAFETENSORS: _ModelFormat.ValueType  # 1
     """Safetensors, as written by ExportModel."""
     MODEL_FORMAT_PTH: _ModelFormat.ValueType  # 2
-    """A PyTorch checkpoint of the notebook, saved with torch.save: `n_hidden`,
-    `n_layers`, `state_dict` and optionally `tokens`, or a `state_dict` alone.
+    """A PyTorch checkpoint of the notebook's network, saved with torch.save:
+    `n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a `state_dict`
+    alone, or a dict of a training program that contains one. Other data in it
+    is ignored.
     Code in the file is never executed; a file that requires code is rejected.
     """
 
@@ -43,8 +45,10 @@ MODEL_FORMAT_UNSPECIFIED: ModelFormat.ValueType  # 0
 MODEL_FORMAT_SAFETENSORS: ModelFormat.ValueType  # 1
 """Safetensors, as written by ExportModel."""
 MODEL_FORMAT_PTH: ModelFormat.ValueType  # 2
-"""A PyTorch checkpoint of the notebook, saved with torch.save: `n_hidden`,
-`n_layers`, `state_dict` and optionally `tokens`, or a `state_dict` alone.
+"""A PyTorch checkpoint of the notebook's network, saved with torch.save:
+`n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a `state_dict`
+alone, or a dict of a training program that contains one. Other data in it
+is ignored.
 Code in the file is never executed; a file that requires code is rejected.
 """
 Global___ModelFormat: typing_extensions.TypeAlias = ModelFormat
@@ -68,6 +72,9 @@ class Model(google.protobuf.message.Message):
     VALIDATION_LOSS_FIELD_NUMBER: builtins.int
     TRAINING_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    INT8_LOSS_BITS_PER_CHAR_FIELD_NUMBER: builtins.int
+    INT8_OBJECTION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the model."""
     version: builtins.int
@@ -95,6 +102,18 @@ class Model(google.protobuf.message.Message):
     without principals. Others need the role `admin` to publish, import or
     delete under this name.
     """
+    precision: builtins.str
+    """Number format in which this version generates on this server: `float32` or
+    `int8`. Empty if that is decided when the version is first loaded.
+    """
+    int8_loss_bits_per_char: builtins.float
+    """Cost of int8 in bits per character, measured on text that the model itself
+    has generated. A property of the model file; negative if int8 predicts
+    better by chance. Not set if it is not known yet, or if the model cannot be
+    computed in int8.
+    """
+    int8_objection: builtins.str
+    """Why the version is never computed in int8; empty if it can be."""
     @property
     def training(self) -> Global___TrainingSpecSummary:
         """Summary of the training that produced it; not set if it was imported."""
@@ -115,9 +134,14 @@ class Model(google.protobuf.message.Message):
         validation_loss: builtins.float | None = ...,
         training: Global___TrainingSpecSummary | None = ...,
         owner: builtins.str = ...,
+        precision: builtins.str = ...,
+        int8_loss_bits_per_char: builtins.float | None = ...,
+        int8_objection: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "train_loss", b"train_loss", "training", b"training", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "hidden_size", b"hidden_size", "name", b"name", "num_layers", b"num_layers", "owner", b"owner", "parameters", b"parameters", "train_loss", b"train_loss", "training", b"training", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version", "vocabulary", b"vocabulary"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_int8_loss_bits_per_char", b"_int8_loss_bits_per_char", "_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "int8_loss_bits_per_char", b"int8_loss_bits_per_char", "train_loss", b"train_loss", "training", b"training", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_int8_loss_bits_per_char", b"_int8_loss_bits_per_char", "_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "hidden_size", b"hidden_size", "int8_loss_bits_per_char", b"int8_loss_bits_per_char", "int8_objection", b"int8_objection", "name", b"name", "num_layers", b"num_layers", "owner", b"owner", "parameters", b"parameters", "precision", b"precision", "train_loss", b"train_loss", "training", b"training", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version", "vocabulary", b"vocabulary"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_int8_loss_bits_per_char", b"_int8_loss_bits_per_char"]) -> typing.Literal["int8_loss_bits_per_char"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_train_loss", b"_train_loss"]) -> typing.Literal["train_loss"] | None: ...
     @typing.overload
@@ -336,20 +360,24 @@ class ExportModelHeader(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the model."""
     version: builtins.int
     """Version of the model."""
     bytes: builtins.int
     """Size of the file in bytes."""
+    sha256: builtins.str
+    """SHA-256 of the file, in hexadecimal."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         version: builtins.int = ...,
         bytes: builtins.int = ...,
+        sha256: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "name", b"name", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "name", b"name", "sha256", b"sha256", "version", b"version"]) -> None: ...
 
 Global___ExportModelHeader: typing_extensions.TypeAlias = ExportModelHeader
 
@@ -388,6 +416,7 @@ class ImportModelHeader(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     FORMAT_FIELD_NUMBER: builtins.int
     VOCABULARY_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name to store the model under."""
     format: Global___ModelFormat.ValueType
@@ -398,14 +427,19 @@ class ImportModelHeader(google.protobuf.message.Message):
     `tokens`), this field must have the same characters; the order in the file
     is used.
     """
+    sha256: builtins.str
+    """SHA-256 of the file, in hexadecimal: if it is set and the received file has
+    another one, the import fails with INVALID_ARGUMENT. Default: not checked.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         format: Global___ModelFormat.ValueType = ...,
         vocabulary: builtins.str = ...,
+        sha256: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["format", b"format", "name", b"name", "vocabulary", b"vocabulary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["format", b"format", "name", b"name", "sha256", b"sha256", "vocabulary", b"vocabulary"]) -> None: ...
 
 Global___ImportModelHeader: typing_extensions.TypeAlias = ImportModelHeader
 

@@ -81,9 +81,15 @@ class GetServerStatusResponse(google.protobuf.message.Message):
     trainings_queued: builtins.int
     """Number of waiting trainings."""
     precision: builtins.str
-    """Number format in which models generate by default: `float32` or `int8`."""
+    """Number format in which models generate by default (`--precision`):
+    `float32` or `int8`. A session keeps the one it started with, and a model
+    that int8 costs too much is computed in float32 (`Model.precision`).
+    """
     kernels: builtins.str
-    """The kernels that compute decode steps on the CPU."""
+    """The kernels that compute decode steps of that precision on the CPU:
+    `portable`, `avx2`, `avxvnni`, `avx512`, `vnni` or `amx`. All give the same
+    text.
+    """
     @property
     def step_checks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StepCheck]:
         """Result of the check that runs when a model is loaded, for each loaded
@@ -116,7 +122,9 @@ Global___GetServerStatusResponse: typing_extensions.TypeAlias = GetServerStatusR
 
 @typing.final
 class StepCheck(google.protobuf.message.Message):
-    """Result of the check of a model's decode step on this machine."""
+    """Result of the check of a model's decode step on this machine. A model that
+    is loaded in both precisions has one for each.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -124,6 +132,7 @@ class StepCheck(google.protobuf.message.Message):
     ROW_INVARIANT_FIELD_NUMBER: builtins.int
     MICROSECONDS_ONE_ROW_FIELD_NUMBER: builtins.int
     MICROSECONDS_ROW_IN_BATCH_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Model, as `name@version`."""
     row_invariant: builtins.bool
@@ -136,6 +145,8 @@ class StepCheck(google.protobuf.message.Message):
     """Duration of a decode step for a batch of 13 sequences, divided by 13, in
     microseconds.
     """
+    precision: builtins.str
+    """Number format of the decode step: `float32` or `int8`."""
     def __init__(
         self,
         *,
@@ -143,7 +154,8 @@ class StepCheck(google.protobuf.message.Message):
         row_invariant: builtins.bool = ...,
         microseconds_one_row: builtins.float = ...,
         microseconds_row_in_batch: builtins.float = ...,
+        precision: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["microseconds_one_row", b"microseconds_one_row", "microseconds_row_in_batch", b"microseconds_row_in_batch", "model", b"model", "row_invariant", b"row_invariant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["microseconds_one_row", b"microseconds_one_row", "microseconds_row_in_batch", b"microseconds_row_in_batch", "model", b"model", "precision", b"precision", "row_invariant", b"row_invariant"]) -> None: ...
 
 Global___StepCheck: typing_extensions.TypeAlias = StepCheck

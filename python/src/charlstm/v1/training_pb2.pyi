@@ -975,6 +975,7 @@ class Training(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    CORPUS_SHA256_FIELD_NUMBER: builtins.int
     training_id: builtins.str
     """Id of the training."""
     state: Global___State.ValueType
@@ -997,6 +998,8 @@ class Training(google.protobuf.message.Message):
     """If the training did not succeed: the reason, for people."""
     owner: builtins.str
     """Principal that started it; `admin` if that was without principals."""
+    corpus_sha256: builtins.str
+    """SHA-256 of the corpus, in hexadecimal."""
     @property
     def spec(self) -> Global___TrainingSpec:
         """The spec with every default filled in."""
@@ -1016,12 +1019,52 @@ class Training(google.protobuf.message.Message):
         version: builtins.int = ...,
         message: builtins.str = ...,
         owner: builtins.str = ...,
+        corpus_sha256: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "spec", b"spec", "train_loss", b"train_loss", "validation_loss", b"validation_loss"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "created_unix_ms", b"created_unix_ms", "epochs_completed", b"epochs_completed", "message", b"message", "owner", b"owner", "spec", b"spec", "state", b"state", "step", b"step", "total_steps", b"total_steps", "train_loss", b"train_loss", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_train_loss", b"_train_loss", "_validation_loss", b"_validation_loss", "corpus_sha256", b"corpus_sha256", "created_unix_ms", b"created_unix_ms", "epochs_completed", b"epochs_completed", "message", b"message", "owner", b"owner", "spec", b"spec", "state", b"state", "step", b"step", "total_steps", b"total_steps", "train_loss", b"train_loss", "training_id", b"training_id", "validation_loss", b"validation_loss", "version", b"version"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_train_loss", b"_train_loss"]) -> typing.Literal["train_loss"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_validation_loss", b"_validation_loss"]) -> typing.Literal["validation_loss"] | None: ...
 
 Global___Training: typing_extensions.TypeAlias = Training
+
+@typing.final
+class DeleteTrainingRequest(google.protobuf.message.Message):
+    """Which training to delete."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRAINING_ID_FIELD_NUMBER: builtins.int
+    training_id: builtins.str
+    """Id of the training."""
+    def __init__(
+        self,
+        *,
+        training_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["training_id", b"training_id"]) -> None: ...
+
+Global___DeleteTrainingRequest: typing_extensions.TypeAlias = DeleteTrainingRequest
+
+@typing.final
+class DeleteTrainingResponse(google.protobuf.message.Message):
+    """The training was deleted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRAINING_FIELD_NUMBER: builtins.int
+    @property
+    def training(self) -> Global___Training:
+        """The training, as it was before."""
+
+    def __init__(
+        self,
+        *,
+        training: Global___Training | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["training", b"training"]) -> None: ...
+
+Global___DeleteTrainingResponse: typing_extensions.TypeAlias = DeleteTrainingResponse

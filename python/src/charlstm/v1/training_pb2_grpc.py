@@ -74,6 +74,11 @@ class TrainingServiceStub(object):
                 request_serializer=charlstm_dot_v1_dot_training__pb2.CancelTrainingRequest.SerializeToString,
                 response_deserializer=charlstm_dot_v1_dot_training__pb2.CancelTrainingResponse.FromString,
                 _registered_method=True)
+        self.DeleteTraining = channel.unary_unary(
+                '/charlstm.v1.TrainingService/DeleteTraining',
+                request_serializer=charlstm_dot_v1_dot_training__pb2.DeleteTrainingRequest.SerializeToString,
+                response_deserializer=charlstm_dot_v1_dot_training__pb2.DeleteTrainingResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer(object):
@@ -162,6 +167,17 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTraining(self, request, context):
+        """Deletes a training that has ended, with its events, its checkpoints and its
+        corpus: it cannot be resumed any more. The model that it published stays.
+
+        Errors: NOT_FOUND if the training is unknown; FAILED_PRECONDITION if it is
+        waiting or running: cancel it first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,6 +215,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.CancelTraining,
                     request_deserializer=charlstm_dot_v1_dot_training__pb2.CancelTrainingRequest.FromString,
                     response_serializer=charlstm_dot_v1_dot_training__pb2.CancelTrainingResponse.SerializeToString,
+            ),
+            'DeleteTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTraining,
+                    request_deserializer=charlstm_dot_v1_dot_training__pb2.DeleteTrainingRequest.FromString,
+                    response_serializer=charlstm_dot_v1_dot_training__pb2.DeleteTrainingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -395,6 +416,33 @@ class TrainingService(object):
             '/charlstm.v1.TrainingService/CancelTraining',
             charlstm_dot_v1_dot_training__pb2.CancelTrainingRequest.SerializeToString,
             charlstm_dot_v1_dot_training__pb2.CancelTrainingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charlstm.v1.TrainingService/DeleteTraining',
+            charlstm_dot_v1_dot_training__pb2.DeleteTrainingRequest.SerializeToString,
+            charlstm_dot_v1_dot_training__pb2.DeleteTrainingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -137,7 +137,23 @@ _TrainingServiceCancelTrainingType = typing_extensions.TypeVar(
     ],
 )
 
-class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingServiceStartTrainingType, _TrainingServiceWatchTrainingType, _TrainingServiceResumeTrainingType, _TrainingServiceGetTrainingType, _TrainingServiceListTrainingsType, _TrainingServiceCancelTrainingType]):
+_TrainingServiceDeleteTrainingType = typing_extensions.TypeVar(
+    '_TrainingServiceDeleteTrainingType',
+    grpc.UnaryUnaryMultiCallable[
+        charlstm.v1.training_pb2.DeleteTrainingRequest,
+        charlstm.v1.training_pb2.DeleteTrainingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        charlstm.v1.training_pb2.DeleteTrainingRequest,
+        charlstm.v1.training_pb2.DeleteTrainingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        charlstm.v1.training_pb2.DeleteTrainingRequest,
+        charlstm.v1.training_pb2.DeleteTrainingResponse,
+    ],
+)
+
+class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingServiceStartTrainingType, _TrainingServiceWatchTrainingType, _TrainingServiceResumeTrainingType, _TrainingServiceGetTrainingType, _TrainingServiceListTrainingsType, _TrainingServiceCancelTrainingType, _TrainingServiceDeleteTrainingType]):
     """Trains models. A training is a job on the server: it continues when the
     stream that started it breaks (unless `cancel_on_disconnect` is set), and any
     number of clients can watch it. It belongs to the principal that started it;
@@ -175,6 +191,10 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
             charlstm.v1.training_pb2.CancelTrainingRequest,
             charlstm.v1.training_pb2.CancelTrainingResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            charlstm.v1.training_pb2.DeleteTrainingRequest,
+            charlstm.v1.training_pb2.DeleteTrainingResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -206,6 +226,10 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
         grpc.aio.UnaryUnaryMultiCallable[
             charlstm.v1.training_pb2.CancelTrainingRequest,
             charlstm.v1.training_pb2.CancelTrainingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            charlstm.v1.training_pb2.DeleteTrainingRequest,
+            charlstm.v1.training_pb2.DeleteTrainingResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -265,6 +289,14 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
     Errors: NOT_FOUND if the training is unknown.
     """
 
+    DeleteTraining: _TrainingServiceDeleteTrainingType
+    """Deletes a training that has ended, with its events, its checkpoints and its
+    corpus: it cannot be resumed any more. The model that it published stays.
+
+    Errors: NOT_FOUND if the training is unknown; FAILED_PRECONDITION if it is
+    waiting or running: cancel it first.
+    """
+
 TrainingServiceAsyncStub: typing_extensions.TypeAlias = TrainingServiceStub[
     grpc.aio.StreamStreamMultiCallable[
         charlstm.v1.training_pb2.TrainRequest,
@@ -293,6 +325,10 @@ TrainingServiceAsyncStub: typing_extensions.TypeAlias = TrainingServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         charlstm.v1.training_pb2.CancelTrainingRequest,
         charlstm.v1.training_pb2.CancelTrainingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        charlstm.v1.training_pb2.DeleteTrainingRequest,
+        charlstm.v1.training_pb2.DeleteTrainingResponse,
     ],
 ]
 
@@ -393,6 +429,19 @@ class TrainingServiceServicer(metaclass=abc.ABCMeta):
         effect on a training that has already ended.
 
         Errors: NOT_FOUND if the training is unknown.
+        """
+
+    @abc.abstractmethod
+    def DeleteTraining(
+        self,
+        request: charlstm.v1.training_pb2.DeleteTrainingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[charlstm.v1.training_pb2.DeleteTrainingResponse, collections.abc.Awaitable[charlstm.v1.training_pb2.DeleteTrainingResponse]]:
+        """Deletes a training that has ended, with its events, its checkpoints and its
+        corpus: it cannot be resumed any more. The model that it published stays.
+
+        Errors: NOT_FOUND if the training is unknown; FAILED_PRECONDITION if it is
+        waiting or running: cancel it first.
         """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -20,6 +20,7 @@ use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::{
     ModelDescription, ModelId, Publisher, Repository, RepositoryError, Upload,
 };
+use charlstm_store::hex;
 
 /// Size of an exported chunk in bytes: far below the 4 MiB that clients accept
 /// by default.
@@ -70,6 +71,7 @@ impl Export {
             name: id.name.clone(),
             version: id.version,
             bytes: self.description.bytes,
+            sha256: hex::encode(&self.description.digest),
         });
         if sender.blocking_send(Ok(message(header))).is_err() {
             return Ok(());
@@ -146,7 +148,30 @@ pub(super) async fn import(
         Ok(Some(id)) => Ok(id),
         // `End` was sent, or `store` has ended with an error.
         Ok(None) => Err(status::internal(&"an import ended without its end")),
-        Err(error) => Err(status::repository("header.name", &error)),
+        Err(StoreError::Repository(error)) => Err(status::repository("header.name", &error)),
+        Err(StoreError::Digest { expected, actual }) => Err(status::invalid(
+            "header.sha256",
+            format!(
+                "the received file has {}, not {}: it was changed on the way or is another file",
+                hex::encode(&actual),
+                hex::encode(&expected)
+            ),
+        )),
+    }
+}
+
+/// Why an upload was not stored.
+enum StoreError {
+    Repository(RepositoryError),
+    Digest {
+        expected: [u8; 32],
+        actual: [u8; 32],
+    },
+}
+
+impl From<RepositoryError> for StoreError {
+    fn from(error: RepositoryError) -> Self {
+        Self::Repository(error)
     }
 }
 
@@ -162,6 +187,8 @@ struct ImportHeader {
     name: String,
     format: pb::ModelFormat,
     vocabulary: Option<Vocabulary>,
+    /// SHA-256 that the file must have.
+    sha256: Option<[u8; 32]>,
 }
 
 fn check_header(
@@ -172,10 +199,18 @@ fn check_header(
     let format = pb::ModelFormat::try_from(header.format)
         .map_err(|_| status::invalid("header.format", "is not a known format"))?;
     let given = !header.vocabulary.is_empty();
+    let sha256 =
+        match header.sha256.as_str() {
+            "" => None,
+            text => Some(hex::decode(&text.to_lowercase()).ok_or_else(|| {
+                status::invalid("header.sha256", "must have 64 hexadecimal digits")
+            })?),
+        };
     Ok(ImportHeader {
         publisher,
         name: header.name,
         format,
+        sha256,
         vocabulary: given.then(|| Vocabulary::from_chars(header.vocabulary.chars().collect())),
     })
 }
@@ -186,12 +221,22 @@ fn store(
     repository: &Repository,
     header: &ImportHeader,
     mut parts: mpsc::Receiver<Part>,
-) -> Result<Option<ModelId>, RepositoryError> {
+) -> Result<Option<ModelId>, StoreError> {
     let mut upload: Upload = repository.upload()?;
+    let mut digest = Sha256::new();
     loop {
         match parts.blocking_recv() {
-            Some(Part::Chunk(chunk)) => upload.append(&chunk)?,
-            Some(Part::End) => return publish(repository, header, upload).map(Some),
+            Some(Part::Chunk(chunk)) => {
+                digest.update(&chunk);
+                upload.append(&chunk)?;
+            }
+            Some(Part::End) => {
+                let actual: [u8; 32] = digest.finalize().into();
+                if let Some(expected) = header.sha256.filter(|expected| *expected != actual) {
+                    return Err(StoreError::Digest { expected, actual });
+                }
+                return Ok(publish(repository, header, upload).map(Some)?);
+            }
             None => return Ok(None),
         }
     }

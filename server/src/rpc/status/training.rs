@@ -30,6 +30,9 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::NotResumable { .. } => {
             refused(Code::FailedPrecondition, "TRAINING_NOT_RESUMABLE", text)
         }
+        JobsError::NotDeletable { .. } => {
+            refused(Code::FailedPrecondition, "TRAINING_NOT_ENDED", text)
+        }
         JobsError::NoCheckpoint { .. } => refused(Code::FailedPrecondition, "NO_CHECKPOINT", text),
         JobsError::NoCorpus { .. } => refused(Code::FailedPrecondition, "NO_CORPUS", text),
         JobsError::Stopping => refused(Code::Unavailable, "STOPPING", text),

@@ -164,6 +164,7 @@ pub(super) fn training(job: &Job) -> pb::Training {
         version: summary.version,
         message: summary.message,
         owner: job.owner().to_string(),
+        corpus_sha256: metadata.corpus_sha256.clone(),
     }
 }
 

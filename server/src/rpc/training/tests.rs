@@ -315,10 +315,24 @@ async fn a_cancelled_training_reports_it_and_continues_when_resumed() {
         .into_inner();
     // It runs until its checkpoint is saved.
     assert_eq!(after.training.unwrap().state(), pb::State::Running);
+    let delete = pb::DeleteTrainingRequest {
+        training_id: training_id.clone(),
+    };
+    let status = fixture.client.delete_training(delete.clone()).await;
+    assert_eq!(status.unwrap_err().code(), Code::FailedPrecondition);
     hold.release();
     let job = fixture.jobs.get(&training_id).unwrap();
     assert_eq!(end(&job).await, State::Cancelled);
     let request = pb::ResumeTrainingRequest { training_id };
     fixture.client.resume_training(request).await.unwrap();
     assert_eq!(end(&job).await, State::Succeeded);
+    let deleted = fixture
+        .client
+        .delete_training(delete.clone())
+        .await
+        .unwrap();
+    let training = deleted.into_inner().training.unwrap();
+    assert_eq!(training.state(), pb::State::Succeeded);
+    let status = fixture.client.delete_training(delete).await;
+    assert_eq!(status.unwrap_err().code(), Code::NotFound);
 }
