@@ -32,6 +32,7 @@
 
 mod admission;
 mod batch;
+mod caller;
 mod committer;
 mod engine;
 mod error;
@@ -48,12 +49,14 @@ mod scheduler;
 mod score;
 mod stop_matcher;
 mod stream;
+mod surplus_budget;
 #[cfg(test)]
 mod tests;
 mod text_buffer;
 mod worker;
 mod worker_load;
 
+pub use caller::CallerId;
 pub use engine::{Engine, EngineConfig, EngineStats, PartScore, TextScorer};
 pub use error::{GenerateError, ImportError};
 pub use event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};

@@ -7,8 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use charlstm_engine::{
-    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    GenerationStream, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
+    CallerId, Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText,
+    GenerationEvent, GenerationStream, ScoreCall, Scored, SessionSource, Started,
+    UnknownCharacters,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
@@ -18,6 +19,7 @@ use charlstm_store::session::{Owner, SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::Caller;
 use super::deadline::deadline;
 use super::principal::Principal;
 use super::status;
@@ -73,10 +75,12 @@ impl GenerationRpc {
         &self,
         request: pb::GenerateRequest,
         principal: &Principal,
+        caller: Caller,
         deadline: Option<Instant>,
     ) -> Result<GenerateResponses, Status> {
         let since = Instant::now();
-        let call = generate_call(request, principal, &self.keys, deadline)?;
+        let mut call = generate_call(request, principal, &self.keys, deadline)?;
+        call.caller = caller.name().into();
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
         Ok(GenerateResponses {
@@ -100,7 +104,9 @@ impl GenerationService for GenerationRpc {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
-        let responses = self.open(request.into_inner(), &principal, deadline).await;
+        let caller = Caller::of(request.extensions());
+        let request = request.into_inner();
+        let responses = self.open(request, &principal, caller, deadline).await;
         Ok(Response::new(responses?))
     }
 
@@ -110,8 +116,9 @@ impl GenerationService for GenerationRpc {
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
         let deadline = deadline(request.metadata().as_ref());
         let principal = Principal::of(&request)?;
+        let caller = Caller::of(request.extensions());
         let request = text::stream_request(request.into_inner())?;
-        let responses = self.open(request, &principal, deadline).await?;
+        let responses = self.open(request, &principal, caller, deadline).await?;
         Ok(Response::new(text::collect(responses).await?))
     }
 
@@ -120,6 +127,7 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
         let deadline = deadline(request.metadata().as_ref());
+        let caller = Caller::of(request.extensions());
         let request = request.into_inner();
         let logprobs = request.logprobs.unwrap_or_default();
         if logprobs && request.text.chars().count() > MAX_SCORE_LOGPROBS {
@@ -128,6 +136,7 @@ impl GenerationService for GenerationRpc {
             return Err(status::invalid("logprobs", message));
         }
         let call = ScoreCall {
+            caller: caller.name().into(),
             model: request.model,
             unknown: unknown_characters(request.unknown)?,
             logprobs,
@@ -149,7 +158,8 @@ impl GenerationService for GenerationRpc {
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        score_stream::start(self.engine.clone(), request.into_inner(), deadline)
+        let caller = Caller::of(request.extensions()).name().into();
+        score_stream::start(self.engine.clone(), request.into_inner(), caller, deadline)
             .await
             .map(Response::new)
     }
@@ -243,6 +253,7 @@ fn generate_call(
     check_stops(&request.stop)?;
     let sampling = request.sampling.unwrap_or_default();
     Ok(GenerateCall {
+        caller: CallerId::default(),
         model: request.model,
         prompt: request.prime,
         unknown: unknown_characters(request.unknown)?,

@@ -3,6 +3,7 @@
 
 mod commit;
 mod controlled_storage;
+mod fairness;
 mod interleavings;
 mod invariants;
 mod limits;
@@ -293,6 +294,7 @@ fn key(name: &str) -> SessionKey {
 
 fn score_call() -> ScoreCall {
     ScoreCall {
+        caller: CallerId::default(),
         model: "m".to_owned(),
         unknown: UnknownCharacters::Reject,
         logprobs: false,
@@ -312,6 +314,7 @@ async fn score(engine: &Engine, parts: &[&str]) -> Result<Scored, GenerateError>
 /// A seeded call without a session.
 fn call(prompt: &str, max_chars: u64) -> GenerateCall {
     GenerateCall {
+        caller: CallerId::default(),
         model: String::new(),
         prompt: prompt.to_owned(),
         unknown: UnknownCharacters::Reject,
