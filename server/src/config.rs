@@ -335,6 +335,18 @@ pub struct Config {
     )]
     pub max_connections: usize,
 
+    // 64 MB, which a large model needs minutes to process.
+    /// Maximum number of prompt characters that wait to be processed, of all
+    /// calls together; beyond it, calls are rejected with a retry delay
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_QUEUED_CHARS",
+        value_name = "N",
+        default_value = "16000000",
+        value_parser = Checked(count::<1, 1_000_000_000>)
+    )]
+    pub max_queued_chars: usize,
+
     // Enough to look at earlier trainings, and as many as a person reads in a
     // list.
     /// Maximum number of finished trainings that are kept; beyond it, the

@@ -419,6 +419,7 @@ fn start_engine(
         workers: devices::generation_threads(device, config.precision, config.threads),
         max_batch: config.max_batch,
         max_queue: config.max_queue,
+        max_queued_chars: config.max_queued_chars,
         reader_timeout: config.reader_timeout,
         prompt_cache_bytes: config.prompt_cache_bytes.as_u64(),
         ..EngineConfig::default()

@@ -1,6 +1,7 @@
 //! The gRPC services: protobuf in, calls of the domain, protobuf out. The
 //! crates below know neither the generated types nor `tonic`.
 
+pub mod call_context;
 pub mod call_record;
 pub mod caller;
 mod convert;
