@@ -176,7 +176,7 @@ impl GenerationService for GenerationRpc {
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        let caller = Caller::of(request.extensions()).name().into();
+        let caller = CallContext::of(request.extensions())?.caller.name().into();
         score_stream::start(self.engine.clone(), request.into_inner(), caller, deadline)
             .await
             .map(Response::new)
