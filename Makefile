@@ -18,8 +18,8 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve install package try-package libtorch bench check man node python python-stubs \
-	api-docs contract-image gpu-kernels gpu-bundle faults
+.PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
+	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,15 +34,33 @@ test: libtorch ## Run the whole test suite
 	@python3 -m unittest discover -s tests/python
 	@$(MAKE) --no-print-directory python \
 		|| echo "python: not available; the tests with Python clients and grpcurl will be skipped"
+	@scripts/web.sh --check
 	@$(MAKE) --no-print-directory node || echo "node: not available; the test with a Node client will be skipped"
 	$(CARGO) test --workspace
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/faults; \
 		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "faults: .venv is missing" >&2; exit 1; \
 		else echo "faults: skipped: the Python tools of the tests are not available"; fi
+	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/attacks; \
+		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "attacks: .venv is missing" >&2; exit 1; \
+		else echo "attacks: skipped: the Python tools of the tests are not available"; fi
 
 faults: libtorch python ## Crashes, full disks and damaged files against the real program (minutes)
 	$(CARGO) build --release -p charlstm-server
 	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/faults --full $(ARGS)
+
+attacks: libtorch python ## What anyone on the network can do, against the real program (minutes)
+	$(CARGO) build --release -p charlstm-server
+	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/attacks --full $(ARGS)
+
+soak: libtorch python ## Twenty minutes of mixed load (ARGS="--soak 60": an hour)
+	$(CARGO) build --release -p charlstm-server
+	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/attacks --soak 20 $(ARGS)
+
+FUZZ_SECONDS ?= 180
+fuzz: ## Fuzz everything read from untrusted sources, three minutes each (FUZZ_SECONDS=20)
+	@cd fuzz && for target in $$(RUSTC_BOOTSTRAP=1 cargo fuzz list); do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_len=4194304 -rss_limit_mb=512 \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 	$(CARGO) run --release -p charlstm-server -- $(ARGS)
@@ -74,7 +92,12 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 	@scripts/buf.sh lint
 	@scripts/buf.sh breaking
 	@python3 scripts/api_docs.py --check
+	@scripts/deny.sh
 	@scripts/python_check.sh
+
+deploy-check: libtorch ## Check the systemd unit, the alerts, and the dashboard against a running server
+	$(CARGO) build -p charlstm-server -p charlstm-client
+	@python3 scripts/deploy_check.py
 
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
@@ -98,6 +121,9 @@ contract-image: ## Record the contract as released, for the backward compatibili
 man: libtorch ## Write the manual pages of both programs to target/man
 	$(CARGO) run --quiet -p charlstm-client -- man target/man
 	$(CARGO) run --quiet -p charlstm-server --example man -- target/man
+
+web: ## Build the web page from web/ into web/dist
+	@scripts/web.sh
 
 node: ## Install the Node packages that the tests need into target/node
 	@scripts/node.sh

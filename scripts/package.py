@@ -145,18 +145,22 @@ SYSTEM_LIBRARIES = re.compile(r"=> (/\S+)|^\s*(/\S*ld-linux\S+)", re.MULTILINE)
 TRIAL = """
 set -e
 cd /
+: > /out
 /charlstm/bin/charlstm-server --listen 127.0.0.1:50051 --data-dir /data > /out 2> /err &
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    read -r line < /out && break || sleep 1
+server=$!
+tries=0
+until read -r line < /out; do
+    tries=$((tries + 1))
+    [ $tries -lt 60 ]
+    sleep 1
 done
 echo "$line"
 client=/charlstm/bin/charlstm-client
 $client train --text /text --model trial --hidden-size 16 --epochs 1
 $client generate --model trial --prime "The " --length 60 --seed 1
 $client status
-kill %1
-wait %1
-echo "the server stopped with exit code $?"
+kill $server
+wait $server
 """
 
 
@@ -198,7 +202,9 @@ def try_archive(path: Path) -> None:
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         if os.geteuid() != 0:
             namespaces.append("--map-root-user")
-        code = subprocess.run([*namespaces, "sh", "-c", mount, TRIAL], env={"PATH": "/bin:/usr/bin:/sbin:/usr/sbin"}).returncode
+        environment = {"PATH": "/bin:/usr/bin:/sbin:/usr/sbin"}
+        command = [*namespaces, "sh", "-c", mount, TRIAL]
+        code = subprocess.run(command, env=environment, check=False).returncode
         if code != 0:
             print((root / "err").read_text(), file=sys.stderr)
             raise Failure(f"the trial failed with exit code {code}")

@@ -320,10 +320,10 @@ fn choose_plan(
         let reason = format!("{} was trained on this text", id(model));
         return Ok((uses(model), Some(reason)));
     }
-    if let Some(training) = &known.unfinished {
-        if training.corpus_sha256 == *text {
-            return Ok((continue_training(training, name), None));
-        }
+    if let Some(training) = &known.unfinished
+        && training.corpus_sha256 == *text
+    {
+        return Ok((continue_training(training, name), None));
     }
     match known.versions.first() {
         None => Ok((

@@ -71,6 +71,23 @@ fn a_flag_takes_precedence_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn hosts_and_origins_are_lists_in_every_source() {
+    let config = load(&[]).unwrap();
+    assert!(config.http.is_on && config.http.allowed_hosts.is_empty());
+    let config = load(&["--allowed-host", "A.example,b", "--allowed-host", "c"]).unwrap();
+    assert_eq!(config.http.allowed_hosts, ["a.example", "b", "c"]);
+    let config = load_file("http = 'off'\ncors-origin = 'https://a.example,http://b:81'").unwrap();
+    assert!(!config.http.is_on);
+    assert_eq!(
+        config.http.cors_origins,
+        ["https://a.example", "http://b:81"]
+    );
+    assert!(message(&["--allowed-host", "a:80"]).contains("must be a host name"));
+    assert!(message(&["--cors-origin", "*"]).contains("must be SCHEME://HOST"));
+    assert!(message(&["--http", "maybe"]).contains("must be on or off"));
+}
+
+#[test]
 fn the_last_of_two_equal_flags_counts() {
     let config = load(&["--max-batch", "1", "--max-batch=2"]).unwrap();
     assert_eq!(config.max_batch, 2);
@@ -227,4 +244,27 @@ fn a_token_can_be_made_for_several_roles() {
     );
     let error = message(&["token", "--name", "a b", "--role", "train"]);
     assert!(error.contains("printable ASCII"), "{error}");
+}
+
+#[test]
+fn the_settings_in_effect_are_a_file_that_sets_the_same() {
+    let config = load(&["--max-batch", "7", "--tensorboard"]).unwrap();
+    assert!(config.effective.contains("max-batch = \"7\"\n"));
+    let again = load_file(&config.effective).unwrap();
+    assert_eq!(again.max_batch, 7);
+    assert!(again.tensorboard);
+    assert_eq!(again.listen, config.listen);
+    assert_eq!(again.effective, config.effective);
+    assert!(!config.effective.contains("print-config"));
+}
+
+#[test]
+fn levels_and_collectors_that_do_not_exist_are_rejected() {
+    let config = load(&["--log-level", "debug", "--log-text"]).unwrap();
+    assert_eq!(config.log_level, LevelFilter::DEBUG);
+    assert!(config.log_text && !load(&[]).unwrap().log_text);
+    assert!(message(&["--log-level", "loud"]).contains("must be error, warn"));
+    let endpoint = load(&["--otlp-endpoint", "http://[::1]:4317"]).unwrap();
+    assert!(endpoint.otlp_endpoint.is_some());
+    assert!(message(&["--otlp-endpoint", "localhost"]).contains("must be a URL"));
 }
