@@ -22,7 +22,6 @@ use charlstm_store::session::{
     SessionStorage,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +29,7 @@ use self::model_ref::{EncodedText, check_model_of, encode, identity_of, model_id
 pub use self::stats::EngineStats;
 pub use self::text_scorer::{PartScore, TextScorer};
 use crate::admission::{Admission, Permit};
+use crate::caller::CallerId;
 use crate::committer::Committer;
 use crate::error::GenerateError;
 use crate::event::Started;
@@ -97,10 +97,6 @@ impl Default for EngineConfig {
     }
 }
 
-/// When it is worth trying again after a rejection: at hundreds of characters
-/// a second for each generation, a slot is free within about a second.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// Maximum time that a call waits for the end of one whose reader has left:
 /// many decode steps and a sync of the disk, and too short to be noticed.
 const LEAVING_WAIT: Duration = Duration::from_secs(2);
@@ -123,7 +119,7 @@ struct Shared {
     committer: Arc<Committer>,
     generations: Arc<Admission>,
     scores: Arc<Admission>,
-    queued_chars: Arc<Semaphore>,
+    queued_chars: Arc<Admission>,
     workers: Vec<WorkerHandle>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Has a token of every thread that is alive.
@@ -141,7 +137,7 @@ struct WorkerHandle {
 struct AcceptedCall {
     call: GenerateCall,
     permit: Permit,
-    prompt_permit: OwnedSemaphorePermit,
+    prompt_permit: Permit,
     prompt: EncodedText,
     /// What is known of the prompt, if it starts from the zero state.
     cached: Option<CachedPrompt>,
@@ -184,7 +180,7 @@ impl Engine {
         let mut shared = Shared {
             generations: Admission::new(config.max_batch + config.max_queue),
             scores: Admission::new(config.max_scores),
-            queued_chars: Arc::new(Semaphore::new(queued_chars.min(Semaphore::MAX_PERMITS))),
+            queued_chars: Admission::new(queued_chars),
             prompt_cache: PromptCache::new(config.prompt_cache_bytes),
             config,
             models,
@@ -232,9 +228,9 @@ impl Engine {
         mut call: GenerateCall,
     ) -> Result<GenerationStream, GenerateError> {
         self.check_running()?;
-        let permit = admit(&self.shared.generations)?;
+        let permit = admit(&self.shared.generations, &call.caller, 1)?;
         let max_chars = self.shared.config.max_prompt_chars;
-        let prompt_permit = self.reserve_text(&call.prompt, max_chars)?;
+        let prompt_permit = self.reserve_text(&call.caller, &call.prompt, max_chars)?;
         let start = match &call.session {
             SessionSource::Stored(key) => self.open_session(key, &call).await?,
             SessionSource::Snapshot(snapshot) => self.open_snapshot(snapshot, &call).await?,
@@ -319,19 +315,21 @@ impl Engine {
     }
 
     /// Reserves a share of the budget of queued characters for a text.
-    fn reserve_text(&self, text: &str, max: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+    fn reserve_text(
+        &self,
+        caller: &CallerId,
+        text: &str,
+        max: usize,
+    ) -> Result<Permit, GenerateError> {
         let chars = text.chars().count();
         if chars > max {
             return Err(GenerateError::TextTooLong { chars, max });
         }
-        self.reserve_chars(chars)
+        self.reserve_chars(caller, chars)
     }
 
-    fn reserve_chars(&self, chars: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
-        let count = u32::try_from(chars).map_err(|_| overloaded())?;
-        Arc::clone(&self.shared.queued_chars)
-            .try_acquire_many_owned(count)
-            .map_err(|_| overloaded())
+    fn reserve_chars(&self, caller: &CallerId, chars: usize) -> Result<Permit, GenerateError> {
+        admit(&self.shared.queued_chars, caller, chars)
     }
 
     /// Loads the model of a call that continues no session.
@@ -485,7 +483,7 @@ impl Engine {
             });
         }
         let unfed = begin.unfed.len();
-        prompt_permit.merge(self.reserve_chars(unfed)?);
+        prompt_permit.merge(self.reserve_chars(&call.caller, unfed)?);
         let feed: Vec<u32> = begin.unfed.iter().chain(prompt.iter().copied()).collect();
         if feed.is_empty() {
             return Err(GenerateError::EmptyPrompt);
@@ -538,6 +536,7 @@ impl Engine {
             Progress::new(session, hash.digest(random.seed), &prompt)
         });
         let job = Job::new(JobParts {
+            caller: call.caller,
             buffer,
             settings: call.settings,
             draws: Draws::at(random),
@@ -580,14 +579,14 @@ impl Drop for Shared {
     }
 }
 
-fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
-    admission.admit().ok_or_else(overloaded)
-}
-
-fn overloaded() -> GenerateError {
-    GenerateError::Overloaded {
-        retry_after: RETRY_AFTER,
-    }
+fn admit(
+    admission: &Arc<Admission>,
+    caller: &CallerId,
+    amount: usize,
+) -> Result<Permit, GenerateError> {
+    admission
+        .admit(caller, amount)
+        .map_err(|retry_after| GenerateError::Overloaded { retry_after })
 }
 
 fn about(key: &SessionKey) -> impl FnOnce(SessionError) -> GenerateError {

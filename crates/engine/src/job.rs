@@ -10,18 +10,21 @@ use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::{Draws, Sampler, SamplingSettings, log_probability};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{LeaseStatus, SessionError};
-use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::Permit;
+use crate::caller::CallerId;
 use crate::error::GenerateError;
 use crate::event::FinishReason;
 use crate::progress::Progress;
 use crate::prompt_cache::PromptRecorder;
+use crate::scheduler::Schedulable;
 use crate::stop_matcher::{StopMatcher, Verdict};
 use crate::text_buffer::{Completion, EndedText, TextBuffer};
 use crate::worker_load::LoadShare;
 
 /// What a job is made of.
 pub(crate) struct JobParts {
+    pub(crate) caller: CallerId,
     pub(crate) buffer: Arc<TextBuffer>,
     pub(crate) model: Arc<LoadedModel>,
     pub(crate) settings: SamplingSettings,
@@ -45,7 +48,7 @@ pub(crate) struct JobParts {
     pub(crate) progress: Option<Progress>,
     pub(crate) load: LoadShare,
     /// Share of the budget of prompt characters, until they are fed.
-    pub(crate) prompt_permit: OwnedSemaphorePermit,
+    pub(crate) prompt_permit: Permit,
 }
 
 /// A text that is being generated. If it is dropped before its end, it ends
@@ -65,7 +68,10 @@ pub(crate) struct Job {
     recorder: Option<PromptRecorder>,
     progress: Option<Progress>,
     load: LoadShare,
-    prompt_permit: Option<OwnedSemaphorePermit>,
+    prompt_permit: Option<Permit>,
+    caller: CallerId,
+    /// The step since which it has its slot.
+    slot_since: u64,
     /// Characters fed of `feed`; the first decode step feeds its last one.
     fed: usize,
     /// Whether all of `feed` but its last character was fed.
@@ -118,6 +124,8 @@ impl Job {
             progress: parts.progress,
             load: parts.load,
             prompt_permit: Some(parts.prompt_permit),
+            caller: parts.caller,
+            slot_since: 0,
             fed: parts.fed,
             is_prefilled: false,
             last,
@@ -334,6 +342,20 @@ impl Job {
             ending,
             session: progress.map(|progress| (progress, end_state)),
         })
+    }
+}
+
+impl Schedulable for Job {
+    fn caller(&self) -> &CallerId {
+        &self.caller
+    }
+
+    fn slot_since(&self) -> u64 {
+        self.slot_since
+    }
+
+    fn set_slot_since(&mut self, step: u64) {
+        self.slot_since = step;
     }
 }
 

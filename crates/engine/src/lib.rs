@@ -32,6 +32,8 @@
 
 mod admission;
 mod batch;
+mod caller;
+mod commit_times;
 mod committer;
 mod engine;
 mod error;
@@ -49,12 +51,15 @@ mod scheduler;
 mod score;
 mod stop_matcher;
 mod stream;
+mod surplus_budget;
 #[cfg(test)]
 mod tests;
 mod text_buffer;
 mod worker;
 mod worker_load;
 
+pub use caller::CallerId;
+pub use commit_times::{COMMIT_BUCKETS, CommitTimes};
 pub use engine::{Engine, EngineConfig, EngineStats, PartScore, TextScorer};
 pub use error::{GenerateError, ImportError};
 pub use event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use charlstm_store::session::SessionStats;
 
 use super::Engine;
+use crate::commit_times::CommitTimes;
 use crate::prompt_cache::PromptCacheStats;
 use crate::worker_load::WorkerLoad;
 
 /// Load and counters of an engine, for status and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineStats {
     /// Generations in the batch or in prefill.
     pub running: usize,
@@ -29,6 +30,8 @@ pub struct EngineStats {
     pub prompt_cache: PromptCacheStats,
     /// Counters of the session storage.
     pub sessions: SessionStats,
+    /// How long commits have taken.
+    pub commits: CommitTimes,
 }
 
 impl Engine {
@@ -50,6 +53,7 @@ impl Engine {
             prefill_chars: count(|load| &load.prefill_chars),
             prompt_cache: self.shared.prompt_cache.stats(),
             sessions: self.storage().stats(),
+            commits: self.shared.committer.times(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod commit;
 mod controlled_storage;
+mod fairness;
 mod golden_texts;
 mod interleavings;
 mod invariants;
@@ -300,6 +301,7 @@ fn key(name: &str) -> SessionKey {
 
 fn score_call() -> ScoreCall {
     ScoreCall {
+        caller: CallerId::default(),
         model: "m".to_owned(),
         unknown: UnknownCharacters::Reject,
         logprobs: false,
@@ -319,6 +321,7 @@ async fn score(engine: &Engine, parts: &[&str]) -> Result<Scored, GenerateError>
 /// A seeded call without a session.
 fn call(prompt: &str, max_chars: u64) -> GenerateCall {
     GenerateCall {
+        caller: CallerId::default(),
         model: String::new(),
         owner: Owner::admin(),
         prompt: prompt.to_owned(),
