@@ -24,8 +24,8 @@ pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
-    Checked, address, boolean, byte_size, count, device, durability, duration, kernels, log_format,
-    log_level, path, precision, principal_name, role, threads, url,
+    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration, kernels,
+    log_format, log_level, path, precision, principal_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -238,6 +238,19 @@ pub struct Config {
     )]
     pub session_cache_bytes: ByteSize,
 
+    // A state of a network of 2 layers of 512 takes 5 KB in int8, and a prompt
+    // of a thousand characters four of them.
+    /// Memory for the states after recent prompts, such as 64MB: a prompt with
+    /// the same beginning is not processed again. 0 turns it off
+    #[arg(
+        long,
+        env = "CHARLSTM_PROMPT_CACHE_BYTES",
+        value_name = "BYTES",
+        default_value = "64MB",
+        value_parser = Checked(cache_size)
+    )]
+    pub prompt_cache_bytes: ByteSize,
+
     /// Disk space for sessions, such as 20GB; beyond it, the least recently used
     /// idle session is evicted [default: 10GB, but at most half of the free
     /// space]
@@ -285,6 +298,19 @@ pub struct Config {
     )]
     pub reader_timeout: Duration,
 
+    // Long enough for a network that was interrupted; a client that hangs does
+    // not hold an upload for longer.
+    /// Time after which a call is ended whose client sends nothing although its
+    /// request is not complete, or reads nothing of a response, such as 30s
+    #[arg(
+        long,
+        env = "CHARLSTM_TRANSFER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = Checked(duration)
+    )]
+    pub transfer_timeout: Duration,
+
     // Four full batches: behind a longer queue, a client is better served by
     // an immediate rejection and a retry.
     /// Maximum number of generations that wait for a slot in the batch; beyond
@@ -308,6 +334,18 @@ pub struct Config {
         value_parser = Checked(count::<1, 1_000_000>)
     )]
     pub max_connections: usize,
+
+    // 64 MB, which a large model needs minutes to process.
+    /// Maximum number of prompt characters that wait to be processed, of all
+    /// calls together; beyond it, calls are rejected with a retry delay
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_QUEUED_CHARS",
+        value_name = "N",
+        default_value = "16000000",
+        value_parser = Checked(count::<1, 1_000_000_000>)
+    )]
+    pub max_queued_chars: usize,
 
     // Enough to look at earlier trainings, and as many as a person reads in a
     // list.

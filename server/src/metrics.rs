@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use charlstm_engine::{COMMIT_BUCKETS, CommitTimes};
+use charlstm_engine::{COMMIT_BUCKETS, CommitTimes, PromptCacheStats};
 use charlstm_proto::{METHODS, Method};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -87,6 +87,8 @@ pub struct ServerStats {
     pub batch_rows: u64,
     /// Characters processed in prefill since the server started.
     pub prefill_chars: u64,
+    /// Use of the prompt cache.
+    pub prompt_cache: PromptCacheStats,
     /// Number of model versions on disk.
     pub models: usize,
     /// Number of model versions in memory.
@@ -297,6 +299,22 @@ impl ServerStats {
             "Prompt characters processed in prefill",
             Unit::Other("chars".to_owned()),
             ConstCounter::new(self.prefill_chars),
+        );
+        registry.register(
+            "prompt_cache_hits",
+            "Prompts of which a part was found in the prompt cache",
+            ConstCounter::new(self.prompt_cache.hits),
+        );
+        registry.register(
+            "prompt_cache_misses",
+            "Prompts of which nothing was found in the prompt cache",
+            ConstCounter::new(self.prompt_cache.misses),
+        );
+        registry.register_with_unit(
+            "prompt_cache",
+            "Memory that the prompt cache takes",
+            Unit::Bytes,
+            ConstGauge::new(self.prompt_cache.bytes),
         );
 
         registry.register_with_unit(

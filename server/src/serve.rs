@@ -36,10 +36,12 @@ use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::layers::request_body::RequestBodyLayer;
 use crate::rpc::model::ModelRpc;
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
+use crate::rpc::transfers::Transfers;
 use crate::shutdown::Signals;
 use crate::traces::{TracesError, Tracing};
 use crate::training_log::TrainingLog;
@@ -167,21 +169,23 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Signals { shutdown, reload } = signals;
     let started = Instant::now();
-    let http1 = config.http.is_on;
     let tls = config
         .tls()
-        .map(|files| Tls::read(files, http1))
+        .map(|files| Tls::read(files, config.http.is_on))
         .transpose()?;
     let max_connections = transport::max_connections(config.max_connections);
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let traces = Tracing::new(config.otlp_endpoint.as_deref())?;
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
+    let in_flight = InFlightLayer::new(calls.clone());
+    let timeout = config.transfer_timeout;
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
         call_log: CallLogLayer::new(config.log_text, traces.clone()),
         auth: AuthLayer::new(Arc::clone(&access)),
-        in_flight: InFlightLayer::new(calls.clone()),
+        request_body: RequestBodyLayer::new(timeout, shutdown.clone()),
+        in_flight: in_flight.clone(),
     };
     let device = devices::select(config.device)?;
     let kernels = config.kernels.select()?;
@@ -234,10 +238,11 @@ pub async fn serve(
             training_log.follow(job);
         }
     }
-    let training = TrainingRpc::server(jobs.clone(), training_log);
+    let transfers = Transfers::on_disk_of(&config.data_dir);
+    let training = TrainingRpc::server(jobs.clone(), training_log, transfers.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
-    let models = ModelRpc::server(repository.clone(), usage);
+    let models = ModelRpc::server(repository.clone(), usage, transfers);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
     let connection_metrics = metrics.connections();
@@ -270,6 +275,8 @@ pub async fn serve(
         routes,
         shutdown.clone(),
     ));
+    let stopping = shutdown.clone();
+    let sweeping = tokio::spawn(async move { in_flight.end_unread(timeout, stopping).await });
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
@@ -314,6 +321,7 @@ pub async fn serve(
         stop_jobs(jobs),
         drain(&calls, serving),
     );
+    sweeping.abort();
     // Also the traces of the last calls.
     let exported = tokio::task::spawn_blocking(move || traces.shutdown()).await;
     if let Err(error) = exported {
@@ -411,7 +419,9 @@ fn start_engine(
         workers: devices::generation_threads(device, config.precision, config.threads),
         max_batch: config.max_batch,
         max_queue: config.max_queue,
+        max_queued_chars: config.max_queued_chars,
         reader_timeout: config.reader_timeout,
+        prompt_cache_bytes: config.prompt_cache_bytes.as_u64(),
         ..EngineConfig::default()
     };
     Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
@@ -504,10 +514,9 @@ fn notify_stopping() {
 /// What would keep the server from starting.
 pub fn check(config: &Config) -> Result<(), ServeError> {
     AccessControl::from_files(&config.access_files())?;
-    let http1 = config.http.is_on;
     config
         .tls()
-        .map(|files| Tls::read(files, http1))
+        .map(|files| Tls::read(files, config.http.is_on))
         .transpose()?;
     transport::origin_policy(config)?;
     devices::select(config.device)?;

@@ -513,6 +513,7 @@ mod tests {
 
     use super::*;
     use crate::admission::Admission;
+    use crate::caller::CallerId;
     use crate::stream::GenerationStream;
 
     #[tokio::test]
@@ -536,7 +537,7 @@ mod tests {
             capacity_chars: 10_000,
             inbox: Arc::default(),
             committer: Committer::new(storage, tokio::runtime::Handle::current()),
-            permit: Admission::new(1).admit().unwrap(),
+            permit: Admission::new(1).admit(&CallerId::default(), 1).unwrap(),
         });
         let mut stream = GenerationStream::new(Arc::clone(&buffer));
         buffer.start();

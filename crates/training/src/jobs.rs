@@ -229,8 +229,9 @@ impl Jobs {
             spec.sequence_length as usize,
         )?;
         spec.adapt_to_length(&upload.requested, split.training.len());
-        self.shared
-            .check_memory(memory::estimate_bytes(&spec, corpus.vocabulary.len()))?;
+        let threads = self.shared.context.learners.threads();
+        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len(), threads);
+        self.shared.check_memory(needed)?;
         self.shared
             .check_space_in_queue(&lock(&self.shared.state), &upload.requester)?;
         let created_unix_ms = unix_time::now_ms();

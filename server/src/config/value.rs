@@ -222,6 +222,14 @@ pub(super) fn byte_size(text: &str) -> Result<ByteSize, String> {
         })
 }
 
+/// Bytes of a cache, as [`byte_size`], or 0 for none.
+pub(super) fn cache_size(text: &str) -> Result<ByteSize, String> {
+    match text {
+        "0" => Ok(ByteSize::b(0)),
+        _ => byte_size(text).map_err(|requirement| format!("{requirement}; or 0")),
+    }
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" | "yes" => Ok(true),

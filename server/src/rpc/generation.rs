@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use charlstm_engine::{
-    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
+    CallerId, Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText,
+    GenerationEvent, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
@@ -18,6 +18,7 @@ use charlstm_store::session::{Owner, SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call_context::CallContext;
 use super::call_record::CallRecord;
 use super::deadline::deadline;
 use super::principal::Principal;
@@ -81,14 +82,19 @@ impl GenerationRpc {
     pub(crate) async fn open(
         &self,
         request: pb::GenerateRequest,
-        principal: &Principal,
-        record: CallRecord,
+        context: &CallContext,
         deadline: Option<Instant>,
     ) -> Result<GenerateResponses, Status> {
         let since = Instant::now();
+        let CallContext {
+            principal,
+            caller,
+            record,
+        } = context;
         let session = request.session_id.as_deref().unwrap_or_default();
         record.requested(&request.model, session, &request.prime);
-        let call = generate_call(request, principal, &self.keys, deadline)?;
+        let mut call = generate_call(request, principal, &self.keys, deadline)?;
+        call.caller = caller.name().into();
         let stream = principal.start_stream()?;
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
@@ -96,7 +102,7 @@ impl GenerationRpc {
         Ok(GenerateResponses {
             events: ThrottledEvents::new(events, throttle),
             _stream: stream,
-            record,
+            record: record.clone(),
             handed_over: None,
             keys: Arc::clone(&self.keys),
             metrics: self.metrics.clone(),
@@ -116,10 +122,9 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        let principal = Principal::of(&request)?;
-        let record = CallRecord::of(request.extensions());
+        let context = CallContext::of(request.extensions())?;
         let request = request.into_inner();
-        let responses = self.open(request, &principal, record, deadline).await;
+        let responses = self.open(request, &context, deadline).await;
         Ok(Response::new(responses?))
     }
 
@@ -128,10 +133,9 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::GenerateTextRequest>,
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        let principal = Principal::of(&request)?;
-        let record = CallRecord::of(request.extensions());
+        let context = CallContext::of(request.extensions())?;
         let request = text::stream_request(request.into_inner())?;
-        let responses = self.open(request, &principal, record, deadline).await?;
+        let responses = self.open(request, &context, deadline).await?;
         Ok(Response::new(collect(responses).await?))
     }
 
@@ -140,7 +144,7 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        let record = CallRecord::of(request.extensions());
+        let CallContext { caller, record, .. } = CallContext::of(request.extensions())?;
         let request = request.into_inner();
         record.requested(&request.model, "", &request.text);
         let logprobs = request.logprobs.unwrap_or_default();
@@ -150,6 +154,7 @@ impl GenerationService for GenerationRpc {
             return Err(status::invalid("logprobs", message));
         }
         let call = ScoreCall {
+            caller: caller.name().into(),
             model: request.model,
             unknown: unknown_characters(request.unknown)?,
             logprobs,
@@ -171,7 +176,8 @@ impl GenerationService for GenerationRpc {
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        score_stream::start(self.engine.clone(), request.into_inner(), deadline)
+        let caller = CallContext::of(request.extensions())?.caller.name().into();
+        score_stream::start(self.engine.clone(), request.into_inner(), caller, deadline)
             .await
             .map(Response::new)
     }
@@ -280,13 +286,15 @@ fn generate_call(
     check_stops(&request.stop)?;
     let sampling = request.sampling.unwrap_or_default();
     Ok(GenerateCall {
+        caller: CallerId::default(),
         model: request.model,
         prompt: request.prime,
         unknown: unknown_characters(request.unknown)?,
         max_chars: max_chars.into(),
         session,
         owner_limit: principal.max_sessions(&owner),
-        snapshot_for: returns_session.then_some(owner),
+        snapshot_for: returns_session.then(|| owner.clone()),
+        owner,
         settings: settings(&sampling)?,
         seed: sampling.seed,
         stop: request.stop,

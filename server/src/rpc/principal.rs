@@ -7,6 +7,7 @@ use charlstm_store::session::Owner;
 use charlstm_training::jobs::Requester;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+use tonic::codegen::http::Extensions;
 use tonic::{Request, Status};
 
 use super::status;
@@ -238,7 +239,15 @@ impl Principal {
     /// INTERNAL if the request did not come through the auth layer: a service
     /// without it must not serve anyone.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let principal = request.extensions().get::<Self>();
+        Self::of_extensions(request.extensions())
+    }
+
+    /// Returns the caller of the request with these extensions.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(super) fn of_extensions(extensions: &Extensions) -> Result<Self, Status> {
+        let principal = extensions.get::<Self>();
         principal
             .cloned()
             .ok_or_else(|| status::internal(&"a request without a principal"))

@@ -17,6 +17,7 @@ use super::call_record::CallRecord;
 use super::principal::{Principal, Role};
 use super::status::internal;
 use super::status::training as status;
+use super::transfers::Transfers;
 use crate::training_log::TrainingLog;
 use charlstm_training::events::Event;
 use charlstm_training::history::Watcher;
@@ -32,15 +33,25 @@ mod tests;
 pub struct TrainingRpc {
     jobs: Jobs,
     log: TrainingLog,
+    transfers: Transfers,
 }
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl TrainingRpc {
     /// Returns the service on these trainings, ready to be added to a server.
-    /// What happens to trainings is written to `log`.
-    pub fn server(jobs: Jobs, log: TrainingLog) -> TrainingServiceServer<Self> {
-        TrainingServiceServer::new(Self { jobs, log })
+    /// What happens to trainings is written to `log`; uploads are counted in
+    /// `transfers`.
+    pub fn server(
+        jobs: Jobs,
+        log: TrainingLog,
+        transfers: Transfers,
+    ) -> TrainingServiceServer<Self> {
+        TrainingServiceServer::new(Self {
+            jobs,
+            log,
+            transfers,
+        })
     }
 
     /// Runs work that blocks on the disk or computes on a thread that may block.
@@ -100,18 +111,22 @@ impl TrainingService for TrainingRpc {
     ) -> Result<Response<Self::TrainStream>, Status> {
         let principal = Principal::of(&request)?;
         let record = CallRecord::of(request.extensions());
+        principal.require(Role::Train)?;
+        let transfer = self.transfers.begin(&request)?;
         let mut messages = request.into_inner();
-        let first = messages.message().await?.and_then(|first| first.payload);
+        let first = transfer.wait(messages.message()).await?;
+        let first = first.and_then(|first| first.payload);
         let Some(pb::train_request::Payload::Spec(spec)) = first else {
             return Err(status::spec_missing());
         };
         let mut upload = self.begin(convert::spec_from(spec), &principal).await?;
         // The next message is read after this one is processed: a client that
         // is faster than the server has to wait.
-        while let Some(message) = messages.message().await? {
+        while let Some(message) = transfer.wait(messages.message()).await? {
             let Some(pb::train_request::Payload::CorpusChunk(chunk)) = message.payload else {
                 return Err(status::chunk_missing());
             };
+            transfer.received(chunk.len())?;
             upload = self.push(upload, chunk).await?;
         }
         let (job, guard) = self.start(upload, &record).await?;
@@ -125,7 +140,9 @@ impl TrainingService for TrainingRpc {
     ) -> Result<Response<pb::StartTrainingResponse>, Status> {
         let principal = Principal::of(&request)?;
         let record = CallRecord::of(request.extensions());
+        let transfer = self.transfers.begin(&request)?;
         let request = request.into_inner();
+        transfer.received(request.corpus.len())?;
         let mut spec = convert::spec_from(request.spec.ok_or_else(status::spec_missing)?);
         // There is no stream that could break.
         spec.cancel_on_disconnect = None;

@@ -108,6 +108,7 @@ impl Sources {
             decode_steps: load.steps,
             batch_rows: load.rows,
             prefill_chars: load.prefill_chars,
+            prompt_cache: load.prompt_cache,
             models: self.repository.count(),
             models_loaded: self.repository.loaded().len(),
             trainings: STATES.map(|(_, name)| (name, 0)).to_vec(),

@@ -17,7 +17,8 @@ use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::deadline::DeadlineService;
 use crate::rpc::layers::in_flight::InFlightLayer;
-use crate::rpc::layers::request_end::require_end;
+use crate::rpc::layers::protocol::ProtocolService;
+use crate::rpc::layers::request_body::RequestBodyLayer;
 
 /// The layers around each service.
 #[derive(Clone)]
@@ -25,6 +26,7 @@ pub(super) struct Layers {
     pub(super) call_metrics: CallMetricsLayer,
     pub(super) call_log: CallLogLayer,
     pub(super) auth: AuthLayer,
+    pub(super) request_body: RequestBodyLayer,
     pub(super) in_flight: InFlightLayer,
 }
 
@@ -82,12 +84,14 @@ impl Services {
         S::Future: Send + 'static,
     {
         let layers = self.layers.clone();
+        let request_body = layers.request_body;
         let layers = ServiceBuilder::new()
             .layer(layers.call_metrics)
             .layer(layers.call_log)
+            .layer_fn(ProtocolService::new)
             .layer_fn(DeadlineService::new)
             .layer(layers.auth)
-            .map_request(require_end)
+            .map_request(move |request| request_body.wrap(request))
             .layer(layers.in_flight);
         self.names.push(S::NAME);
         self.routes.add_service(layers.named_layer(service));

@@ -6,6 +6,7 @@ use charlstm_store::session::SessionStats;
 
 use super::Engine;
 use crate::commit_times::CommitTimes;
+use crate::prompt_cache::PromptCacheStats;
 use crate::worker_load::WorkerLoad;
 
 /// Load and counters of an engine, for status and metrics.
@@ -25,6 +26,8 @@ pub struct EngineStats {
     pub rows: u64,
     /// Characters processed in prefill since the start.
     pub prefill_chars: u64,
+    /// Use of the prompt cache.
+    pub prompt_cache: PromptCacheStats,
     /// Counters of the session storage.
     pub sessions: SessionStats,
     /// How long commits have taken.
@@ -48,6 +51,7 @@ impl Engine {
             steps: count(|load| &load.steps),
             rows: count(|load| &load.rows),
             prefill_chars: count(|load| &load.prefill_chars),
+            prompt_cache: self.shared.prompt_cache.stats(),
             sessions: self.storage().stats(),
             commits: self.shared.committer.times(),
         }

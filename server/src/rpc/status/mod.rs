@@ -8,6 +8,7 @@ mod generation;
 mod repository;
 mod session;
 pub(super) mod training;
+mod transfer;
 
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ pub(super) use generation::{
 };
 pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
+};
+pub(super) use transfer::{
+    request_stalled, too_many_large_messages, too_many_transfers, transfer_evicted,
+    transfers_too_large, unread_trailers,
 };
 
 /// `ErrorInfo.domain` of every status.
@@ -144,6 +149,25 @@ pub(super) fn request_incomplete() -> Status {
         Code::Aborted,
         "REQUEST_INCOMPLETE",
         "the request ended before its client had completed it; nothing was started",
+    )
+}
+
+/// Returns INVALID_ARGUMENT: the library could not decode the request.
+pub(super) fn undecodable(reason: &str) -> Status {
+    invalid("request", format!("cannot be decoded: {reason}"))
+}
+
+/// Returns INVALID_ARGUMENT: a unary request has a second message.
+pub(super) fn second_message() -> Status {
+    invalid("request", "must be exactly one message")
+}
+
+/// Returns UNAVAILABLE: the server does not wait for the rest of a request.
+pub(super) fn server_stopping() -> Status {
+    refused(
+        Code::Unavailable,
+        "SERVER_STOPPING",
+        "the server is shutting down",
     )
 }
 
