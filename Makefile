@@ -18,7 +18,7 @@ CARGO := LIBTORCH=$(CURDIR)/.libtorch/cuda cargo
 endif
 endif
 
-.PHONY: help demo test serve install package try-package libtorch bench check man node python python-stubs \
+.PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
 	api-docs contract-image gpu-kernels gpu-bundle faults
 .DEFAULT_GOAL := help
 
@@ -34,6 +34,7 @@ test: libtorch ## Run the whole test suite
 	@python3 -m unittest discover -s tests/python
 	@$(MAKE) --no-print-directory python \
 		|| echo "python: not available; the tests with Python clients and grpcurl will be skipped"
+	@scripts/web.sh --check
 	@$(MAKE) --no-print-directory node || echo "node: not available; the test with a Node client will be skipped"
 	$(CARGO) test --workspace
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/faults; \
@@ -98,6 +99,9 @@ contract-image: ## Record the contract as released, for the backward compatibili
 man: libtorch ## Write the manual pages of both programs to target/man
 	$(CARGO) run --quiet -p charlstm-client -- man target/man
 	$(CARGO) run --quiet -p charlstm-server --example man -- target/man
+
+web: ## Build the web page from web/ into web/dist
+	@scripts/web.sh
 
 node: ## Install the Node packages that the tests need into target/node
 	@scripts/node.sh

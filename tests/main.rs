@@ -7,9 +7,11 @@
 mod bad_disk;
 mod bad_input;
 mod broken_connection;
+mod browser;
 mod dependencies;
 mod determinism;
 mod examples;
+mod http;
 mod inference_only;
 mod interruption;
 mod json;

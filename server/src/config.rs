@@ -8,6 +8,7 @@
 mod environment;
 mod error;
 mod file;
+mod http;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -21,6 +22,7 @@ use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 pub use self::environment::unknown_variables;
 pub use self::error::ConfigError;
 use self::error::explain;
+pub use self::http::HttpConfig;
 use self::value::{
     Checked, address, boolean, byte_size, count, device, durability, duration, kernels, log_format,
     path, precision, principal_name, role, threads,
@@ -382,6 +384,10 @@ pub struct Config {
     /// File of access tokens of administrators, one per line
     #[arg(long, env = "CHARLSTM_AUTH_TOKEN_FILE", value_name = "FILE", value_parser = Checked(path))]
     pub auth_token_file: Option<PathBuf>,
+
+    /// HTTP on the same port.
+    #[command(flatten)]
+    pub http: HttpConfig,
 
     /// Allow --listen on an address that other machines can reach without TLS,
     /// or without principals, tokens and client certificates

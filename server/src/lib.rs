@@ -8,6 +8,7 @@ pub mod backup;
 pub mod config;
 mod data_folder;
 mod devices;
+mod http;
 mod listener;
 pub mod metrics;
 pub mod rpc;

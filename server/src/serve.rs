@@ -3,6 +3,7 @@
 //! does is in `rpc`.
 
 mod metrics;
+mod model_usage;
 mod services;
 mod transport;
 
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::model_usage::EngineModelUsage;
 use self::services::{Layers, Services};
 use self::transport::MAX_MESSAGE_BYTES;
 use crate::access::{AccessControl, AccessError, is_exposed};
@@ -24,23 +26,24 @@ use crate::backup;
 use crate::config::Config;
 use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
 use crate::devices;
+use crate::http::{self, ApiState, HttpParts};
 use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
-use crate::rpc::model::{ModelRpc, ModelUsage};
+use crate::rpc::model::ModelRpc;
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_model::kernels::{KernelError, Kernels};
-use charlstm_repository::{ModelId, Repository, RepositoryError};
+use charlstm_repository::{Repository, RepositoryError};
 use charlstm_store::session::{
-    AllowedSessions, EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError,
-    SessionError, SessionLimits, SessionStorage, SnapshotKeys, default_max_bytes,
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionLimits,
+    SessionStorage, SnapshotKeys, default_max_bytes,
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -153,7 +156,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let started = Instant::now();
-    let tls = transport::tls(config.tls())?;
+    let tls = transport::tls(config.tls(), config.http.is_on)?;
     let max_connections = transport::max_connections(config.max_connections);
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let metrics = Metrics::default();
@@ -167,7 +170,7 @@ pub async fn serve(
     let kernels = config.kernels.select()?;
     let _lock = data_folder::lock(&config.data_dir)?;
     // All that can fail without touching the data comes first.
-    let mut services = Services::new(layers)?;
+    let mut services = Services::new(layers.clone())?;
     let address = listener.local_addr().map_err(network)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(listen("--metrics-listen", address).await?),
@@ -194,11 +197,18 @@ pub async fn serve(
         max_queue: config.max_queue,
         started,
     };
-    services.add(GenerationRpc::server(
-        engine.clone(),
-        Arc::clone(&keys),
-        metrics.clone(),
-    ));
+    let generation = GenerationRpc::new(engine.clone(), Arc::clone(&keys), metrics.clone());
+    services.add(generation.clone().server());
+    let http = HttpParts {
+        state: ApiState {
+            generation,
+            repository: repository.clone(),
+        },
+        policy: transport::origin_policy(&config)?,
+        auth: layers.auth.clone(),
+        in_flight: layers.in_flight.clone(),
+        shutdown: shutdown.clone(),
+    };
     services.add(SessionRpc::server(engine.clone(), keys));
     let training = TrainingRpc::server(jobs.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
@@ -219,11 +229,19 @@ pub async fn serve(
     services.add(ServerRpc::server(info, repository, load));
 
     let (routes, health) = services.finish().await;
+    let mut routes = routes.into_axum_router();
+    if config.http.is_on {
+        routes = http::router(routes, http);
+    }
+    let listener_config = ListenerConfig {
+        http1: config.http.is_on,
+        ..ListenerConfig::new(max_connections, tls.map(|tls| tls.subscribe()))
+    };
     let mut serving = tokio::spawn(listener::serve(
         listener,
-        ListenerConfig::new(max_connections, tls.map(|tls| tls.subscribe())),
+        listener_config,
         connection_metrics,
-        routes.into_axum_router(),
+        routes,
         shutdown.clone(),
     ));
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
@@ -388,30 +406,6 @@ fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync 
             trainings_running: trainings.running,
             trainings_queued: trainings.queued,
         }
-    }
-}
-
-/// The sessions of a model version.
-struct EngineModelUsage(Engine);
-
-#[tonic::async_trait]
-impl ModelUsage for EngineModelUsage {
-    async fn sessions(&self, id: &ModelId) -> Result<u64, SessionError> {
-        self.0.count_sessions_of(id).await
-    }
-
-    async fn retire(&self, id: &ModelId, allowed: AllowedSessions) -> Result<(), SessionError> {
-        self.0.retire_model(id, allowed).await
-    }
-
-    async fn reinstate(&self, id: &ModelId) {
-        if let Err(error) = self.0.reinstate_model(id).await {
-            tracing::error!(model = %id, %error, "no session can start on a model that was not deleted");
-        }
-    }
-
-    fn release(&self, id: &ModelId) {
-        self.0.drop_model(id);
     }
 }
 

@@ -36,6 +36,28 @@ pub(crate) fn node_modules() -> Option<PathBuf> {
     installed(root().join("target/node/node_modules"), "make node")
 }
 
+/// Returns the folder of the packages that `scripts/web.sh` installs into
+/// `target/web`; `None`, after [`skip`], if they are not installed.
+pub(crate) fn page_modules() -> Option<PathBuf> {
+    installed(root().join("target/web/node_modules"), "make web")
+}
+
+/// Returns Chromium; `None`, after [`skip`], if it is not installed.
+pub(crate) fn chromium() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).find_map(|folder| {
+        let names = ["chromium", "chromium-browser", "google-chrome"];
+        names
+            .map(|name| folder.join(name))
+            .into_iter()
+            .find(|file| file.exists())
+    });
+    if found.is_none() {
+        skip("Chromium is not installed (Debian: apt-get install chromium)");
+    }
+    found
+}
+
 fn installed(path: PathBuf, command: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);

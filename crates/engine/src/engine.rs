@@ -580,8 +580,14 @@ fn begin_state(start: Option<SessionState>, seed: Option<u64>) -> SessionState {
             ..state
         },
         (Some(state), _) => state,
-        (None, seed) => SessionState::origin(seed.unwrap_or_else(rand::random)),
+        (None, seed) => SessionState::origin(seed.unwrap_or_else(draw_seed)),
     }
+}
+
+/// Draws a seed of 53 bits: clients that read numbers as JavaScript does can
+/// send it back.
+fn draw_seed() -> u64 {
+    rand::random::<u64>() >> 11
 }
 
 /// The state of the network at `state`. The digest of its session's model

@@ -71,6 +71,23 @@ fn a_flag_takes_precedence_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn hosts_and_origins_are_lists_in_every_source() {
+    let config = load(&[]).unwrap();
+    assert!(config.http.is_on && config.http.allowed_hosts.is_empty());
+    let config = load(&["--allowed-host", "A.example,b", "--allowed-host", "c"]).unwrap();
+    assert_eq!(config.http.allowed_hosts, ["a.example", "b", "c"]);
+    let config = load_file("http = 'off'\ncors-origin = 'https://a.example,http://b:81'").unwrap();
+    assert!(!config.http.is_on);
+    assert_eq!(
+        config.http.cors_origins,
+        ["https://a.example", "http://b:81"]
+    );
+    assert!(message(&["--allowed-host", "a:80"]).contains("must be a host name"));
+    assert!(message(&["--cors-origin", "*"]).contains("must be SCHEME://HOST"));
+    assert!(message(&["--http", "maybe"]).contains("must be on or off"));
+}
+
+#[test]
 fn the_last_of_two_equal_flags_counts() {
     let config = load(&["--max-batch", "1", "--max-batch=2"]).unwrap();
     assert_eq!(config.max_batch, 2);

@@ -156,6 +156,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
+pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
 /// The name of a principal.
 pub(super) fn principal_name(text: &str) -> Result<String, String> {
     match Owner::new(text) {

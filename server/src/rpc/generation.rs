@@ -28,6 +28,8 @@ mod score_stream;
 mod tests;
 mod text;
 
+pub(crate) use self::text::collect;
+
 /// Number of characters that are generated if the request does not say.
 const DEFAULT_MAX_CHARS: u32 = 200;
 
@@ -53,23 +55,26 @@ pub struct GenerationRpc {
 }
 
 impl GenerationRpc {
-    /// Returns the service on an engine, ready to be added to a server. It
-    /// seals the sessions that clients hold with `keys`, and counts the text
-    /// that it sends in `metrics`.
-    pub fn server(
-        engine: Engine,
-        keys: Arc<SnapshotKeys>,
-        metrics: Metrics,
-    ) -> GenerationServiceServer<Self> {
-        GenerationServiceServer::new(Self {
+    /// Returns the service on an engine. It seals the sessions that clients
+    /// hold with `keys`, and counts the text that it sends in `metrics`.
+    pub fn new(engine: Engine, keys: Arc<SnapshotKeys>, metrics: Metrics) -> Self {
+        Self {
             engine,
             keys,
             metrics,
-        })
+        }
+    }
+
+    /// Returns the service, ready to be added to a server.
+    pub fn server(self) -> GenerationServiceServer<Self> {
+        GenerationServiceServer::new(self)
     }
 
     /// Starts a generation. Returns once it is in the queue.
-    async fn open(
+    ///
+    /// # Errors
+    /// Those of `Generate`.
+    pub(crate) async fn open(
         &self,
         request: pb::GenerateRequest,
         principal: &Principal,
@@ -112,7 +117,7 @@ impl GenerationService for GenerationRpc {
         let principal = Principal::of(&request)?;
         let request = text::stream_request(request.into_inner())?;
         let responses = self.open(request, &principal, deadline).await?;
-        Ok(Response::new(text::collect(responses).await?))
+        Ok(Response::new(collect(responses).await?))
     }
 
     async fn score(

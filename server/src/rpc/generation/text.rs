@@ -54,8 +54,12 @@ pub(super) fn stream_request(
     })
 }
 
-/// Collects a generation to its end.
-pub(super) async fn collect(
+/// Collects a generation to its end. If that fails, or is dropped, the session
+/// stays as it was.
+///
+/// # Errors
+/// Those of `Generate`.
+pub(crate) async fn collect(
     responses: GenerateResponses,
 ) -> Result<pb::GenerateTextResponse, Status> {
     let mut responses = responses.whole();

@@ -24,6 +24,10 @@ const MODEL_CHANGES: [&str; 2] = ["DeleteModel", "ImportModel"];
 /// Returns the role that a method requires; `None`: any principal may call it.
 /// The role of a new method is that of its service.
 fn required_role(path: &str) -> Option<Role> {
+    // The HTTP API generates and lists models.
+    if path.starts_with("/v1/") {
+        return Some(Role::Generate);
+    }
     let (service, method) = path.strip_prefix("/charlstm.v1.")?.split_once('/')?;
     match service {
         "GenerationService" | "SessionService" => Some(Role::Generate),
@@ -149,7 +153,11 @@ mod tests {
             layer.admit(&request.body(()).unwrap()).map(drop)
         };
         let paths = METHODS.iter().map(|method| method.path);
-        for path in paths.chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]) {
+        let http = ["/v1/completions", "/v1/models", "/openapi.json"];
+        for path in paths
+            .chain(http)
+            .chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"])
+        {
             admit(path, "admin").unwrap();
             let status = admit(path, "unknown").unwrap_err();
             assert_eq!(status.code(), Code::Unauthenticated);

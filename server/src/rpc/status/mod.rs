@@ -14,7 +14,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-pub(super) use self::repository::{model_in_use, model_in_use_by_others, repository};
+pub(crate) use self::repository::repository;
+pub(super) use self::repository::{model_in_use, model_in_use_by_others};
 use super::principal::Role;
 use excerpt::shorten;
 pub(super) use generation::{
@@ -29,7 +30,7 @@ const DOMAIN: &str = "charlstm.v1";
 
 /// Returns INVALID_ARGUMENT with a `BadRequest` violation of `field`, which is
 /// named as in the contract.
-pub(super) fn invalid(field: &str, message: impl Into<String>) -> Status {
+pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
     let message = shorten(message.into());
     let details = ErrorDetails::with_bad_request_violation(field, &message);
     let text = format!("{field}: {message}");
@@ -37,13 +38,13 @@ pub(super) fn invalid(field: &str, message: impl Into<String>) -> Status {
 }
 
 /// Returns a status with an `ErrorInfo` reason, in UPPER_SNAKE_CASE.
-pub(super) fn refused(code: Code, reason: &str, message: impl Into<String>) -> Status {
+pub(crate) fn refused(code: Code, reason: &str, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, []);
     Status::with_error_details(code, shorten(message.into()), details)
 }
 
 /// Returns RESOURCE_EXHAUSTED with the delay after which a retry is worthwhile.
-pub(super) fn full(reason: &str, message: impl Into<String>, retry_after: Duration) -> Status {
+pub(crate) fn full(reason: &str, message: impl Into<String>, retry_after: Duration) -> Status {
     let mut details = ErrorDetails::with_retry_info(Some(retry_after));
     details.set_error_info(reason, DOMAIN, []);
     Status::with_error_details(Code::ResourceExhausted, shorten(message.into()), details)

@@ -8,7 +8,7 @@ use charlstm_repository::RepositoryError;
 
 /// Returns the status of an error about the model that the request names in
 /// `field`.
-pub(in crate::rpc) fn repository(field: &str, error: &RepositoryError) -> Status {
+pub(crate) fn repository(field: &str, error: &RepositoryError) -> Status {
     let text = error.to_string();
     match error {
         RepositoryError::BadName(_)

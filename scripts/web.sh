@@ -1,0 +1,55 @@
+#!/bin/sh
+# scripts/web.sh [--check]: builds the web page from web/ into web/dist, which
+# the server embeds.
+#
+#   --check   fails if web/dist is not what the sources build
+#
+# The packages of web/package-lock.json are installed into target/web. If npm is
+# not available, the check is skipped, unless CHARLSTM_REQUIRE_ALL is set.
+set -eu
+cd "$(dirname "$0")/.."
+
+home=target/web
+mode=${1:-build}
+
+if ! command -v npm >/dev/null 2>&1; then
+    echo "web: skipped: npm is not available" >&2
+    [ "$mode" = --check ] && [ -z "${CHARLSTM_REQUIRE_ALL:-}" ] && exit 0
+    exit 1
+fi
+
+mkdir -p "$home"
+if ! cmp -s web/package-lock.json "$home/installed.json"; then
+    echo "web: installing web/package-lock.json into $home"
+    cp web/package.json web/package-lock.json "$home"
+    npm ci --silent --no-audit --no-fund --prefix "$home"
+    # Written last, as a mark that the folder is complete.
+    cp web/package-lock.json "$home/installed.json"
+fi
+rm -rf "$home/src" "$home/static" "$home/dist"
+cp -R web/src web/static web/tsconfig.json web/buf.gen.yaml "$home"
+# Installs buf if it is not installed.
+scripts/buf.sh lint >/dev/null
+buf=$(ls -d "$PWD"/target/buf-*/node_modules/.bin/buf | tail -n 1)
+(
+    cd "$home"
+    "$buf" generate ../../proto
+    node_modules/.bin/tsc
+    node_modules/.bin/esbuild src/main.tsx --bundle --minify --format=iife --target=es2022 \
+        --jsx=automatic --jsx-import-source=preact --charset=utf8 --legal-comments=eof \
+        --log-level=warning --outfile=dist/app.js
+    node_modules/.bin/esbuild src/style.css --bundle --minify --target=es2022 \
+        --log-level=warning --outfile=dist/app.css
+    cp static/* dist
+)
+if [ "$mode" = --check ]; then
+    if ! diff -rq "$home/dist" web/dist; then
+        echo "web: web/dist is not what the sources build; run scripts/web.sh" >&2
+        exit 1
+    fi
+    echo "web: web/dist is what the sources build"
+else
+    rm -rf web/dist
+    cp -R "$home/dist" web/dist
+    echo "web: built web/dist ($(cat web/dist/* | wc -c) bytes)"
+fi

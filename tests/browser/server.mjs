@@ -1,0 +1,70 @@
+// The server under test, on a port that stays the same across restarts.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const PROGRAM = process.env.CHARLSTM_SERVER;
+
+/** Returns a port that is free now. */
+export function freePort() {
+  return new Promise((resolve) => {
+    const probe = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = probe.address();
+      probe.close(() => resolve(port));
+    });
+  });
+}
+
+export class Server {
+  /** Starts a server with an empty data folder; waits until it is ready. */
+  static async start(flags = []) {
+    const server = new Server();
+    server.folder = mkdtempSync(join(tmpdir(), "charlstm-browser-"));
+    server.port = await freePort();
+    server.url = `http://127.0.0.1:${server.port}`;
+    server.flags = flags;
+    await server.launch();
+    return server;
+  }
+
+  async launch() {
+    const listen = ["--listen", `127.0.0.1:${this.port}`];
+    const data = ["--data-dir", join(this.folder, "data"), "--device", "cpu"];
+    this.child = spawn(PROGRAM, [...listen, ...data, ...this.flags], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await new Promise((resolve, reject) => {
+      this.child.stdout.once("data", resolve);
+      this.child.once("exit", (code) => reject(new Error(`the server ended with ${code}`)));
+    });
+  }
+
+  /** Kills it, as a power failure would. */
+  async kill() {
+    const ended = new Promise((resolve) => this.child.once("exit", resolve));
+    this.child.kill("SIGKILL");
+    await ended;
+  }
+
+  async remove() {
+    await this.kill();
+    rmSync(this.folder, { recursive: true });
+  }
+
+  /** Generates over the HTTP API, without the page, in a stream. */
+  async complete(fields) {
+    const response = await fetch(`${this.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ ...fields, stream: true }),
+    });
+    const body = await response.text();
+    if (!response.ok) throw new Error(body);
+    const events = body.split("\n").filter((line) => line.startsWith("data: "));
+    if (events.pop() !== "data: [DONE]") throw new Error("the stream has no end");
+    return events.map((event) => JSON.parse(event.slice(6)).choices[0].text).join("");
+  }
+}
