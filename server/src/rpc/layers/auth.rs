@@ -13,8 +13,9 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tower::Layer;
 
+use super::revocation::RevocableCall;
 use crate::access::AccessControl;
-use crate::rpc::peer::Peer;
+use crate::rpc::call_record::CallRecord;
 use crate::rpc::principal::{Principal, Role};
 use crate::rpc::status;
 
@@ -55,34 +56,22 @@ impl AuthLayer {
     /// Returns the caller of a request, if it may make the call.
     fn admit<B>(&self, request: &http::Request<B>) -> Result<Principal, Status> {
         let (path, extensions) = (request.uri().path(), request.extensions());
-        let rejected = |reason: &str| {
-            let peer = Peer::of(extensions).address.map(tracing::field::display);
-            tracing::warn!(peer, method = excerpt(path), reason, "call rejected");
-        };
+        let record = CallRecord::of(extensions);
         let principal = self
             .access
             .authenticate(request.headers(), extensions)
             .map_err(|rejection| {
-                rejected(rejection.reason());
+                record.rejected(rejection.reason());
                 status::unauthenticated()
             })?;
+        record.principal(principal.owner().as_str());
         if let Some(role) = required_role(path) {
-            principal.require(role).inspect_err(|status| {
-                rejected(&format!(
-                    "principal {}: {}",
-                    principal.owner(),
-                    status.message()
-                ));
-            })?;
+            principal
+                .require(role)
+                .inspect_err(|status| record.rejected(status.message()))?;
         }
         Ok(principal)
     }
-}
-
-/// Returns the beginning of a path that a stranger chose, for the log.
-fn excerpt(path: &str) -> &str {
-    const MAX_BYTES: usize = 100;
-    &path[..path.floor_char_boundary(MAX_BYTES)]
 }
 
 impl<S> Layer<S> for AuthLayer {
@@ -109,7 +98,7 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<http::Response<Body>, Infallible>>>;
+    type Future = Either<RevocableCall<S::Future>, Ready<Result<http::Response<Body>, Infallible>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -118,8 +107,9 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         match self.layer.admit(&request) {
             Ok(principal) => {
+                let revoked = principal.revoked().clone();
                 request.extensions_mut().insert(principal);
-                Either::Left(self.inner.call(request))
+                Either::Left(RevocableCall::new(self.inner.call(request), revoked))
             }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
