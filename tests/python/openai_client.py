@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
-import httpx
+import httpx2
 import openai
 
 SEED = 7
@@ -26,20 +26,20 @@ def check(condition: bool, description: str) -> None:
         sys.exit(1)
 
 
-class LosesFirstResponse(httpx.HTTPTransport):
+class LosesFirstResponse(httpx2.HTTPTransport):
     """Sends every request, and loses the response of the first one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.requests = 0
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         response = super().handle_request(request)
         self.requests += 1
         if self.requests == 1:
             response.read()
             response.close()
-            raise httpx.ReadTimeout("the response was lost", request=request)
+            raise httpx2.ReadTimeout("the response was lost", request=request)
         return response
 
 
@@ -113,13 +113,13 @@ def check_sessions(client: openai.OpenAI, address: str, ask: dict, expected: str
     check(again.position == second.position, "and advances the session once")
 
     lost = LosesFirstResponse()
-    unlucky = connect(address, http_client=httpx.Client(transport=lost), max_retries=2)
+    unlucky = connect(address, http_client=httpx2.Client(transport=lost), max_retries=2)
     repeated = create(unlucky, "lost", **ask, max_tokens=60, expected_position=0)
     check(lost.requests == 2, "the official client repeats a call whose response was lost")
     check(repeated.choices[0].text == expected, "with expected_position it gives the same text")
     check(repeated.position == len(prompt) + 60, "and advances the session once")
     lost = LosesFirstResponse()
-    unlucky = connect(address, http_client=httpx.Client(transport=lost), max_retries=2)
+    unlucky = connect(address, http_client=httpx2.Client(transport=lost), max_retries=2)
     try:
         create(unlucky, "lost", model="", prompt="", max_tokens=10)
         check(False, "without expected_position the repeat is rejected")

@@ -8,6 +8,9 @@ import type { Curves } from "./loss_history";
 
 const HEIGHT = 280;
 
+/** Distances between the marks of the axis of epochs. */
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000];
+
 export function Chart({ curves, label }: { curves: Curves; label: string }) {
   const element = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>(undefined);
@@ -57,7 +60,7 @@ function options(width: number, best: { current: number | undefined }): uPlot.Op
     cursor: { show: false },
     scales: { x: { time: false } },
     axes: [
-      { ...axis, label: "epoch", labelSize: 20 },
+      { ...axis, label: "epoch", labelSize: 20, incrs: WHOLE },
       { ...axis, label: "nats per character", labelSize: 20, size: 46 },
       {
         ...axis,

@@ -82,8 +82,8 @@ function Column({ name, column, models, onFork, onClose }: ColumnProps) {
   }, [column, models]);
   useEffect(() => {
     const element = paper.current;
-    if (element && column.isRunning) element.scrollTop = element.scrollHeight;
-  });
+    if (element) element.scrollTop = element.scrollHeight;
+  }, [column, column.parts]);
 
   const { settings, isRunning, isEmpty } = column;
   const submit = (event: Event) => {

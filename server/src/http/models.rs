@@ -1,9 +1,10 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use charlstm_repository::{ModelDescription, Repository};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ApiState;
@@ -63,6 +64,13 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<ModelList> {
     })
 }
 
+/// What the path names. By name, because the routes around this one add the path
+/// that they matched.
+#[derive(Debug, Deserialize)]
+pub(super) struct ModelPath {
+    id: String,
+}
+
 /// Describes one model.
 #[utoipa::path(
     get,
@@ -79,8 +87,9 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<ModelList> {
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    path: Result<Path<ModelPath>, PathRejection>,
 ) -> Result<Json<ModelInfo>, ApiError> {
+    let Path(ModelPath { id }) = path.map_err(|error| ApiError::invalid("id", error))?;
     let repository = &state.repository;
     let model = repository
         .resolve(&id)
