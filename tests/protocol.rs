@@ -19,16 +19,22 @@ const MALFORMED: &[u8] = &[0, 0, 0, 0, 2, 0x0b, 0xff];
 
 #[tokio::test]
 async fn a_request_of_another_content_type_is_rejected_with_415() {
-    let server = Server::start(&[]);
-    let mut frames = Frames::connect(&server).await;
-    for wrong in ["text/html", "application/json", "application/grpc-other"] {
-        let request = headers(&server, LIST, &[("content-type", wrong)]);
-        let head = frames.call(request, framed(&ListModelsRequest {})).await;
-        assert_eq!(head.status, 415, "{wrong}");
+    for (http, also_wrong) in [("off", "application/json"), ("on", "text/plain")] {
+        let server = Server::start(&["--http", http]);
+        let mut frames = Frames::connect(&server).await;
+        for wrong in ["text/html", "application/grpc-other", also_wrong] {
+            let request = headers(&server, LIST, &[("content-type", wrong)]);
+            let head = frames.call(request, framed(&ListModelsRequest {})).await;
+            assert_eq!(head.status, 415, "{wrong}, --http {http}");
+        }
+        let right = [("content-type", "application/grpc+proto")];
+        let head = frames.call(
+            headers(&server, LIST, &right),
+            framed(&ListModelsRequest {}),
+        );
+        let head = head.await;
+        assert_eq!((head.status.as_u16(), head.grpc_status()), (200, None));
     }
-    let request = headers(&server, LIST, &[("content-type", "application/grpc+proto")]);
-    let head = frames.call(request, framed(&ListModelsRequest {})).await;
-    assert_eq!((head.status.as_u16(), head.grpc_status()), (200, None));
 }
 
 #[tokio::test]

@@ -518,6 +518,7 @@ pub fn check(config: &Config) -> Result<(), ServeError> {
         .tls()
         .map(|files| Tls::read(files, config.http.is_on))
         .transpose()?;
+    transport::origin_policy(config)?;
     devices::select(config.device)?;
     config.kernels.select()?;
     if let Some(file) = &config.snapshot_key_file {

@@ -88,6 +88,13 @@ pub struct CallFields {
     pub text: String,
 }
 
+impl Default for CallRecord {
+    /// A record that nobody reads.
+    fn default() -> Self {
+        Self::new(String::new(), false)
+    }
+}
+
 impl CallRecord {
     /// The record of a call with this id.
     pub fn new(request_id: String, logs_text: bool) -> Self {
@@ -101,8 +108,7 @@ impl CallRecord {
     /// Returns the record of a request. Without the layer that logs calls, it is
     /// one that nobody reads.
     pub fn of(extensions: &Extensions) -> Self {
-        let record = extensions.get::<Self>().cloned();
-        record.unwrap_or_else(|| Self::new(String::new(), false))
+        extensions.get::<Self>().cloned().unwrap_or_default()
     }
 
     /// Returns the id of the request.

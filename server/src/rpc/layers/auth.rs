@@ -3,14 +3,15 @@
 //! to those that it passes on.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
+use http_body_util::BodyExt;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::{Bytes, Service, http};
 use tower::Layer;
 
 use super::revocation::RevocableCall;
@@ -18,6 +19,14 @@ use crate::access::AccessControl;
 use crate::rpc::call_record::CallRecord;
 use crate::rpc::principal::{Principal, Role};
 use crate::rpc::status;
+
+/// Maximum size of a rejected request that is read to its end: that of most
+/// unary requests.
+const MAX_REST_BYTES: usize = 64 * 1024;
+
+/// Maximum time to wait for the end of a rejected request: unary ones come with
+/// their headers.
+const MAX_REST_TIME: Duration = Duration::from_millis(200);
 
 /// Methods of `ModelService` that change models; the others read them.
 const MODEL_CHANGES: [&str; 2] = ["DeleteModel", "ImportModel"];
@@ -27,6 +36,10 @@ const MODEL_CHANGES: [&str; 2] = ["DeleteModel", "ImportModel"];
 fn required_role(path: &str) -> Option<Role> {
     // The HTTP API generates and lists models.
     if path.starts_with("/v1/") {
+        return Some(Role::Generate);
+    }
+    if path == "/v1/completions" || path.starts_with("/v1/models") {
+        // The same over HTTP.
         return Some(Role::Generate);
     }
     let (service, method) = path.strip_prefix("/charlstm.v1.")?.split_once('/')?;
@@ -74,6 +87,25 @@ impl AuthLayer {
     }
 }
 
+/// Reads the rest of a request that is rejected, if it is short and arrives
+/// soon. A response to a request that was not read resets its stream, and after
+/// some hundred resets the connection is closed, with the calls of others that
+/// share it behind a proxy.
+async fn read_rest(mut body: Body) {
+    let read = async {
+        let mut left = MAX_REST_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    // Too late or too long: the stream is reset.
+    let _ = tokio::time::timeout(MAX_REST_TIME, read).await;
+}
+
 impl<S> Layer<S> for AuthLayer {
     type Service = AuthService<S>;
 
@@ -98,7 +130,10 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<RevocableCall<S::Future>, Ready<Result<http::Response<Body>, Infallible>>>;
+    type Future = Either<
+        RevocableCall<S::Future>,
+        BoxFuture<'static, Result<http::Response<Body>, Infallible>>,
+    >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -111,7 +146,10 @@ where
                 request.extensions_mut().insert(principal);
                 Either::Left(RevocableCall::new(self.inner.call(request), revoked))
             }
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+            Err(status) => Either::Right(Box::pin(async move {
+                read_rest(request.into_body()).await;
+                Ok(status.into_http())
+            })),
         }
     }
 }
@@ -169,5 +207,9 @@ mod tests {
         assert_eq!(role_of("TrainingService/Train"), Some(Role::Train));
         assert_eq!(role_of("GenerationService/New"), Some(Role::Generate));
         assert_eq!(role_of("ServerService/GetServerStatus"), None);
+        for path in ["/v1/completions", "/v1/models", "/v1/models/book"] {
+            assert_eq!(required_role(path), Some(Role::Generate));
+        }
+        assert_eq!(required_role("/openapi.json"), None);
     }
 }
