@@ -19,7 +19,7 @@ endif
 endif
 
 .PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
-	api-docs contract-image gpu-kernels gpu-bundle faults
+	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -40,10 +40,27 @@ test: libtorch ## Run the whole test suite
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/faults; \
 		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "faults: .venv is missing" >&2; exit 1; \
 		else echo "faults: skipped: the Python tools of the tests are not available"; fi
+	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/attacks; \
+		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "attacks: .venv is missing" >&2; exit 1; \
+		else echo "attacks: skipped: the Python tools of the tests are not available"; fi
 
 faults: libtorch python ## Crashes, full disks and damaged files against the real program (minutes)
 	$(CARGO) build --release -p charlstm-server
 	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/faults --full $(ARGS)
+
+attacks: libtorch python ## What anyone on the network can do, against the real program (minutes)
+	$(CARGO) build --release -p charlstm-server
+	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/attacks --full $(ARGS)
+
+soak: libtorch python ## Twenty minutes of mixed load (ARGS="--soak 60": an hour)
+	$(CARGO) build --release -p charlstm-server
+	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/attacks --soak 20 $(ARGS)
+
+FUZZ_SECONDS ?= 180
+fuzz: ## Fuzz everything read from untrusted sources, three minutes each (FUZZ_SECONDS=20)
+	@cd fuzz && for target in $$(RUSTC_BOOTSTRAP=1 cargo fuzz list); do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_len=4194304 -rss_limit_mb=512 \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 	$(CARGO) run --release -p charlstm-server -- $(ARGS)
@@ -75,7 +92,12 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 	@scripts/buf.sh lint
 	@scripts/buf.sh breaking
 	@python3 scripts/api_docs.py --check
+	@scripts/deny.sh
 	@scripts/python_check.sh
+
+deploy-check: libtorch ## Check the systemd unit, the alerts, and the dashboard against a running server
+	$(CARGO) build -p charlstm-server -p charlstm-client
+	@python3 scripts/deploy_check.py
 
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \

@@ -2,19 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::files::write_secret;
 use crate::support::metrics_page::{get, metrics_address, value};
+use crate::support::principals::token;
 use crate::support::{Server, ask, ask_ok, train_small};
 
 /// Starts a server, trains a model, generates 40 characters in a session, and
 /// makes a call that fails; returns the metrics page.
 fn page_after_some_calls() -> String {
-    let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
+    // With a principal, so that the page has everything.
+    let folder = tempfile::tempdir().unwrap();
+    let (token, entry) = token("root", &["admin"]);
+    let quotas = "max_streams = 9\nmax_sessions = 9\nmax_trainings = 9\n";
+    let (file, secret) = (
+        folder.path().join("principals"),
+        folder.path().join("token"),
+    );
+    write_secret(&file, &format!("{entry}{quotas}"));
+    write_secret(&secret, &token);
+    let principals = ["--principals", file.to_str().unwrap()];
+    let flags = ["--metrics-listen", "127.0.0.1:0"];
+    let server = Server::start(&[flags, principals].concat());
     let address = metrics_address(&server);
-    let trained = train_small(&server, "verse", &[]);
+    let as_root = ["--token-file", secret.to_str().unwrap()];
+    let trained = train_small(&server, "verse", &as_root);
     assert_eq!(trained.code, Some(0), "{}", trained.stderr);
     let generate = ["generate", "--prime", "arma ", "--session", "s"];
-    ask_ok(&server, &[&generate[..], &["--length", "40"]].concat());
-    assert_eq!(ask(&server, &["sessions", "show", "none"]).code, Some(1));
+    ask_ok(
+        &server,
+        &[&generate[..], &["--length", "40"], &as_root].concat(),
+    );
+    let show = [&["sessions", "show", "none"][..], &as_root].concat();
+    assert_eq!(ask(&server, &show).code, Some(1));
 
     let (head, page) = get(&address, "/metrics");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -53,6 +72,10 @@ fn the_metrics_count_trainings_generated_characters_and_failed_calls() {
         ("charlstm_prefill_chars_total", 4.0),
         ("charlstm_time_to_first_char_seconds_count", 1.0),
         ("charlstm_sessions", 1.0),
+        ("charlstm_session_commit_seconds_count", 1.0),
+        ("charlstm_principal_sessions{principal=\"root\"}", 1.0),
+        ("charlstm_principal_sessions_limit{principal=\"root\"}", 9.0),
+        ("charlstm_principal_streams{principal=\"root\"}", 0.0),
         ("charlstm_models", 1.0),
         ("charlstm_models_loaded", 1.0),
         ("charlstm_generations_running", 0.0),

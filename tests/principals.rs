@@ -1,151 +1,26 @@
 //! Principals: what belongs to whom, and what each may do.
 
-use std::process::Command;
-
-use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
-use charlstm_proto::v1::model_service_client::ModelServiceClient;
-use charlstm_proto::v1::session_service_client::SessionServiceClient;
-use charlstm_proto::v1::training_service_client::TrainingServiceClient;
 use charlstm_proto::v1::*;
-use tempfile::TempDir;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::Code;
 
+use crate::support::Server;
 use crate::support::files::write_secret;
-use crate::support::process;
+use crate::support::principals::{Entry, Fixture, token};
 use crate::support::server::{command, fail_to_start};
 use crate::support::wire::{self, assert_status};
-use crate::support::{Server, train_small};
 
-/// The principals of these tests, each with a token of its own.
-const PRINCIPALS: [(&str, &[&str]); 5] = [
-    ("alice", &["generate", "train"]),
-    ("bob", &["generate"]),
-    ("carol", &["generate", "train"]),
-    ("trainer", &["train"]),
-    ("root", &["admin"]),
+/// The principals of these tests.
+const PRINCIPALS: [Entry; 5] = [
+    Entry::new("alice", &["generate", "train"]),
+    Entry::new("bob", &["generate"]),
+    Entry::new("carol", &["generate", "train"]),
+    Entry::new("trainer", &["train"]),
+    Entry::new("root", &["admin"]),
 ];
-
-/// Makes a token, and returns it and the entry of the file.
-fn token(name: &str, roles: &[&str]) -> (String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_charlstm-server"));
-    command
-        .args(["token", "--name", name, "--role"])
-        .args(roles);
-    let output = process::output(&mut command);
-    assert!(output.status.success(), "{}", output.stderr);
-    let (token, entry) = output.stdout.split_once('\n').unwrap();
-    (token.to_owned(), entry.to_owned())
-}
-
-/// A server with the principals, and a connection to it.
-struct Fixture {
-    server: Server,
-    channel: Channel,
-    tokens: Vec<(&'static str, String)>,
-}
-
-impl Fixture {
-    /// Starts a server in a folder, which may contain data.
-    async fn start(folder: TempDir) -> Self {
-        let (mut tokens, mut file) = (Vec::new(), String::new());
-        for (name, roles) in PRINCIPALS {
-            let (token, entry) = token(name, roles);
-            write_secret(&folder.path().join(name), &token);
-            tokens.push((name, token));
-            file += &entry;
-        }
-        let path = folder.path().join("principals.toml");
-        write_secret(&path, &file);
-        let flags = ["--principals", path.to_str().unwrap()];
-        let server = Server::start_in(folder, &flags);
-        let channel = server.connect().await;
-        Self {
-            server,
-            channel,
-            tokens,
-        }
-    }
-
-    /// The flags of the client for a principal.
-    fn flags(&self, name: &str) -> [String; 2] {
-        let path = self.server.folder().join(name);
-        ["--token-file".to_owned(), path.to_str().unwrap().to_owned()]
-    }
-
-    fn train(&self, name: &str, model: &str) -> Option<i32> {
-        let flags = self.flags(name);
-        train_small(&self.server, model, &[&flags[0], &flags[1]]).code
-    }
-
-    /// A request of a principal.
-    fn of<T>(&self, name: &str, message: T) -> Request<T> {
-        let mut tokens = self.tokens.iter();
-        let (_, token) = tokens.find(|(other, _)| *other == name).unwrap();
-        let mut request = Request::new(message);
-        let value = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
-        request
-    }
-
-    fn generation(&self) -> GenerationServiceClient<Channel> {
-        GenerationServiceClient::new(self.channel.clone())
-    }
-
-    fn sessions(&self) -> SessionServiceClient<Channel> {
-        SessionServiceClient::new(self.channel.clone())
-    }
-
-    fn models(&self) -> ModelServiceClient<Channel> {
-        ModelServiceClient::new(self.channel.clone())
-    }
-
-    fn trainings(&self) -> TrainingServiceClient<Channel> {
-        TrainingServiceClient::new(self.channel.clone())
-    }
-
-    async fn generate(
-        &self,
-        name: &str,
-        request: GenerateRequest,
-    ) -> Result<wire::Generated, Status> {
-        let stream = self.generation().generate(self.of(name, request)).await?;
-        wire::rest(&mut stream.into_inner()).await
-    }
-
-    async fn get(&self, name: &str, id: &str, owner: Option<&str>) -> Result<Session, Status> {
-        let request = GetSessionRequest {
-            session_id: id.to_owned(),
-            owner: owner.map(str::to_owned),
-        };
-        let response = self.sessions().get_session(self.of(name, request)).await?;
-        Ok(response.into_inner().session.unwrap())
-    }
-
-    /// The sessions that a principal sees, as `owner/id`.
-    async fn list(&self, name: &str, owner: Option<&str>) -> Result<Vec<String>, Status> {
-        let request = ListSessionsRequest {
-            owner: owner.map(str::to_owned),
-            ..ListSessionsRequest::default()
-        };
-        let response = self
-            .sessions()
-            .list_sessions(self.of(name, request))
-            .await?;
-        let response = response.into_inner();
-        let sessions = response.sessions.iter();
-        let mut names: Vec<_> = sessions
-            .map(|session| format!("{}/{}", session.owner, session.session_id))
-            .collect();
-        assert_eq!(response.total, names.len() as u64);
-        names.sort();
-        Ok(names)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_principal_has_its_own_sessions_trainings_and_model_names() {
-    let fixture = Fixture::start(tempfile::tempdir().unwrap()).await;
+    let fixture = Fixture::start(tempfile::tempdir().unwrap(), &PRINCIPALS).await;
     assert_eq!(fixture.train("alice", "verse"), Some(0));
     sessions_are_separate(&fixture).await;
     snapshots_are_bound_to_their_principal(&fixture).await;
@@ -380,7 +255,7 @@ async fn roles_are_required(fixture: &Fixture) {
 async fn what_was_created_without_principals_belongs_to_admin() {
     let mut wire = wire::Wire::start(&[]).await;
     wire.generate(wire::start("tale", 9)).await;
-    let fixture = Fixture::start(wire.server.stop()).await;
+    let fixture = Fixture::start(wire.server.stop(), &PRINCIPALS).await;
     let listed = fixture.list("root", None).await.unwrap();
     assert_eq!(listed, ["admin/tale"]);
     assert!(fixture.list("alice", None).await.unwrap().is_empty());

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use charlstm_proto::v1::GetServerStatusRequest;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
+use charlstm_proto::v1::training_service_client::TrainingServiceClient;
+use charlstm_proto::v1::{GetServerStatusRequest, ListTrainingsRequest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::client::ClientConfig;
 use rustls::pki_types::pem::PemObject;
@@ -20,7 +21,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
 
 use crate::support::files::write_secret;
-use crate::support::wire::assert_status;
+use crate::support::wire::{LIMIT, assert_status};
 use crate::support::{CommandOutput, Server, ask, train_small};
 
 const TOKEN: &str = "a-secret-token";
@@ -42,18 +43,31 @@ impl TestCerts {
             .signed_by(&key, &authority)
             .unwrap();
         let own_key = KeyPair::generate().unwrap();
-        let client_certificate = |authority| {
-            let params = CertificateParams::new(vec!["a-client".to_owned()]).unwrap();
+        let client_certificate = |name: &str, authority| {
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
             params.signed_by(&own_key, authority).unwrap().pem()
         };
         let another = self::authority("another");
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let new_certificate = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&key, &another)
+            .unwrap();
         for (name, content) in [
-            ("client.pem", client_certificate(&authority)),
-            ("strange-client.pem", client_certificate(&another)),
+            ("client.pem", client_certificate("a-client", &authority)),
+            (
+                "other-client.pem",
+                client_certificate("b-client", &authority),
+            ),
+            (
+                "strange-client.pem",
+                client_certificate("a-client", &another),
+            ),
             ("client.key", own_key.serialize_pem()),
             ("ca.pem", authority.pem()),
             ("other-ca.pem", another.pem()),
             ("server.pem", certificate.pem()),
+            ("new-server.pem", new_certificate.pem()),
             ("server.key", key.serialize_pem()),
             ("tokens", format!("# of the tests\n{TOKEN}\n")),
             ("token", format!("{TOKEN}\n")),
@@ -273,15 +287,83 @@ async fn with_a_client_authority_only_clients_with_its_certificate_are_served() 
         .await
         .unwrap();
 
-    let read = |name: &str| fs::read(certs.path(name)).unwrap();
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read("ca.pem")))
-        .identity(Identity::from_pem(read("client.pem"), read("client.key")));
-    let endpoint = Channel::from_shared(server.url().to_owned()).unwrap();
-    let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+    let channel = connect_as(&certs, &server, "client.pem").await;
     let mut client = ServerServiceClient::new(channel);
     client
         .get_server_status(GetServerStatusRequest {})
         .await
         .unwrap();
+}
+
+/// Connects with a client certificate.
+async fn connect_as(certs: &TestCerts, server: &Server, certificate: &str) -> Channel {
+    let read = |name: &str| fs::read(certs.path(name)).unwrap();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read("ca.pem")))
+        .identity(Identity::from_pem(read(certificate), read("client.key")));
+    let endpoint = Channel::from_shared(server.url().to_owned()).unwrap();
+    endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_a_client_certificate_is_a_principal() {
+    let certs = TestCerts::create();
+    let (cert, key, ca) = (
+        certs.path("server.pem"),
+        certs.path("server.key"),
+        certs.path("ca.pem"),
+    );
+    let principals = certs.folder.path().join("principals.toml");
+    let entry =
+        "[[principal]]\nname = \"alice\"\ncertificate = \"a-client\"\nroles = [\"generate\"]\n";
+    write_secret(&principals, entry);
+    let principals = principals.to_str().unwrap();
+    let flags = [
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--tls-client-ca",
+        &ca,
+    ];
+    let server = Server::start(&[&flags[..], &["--principals", principals]].concat());
+
+    let channel = connect_as(&certs, &server, "client.pem").await;
+    let mut client = ServerServiceClient::new(channel.clone());
+    client
+        .get_server_status(GetServerStatusRequest {})
+        .await
+        .unwrap();
+    let request = ListTrainingsRequest { owner: None };
+    let mut trainings = TrainingServiceClient::new(channel);
+    let denied = trainings.list_trainings(request).await.unwrap_err();
+    assert_status(&denied, Code::PermissionDenied, "ROLE_REQUIRED");
+    // A certificate that is valid and belongs to no principal.
+    let channel = connect_as(&certs, &server, "other-client.pem").await;
+    let mut client = ServerServiceClient::new(channel);
+    let unknown = client.get_server_status(GetServerStatusRequest {}).await;
+    assert_status(&unknown.unwrap_err(), Code::Unauthenticated, "TOKEN_NEEDED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_certificate_is_used_for_new_connections_without_a_restart() {
+    let certs = TestCerts::create();
+    let server = certs.server();
+    let ca = |name: &str| {
+        ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(fs::read(certs.path(name)).unwrap()))
+    };
+    let endpoint = Channel::from_shared(server.url().to_owned()).unwrap();
+    let connect = |name: &str| endpoint.clone().tls_config(ca(name)).unwrap();
+    let old = connect("ca.pem").connect().await.unwrap();
+    assert!(connect("other-ca.pem").connect().await.is_err());
+    fs::rename(certs.path("new-server.pem"), certs.path("server.pem")).unwrap();
+    let replaced = async { while connect("other-ca.pem").connect().await.is_err() {} };
+    tokio::time::timeout(LIMIT, replaced).await.unwrap();
+    // Connections stay open.
+    let mut request = Request::new(GetServerStatusRequest {});
+    let token = format!("Bearer {TOKEN}").parse().unwrap();
+    request.metadata_mut().insert("authorization", token);
+    let mut client = ServerServiceClient::new(old);
+    client.get_server_status(request).await.unwrap();
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,18 @@ from server_process import PROGRAM, ServerProcess
 from verse import MODEL, OPTIONS, verse
 
 import charlstm
+
+#: Whether no test may be skipped, because all tools should be installed.
+REQUIRE_ALL = "CHARLSTM_REQUIRE_ALL" in os.environ
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"CHARLSTM_REQUIRE_ALL is set, and the test is skipped: {report.longrepr}"
+    return report
 
 
 def pytest_configure() -> None:

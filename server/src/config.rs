@@ -24,8 +24,8 @@ pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
-    Checked, address, boolean, byte_size, count, device, durability, duration, kernels, log_format,
-    path, precision, principal_name, role, threads,
+    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration, kernels,
+    log_format, log_level, path, precision, principal_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -34,6 +34,7 @@ use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::KernelChoice;
 use charlstm_store::session::Durability;
+use tracing::level_filters::LevelFilter;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +238,19 @@ pub struct Config {
     )]
     pub session_cache_bytes: ByteSize,
 
+    // A state of a network of 2 layers of 512 takes 5 KB in int8, and a prompt
+    // of a thousand characters four of them.
+    /// Memory for the states after recent prompts, such as 64MB: a prompt with
+    /// the same beginning is not processed again. 0 turns it off
+    #[arg(
+        long,
+        env = "CHARLSTM_PROMPT_CACHE_BYTES",
+        value_name = "BYTES",
+        default_value = "64MB",
+        value_parser = Checked(cache_size)
+    )]
+    pub prompt_cache_bytes: ByteSize,
+
     /// Disk space for sessions, such as 20GB; beyond it, the least recently used
     /// idle session is evicted [default: 10GB, but at most half of the free
     /// space]
@@ -284,6 +298,19 @@ pub struct Config {
     )]
     pub reader_timeout: Duration,
 
+    // Long enough for a network that was interrupted; a client that hangs does
+    // not hold an upload for longer.
+    /// Time after which a call is ended whose client sends nothing although its
+    /// request is not complete, or reads nothing of a response, such as 30s
+    #[arg(
+        long,
+        env = "CHARLSTM_TRANSFER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = Checked(duration)
+    )]
+    pub transfer_timeout: Duration,
+
     // Four full batches: behind a longer queue, a client is better served by
     // an immediate rejection and a retry.
     /// Maximum number of generations that wait for a slot in the batch; beyond
@@ -307,6 +334,18 @@ pub struct Config {
         value_parser = Checked(count::<1, 1_000_000>)
     )]
     pub max_connections: usize,
+
+    // 64 MB, which a large model needs minutes to process.
+    /// Maximum number of prompt characters that wait to be processed, of all
+    /// calls together; beyond it, calls are rejected with a retry delay
+    #[arg(
+        long,
+        env = "CHARLSTM_MAX_QUEUED_CHARS",
+        value_name = "N",
+        default_value = "16000000",
+        value_parser = Checked(count::<1, 1_000_000_000>)
+    )]
+    pub max_queued_chars: usize,
 
     // Enough to look at earlier trainings, and as many as a person reads in a
     // list.
@@ -404,6 +443,46 @@ pub struct Config {
     )]
     pub insecure: bool,
 
+    /// Least important lines that are logged: error, warn, info, debug or trace;
+    /// the variable RUST_LOG sets other levels for parts of the program, such as
+    /// charlstm_engine=debug
+    #[arg(
+        long,
+        env = "CHARLSTM_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = Checked(log_level)
+    )]
+    pub log_level: LevelFilter,
+
+    /// Also log prompts and generated texts, shortened; without it, the log
+    /// contains no text
+    #[arg(
+        long,
+        env = "CHARLSTM_LOG_TEXT",
+        value_name = "true|false",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = Checked(boolean)
+    )]
+    pub log_text: bool,
+
+    /// Address of an OpenTelemetry collector, such as http://127.0.0.1:4317, to
+    /// which traces of calls and trainings are exported over gRPC (OTLP)
+    #[arg(long, env = "CHARLSTM_OTLP_ENDPOINT", value_name = "URL", value_parser = Checked(url))]
+    pub otlp_endpoint: Option<String>,
+
+    /// Check the settings and the files that they name, and exit
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// Print the settings in effect as a file for --config, and exit
+    #[arg(long)]
+    pub print_config: bool,
+
     /// Format of the log: lines for people, or one JSON object per line
     #[arg(
         long,
@@ -417,6 +496,10 @@ pub struct Config {
     /// TOML file of settings, named like these flags (max-batch = 64)
     #[arg(long, env = "CHARLSTM_CONFIG", value_name = "FILE", value_parser = Checked(path))]
     pub config: Option<PathBuf>,
+
+    /// The settings in effect, as TOML, without passwords.
+    #[arg(skip)]
+    pub effective: String,
 
     /// What is logged, in the syntax of the variable `RUST_LOG`.
     #[arg(skip)]
@@ -454,10 +537,16 @@ impl Config {
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Self, ConfigError> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let parse = |command: Command, file: Option<&Path>| {
-            let parsed = command
-                .try_get_matches_from(&arguments)
-                .and_then(|matches| Self::from_arg_matches(&matches));
+        let parse = |mut command: Command, file: Option<&Path>| {
+            let matches = command.try_get_matches_from_mut(&arguments);
+            let parsed = matches.and_then(|matches| {
+                let effective = file::write(&command, &matches);
+                let parsed = Self::from_arg_matches(&matches)?;
+                Ok(Self {
+                    effective,
+                    ..parsed
+                })
+            });
             parsed.map_err(|error| explain(error, file))
         };
         // Without the file first: this parse names the file, and finds every
@@ -541,7 +630,9 @@ pub fn command() -> Command {
     Config::command().mut_args(|arg| {
         // The values of variables do not belong into a manual page. A negative
         // number is a wrong value and not an unknown flag `-1`.
-        arg.hide_env_values(true).allow_negative_numbers(true)
+        let takes_values = arg.get_action().takes_values();
+        arg.hide_env_values(true)
+            .allow_negative_numbers(takes_values)
     })
 }
 

@@ -14,3 +14,5 @@ pub mod metrics;
 pub mod rpc;
 pub mod serve;
 pub mod shutdown;
+pub mod traces;
+pub mod training_log;

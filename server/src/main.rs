@@ -10,7 +10,6 @@ use charlstm_server::access::token;
 use charlstm_server::config::{Config, ConfigError, LogFormat, Task, unknown_variables};
 use charlstm_server::{backup, serve, shutdown};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let config = match Config::from_process() {
@@ -45,16 +44,23 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => {}
     }
-    let shutdown = shutdown::on_signals()?;
+    if config.print_config {
+        return Ok(stdout().write_all(config.effective.as_bytes())?);
+    }
+    if config.check_config {
+        serve::check(&config)?;
+        return Ok(stdout().write_all(b"the configuration is valid\n")?);
+    }
+    let signals = shutdown::on_signals()?;
     let listener = serve::listen("--listen", config.listen).await?;
-    serve::serve(config, listener, shutdown).await?;
+    serve::serve(config, listener, signals).await?;
     Ok(())
 }
 
 /// Starts the log, which is written to standard error.
 fn start_log(config: &Config) {
     let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
+        .with_default_directive(config.log_level.into())
         .parse_lossy(&config.log_filter);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

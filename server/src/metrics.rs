@@ -10,12 +10,16 @@
 //! when the metrics are read.
 
 pub(crate) mod connections;
+pub(crate) mod principals;
+pub(crate) mod process;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use charlstm_engine::{COMMIT_BUCKETS, CommitTimes, PromptCacheStats};
 use charlstm_proto::{METHODS, Method};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -27,6 +31,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
 use self::connections::ConnectionMetrics;
+use self::principals::PrincipalStats;
 
 /// Label value for each part of a method that is not in the contract. Callers
 /// choose the path of a request, so unknown paths must not become labels: each
@@ -82,6 +87,8 @@ pub struct ServerStats {
     pub batch_rows: u64,
     /// Characters processed in prefill since the server started.
     pub prefill_chars: u64,
+    /// Use of the prompt cache.
+    pub prompt_cache: PromptCacheStats,
     /// Number of model versions on disk.
     pub models: usize,
     /// Number of model versions in memory.
@@ -90,6 +97,10 @@ pub struct ServerStats {
     pub trainings: Vec<(&'static str, usize)>,
     /// The running training.
     pub training: Option<TrainingStats>,
+    /// How long commits of sessions have taken.
+    pub commits: CommitTimes,
+    /// What principals use.
+    pub(crate) principals: Vec<PrincipalStats>,
 }
 
 /// Progress of the running training.
@@ -221,14 +232,17 @@ impl Metrics {
     }
 
     /// Encodes all metrics in the OpenMetrics text format, with the current
-    /// `stats`.
+    /// `stats` and those of the process and the disk of `data_dir`.
     ///
     /// # Errors
     /// None in practice: writing to a `String` does not fail.
-    pub fn encode(&self, stats: &ServerStats) -> Result<String, fmt::Error> {
+    pub fn encode(&self, stats: &ServerStats, data_dir: &Path) -> Result<String, fmt::Error> {
         let mut out = String::new();
         text::encode_registry(&mut out, &self.registry)?;
         text::encode_registry(&mut out, &stats.register())?;
+        let mut process = Registry::default();
+        process::register(&mut process, data_dir);
+        text::encode_registry(&mut out, &process)?;
         text::encode_eof(&mut out)?;
         Ok(out)
     }
@@ -286,6 +300,22 @@ impl ServerStats {
             Unit::Other("chars".to_owned()),
             ConstCounter::new(self.prefill_chars),
         );
+        registry.register(
+            "prompt_cache_hits",
+            "Prompts of which a part was found in the prompt cache",
+            ConstCounter::new(self.prompt_cache.hits),
+        );
+        registry.register(
+            "prompt_cache_misses",
+            "Prompts of which nothing was found in the prompt cache",
+            ConstCounter::new(self.prompt_cache.misses),
+        );
+        registry.register_with_unit(
+            "prompt_cache",
+            "Memory that the prompt cache takes",
+            Unit::Bytes,
+            ConstGauge::new(self.prompt_cache.bytes),
+        );
 
         registry.register_with_unit(
             "session",
@@ -293,6 +323,14 @@ impl ServerStats {
             Unit::Bytes,
             ConstGauge::new(self.session_bytes),
         );
+
+        registry.register_with_unit(
+            "session_commit",
+            "Time until the new state of a session is on stable storage",
+            Unit::Seconds,
+            CommitHistogram(self.commits.clone()),
+        );
+        principals::register(&mut registry, &self.principals);
 
         let trainings = Family::<StateLabels, Gauge>::default();
         for &(state, count) in &self.trainings {
@@ -348,6 +386,27 @@ impl EncodeMetric for BatchRows {
     }
 }
 
+/// Durations of commits, which the engine counts.
+#[derive(Debug)]
+struct CommitHistogram(CommitTimes);
+
+impl EncodeMetric for CommitHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let Self(times) = self;
+        let counted = times.counts.iter().sum::<u64>();
+        let buckets: Vec<(f64, u64)> = COMMIT_BUCKETS
+            .into_iter()
+            .zip(times.counts)
+            .chain([(f64::INFINITY, times.count.saturating_sub(counted))])
+            .collect();
+        encoder.encode_histogram::<NoLabelSet>(times.seconds, times.count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 fn labels_by_path(method: &Method) -> (&'static str, MethodLabels) {
     let labels = MethodLabels {
         grpc_type: match (method.client_streaming, method.server_streaming) {
@@ -373,7 +432,7 @@ fn call_duration() -> Histogram {
 }
 
 /// Name of a status code in the gRPC specification.
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

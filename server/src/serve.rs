@@ -4,6 +4,7 @@
 
 mod metrics;
 mod model_usage;
+mod reload;
 mod services;
 mod transport;
 
@@ -13,14 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::model_usage::EngineModelUsage;
+use self::reload::Reloader;
 use self::services::{Layers, Services};
-use self::transport::MAX_MESSAGE_BYTES;
+use self::transport::{MAX_MESSAGE_BYTES, Tls};
 use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
@@ -31,12 +33,18 @@ use crate::listener::{self, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
+use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::layers::request_body::RequestBodyLayer;
 use crate::rpc::model::ModelRpc;
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
 use crate::rpc::session::SessionRpc;
 use crate::rpc::training::TrainingRpc;
+use crate::rpc::transfers::Transfers;
+use crate::shutdown::Signals;
+use crate::traces::{TracesError, Tracing};
+use crate::training_log::TrainingLog;
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_model::kernels::{KernelError, Kernels};
@@ -45,6 +53,7 @@ use charlstm_store::session::{
     EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionLimits,
     SessionStorage, SnapshotKeys, default_max_bytes,
 };
+use charlstm_training::events::State;
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
 
@@ -100,6 +109,9 @@ pub enum ServeError {
     /// A file that says who may call cannot be used.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// Certificate or key is invalid.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -139,7 +151,7 @@ pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListen
         })
 }
 
-/// Serves on the listener until `shutdown` is cancelled or the server fails,
+/// Serves on the listener until a signal asks for the shutdown or the server fails,
 /// and the calls in flight have ended, for at most the grace period. Prints one
 /// line to standard output when the server is ready.
 ///
@@ -153,18 +165,27 @@ pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListen
 pub async fn serve(
     config: Config,
     listener: TcpListener,
-    shutdown: CancellationToken,
+    signals: Signals,
 ) -> Result<(), ServeError> {
+    let Signals { shutdown, reload } = signals;
     let started = Instant::now();
-    let tls = transport::tls(config.tls(), config.http.is_on)?;
+    let tls = config
+        .tls()
+        .map(|files| Tls::read(files, config.http.is_on))
+        .transpose()?;
     let max_connections = transport::max_connections(config.max_connections);
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
+    let traces = Tracing::new(config.otlp_endpoint.as_deref())?;
     let metrics = Metrics::default();
     let calls = TaskTracker::new();
+    let in_flight = InFlightLayer::new(calls.clone());
+    let timeout = config.transfer_timeout;
     let layers = Layers {
         call_metrics: CallMetricsLayer::new(metrics.clone()),
-        auth: AuthLayer::new(access),
-        in_flight: InFlightLayer::new(calls.clone()),
+        call_log: CallLogLayer::new(config.log_text, traces.clone()),
+        auth: AuthLayer::new(Arc::clone(&access)),
+        request_body: RequestBodyLayer::new(timeout, shutdown.clone()),
+        in_flight: in_flight.clone(),
     };
     let device = devices::select(config.device)?;
     let kernels = config.kernels.select()?;
@@ -210,10 +231,18 @@ pub async fn serve(
         shutdown: shutdown.clone(),
     };
     services.add(SessionRpc::server(engine.clone(), keys));
-    let training = TrainingRpc::server(jobs.clone());
+    let training_log = TrainingLog::new(traces.clone());
+    for job in jobs.list() {
+        // Resumed at the start.
+        if matches!(job.summary().state, State::Queued | State::Running) {
+            training_log.follow(job);
+        }
+    }
+    let transfers = Transfers::on_disk_of(&config.data_dir);
+    let training = TrainingRpc::server(jobs.clone(), training_log, transfers.clone());
     services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let usage = Arc::new(EngineModelUsage(engine.clone()));
-    let models = ModelRpc::server(repository.clone(), usage);
+    let models = ModelRpc::server(repository.clone(), usage, transfers);
     services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
     let load = load_of(engine.clone(), jobs.clone());
     let connection_metrics = metrics.connections();
@@ -223,6 +252,8 @@ pub async fn serve(
             engine: engine.clone(),
             jobs: jobs.clone(),
             repository: repository.clone(),
+            access: Arc::clone(&access),
+            data_dir: config.data_dir.clone(),
         };
         metrics::start(listener, sources, shutdown.clone())?;
     }
@@ -235,7 +266,7 @@ pub async fn serve(
     }
     let listener_config = ListenerConfig {
         http1: config.http.is_on,
-        ..ListenerConfig::new(max_connections, tls.map(|tls| tls.subscribe()))
+        ..ListenerConfig::new(max_connections, tls.as_ref().map(Tls::subscribe))
     };
     let mut serving = tokio::spawn(listener::serve(
         listener,
@@ -244,12 +275,25 @@ pub async fn serve(
         routes,
         shutdown.clone(),
     ));
+    let stopping = shutdown.clone();
+    let sweeping = tokio::spawn(async move { in_flight.end_unread(timeout, stopping).await });
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
     if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
+    let mut reloader = Reloader::new();
+    if config.access_files().is_any() {
+        let reload = move || access.reload().map_err(|error| error.to_string());
+        reloader.add("principals and tokens", Box::new(reload));
+    }
+    if let Some(mut tls) = tls {
+        let reload = move || tls.reload().map_err(|error| error.to_string());
+        reloader.add("certificates", Box::new(reload));
+    }
+    tokio::spawn(reloader.run(reload, shutdown.clone()));
+    notify_ready();
     let announced = announce(&config, address, device, kernels);
 
     let failure = match announced {
@@ -265,6 +309,7 @@ pub async fn serve(
     if let Some(error) = &failure {
         tracing::error!(%error, "the server failed and shuts down");
     }
+    notify_stopping();
     health.stop().await;
     // Also if the server failed: no more connections, and no more metrics.
     shutdown.cancel();
@@ -276,6 +321,12 @@ pub async fn serve(
         stop_jobs(jobs),
         drain(&calls, serving),
     );
+    sweeping.abort();
+    // Also the traces of the last calls.
+    let exported = tokio::task::spawn_blocking(move || traces.shutdown()).await;
+    if let Err(error) = exported {
+        tracing::error!(%error, "the last traces were not exported");
+    }
     tracing::info!("the server has stopped");
     match failure {
         Some(error) => Err(error),
@@ -368,7 +419,9 @@ fn start_engine(
         workers: devices::generation_threads(device, config.precision, config.threads),
         max_batch: config.max_batch,
         max_queue: config.max_queue,
+        max_queued_chars: config.max_queued_chars,
         reader_timeout: config.reader_timeout,
+        prompt_cache_bytes: config.prompt_cache_bytes.as_u64(),
         ..EngineConfig::default()
     };
     Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
@@ -439,6 +492,39 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
         path: path.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// Tells the service manager that the server is ready, if there is one.
+fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager could not be notified");
+    }
+}
+
+/// Tells the service manager that the server shuts down, if there is one.
+fn notify_stopping() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Stopping]) {
+        tracing::warn!(%error, "the service manager could not be notified");
+    }
+}
+
+/// Checks everything that the settings name, as far as that changes nothing.
+///
+/// # Errors
+/// What would keep the server from starting.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    AccessControl::from_files(&config.access_files())?;
+    config
+        .tls()
+        .map(|files| Tls::read(files, config.http.is_on))
+        .transpose()?;
+    transport::origin_policy(config)?;
+    devices::select(config.device)?;
+    config.kernels.select()?;
+    if let Some(file) = &config.snapshot_key_file {
+        SnapshotKeys::read(file)?;
+    }
+    Ok(())
 }
 
 /// Prints the line on standard output that other programs wait for.

@@ -1,17 +1,40 @@
 //! Signals: SIGINT and SIGTERM stop the server, the second one immediately.
 //! SIGHUP stops it too if it was started from a terminal, because then it says
-//! that the terminal was closed.
+//! that the terminal was closed; otherwise it reloads files.
 
 use std::fs::{self, File};
 use std::io;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Exit codes that shells report for these signals.
 const HUNG_UP: i32 = 129;
 const INTERRUPTED: i32 = 130;
 const TERMINATED: i32 = 143;
+
+/// Requests to read changed files again, by SIGHUP. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Reload(Arc<Notify>);
+
+impl Reload {
+    /// Completes at the next request, immediately if there was one since the
+    /// last call.
+    pub(crate) async fn requested(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// What the signals ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// Cancelled by the first signal to stop.
+    pub shutdown: CancellationToken,
+    /// SIGHUP, unless the program was started from a terminal.
+    pub reload: Reload,
+}
 
 /// Returns a token that the first signal to stop cancels. The second one ends
 /// the process immediately, with the exit code that shells report for it. Must
@@ -22,7 +45,7 @@ const TERMINATED: i32 = 143;
 ///
 /// # Errors
 /// The signal handlers cannot be installed.
-pub fn on_signals() -> io::Result<CancellationToken> {
+pub fn on_signals() -> io::Result<Signals> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let mut hang_ups = match hang_up_is_ignored() {
@@ -30,8 +53,8 @@ pub fn on_signals() -> io::Result<CancellationToken> {
         false => Some(signal(SignalKind::hangup())?),
     };
     let has_terminal = File::open("/dev/tty").is_ok();
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
+    let signals = Signals::default();
+    let (token, reload) = (signals.shutdown.clone(), signals.reload.clone());
     tokio::spawn(async move {
         loop {
             let code = tokio::select! {
@@ -40,7 +63,7 @@ pub fn on_signals() -> io::Result<CancellationToken> {
                 () = next(&mut hang_ups) => HUNG_UP,
             };
             if code == HUNG_UP && !has_terminal {
-                tracing::info!("SIGHUP: nothing to reload in this version");
+                reload.0.notify_one();
                 continue;
             }
             if token.is_cancelled() {
@@ -51,7 +74,7 @@ pub fn on_signals() -> io::Result<CancellationToken> {
             tracing::info!("shutting down; a second signal ends the server immediately");
         }
     });
-    Ok(shutdown)
+    Ok(signals)
 }
 
 /// Completes when the signal arrives; never if there is none to wait for.

@@ -68,8 +68,16 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
 impl Frames {
     /// Connects to the server.
     pub(crate) async fn connect(server: &Server) -> Self {
+        Self::connect_with_window(server, 65_535).await
+    }
+
+    /// Connects to the server, which may send this number of bytes in each
+    /// response before the client has read any.
+    pub(crate) async fn connect_with_window(server: &Server, window: u32) -> Self {
         let stream = TcpStream::connect(server.address()).await.unwrap();
-        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+        let mut client = h2::client::Builder::new();
+        let handshake = client.initial_window_size(window).handshake(stream);
+        let (requests, connection) = handshake.await.unwrap();
         let connection = tokio::spawn(async move {
             // Ends with an error if the server closes the connection.
             let _ = connection.await;

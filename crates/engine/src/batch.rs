@@ -8,7 +8,9 @@ use charlstm_model::decode_step::{DecodeBatch, DecodeError};
 use charlstm_model::sampler::Sampler;
 use charlstm_repository::LoadedModel;
 
+use crate::caller::CallerId;
 use crate::job::{Drawn, Job, Next};
+use crate::scheduler::Schedulable;
 
 /// The running jobs of one model, and the decode batch that holds their
 /// states. Row `i` of the decode batch is job `i`.
@@ -72,6 +74,16 @@ impl Batch {
             }
         }
         removed
+    }
+
+    /// Removes the row of a caller that has had its slot for the shortest time,
+    /// of those that have had it since step `since` or longer.
+    pub(crate) fn take_row_of(&mut self, caller: &CallerId, since: u64) -> Option<Job> {
+        let jobs = self.jobs.iter().enumerate();
+        let (row, _) = jobs
+            .filter(|(_, job)| job.caller() == caller && job.slot_since() <= since)
+            .max_by_key(|(_, job)| job.slot_since())?;
+        Some(self.swap_remove(row))
     }
 
     fn swap_remove(&mut self, row: usize) -> Job {

@@ -2,6 +2,7 @@
 //! engine, which outlives the stream of the call.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use charlstm_store::session::{
     CommitOutcome, SessionCommit, SessionError, SessionLease, SessionStorage,
@@ -9,6 +10,7 @@ use charlstm_store::session::{
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use crate::commit_times::{CommitTimer, CommitTimes};
 use crate::text_buffer::{CommitError, TextBuffer};
 
 /// Commits the sessions of ended calls. The number of pending commits is
@@ -17,6 +19,7 @@ pub(crate) struct Committer {
     storage: Arc<dyn SessionStorage>,
     runtime: Handle,
     tasks: TaskTracker,
+    timer: Arc<CommitTimer>,
 }
 
 impl Committer {
@@ -26,6 +29,7 @@ impl Committer {
             storage,
             runtime,
             tasks: TaskTracker::new(),
+            timer: Arc::new(CommitTimer::new()),
         })
     }
 
@@ -44,9 +48,12 @@ impl Committer {
     ) {
         let storage = Arc::clone(&self.storage);
         let outcome = OutcomeSender(Some(buffer));
+        let timer = Arc::clone(&self.timer);
         let commit = async move {
             let session = lease.key().clone();
+            let since = Instant::now();
             let result = storage.commit(lease, *commit).await;
+            timer.record(&session, since.elapsed());
             match &result {
                 Ok(_) | Err(SessionError::Deleted) => {}
                 Err(error) => {
@@ -56,6 +63,11 @@ impl Committer {
             outcome.send(result);
         };
         self.tasks.spawn_on(commit, &self.runtime);
+    }
+
+    /// How long commits have taken.
+    pub(crate) fn times(&self) -> CommitTimes {
+        self.timer.times()
     }
 
     /// Waits until all commits have ended. Commits that are submitted in the

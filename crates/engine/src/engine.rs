@@ -2,6 +2,7 @@
 //! its model, and hands it to a worker.
 
 mod model_ref;
+mod prompt_lookup;
 mod sessions;
 mod stats;
 mod text_scorer;
@@ -21,7 +22,6 @@ use charlstm_store::session::{
     SessionStorage,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,7 @@ use self::model_ref::{EncodedText, check_model_of, encode, identity_of, model_id
 pub use self::stats::EngineStats;
 pub use self::text_scorer::{PartScore, TextScorer};
 use crate::admission::{Admission, Permit};
+use crate::caller::CallerId;
 use crate::committer::Committer;
 use crate::error::GenerateError;
 use crate::event::Started;
@@ -36,6 +37,7 @@ use crate::inbox::{Command, Inbox};
 use crate::job::{Job, JobParts};
 use crate::model_source::ModelSource;
 use crate::progress::{ANCHOR_CHARS, Destination, OpenSession, Progress};
+use crate::prompt_cache::{CachedPrompt, PromptCache};
 use crate::request::{GenerateCall, SessionSource};
 use crate::stop_matcher::StopMatcher;
 use crate::stream::GenerationStream;
@@ -64,6 +66,9 @@ pub struct EngineConfig {
     pub reader_timeout: Duration,
     /// Maximum length of a prompt, in characters.
     pub max_prompt_chars: usize,
+    /// Memory for states after prompts, so that a prompt with the same
+    /// beginning is not fed again; 0 keeps none.
+    pub prompt_cache_bytes: u64,
     /// Time that readers have, at shutdown, to take the text that is there.
     pub stop_grace: Duration,
 }
@@ -85,14 +90,12 @@ impl Default for EngineConfig {
             reader_timeout: Duration::from_secs(60),
             // Some minutes of prefill, and 4 MB.
             max_prompt_chars: 1_000_000,
+            // Some thousand prompts of a network of 2 layers of 512.
+            prompt_cache_bytes: 64_000_000,
             stop_grace: Duration::from_secs(2),
         }
     }
 }
-
-/// When it is worth trying again after a rejection: at hundreds of characters
-/// a second for each generation, a slot is free within about a second.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Maximum time that a call waits for the end of one whose reader has left:
 /// many decode steps and a sync of the disk, and too short to be noticed.
@@ -112,10 +115,11 @@ pub struct Engine {
 struct Shared {
     config: EngineConfig,
     models: Arc<dyn ModelSource>,
+    prompt_cache: Arc<PromptCache>,
     committer: Arc<Committer>,
     generations: Arc<Admission>,
     scores: Arc<Admission>,
-    queued_chars: Arc<Semaphore>,
+    queued_chars: Arc<Admission>,
     workers: Vec<WorkerHandle>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Has a token of every thread that is alive.
@@ -133,8 +137,10 @@ struct WorkerHandle {
 struct AcceptedCall {
     call: GenerateCall,
     permit: Permit,
-    prompt_permit: OwnedSemaphorePermit,
+    prompt_permit: Permit,
     prompt: EncodedText,
+    /// What is known of the prompt, if it starts from the zero state.
+    cached: Option<CachedPrompt>,
     start: CallStart,
 }
 
@@ -174,7 +180,8 @@ impl Engine {
         let mut shared = Shared {
             generations: Admission::new(config.max_batch + config.max_queue),
             scores: Admission::new(config.max_scores),
-            queued_chars: Arc::new(Semaphore::new(queued_chars.min(Semaphore::MAX_PERMITS))),
+            queued_chars: Admission::new(queued_chars),
+            prompt_cache: PromptCache::new(config.prompt_cache_bytes),
             config,
             models,
             committer,
@@ -221,21 +228,25 @@ impl Engine {
         mut call: GenerateCall,
     ) -> Result<GenerationStream, GenerateError> {
         self.check_running()?;
-        let permit = admit(&self.shared.generations)?;
+        let permit = admit(&self.shared.generations, &call.caller, 1)?;
         let max_chars = self.shared.config.max_prompt_chars;
-        let prompt_permit = self.reserve_text(&call.prompt, max_chars)?;
+        let prompt_permit = self.reserve_text(&call.caller, &call.prompt, max_chars)?;
         let start = match &call.session {
             SessionSource::Stored(key) => self.open_session(key, &call).await?,
             SessionSource::Snapshot(snapshot) => self.open_snapshot(snapshot, &call).await?,
             SessionSource::None => self.open_nothing(&call).await?,
         };
         let text = std::mem::take(&mut call.prompt);
-        let prompt = encode(&start.model, text, call.unknown, &call.settings).await?;
+        let mut prompt = encode(&start.model, text, call.unknown, &call.settings).await?;
+        let cached = self
+            .look_up_prompt(&call.owner, &start, &mut prompt)
+            .await?;
         self.submit(AcceptedCall {
             call,
             permit,
             prompt_permit,
             prompt,
+            cached,
             start,
         })
     }
@@ -304,19 +315,21 @@ impl Engine {
     }
 
     /// Reserves a share of the budget of queued characters for a text.
-    fn reserve_text(&self, text: &str, max: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+    fn reserve_text(
+        &self,
+        caller: &CallerId,
+        text: &str,
+        max: usize,
+    ) -> Result<Permit, GenerateError> {
         let chars = text.chars().count();
         if chars > max {
             return Err(GenerateError::TextTooLong { chars, max });
         }
-        self.reserve_chars(chars)
+        self.reserve_chars(caller, chars)
     }
 
-    fn reserve_chars(&self, chars: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
-        let count = u32::try_from(chars).map_err(|_| overloaded())?;
-        Arc::clone(&self.shared.queued_chars)
-            .try_acquire_many_owned(count)
-            .map_err(|_| overloaded())
+    fn reserve_chars(&self, caller: &CallerId, chars: usize) -> Result<Permit, GenerateError> {
+        admit(&self.shared.queued_chars, caller, chars)
     }
 
     /// Loads the model of a call that continues no session.
@@ -446,6 +459,7 @@ impl Engine {
             permit,
             mut prompt_permit,
             prompt,
+            cached,
             start,
         } = accepted;
         let EncodedText {
@@ -460,7 +474,7 @@ impl Engine {
             state,
         } = start;
         let begin = begin_state(state, call.seed);
-        let state = network_state_of(&begin, &model)?;
+        let mut state = network_state_of(&begin, &model)?;
         let prompt_chars = prompt.len() as u64;
         if begin.position + prompt_chars + call.max_chars > MAX_POSITION {
             return Err(GenerateError::PositionLimit {
@@ -469,11 +483,18 @@ impl Engine {
             });
         }
         let unfed = begin.unfed.len();
-        prompt_permit.merge(self.reserve_chars(unfed)?);
+        prompt_permit.merge(self.reserve_chars(&call.caller, unfed)?);
         let feed: Vec<u32> = begin.unfed.iter().chain(prompt.iter().copied()).collect();
         if feed.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
+        let mut fed = 0;
+        let recorder = cached.map(|CachedPrompt { found, rest }| {
+            if let Some((chars, found)) = found {
+                (fed, state) = (chars, (*found).clone());
+            }
+            rest
+        });
         let worker = self.least_loaded();
         let id = call.session.key().map(|key| key.id.clone());
         let reader_session = lease.as_ref().map(|lease| ReaderSession {
@@ -515,6 +536,7 @@ impl Engine {
             Progress::new(session, hash.digest(random.seed), &prompt)
         });
         let job = Job::new(JobParts {
+            caller: call.caller,
             buffer,
             settings: call.settings,
             draws: Draws::at(random),
@@ -523,9 +545,11 @@ impl Engine {
             max_chars: call.max_chars,
             deadline: call.deadline,
             state,
-            load: worker.load.add(feed.len()),
+            load: worker.load.add(feed.len() - fed),
             feed,
             unfed,
+            fed,
+            recorder,
             progress,
             model,
             prompt_permit,
@@ -555,14 +579,14 @@ impl Drop for Shared {
     }
 }
 
-fn admit(admission: &Arc<Admission>) -> Result<Permit, GenerateError> {
-    admission.admit().ok_or_else(overloaded)
-}
-
-fn overloaded() -> GenerateError {
-    GenerateError::Overloaded {
-        retry_after: RETRY_AFTER,
-    }
+fn admit(
+    admission: &Arc<Admission>,
+    caller: &CallerId,
+    amount: usize,
+) -> Result<Permit, GenerateError> {
+    admission
+        .admit(caller, amount)
+        .map_err(|retry_after| GenerateError::Overloaded { retry_after })
 }
 
 fn about(key: &SessionKey) -> impl FnOnce(SessionError) -> GenerateError {

@@ -10,17 +10,21 @@ use charlstm_model::decode_step::HiddenState;
 use charlstm_model::sampler::{Draws, Sampler, SamplingSettings, log_probability};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{LeaseStatus, SessionError};
-use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::Permit;
+use crate::caller::CallerId;
 use crate::error::GenerateError;
 use crate::event::FinishReason;
 use crate::progress::Progress;
+use crate::prompt_cache::PromptRecorder;
+use crate::scheduler::Schedulable;
 use crate::stop_matcher::{StopMatcher, Verdict};
 use crate::text_buffer::{Completion, EndedText, TextBuffer};
 use crate::worker_load::LoadShare;
 
 /// What a job is made of.
 pub(crate) struct JobParts {
+    pub(crate) caller: CallerId,
     pub(crate) buffer: Arc<TextBuffer>,
     pub(crate) model: Arc<LoadedModel>,
     pub(crate) settings: SamplingSettings,
@@ -36,11 +40,15 @@ pub(crate) struct JobParts {
     pub(crate) feed: Vec<u32>,
     /// How many of them are the session's.
     pub(crate) unfed: usize,
+    /// How many of them are in `state` already.
+    pub(crate) fed: usize,
+    /// Keeps states of the prompt, if it starts from the zero state.
+    pub(crate) recorder: Option<PromptRecorder>,
     /// The call's side of its session.
     pub(crate) progress: Option<Progress>,
     pub(crate) load: LoadShare,
     /// Share of the budget of prompt characters, until they are fed.
-    pub(crate) prompt_permit: OwnedSemaphorePermit,
+    pub(crate) prompt_permit: Permit,
 }
 
 /// A text that is being generated. If it is dropped before its end, it ends
@@ -57,9 +65,13 @@ pub(crate) struct Job {
     state: HiddenState,
     feed: Vec<u32>,
     unfed: usize,
+    recorder: Option<PromptRecorder>,
     progress: Option<Progress>,
     load: LoadShare,
-    prompt_permit: Option<OwnedSemaphorePermit>,
+    prompt_permit: Option<Permit>,
+    caller: CallerId,
+    /// The step since which it has its slot.
+    slot_since: u64,
     /// Characters fed of `feed`; the first decode step feeds its last one.
     fed: usize,
     /// Whether all of `feed` but its last character was fed.
@@ -108,10 +120,13 @@ impl Job {
             state: parts.state,
             feed: parts.feed,
             unfed: parts.unfed,
+            recorder: parts.recorder,
             progress: parts.progress,
             load: parts.load,
             prompt_permit: Some(parts.prompt_permit),
-            fed: 0,
+            caller: parts.caller,
+            slot_since: 0,
+            fed: parts.fed,
             is_prefilled: false,
             last,
             generated: 0,
@@ -194,7 +209,9 @@ impl Job {
         let end = if self.fed < session_end {
             session_end
         } else {
-            self.feed.len() - 1
+            // It also ends where a state is kept for later prompts.
+            let boundary = self.recorder.as_ref().and_then(|r| r.next_boundary());
+            boundary.unwrap_or(self.feed.len() - 1)
         };
         let chunk = &self.feed[self.fed..end.min(self.fed + max_chars)];
         (!chunk.is_empty()).then_some((&mut self.state, chunk))
@@ -203,6 +220,9 @@ impl Job {
     /// Records that a chunk of `chars` characters was fed.
     pub(crate) fn advance_prefill(&mut self, chars: usize) {
         self.fed += chars;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.reached(self.fed, &self.state);
+        }
         if chars > 0
             && self.fed + 1 == self.unfed
             && let Some(progress) = &mut self.progress
@@ -215,6 +235,7 @@ impl Job {
                 progress.prefilled(&self.state, self.last);
             }
             self.feed = Vec::new();
+            self.recorder = None;
             self.prompt_permit = None;
             self.load.prefilled();
         }
@@ -321,6 +342,20 @@ impl Job {
             ending,
             session: progress.map(|progress| (progress, end_state)),
         })
+    }
+}
+
+impl Schedulable for Job {
+    fn caller(&self) -> &CallerId {
+        &self.caller
+    }
+
+    fn slot_since(&self) -> u64 {
+        self.slot_since
+    }
+
+    fn set_slot_since(&mut self, step: u64) {
+        self.slot_since = step;
     }
 }
 

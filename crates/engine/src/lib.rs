@@ -32,6 +32,8 @@
 
 mod admission;
 mod batch;
+mod caller;
+mod commit_times;
 mod committer;
 mod engine;
 mod error;
@@ -43,20 +45,25 @@ mod model_source;
 mod parameters_digest;
 mod prefill_budget;
 mod progress;
+mod prompt_cache;
 mod request;
 mod scheduler;
 mod score;
 mod stop_matcher;
 mod stream;
+mod surplus_budget;
 #[cfg(test)]
 mod tests;
 mod text_buffer;
 mod worker;
 mod worker_load;
 
+pub use caller::CallerId;
+pub use commit_times::{COMMIT_BUCKETS, CommitTimes};
 pub use engine::{Engine, EngineConfig, EngineStats, PartScore, TextScorer};
 pub use error::{GenerateError, ImportError};
 pub use event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};
 pub use model_source::{ModelSource, ModelSourceError};
+pub use prompt_cache::PromptCacheStats;
 pub use request::{GenerateCall, ScoreCall, Scored, SessionSource, UnknownCharacters};
 pub use stream::GenerationStream;

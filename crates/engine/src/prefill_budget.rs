@@ -20,10 +20,14 @@ const STEPS_PER_CHUNK: f64 = 1.5;
 /// generations. Below the minimum, the overhead of a chunk exceeds its work.
 const CHUNK_CHARS: std::ops::RangeInclusive<usize> = 4..=64;
 
-/// Number of characters of a chunk if nothing runs: a few milliseconds, after
-/// which the worker looks at its inbox, and enough to compute all of them in
-/// one product.
-const LONE_CHUNK_CHARS: usize = 16;
+/// Duration of a chunk if nothing runs, after which the worker looks at its
+/// inbox, in seconds.
+const LONE_CHUNK_SECONDS: f64 = 0.003;
+
+/// Minimum and maximum number of characters of such a chunk: enough to compute
+/// many of them in one product, and so few that a wrong measurement does no
+/// harm.
+const LONE_CHUNK_CHARS: std::ops::RangeInclusive<usize> = 16..=512;
 
 /// Weight of the latest measurement in the mean.
 const LATEST_WEIGHT: f64 = 0.1;
@@ -45,7 +49,11 @@ impl PrefillBudget {
     /// step of `running` generations.
     pub(crate) fn chunk_chars(&self, running: usize) -> usize {
         if running == 0 {
-            return LONE_CHUNK_CHARS;
+            let chars = match self.char_seconds {
+                0.0 => 0.0,
+                seconds => LONE_CHUNK_SECONDS / seconds,
+            };
+            return (chars as usize).clamp(*LONE_CHUNK_CHARS.start(), *LONE_CHUNK_CHARS.end());
         }
         if self.step_seconds == 0.0 || self.char_seconds == 0.0 {
             return *CHUNK_CHARS.start();
@@ -70,11 +78,13 @@ mod tests {
     #[test]
     fn a_chunk_takes_about_as_long_as_a_decode_step() {
         let mut budget = PrefillBudget::default();
-        assert_eq!(budget.chunk_chars(0), LONE_CHUNK_CHARS);
+        assert_eq!(budget.chunk_chars(0), 16);
         assert_eq!(budget.chunk_chars(3), 4);
         budget.stepped(Duration::from_millis(2));
         budget.prefilled(10, Duration::from_millis(1));
         assert_eq!(budget.chunk_chars(3), 30);
+        // Three milliseconds, if nothing runs.
+        assert_eq!(budget.chunk_chars(0), 30);
         budget.prefilled(1, Duration::from_millis(100));
         assert_eq!(budget.chunk_chars(3), 4);
     }

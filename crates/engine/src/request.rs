@@ -6,12 +6,19 @@ use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
 use charlstm_store::session::{Owner, SessionKey, SessionSnapshot};
 
+use crate::caller::CallerId;
+
 /// A text to generate.
 #[derive(Clone, Debug)]
 pub struct GenerateCall {
+    /// Who makes the call.
+    pub caller: CallerId,
     /// Model, as `name` or `name@version`. Empty: the session's, or the only
     /// model that exists.
     pub model: String,
+    /// Whom the call is made for. Calls of others do not share its cached
+    /// prompts.
+    pub owner: Owner,
     /// Text to feed first.
     pub prompt: String,
     /// What happens to characters of the prompt that the model does not know.
@@ -82,6 +89,8 @@ pub enum UnknownCharacters {
 /// A text to score.
 #[derive(Clone, Debug)]
 pub struct ScoreCall {
+    /// Who makes the call.
+    pub caller: CallerId,
     /// Model, as in [`GenerateCall`].
     pub model: String,
     /// What happens to characters that the model does not know.

@@ -7,8 +7,9 @@ use std::time::Instant;
 use charlstm_model::decode_step::{DecodeBatch, DecodeError, HiddenState};
 use charlstm_model::sampler::log_probability;
 use charlstm_repository::LoadedModel;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
+use crate::admission::Permit;
 use crate::error::GenerateError;
 use crate::worker_load::LoadShare;
 
@@ -54,7 +55,7 @@ pub(crate) struct ScoreJob {
 /// What a score job holds of bounded resources.
 pub(crate) struct ScoreShares {
     pub(crate) _load: LoadShare,
-    pub(crate) _text_permit: OwnedSemaphorePermit,
+    pub(crate) _text_permit: Permit,
 }
 
 /// What a score job starts from.

@@ -19,6 +19,7 @@ use crate::text_buffer::TextBuffer;
 /// session at the last text that was taken.
 pub struct GenerationStream {
     buffer: Arc<TextBuffer>,
+    max_chars: usize,
     has_ended: bool,
 }
 
@@ -26,8 +27,22 @@ impl GenerationStream {
     pub(crate) fn new(buffer: Arc<TextBuffer>) -> Self {
         Self {
             buffer,
+            max_chars: usize::MAX,
             has_ended: false,
         }
+    }
+
+    /// Returns the same events with at most this number of characters in each
+    /// text, at least one.
+    pub fn with_max_chars(mut self, max_chars: usize) -> Self {
+        self.max_chars = max_chars.max(1);
+        self
+    }
+
+    /// Says that the reader is there, though it takes nothing at the moment: the
+    /// time limit for readers starts again.
+    pub fn keep_alive(&self) {
+        self.buffer.keep_alive();
     }
 
     /// Returns the same events for a reader that collects the whole text before
@@ -46,7 +61,7 @@ impl Stream for GenerationStream {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let event = ready!(self.buffer.poll_take(context));
+        let event = ready!(self.buffer.poll_take(context, self.max_chars));
         self.has_ended = matches!(
             event,
             Some(Ok(GenerationEvent::Finished(_)) | Err(_)) | None

@@ -87,6 +87,8 @@ struct BufferState {
     is_whole: bool,
     /// Characters that the reader has taken.
     taken: u64,
+    /// See [`TextBuffer::reader_signs`].
+    reader_signs: u64,
     begin_position: u64,
     prompt_chars: u64,
     phase: Phase,
@@ -125,6 +127,7 @@ impl TextBuffer {
             is_cut_off: false,
             is_whole: false,
             taken: 0,
+            reader_signs: 0,
             phase: Phase::Generating,
             reader: None,
             is_parked: false,
@@ -149,6 +152,16 @@ impl TextBuffer {
     /// of it.
     pub(crate) fn is_unread(&self) -> bool {
         matches!(self.lock().phase, Phase::Ended(_))
+    }
+
+    /// Changes whenever the reader takes something, or says that it is there.
+    pub(crate) fn reader_signs(&self) -> u64 {
+        self.lock().reader_signs
+    }
+
+    /// Says that the reader is there.
+    pub(crate) fn keep_alive(&self) {
+        self.lock().reader_signs += 1;
     }
 
     /// Characters that the reader has taken.
@@ -245,10 +258,11 @@ impl TextBuffer {
         self.inbox.wake();
     }
 
-    /// Polls for the next event.
+    /// Polls for the next event; a text has at most `max_chars` characters.
     pub(crate) fn poll_take(
         self: &Arc<Self>,
         context: &Context<'_>,
+        max_chars: usize,
     ) -> Poll<Option<Result<GenerationEvent, GenerateError>>> {
         let mut content = self.lock();
         if content.may_start
@@ -267,8 +281,9 @@ impl TextBuffer {
             return Poll::Pending;
         }
         if content.chars > 0 && content.is_due {
-            let text = content.take_text();
-            let unpark = std::mem::take(&mut content.is_parked);
+            let text = content.take_text(max_chars);
+            // A reader that takes small pieces first empties the buffer.
+            let unpark = content.chars == 0 && std::mem::take(&mut content.is_parked);
             if unpark && let Some(permit) = &mut content.permit {
                 permit.reacquire();
             }
@@ -423,14 +438,20 @@ impl BufferState {
         }
     }
 
-    fn take_text(&mut self) -> GeneratedText {
-        self.taken += self.chars as u64;
-        self.chars = 0;
-        self.is_due = !matches!(self.phase, Phase::Generating);
+    fn take_text(&mut self, max_chars: usize) -> GeneratedText {
+        let chars = self.chars.min(max_chars);
+        let rest = self.text.char_indices().nth(chars);
+        let rest = rest.map_or(self.text.len(), |(start, _)| start);
+        let text_after = self.text.split_off(rest);
+        let logprobs_after = self.logprobs.split_off(chars.min(self.logprobs.len()));
+        self.taken += chars as u64;
+        self.chars -= chars;
+        self.reader_signs += 1;
+        self.is_due = self.chars > 0 || !matches!(self.phase, Phase::Generating);
         self.flush_policy.sent();
         GeneratedText {
-            text: std::mem::take(&mut self.text),
-            logprobs: std::mem::take(&mut self.logprobs),
+            text: std::mem::replace(&mut self.text, text_after),
+            logprobs: std::mem::replace(&mut self.logprobs, logprobs_after),
             position: self.read_position(),
         }
     }
@@ -492,6 +513,7 @@ mod tests {
 
     use super::*;
     use crate::admission::Admission;
+    use crate::caller::CallerId;
     use crate::stream::GenerationStream;
 
     #[tokio::test]
@@ -515,7 +537,7 @@ mod tests {
             capacity_chars: 10_000,
             inbox: Arc::default(),
             committer: Committer::new(storage, tokio::runtime::Handle::current()),
-            permit: Admission::new(1).admit().unwrap(),
+            permit: Admission::new(1).admit(&CallerId::default(), 1).unwrap(),
         });
         let mut stream = GenerationStream::new(Arc::clone(&buffer));
         buffer.start();

@@ -22,8 +22,9 @@ use crate::event::FinishReason;
 use crate::inbox::{Command, Inbox};
 use crate::job::{Job, Next};
 use crate::prefill_budget::PrefillBudget;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Preemption, Schedulable, Scheduler};
 use crate::score::ScoreJob;
+use crate::surplus_budget::SurplusBudget;
 use crate::text_buffer::TextBuffer;
 use crate::worker_load::WorkerLoad;
 
@@ -66,6 +67,7 @@ pub(crate) struct Worker {
     scores: VecDeque<Box<ScoreJob>>,
     sampler: Sampler,
     prefill_budget: PrefillBudget,
+    surplus_budget: SurplusBudget,
     commands: Vec<Command>,
     /// Readers to wake at the end of the turn, when the step's work is done.
     readers: Vec<Waker>,
@@ -85,23 +87,23 @@ struct UnreadText {
 
 /// For how long a reader has taken nothing.
 struct ReaderTimeout {
-    taken: u64,
+    signs: u64,
     since: Instant,
 }
 
 impl ReaderTimeout {
     fn new(buffer: &TextBuffer, now: Instant) -> Self {
         Self {
-            taken: buffer.taken(),
+            signs: buffer.reader_signs(),
             since: now,
         }
     }
 
     /// Whether the reader has taken nothing for `limit`.
     fn has_passed(&mut self, buffer: &TextBuffer, now: Instant, limit: Duration) -> bool {
-        let taken = buffer.taken();
-        if taken != self.taken {
-            (self.taken, self.since) = (taken, now);
+        let signs = buffer.reader_signs();
+        if signs != self.signs {
+            (self.signs, self.since) = (signs, now);
         }
         now.duration_since(self.since) >= limit
     }
@@ -140,6 +142,7 @@ impl Worker {
             scores: VecDeque::new(),
             sampler: Sampler::default(),
             prefill_budget: PrefillBudget::default(),
+            surplus_budget: SurplusBudget::default(),
             commands: Vec::new(),
             readers: Vec::new(),
         }
@@ -191,12 +194,14 @@ impl Worker {
     fn turn(&mut self) {
         self.take_commands();
         self.reap(Instant::now());
-        let readers = &mut self.readers;
-        self.scheduler
-            .admit(|job| readers.extend(job.buffer().start()));
+        let is_surplus = self.surplus_budget.is_due() && self.scheduler.has_surplus();
+        self.admit(is_surplus);
+        if !is_surplus {
+            self.share_slots();
+        }
         self.publish_load();
         self.prefill();
-        self.step();
+        self.step(is_surplus);
         self.score();
         // Again, since the worker may sleep for long now.
         self.publish_load();
@@ -207,6 +212,34 @@ impl Worker {
         // otherwise not run until the next tick of the system's scheduler,
         // some decode steps later.
         std::thread::yield_now();
+    }
+
+    /// Gives free slots to the jobs that wait for one.
+    fn admit(&mut self, is_surplus: bool) {
+        let readers = &mut self.readers;
+        self.scheduler
+            .admit(is_surplus, |job| readers.extend(job.buffer().start()));
+    }
+
+    /// Takes slots from callers that have more than their share.
+    fn share_slots(&mut self) {
+        while let Some(preemption) = self.scheduler.preempt() {
+            let Some(job) = self.take_slot(&preemption) else {
+                break;
+            };
+            self.scheduler.preempted(job);
+            self.admit(false);
+        }
+    }
+
+    fn take_slot(&mut self, preemption: &Preemption) -> Option<Job> {
+        // A job in prefill slows the others most, and nothing of it is lost.
+        if let Some(job) = self.scheduler.take_prefilling(preemption) {
+            return Some(job);
+        }
+        let Preemption { caller, since } = preemption;
+        let mut batches = self.batches.iter_mut();
+        batches.find_map(|batch| batch.take_row_of(caller, *since))
     }
 
     fn take_commands(&mut self) {
@@ -231,7 +264,7 @@ impl Worker {
         let mut removed = self.scheduler.remove_if(&matches);
         for batch in &mut self.batches {
             for job in batch.remove_if(&matches) {
-                self.scheduler.free_slot();
+                self.scheduler.free_slot(job.caller());
                 removed.push(job);
             }
         }
@@ -285,11 +318,11 @@ impl Worker {
             };
             match self.prefill_chunk(&mut job, left) {
                 Ok(chars) => {
-                    left = left.saturating_sub(chars.max(1));
+                    left = left.saturating_sub(chars);
                     self.after_chunk(job);
                 }
                 Err(error) => {
-                    self.scheduler.free_slot();
+                    self.scheduler.free_slot(job.caller());
                     self.fail(job, &error);
                 }
             }
@@ -324,14 +357,14 @@ impl Worker {
         if !job.is_prefilled() {
             self.scheduler.continue_prefill(job);
         } else if job.is_prompt_only() {
-            self.scheduler.free_slot();
+            self.scheduler.free_slot(job.caller());
             self.finish(job, FinishReason::Length);
         } else {
             let model = Arc::clone(job.model());
             match batch_of(&mut self.batches, &model, self.config.slots) {
                 Ok(batch) => batch.push(job),
                 Err(error) => {
-                    self.scheduler.free_slot();
+                    self.scheduler.free_slot(job.caller());
                     self.fail(job, &error);
                 }
             }
@@ -339,7 +372,7 @@ impl Worker {
     }
 
     /// Takes a decode step: one more character for every running generation.
-    fn step(&mut self) {
+    fn step(&mut self, is_surplus: bool) {
         let begin = Instant::now();
         let mut has_stepped = false;
         for i in 0..self.batches.len() {
@@ -354,20 +387,23 @@ impl Worker {
             match batch.step(&mut self.sampler, begin, &mut self.readers) {
                 Ok(leaving) => {
                     for (job, next) in leaving {
-                        self.scheduler.free_slot();
+                        self.scheduler.free_slot(job.caller());
                         self.leave_batch(job, next, begin);
                     }
                 }
                 Err(error) => {
                     for job in batch.remove_if(|_| true) {
-                        self.scheduler.free_slot();
+                        self.scheduler.free_slot(job.caller());
                         self.fail(job, &error);
                     }
                 }
             }
         }
         if has_stepped {
-            self.prefill_budget.stepped(begin.elapsed());
+            let time = begin.elapsed();
+            self.scheduler.stepped();
+            self.prefill_budget.stepped(time);
+            self.surplus_budget.stepped(time, is_surplus);
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use charlstm_model::corpus::Corpus;
 use charlstm_model::learner::LearnerFactory;
+use charlstm_store::session::Owner;
 use charlstm_store::unix_time;
 use tokio::sync::Semaphore;
 
@@ -228,8 +229,9 @@ impl Jobs {
             spec.sequence_length as usize,
         )?;
         spec.adapt_to_length(&upload.requested, split.training.len());
-        self.shared
-            .check_memory(memory::estimate_bytes(&spec, corpus.vocabulary.len()))?;
+        let threads = self.shared.context.learners.threads();
+        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len(), threads);
+        self.shared.check_memory(needed)?;
         self.shared
             .check_space_in_queue(&lock(&self.shared.state), &upload.requester)?;
         let created_unix_ms = unix_time::now_ms();
@@ -270,6 +272,12 @@ impl Jobs {
             running: usize::from(state.running.is_some()),
             queued: state.queue.len() + state.resuming.len(),
         }
+    }
+
+    /// Returns the number of waiting and running trainings of an owner. Does not
+    /// block.
+    pub fn unfinished_of(&self, owner: &Owner) -> u64 {
+        lock(&self.shared.state).unfinished_of(owner)
     }
 
     /// Asks a training to end. A waiting one ends immediately, a running one

@@ -38,16 +38,19 @@ pub struct Memory {
 
 /// Estimates the bytes that a training needs at its peak.
 ///
-/// Eight values for each weight: the weights, their gradients, two moments, a
-/// checkpoint of three that is being written, the model to publish. For each
-/// character of a batch and layer, the four gates, cell, output and their
-/// gradients, and three rows of the vocabulary. The corpus stays on disk.
-pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize) -> u64 {
+/// For each weight: the weight, two moments, the best weights so far, a
+/// checkpoint of three that is being written and its bytes; and, for each of
+/// `threads` threads, which share the rows of a batch, a gradient and a copy
+/// that is laid out for its products. For each character of a batch and layer,
+/// the four gates, cell, output and their gradients, and three rows of the
+/// vocabulary. The corpus stays on disk.
+pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize, threads: usize) -> u64 {
     let parameters = spec.architecture(vocabulary_size).parameter_count() as u64;
     let batch_chars = u64::from(spec.batch_size) * u64::from(spec.sequence_length);
+    let threads = (threads as u64).clamp(1, u64::from(spec.batch_size));
     let per_char =
         u64::from(spec.num_layers) * 12 * u64::from(spec.hidden_size) + 3 * vocabulary_size as u64;
-    4 * (8 * parameters + batch_chars * per_char)
+    4 * ((10 + 2 * threads) * parameters + batch_chars * per_char)
 }
 
 impl Memory {
@@ -125,13 +128,13 @@ mod tests {
 
     #[test]
     fn the_notebook_fits_into_a_gibibyte() {
-        let bytes = estimate_bytes(&spec(512, 128), 78);
+        let bytes = estimate_bytes(&spec(512, 128), 78, 2);
         assert!((256 << 20..1 << 30).contains(&bytes), "{bytes}");
     }
 
     #[test]
     fn a_training_that_cannot_fit_is_rejected_with_both_figures() {
-        let needed = estimate_bytes(&spec(4096, 4096), 78);
+        let needed = estimate_bytes(&spec(4096, 4096), 78, 2);
         let memory = Memory {
             total_bytes: Some(16 << 30),
             available_bytes: Some(8 << 30),

@@ -183,7 +183,8 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(job: &'a Job, context: &'a TrainerContext) -> Result<Self, Failure> {
         let spec = &job.metadata().spec;
-        let needed = memory::estimate_bytes(spec, job.vocabulary().len());
+        let needed =
+            memory::estimate_bytes(spec, job.vocabulary().len(), context.learners.threads());
         (context.memory)().check_available(needed)?;
         let tokens = job.tokens().map_err(Failure::Corpus)?;
         let summary = job.summary();

@@ -11,16 +11,17 @@ mod secret_file;
 mod table;
 pub mod token;
 
+use std::fmt;
 use std::net::SocketAddr;
 #[cfg(test)]
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use thiserror::Error;
 use tonic::codegen::http::{Extensions, HeaderMap, header};
 
-use self::table::PrincipalTable;
+use self::table::{Contents, PrincipalTable};
 use self::token::TokenDigest;
 use crate::rpc::peer::Peer;
 use crate::rpc::principal::Principal;
@@ -61,6 +62,13 @@ pub struct AccessFiles {
     pub has_client_certificates: bool,
 }
 
+impl AccessFiles {
+    /// Whether there is a file.
+    pub fn is_any(&self) -> bool {
+        self.principals.is_some() || self.tokens.is_some()
+    }
+}
+
 /// Why a caller is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
@@ -81,16 +89,33 @@ impl Rejection {
 }
 
 /// Decides who calls.
-#[derive(Debug)]
 pub struct AccessControl {
+    files: AccessFiles,
     /// `None`: everybody may call.
     table: Option<RwLock<Arc<PrincipalTable>>>,
+    /// What the table was built from. Locked while it is rebuilt.
+    contents: Mutex<Option<Contents>>,
+}
+
+impl fmt::Debug for AccessControl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = formatter.debug_struct("AccessControl");
+        debug.field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl AccessControl {
     /// Lets everybody call.
     pub fn open() -> Self {
-        Self { table: None }
+        Self::new(None)
+    }
+
+    fn new(table: Option<PrincipalTable>) -> Self {
+        Self {
+            files: AccessFiles::default(),
+            table: table.map(|table| RwLock::new(Arc::new(table))),
+            contents: Mutex::new(None),
+        }
     }
 
     /// Reads the files, if any are given.
@@ -98,10 +123,51 @@ impl AccessControl {
     /// # Errors
     /// A file cannot be read, is readable by everybody, or is not valid.
     pub fn from_files(files: &AccessFiles) -> Result<Self, AccessError> {
-        let table = PrincipalTable::read(files)?;
+        if !files.is_any() {
+            return Ok(Self::open());
+        }
+        let contents = Contents::read(files)?;
+        let table = PrincipalTable::build(files, &contents)?;
         Ok(Self {
-            table: table.map(|table| RwLock::new(Arc::new(table))),
+            files: files.clone(),
+            contents: Mutex::new(Some(contents)),
+            ..Self::new(Some(table))
         })
+    }
+
+    /// Reads the files again. If they have changed, calls are accepted according
+    /// to the new ones from now on, and those in flight whose credentials are
+    /// gone end. Returns whether they have changed. Blocks.
+    ///
+    /// # Errors
+    /// A file cannot be used. What was read before stays in force.
+    pub fn reload(&self) -> Result<bool, AccessError> {
+        let Some(current) = &self.table else {
+            return Ok(false);
+        };
+        let mut known = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        let contents = Contents::read(&self.files)?;
+        if known.as_ref() == Some(&contents) {
+            return Ok(false);
+        }
+        let mut table = PrincipalTable::build(&self.files, &contents)?;
+        let earlier = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner));
+        table.succeed(&earlier);
+        *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        *known = Some(contents);
+        Ok(true)
+    }
+
+    /// Returns the principals, each once, in the order of their names.
+    pub fn principals(&self) -> Vec<Principal> {
+        let Some(table) = &self.table else {
+            return Vec::new();
+        };
+        let table = Arc::clone(&table.read().unwrap_or_else(PoisonError::into_inner));
+        let mut principals: Vec<Principal> = table.principals().cloned().collect();
+        principals.sort_by(|a, b| a.owner().cmp(b.owner()));
+        principals.dedup_by(|a, b| a.owner() == b.owner());
+        principals
     }
 
     /// Lets the holders of these tokens call, as administrators.
@@ -111,9 +177,7 @@ impl AccessControl {
         table
             .add_tokens(text, Path::new("tokens"))
             .expect("the tokens of a test are valid");
-        Self {
-            table: Some(RwLock::new(Arc::new(table))),
-        }
+        Self::new(Some(table))
     }
 
     /// Lets these principals call.
@@ -121,9 +185,7 @@ impl AccessControl {
     pub(crate) fn of_principals(text: &str) -> Result<Self, AccessError> {
         let mut table = PrincipalTable::default();
         table.add_principals(text, Path::new("principals.toml"), true)?;
-        Ok(Self {
-            table: Some(RwLock::new(Arc::new(table))),
-        })
+        Ok(Self::new(Some(table)))
     }
 
     /// Returns the caller of a request: the principal of its token, otherwise

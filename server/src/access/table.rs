@@ -1,13 +1,43 @@
 //! The principals that are known, by token and by name in a certificate.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use charlstm_store::session::Owner;
 use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
 
 use super::token::TokenDigest;
 use super::{AccessError, AccessFiles, principals_file, secret_file};
 use crate::rpc::principal::Principal;
+use crate::rpc::usage::Usage;
+
+/// The contents of the files, with secrets.
+#[derive(PartialEq, Eq)]
+pub(super) struct Contents {
+    principals: Option<String>,
+    tokens: Option<String>,
+}
+
+impl Contents {
+    /// Reads the files that are given. Blocks.
+    pub(super) fn read(files: &AccessFiles) -> Result<Self, AccessError> {
+        let read = |path: &Option<PathBuf>| path.as_deref().map(secret_file::read).transpose();
+        Ok(Self {
+            principals: read(&files.principals)?,
+            tokens: read(&files.tokens)?,
+        })
+    }
+}
+
+/// Returns the principal of one credential: each can be revoked on its own.
+fn with_own_token(principal: &Principal) -> Principal {
+    let usage = Arc::clone(principal.usage());
+    principal
+        .clone()
+        .continuing(usage, CancellationToken::new())
+}
 
 /// Maps credentials to principals.
 #[derive(Debug, Default)]
@@ -17,20 +47,57 @@ pub(super) struct PrincipalTable {
 }
 
 impl PrincipalTable {
-    /// Reads the files; `None` if none is given. Blocks.
-    pub(super) fn read(files: &AccessFiles) -> Result<Option<Self>, AccessError> {
-        if files.principals.is_none() && files.tokens.is_none() {
-            return Ok(None);
-        }
+    /// Builds the table from the contents of the files.
+    pub(super) fn build(files: &AccessFiles, contents: &Contents) -> Result<Self, AccessError> {
         let mut table = Self::default();
-        if let Some(path) = &files.principals {
-            let text = secret_file::read(path)?;
-            table.add_principals(&text, path, files.has_client_certificates)?;
+        if let (Some(path), Some(text)) = (&files.principals, &contents.principals) {
+            table.add_principals(text, path, files.has_client_certificates)?;
         }
-        if let Some(path) = &files.tokens {
-            table.add_tokens(&secret_file::read(path)?, path)?;
+        if let (Some(path), Some(text)) = (&files.tokens, &contents.tokens) {
+            table.add_tokens(text, path)?;
         }
-        Ok(Some(table))
+        Ok(table)
+    }
+
+    /// Continues an earlier table: principals of the same name keep their
+    /// counters, and calls with credentials that are no longer there, or that
+    /// are somebody else's now, end.
+    pub(super) fn succeed(&mut self, earlier: &Self) {
+        let usage: HashMap<Owner, Arc<Usage>> = earlier
+            .principals()
+            .map(|principal| (principal.owner().clone(), Arc::clone(principal.usage())))
+            .collect();
+        let continued = |principal: &Principal, before: Option<Principal>| {
+            let kept = before.filter(|before| before.owner() == principal.owner());
+            let usage = usage.get(principal.owner()).unwrap_or(principal.usage());
+            let revoked = kept.as_ref().unwrap_or(principal).revoked().clone();
+            principal.clone().continuing(Arc::clone(usage), revoked)
+        };
+        for (digest, principal) in &mut self.tokens {
+            *principal = continued(principal, earlier.of_token(digest));
+        }
+        for (name, principal) in &mut self.certificates {
+            *principal = continued(principal, earlier.of_certificate(name));
+        }
+        let is_kept = |now: Option<Principal>, before: &Principal| {
+            now.is_some_and(|now| now.owner() == before.owner())
+        };
+        for (digest, principal) in &earlier.tokens {
+            if !is_kept(self.of_token(digest), principal) {
+                principal.revoked().cancel();
+            }
+        }
+        for (name, principal) in &earlier.certificates {
+            if !is_kept(self.of_certificate(name), principal) {
+                principal.revoked().cancel();
+            }
+        }
+    }
+
+    /// Returns the principals, once for each of their credentials.
+    pub(super) fn principals(&self) -> impl Iterator<Item = &Principal> {
+        let by_token = self.tokens.iter().map(|(_, principal)| principal);
+        by_token.chain(self.certificates.values())
     }
 
     /// Adds the principals of a file.
@@ -53,10 +120,10 @@ impl PrincipalTable {
             }
             let principal = Principal::new(entry.name, entry.roles, entry.quotas);
             for token in entry.tokens {
-                self.tokens.push((token, principal.clone()));
+                self.tokens.push((token, with_own_token(&principal)));
             }
             for name in entry.certificates {
-                self.certificates.insert(name, principal.clone());
+                self.certificates.insert(name, with_own_token(&principal));
             }
         }
         Ok(())
@@ -70,7 +137,7 @@ impl PrincipalTable {
         let before = self.tokens.len();
         let admin = Principal::admin();
         self.tokens
-            .extend(tokens.map(|token| (TokenDigest::of(token), admin.clone())));
+            .extend(tokens.map(|token| (TokenDigest::of(token), with_own_token(&admin))));
         if self.tokens.len() == before {
             return Err(AccessError::Content {
                 path: path.to_owned(),

@@ -1,9 +1,10 @@
 //! The file of `--config`: reads its keys and texts. What the texts mean is
 //! decided by the value parsers of the flags.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
-use clap::{Arg, Command, Id};
+use clap::{Arg, ArgMatches, Command, Id};
 
 use super::ConfigError;
 
@@ -49,11 +50,39 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(Id, String)>, 
     Ok(settings)
 }
 
-/// Returns the arguments that a file can set: a file cannot name another.
+/// Writes the settings in effect as such a file.
+pub(super) fn write(command: &Command, matches: &ArgMatches) -> String {
+    let mut text = String::new();
+    for (argument, name) in arguments(command) {
+        let values = matches.try_get_raw(argument.get_id().as_str());
+        let value = values.ok().flatten().and_then(|mut values| values.next());
+        if let Some(value) = value.and_then(OsStr::to_str) {
+            let value = toml::Value::String(without_password(value));
+            text += &format!("{name} = {value}\n");
+        }
+    }
+    text
+}
+
+/// Replaces the password in a URL.
+fn without_password(value: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = value.split_once("://")?;
+        let (credentials, host) = rest.rsplit_once('@')?;
+        let (user, _) = credentials.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{host}"))
+    };
+    masked().unwrap_or_else(|| value.to_owned())
+}
+
+/// Returns the arguments that a file can set: a file cannot name another, and
+/// not ask for something else than to serve.
 fn arguments(command: &Command) -> impl Iterator<Item = (&Arg, &str)> {
     let named = command.get_arguments();
     let named = named.filter_map(|argument| Some((argument, argument.get_long()?)));
-    named.filter(|&(_, name)| name != "config")
+    named.filter(|&(_, name)| {
+        !["config", "check-config", "print-config", "help", "version"].contains(&name)
+    })
 }
 
 fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
@@ -70,4 +99,21 @@ fn nearest(command: &Command, key: &str) -> Option<String> {
         .filter(|&(similarity, _)| similarity > MIN_SIMILARITY)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_masked() {
+        for (value, expected) in [
+            ("postgres://u:secret@host/db", "postgres://u:***@host/db"),
+            ("http://u:p@ss@host", "http://u:***@host"),
+            ("http://host:80/a", "http://host:80/a"),
+            ("plain:text@host", "plain:text@host"),
+        ] {
+            assert_eq!(without_password(value), expected);
+        }
+    }
 }

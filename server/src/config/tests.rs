@@ -245,3 +245,26 @@ fn a_token_can_be_made_for_several_roles() {
     let error = message(&["token", "--name", "a b", "--role", "train"]);
     assert!(error.contains("printable ASCII"), "{error}");
 }
+
+#[test]
+fn the_settings_in_effect_are_a_file_that_sets_the_same() {
+    let config = load(&["--max-batch", "7", "--tensorboard"]).unwrap();
+    assert!(config.effective.contains("max-batch = \"7\"\n"));
+    let again = load_file(&config.effective).unwrap();
+    assert_eq!(again.max_batch, 7);
+    assert!(again.tensorboard);
+    assert_eq!(again.listen, config.listen);
+    assert_eq!(again.effective, config.effective);
+    assert!(!config.effective.contains("print-config"));
+}
+
+#[test]
+fn levels_and_collectors_that_do_not_exist_are_rejected() {
+    let config = load(&["--log-level", "debug", "--log-text"]).unwrap();
+    assert_eq!(config.log_level, LevelFilter::DEBUG);
+    assert!(config.log_text && !load(&[]).unwrap().log_text);
+    assert!(message(&["--log-level", "loud"]).contains("must be error, warn"));
+    let endpoint = load(&["--otlp-endpoint", "http://[::1]:4317"]).unwrap();
+    assert!(endpoint.otlp_endpoint.is_some());
+    assert!(message(&["--otlp-endpoint", "localhost"]).contains("must be a URL"));
+}

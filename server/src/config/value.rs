@@ -19,6 +19,8 @@ use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::{Kernel, KernelChoice};
 use charlstm_store::session::Owner;
+use tonic::codegen::http::Uri;
+use tracing::level_filters::LevelFilter;
 
 /// Longest duration of a setting: ten years are as good as unlimited, and no
 /// sum of times overflows.
@@ -179,6 +181,29 @@ pub(super) fn role(text: &str) -> Result<Role, String> {
     role.ok_or_else(|| "must be generate, train or admin".to_owned())
 }
 
+pub(super) fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        _ => Err("must be error, warn, info, debug or trace".to_owned()),
+    }
+}
+
+/// The address of a collector.
+pub(super) fn url(text: &str) -> Result<String, String> {
+    let uri: Option<Uri> = text.parse().ok();
+    let is_valid = uri.is_some_and(|uri| {
+        uri.host().is_some() && uri.scheme_str().is_some_and(|scheme| scheme == "http")
+    });
+    match is_valid {
+        true => Ok(text.to_owned()),
+        false => Err("must be a URL such as http://127.0.0.1:4317".to_owned()),
+    }
+}
+
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {
     match text {
         "committed" => Ok(SessionDurability::Committed),
@@ -195,6 +220,14 @@ pub(super) fn byte_size(text: &str) -> Result<ByteSize, String> {
         .ok_or_else(|| {
             format!("must be a size of at least {MIN_BYTE_SIZE}, such as 512MB, 20GB or 1GiB")
         })
+}
+
+/// Bytes of a cache, as [`byte_size`], or 0 for none.
+pub(super) fn cache_size(text: &str) -> Result<ByteSize, String> {
+    match text {
+        "0" => Ok(ByteSize::b(0)),
+        _ => byte_size(text).map_err(|requirement| format!("{requirement}; or 0")),
+    }
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

@@ -5,12 +5,12 @@ mod request;
 mod response;
 mod stream;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use charlstm_proto::v1 as pb;
 use futures_util::future::try_join_all;
 
@@ -20,8 +20,8 @@ use self::response::finish_reason;
 pub(super) use self::response::{Choice, Completion, Logprobs, Usage};
 use super::api_error::{ApiError, ErrorBody};
 use super::{ApiState, MAX_BODY_BYTES};
+use crate::rpc::call_context::CallContext;
 use crate::rpc::generation::{GenerateResponses, collect};
-use crate::rpc::principal::Principal;
 
 /// Number of times that OpenAI's clients have already sent a request.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
@@ -54,7 +54,7 @@ const RETRY_COUNT: &str = "x-stainless-retry-count";
 )]
 pub(super) async fn complete(
     State(state): State<ApiState>,
-    Extension(principal): Extension<Principal>,
+    extensions: Extensions,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -69,7 +69,8 @@ pub(super) async fn complete(
         return Err(ApiError::unsafe_repeat());
     }
     let choices = request.choices()?;
-    let opened = open(&state, &principal, &choices).await;
+    let context = CallContext::of(&extensions)?;
+    let opened = open(&state, &context, &choices).await;
     let result = match opened {
         Ok(generations) if request.streams() => {
             Ok(stream::respond(&request, choices, generations).into_response())
@@ -95,14 +96,14 @@ fn is_repeat(headers: &HeaderMap) -> bool {
 /// Starts all generations of a request, in order. If one is rejected, all end.
 async fn open(
     state: &ApiState,
-    principal: &Principal,
+    context: &CallContext,
     choices: &[ChoiceRequest],
 ) -> Result<Vec<GenerateResponses>, ApiError> {
     let mut generations = Vec::with_capacity(choices.len());
     for choice in choices {
         let generation = state
             .generation
-            .open(choice.generate.clone(), principal, None);
+            .open(choice.generate.clone(), context, None);
         generations.push(generation.await?);
     }
     Ok(generations)

@@ -47,7 +47,10 @@ impl Fixture {
     /// Waits until the page of metrics has this line.
     async fn wait_for(&self, line: &str) {
         loop {
-            let page = self.metrics.encode(&ServerStats::default()).unwrap();
+            let page = self
+                .metrics
+                .encode(&ServerStats::default(), std::path::Path::new("."))
+                .unwrap();
             if page.lines().any(|l| l == line) {
                 return;
             }

@@ -3,7 +3,9 @@
 use super::*;
 
 fn encoded(metrics: &Metrics, stats: &ServerStats) -> String {
-    metrics.encode(stats).expect("a String accepts all text")
+    metrics
+        .encode(stats, Path::new("."))
+        .expect("a String accepts all text")
 }
 
 fn assert_lines(page: &str, expected: &[&str]) {

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use charlstm_engine::{
-    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
-    GenerationStream, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
+    CallerId, Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText,
+    GenerationEvent, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
@@ -18,15 +18,20 @@ use charlstm_store::session::{Owner, SessionId, SessionKey, SnapshotKeys};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call_context::CallContext;
+use super::call_record::CallRecord;
 use super::deadline::deadline;
 use super::principal::Principal;
 use super::status;
+use super::usage::StreamGuard;
 use crate::metrics::Metrics;
+use throttle::ThrottledEvents;
 
 mod score_stream;
 #[cfg(test)]
 mod tests;
 mod text;
+mod throttle;
 
 pub(crate) use self::text::collect;
 
@@ -77,15 +82,28 @@ impl GenerationRpc {
     pub(crate) async fn open(
         &self,
         request: pb::GenerateRequest,
-        principal: &Principal,
+        context: &CallContext,
         deadline: Option<Instant>,
     ) -> Result<GenerateResponses, Status> {
         let since = Instant::now();
-        let call = generate_call(request, principal, &self.keys, deadline)?;
+        let CallContext {
+            principal,
+            caller,
+            record,
+        } = context;
+        let session = request.session_id.as_deref().unwrap_or_default();
+        record.requested(&request.model, session, &request.prime);
+        let mut call = generate_call(request, principal, &self.keys, deadline)?;
+        call.caller = caller.name().into();
+        let stream = principal.start_stream()?;
         let started = before(deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
+        let throttle = principal.throttle();
         Ok(GenerateResponses {
-            events,
+            events: ThrottledEvents::new(events, throttle),
+            _stream: stream,
+            record: record.clone(),
+            handed_over: None,
             keys: Arc::clone(&self.keys),
             metrics: self.metrics.clone(),
             since,
@@ -104,8 +122,9 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        let principal = Principal::of(&request)?;
-        let responses = self.open(request.into_inner(), &principal, deadline).await;
+        let context = CallContext::of(request.extensions())?;
+        let request = request.into_inner();
+        let responses = self.open(request, &context, deadline).await;
         Ok(Response::new(responses?))
     }
 
@@ -114,9 +133,9 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::GenerateTextRequest>,
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        let principal = Principal::of(&request)?;
+        let context = CallContext::of(request.extensions())?;
         let request = text::stream_request(request.into_inner())?;
-        let responses = self.open(request, &principal, deadline).await?;
+        let responses = self.open(request, &context, deadline).await?;
         Ok(Response::new(collect(responses).await?))
     }
 
@@ -125,7 +144,9 @@ impl GenerationService for GenerationRpc {
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
         let deadline = deadline(request.metadata().as_ref());
+        let CallContext { caller, record, .. } = CallContext::of(request.extensions())?;
         let request = request.into_inner();
+        record.requested(&request.model, "", &request.text);
         let logprobs = request.logprobs.unwrap_or_default();
         if logprobs && request.text.chars().count() > MAX_SCORE_LOGPROBS {
             let message =
@@ -133,6 +154,7 @@ impl GenerationService for GenerationRpc {
             return Err(status::invalid("logprobs", message));
         }
         let call = ScoreCall {
+            caller: caller.name().into(),
             model: request.model,
             unknown: unknown_characters(request.unknown)?,
             logprobs,
@@ -154,7 +176,8 @@ impl GenerationService for GenerationRpc {
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let deadline = deadline(request.metadata().as_ref());
-        score_stream::start(self.engine.clone(), request.into_inner(), deadline)
+        let caller = CallContext::of(request.extensions())?.caller.name().into();
+        score_stream::start(self.engine.clone(), request.into_inner(), caller, deadline)
             .await
             .map(Response::new)
     }
@@ -175,7 +198,12 @@ async fn before<T>(
 
 /// The messages of one generation.
 pub struct GenerateResponses {
-    events: GenerationStream,
+    events: ThrottledEvents,
+    /// Counts towards the quota of the principal.
+    _stream: StreamGuard,
+    record: CallRecord,
+    /// When the transport took the last text, until it comes for more.
+    handed_over: Option<Instant>,
     keys: Arc<SnapshotKeys>,
     metrics: Metrics,
     /// When the last text was handed over, or, before the first text, when the
@@ -197,6 +225,8 @@ impl GenerateResponses {
         let chars = text.text.chars().count() as u64;
         let waited = now.duration_since(self.since);
         self.metrics.text_sent(chars, self.is_first, waited);
+        self.record.text(&text.text, chars);
+        self.handed_over = Some(now);
         (self.since, self.is_first) = (now, false);
     }
 }
@@ -205,9 +235,17 @@ impl Stream for GenerateResponses {
     type Item = Result<pb::GenerateResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(handed_over) = self.handed_over.take() {
+            self.record.sent(handed_over.elapsed());
+        }
         let event = ready!(Pin::new(&mut self.events).poll_next(context));
-        if let Some(Ok(GenerationEvent::Text(text))) = &event {
-            self.count(text);
+        match &event {
+            Some(Ok(GenerationEvent::Started(started))) => {
+                self.record.started(started.model.to_string());
+            }
+            Some(Ok(GenerationEvent::Text(text))) => self.count(text),
+            Some(Ok(GenerationEvent::Finished(_))) => self.record.finished(),
+            Some(Err(_)) | None => {}
         }
         Poll::Ready(event.map(|event| {
             let event = event.map_err(|error| status::generate_error(&error, "prime"))?;
@@ -248,13 +286,15 @@ fn generate_call(
     check_stops(&request.stop)?;
     let sampling = request.sampling.unwrap_or_default();
     Ok(GenerateCall {
+        caller: CallerId::default(),
         model: request.model,
         prompt: request.prime,
         unknown: unknown_characters(request.unknown)?,
         max_chars: max_chars.into(),
         session,
         owner_limit: principal.max_sessions(&owner),
-        snapshot_for: returns_session.then_some(owner),
+        snapshot_for: returns_session.then(|| owner.clone()),
+        owner,
         settings: settings(&sampling)?,
         seed: sampling.seed,
         stop: request.stop,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use charlstm_proto::v1 as pb;
 use charlstm_proto::v1::model_service_server::{ModelService, ModelServiceServer};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::principal::Principal;
+use super::transfers::Transfers;
 use super::{convert, status};
 use charlstm_repository::{ModelId, Publisher, Repository, RepositoryError};
 use charlstm_store::session::{AllowedSessions, SessionError};
@@ -43,18 +43,28 @@ pub trait ModelUsage: Send + Sync + 'static {
 pub struct ModelRpc {
     repository: Repository,
     usage: Arc<dyn ModelUsage>,
+    transfers: Transfers,
 }
 
 impl ModelRpc {
     /// Returns the service on these models, ready to be added to a server.
-    pub fn server(repository: Repository, usage: Arc<dyn ModelUsage>) -> ModelServiceServer<Self> {
-        ModelServiceServer::new(Self { repository, usage })
+    /// Imports and exports are counted in `transfers`.
+    pub fn server(
+        repository: Repository,
+        usage: Arc<dyn ModelUsage>,
+        transfers: Transfers,
+    ) -> ModelServiceServer<Self> {
+        ModelServiceServer::new(Self {
+            repository,
+            usage,
+            transfers,
+        })
     }
 }
 
 #[tonic::async_trait]
 impl ModelService for ModelRpc {
-    type ExportModelStream = ReceiverStream<Result<pb::ExportModelResponse, Status>>;
+    type ExportModelStream = transfer::ExportStream;
 
     async fn list_models(
         &self,
@@ -109,11 +119,12 @@ impl ModelService for ModelRpc {
         &self,
         request: Request<pb::ExportModelRequest>,
     ) -> Result<Response<Self::ExportModelStream>, Status> {
+        let transfer = self.transfers.begin(&request)?;
         let reference = request.into_inner().model;
         let repository = self.repository.clone();
         let opened = run_blocking(move || transfer::Export::open(repository, &reference)).await?;
         let export = opened.map_err(|error| status::repository("model", &error))?;
-        Ok(Response::new(export.start()))
+        Ok(Response::new(export.start(transfer)))
     }
 
     async fn import_model(
@@ -121,7 +132,9 @@ impl ModelService for ModelRpc {
         request: Request<Streaming<pb::ImportModelRequest>>,
     ) -> Result<Response<pb::ImportModelResponse>, Status> {
         let publisher = Principal::of(&request)?.publisher();
-        let id = transfer::import(&self.repository, publisher, request.into_inner()).await?;
+        let transfer = self.transfers.begin(&request)?;
+        let messages = request.into_inner();
+        let id = transfer::import(&self.repository, publisher, messages, transfer).await?;
         let description = self
             .repository
             .describe(&id)

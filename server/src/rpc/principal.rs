@@ -6,9 +6,12 @@ use charlstm_repository::Publisher;
 use charlstm_store::session::Owner;
 use charlstm_training::jobs::Requester;
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::http::Extensions;
 use tonic::{Request, Status};
 
 use super::status;
+use super::usage::{CharThrottle, StreamGuard, Usage};
 
 /// What a principal may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -94,6 +97,9 @@ pub struct Quotas {
 #[derive(Clone, Debug)]
 pub struct Principal {
     identity: Arc<Identity>,
+    usage: Arc<Usage>,
+    /// Cancelled when the credentials of the call are no longer accepted.
+    revoked: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -107,28 +113,39 @@ struct Identity {
 impl Principal {
     /// A principal of the file of `--principals`.
     pub fn new(owner: Owner, roles: Roles, quotas: Quotas) -> Self {
+        Self::of_identity(Identity {
+            owner,
+            roles,
+            quotas,
+            is_anonymous: false,
+        })
+    }
+
+    fn of_identity(identity: Identity) -> Self {
         Self {
-            identity: Arc::new(Identity {
-                owner,
-                roles,
-                quotas,
-                is_anonymous: false,
-            }),
+            identity: Arc::new(identity),
+            usage: Arc::default(),
+            revoked: CancellationToken::new(),
         }
+    }
+
+    /// Returns the same principal with other counters and another token that
+    /// ends its calls.
+    pub fn continuing(mut self, usage: Arc<Usage>, revoked: CancellationToken) -> Self {
+        (self.usage, self.revoked) = (usage, revoked);
+        self
     }
 
     /// A caller of a server that requires no token. It may do everything, and
     /// what it creates belongs to the administrator: adding principals later
     /// changes nobody's sessions.
     pub fn anonymous() -> Self {
-        Self {
-            identity: Arc::new(Identity {
-                owner: Owner::admin(),
-                roles: [Role::Admin].into_iter().collect(),
-                quotas: Quotas::default(),
-                is_anonymous: true,
-            }),
-        }
+        Self::of_identity(Identity {
+            owner: Owner::admin(),
+            roles: [Role::Admin].into_iter().collect(),
+            quotas: Quotas::default(),
+            is_anonymous: true,
+        })
     }
 
     /// A caller with a token of `--auth-token-file`.
@@ -163,6 +180,35 @@ impl Principal {
         &self.identity.quotas
     }
 
+    /// Returns what it uses at the moment.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    /// Returns the token that is cancelled when the credentials of this call are
+    /// no longer accepted: the call is to end with UNAUTHENTICATED.
+    pub fn revoked(&self) -> &CancellationToken {
+        &self.revoked
+    }
+
+    /// Counts a generation of this principal until the guard is dropped.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there are as many as the principal may have.
+    pub(super) fn start_stream(&self) -> Result<StreamGuard, Status> {
+        let limit = self.quotas().max_streams;
+        self.usage.start_stream(limit).ok_or_else(|| {
+            let limit = limit.unwrap_or_default();
+            status::stream_quota(limit)
+        })
+    }
+
+    /// Returns what slows its generations down, if anything does.
+    pub(super) fn throttle(&self) -> Option<CharThrottle> {
+        let per_minute = self.quotas().chars_per_minute?;
+        Some(CharThrottle::new(Arc::clone(&self.usage), per_minute))
+    }
+
     /// Returns the maximum number of sessions of an owner for whom this caller
     /// acts. An administrator who acts for others is not limited.
     pub fn max_sessions(&self, owner: &Owner) -> Option<u64> {
@@ -193,7 +239,15 @@ impl Principal {
     /// INTERNAL if the request did not come through the auth layer: a service
     /// without it must not serve anyone.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let principal = request.extensions().get::<Self>();
+        Self::of_extensions(request.extensions())
+    }
+
+    /// Returns the caller of the request with these extensions.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(super) fn of_extensions(extensions: &Extensions) -> Result<Self, Status> {
+        let principal = extensions.get::<Self>();
         principal
             .cloned()
             .ok_or_else(|| status::internal(&"a request without a principal"))

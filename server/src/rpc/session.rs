@@ -14,6 +14,7 @@ use charlstm_store::session::{
 };
 use tonic::{Request, Response, Status};
 
+use super::call_record::CallRecord;
 use super::generation::session_id;
 use super::principal::{Principal, Role};
 use super::status;
@@ -177,6 +178,7 @@ fn portable_session(
 
 /// The session that a request means: two callers may use the same id.
 fn key<T>(request: &Request<T>, id: &str, owner: Option<&str>) -> Result<SessionKey, Status> {
+    CallRecord::of(request.extensions()).requested("", id, "");
     let owner = Principal::of(request)?.owner_or(owner)?;
     Ok(SessionKey::new(owner, session_id("session_id", id)?))
 }

@@ -13,9 +13,12 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call_record::CallRecord;
 use super::principal::{Principal, Role};
 use super::status::internal;
 use super::status::training as status;
+use super::transfers::Transfers;
+use crate::training_log::TrainingLog;
 use charlstm_training::events::Event;
 use charlstm_training::history::Watcher;
 use charlstm_training::job::Job;
@@ -29,14 +32,26 @@ mod tests;
 #[derive(Clone)]
 pub struct TrainingRpc {
     jobs: Jobs,
+    log: TrainingLog,
+    transfers: Transfers,
 }
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl TrainingRpc {
     /// Returns the service on these trainings, ready to be added to a server.
-    pub fn server(jobs: Jobs) -> TrainingServiceServer<Self> {
-        TrainingServiceServer::new(Self { jobs })
+    /// What happens to trainings is written to `log`; uploads are counted in
+    /// `transfers`.
+    pub fn server(
+        jobs: Jobs,
+        log: TrainingLog,
+        transfers: Transfers,
+    ) -> TrainingServiceServer<Self> {
+        TrainingServiceServer::new(Self {
+            jobs,
+            log,
+            transfers,
+        })
     }
 
     /// Runs work that blocks on the disk or computes on a thread that may block.
@@ -62,10 +77,13 @@ impl TrainingRpc {
     /// Starts the training of a complete upload, bound to the stream if its
     /// spec asks for that. The binding exists as soon as the training does: no
     /// training is left behind if the client disconnects in between.
-    async fn start(&self, upload: Upload) -> Result<(Arc<Job>, CancelOnDrop), Status> {
-        self.run_blocking(move |jobs| {
+    async fn start(
+        &self,
+        upload: Upload,
+        record: &CallRecord,
+    ) -> Result<(Arc<Job>, CancelOnDrop), Status> {
+        let started = self.run_blocking(move |jobs| {
             let job = jobs.start(upload)?;
-            tracing::info!(id = job.id(), owner = %job.owner(), "training accepted");
             let is_bound = job.metadata().spec.cancel_on_disconnect;
             let run = job.summary().run;
             let guard = CancelOnDrop(is_bound.then(|| BoundRun {
@@ -74,8 +92,11 @@ impl TrainingRpc {
                 run,
             }));
             Ok((job, guard))
-        })
-        .await
+        });
+        let (job, guard) = started.await?;
+        record.training(job.id());
+        self.log.follow(Arc::clone(&job));
+        Ok((job, guard))
     }
 }
 
@@ -89,21 +110,26 @@ impl TrainingService for TrainingRpc {
         request: Request<Streaming<pb::TrainRequest>>,
     ) -> Result<Response<Self::TrainStream>, Status> {
         let principal = Principal::of(&request)?;
+        let record = CallRecord::of(request.extensions());
+        principal.require(Role::Train)?;
+        let transfer = self.transfers.begin(&request)?;
         let mut messages = request.into_inner();
-        let first = messages.message().await?.and_then(|first| first.payload);
+        let first = transfer.wait(messages.message()).await?;
+        let first = first.and_then(|first| first.payload);
         let Some(pb::train_request::Payload::Spec(spec)) = first else {
             return Err(status::spec_missing());
         };
         let mut upload = self.begin(convert::spec_from(spec), &principal).await?;
         // The next message is read after this one is processed: a client that
         // is faster than the server has to wait.
-        while let Some(message) = messages.message().await? {
+        while let Some(message) = transfer.wait(messages.message()).await? {
             let Some(pb::train_request::Payload::CorpusChunk(chunk)) = message.payload else {
                 return Err(status::chunk_missing());
             };
+            transfer.received(chunk.len())?;
             upload = self.push(upload, chunk).await?;
         }
-        let (job, guard) = self.start(upload).await?;
+        let (job, guard) = self.start(upload, &record).await?;
         let stream = events(job, 0, guard, convert::train_response);
         Ok(Response::new(Box::pin(stream)))
     }
@@ -113,13 +139,16 @@ impl TrainingService for TrainingRpc {
         request: Request<pb::StartTrainingRequest>,
     ) -> Result<Response<pb::StartTrainingResponse>, Status> {
         let principal = Principal::of(&request)?;
+        let record = CallRecord::of(request.extensions());
+        let transfer = self.transfers.begin(&request)?;
         let request = request.into_inner();
+        transfer.received(request.corpus.len())?;
         let mut spec = convert::spec_from(request.spec.ok_or_else(status::spec_missing)?);
         // There is no stream that could break.
         spec.cancel_on_disconnect = None;
         let upload = self.begin(spec, &principal).await?;
         let upload = self.push(upload, request.corpus).await?;
-        let (job, _guard) = self.start(upload).await?;
+        let (job, _guard) = self.start(upload, &record).await?;
         Ok(Response::new(pb::StartTrainingResponse {
             training_id: job.id().to_owned(),
         }))
@@ -145,6 +174,7 @@ impl TrainingService for TrainingRpc {
         let id = id.id().to_owned();
         let resumed = self.run_blocking(move |jobs| jobs.resume(&id, &requester));
         let job = resumed.await?;
+        self.log.follow(Arc::clone(&job));
         Ok(Response::new(pb::ResumeTrainingResponse {
             training: Some(convert::training(&job)),
         }))
@@ -203,6 +233,7 @@ impl TrainingService for TrainingRpc {
 impl TrainingRpc {
     /// Returns a training of the caller; for an administrator, any.
     fn find<T>(&self, request: &Request<T>, id: &str) -> Result<Arc<Job>, Status> {
+        CallRecord::of(request.extensions()).training(id);
         let principal = Principal::of(request)?;
         let found = self.jobs.get(id).and_then(|job| {
             match principal.is_admin() || job.owner() == principal.owner() {

@@ -2,6 +2,7 @@
 //! is no authentication and no TLS, as Prometheus expects by default; the
 //! metrics contain no session id and no text.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,9 +13,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
+use crate::access::AccessControl;
+use crate::metrics::principals::PrincipalStats;
 use crate::metrics::{Metrics, ServerStats, TrainingStats};
 use charlstm_engine::Engine;
 use charlstm_repository::Repository;
+use charlstm_store::session::ListRequest;
 use charlstm_training::events::State;
 use charlstm_training::jobs::Jobs;
 
@@ -27,6 +31,8 @@ pub(super) struct Sources {
     pub(super) engine: Engine,
     pub(super) jobs: Jobs,
     pub(super) repository: Repository,
+    pub(super) access: Arc<AccessControl>,
+    pub(super) data_dir: PathBuf,
 }
 
 /// Serves the metrics on the listener in a background task until `shutdown`.
@@ -44,7 +50,7 @@ pub(super) fn start(
         "/metrics",
         get(move || {
             let sources = Arc::clone(&sources);
-            async move { respond(&sources) }
+            async move { respond(&sources).await }
         }),
     );
     tokio::spawn(async move {
@@ -61,14 +67,37 @@ pub(super) fn start(
     Ok(())
 }
 
-fn respond(sources: &Sources) -> Response {
-    match sources.metrics.encode(&sources.stats()) {
+async fn respond(sources: &Sources) -> Response {
+    let mut stats = sources.stats();
+    stats.principals = sources.principals().await;
+    match sources.metrics.encode(&stats, &sources.data_dir) {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 impl Sources {
+    /// What the principals of the file use.
+    async fn principals(&self) -> Vec<PrincipalStats> {
+        let mut stats = Vec::new();
+        for principal in self.access.principals() {
+            let (owner, quotas) = (principal.owner(), principal.quotas());
+            let count = ListRequest {
+                owner: Some(owner.clone()),
+                max_sessions: 1,
+                after: None,
+            };
+            let sessions = self.engine.sessions(count).await;
+            stats.push(PrincipalStats {
+                name: owner.to_string(),
+                streams: (principal.usage().streams(), quotas.max_streams),
+                sessions: (sessions.map_or(0, |page| page.total), quotas.max_sessions),
+                trainings: (self.jobs.unfinished_of(owner), quotas.max_trainings),
+            });
+        }
+        stats
+    }
+
     fn stats(&self) -> ServerStats {
         let load = self.engine.stats();
         let mut stats = ServerStats {
@@ -79,10 +108,13 @@ impl Sources {
             decode_steps: load.steps,
             batch_rows: load.rows,
             prefill_chars: load.prefill_chars,
+            prompt_cache: load.prompt_cache,
             models: self.repository.count(),
             models_loaded: self.repository.loaded().len(),
             trainings: STATES.map(|(_, name)| (name, 0)).to_vec(),
             training: None,
+            commits: load.commits,
+            principals: Vec::new(),
         };
         for job in self.jobs.list() {
             let summary = job.summary();

@@ -13,16 +13,20 @@ use tower::ServiceBuilder;
 
 use super::ServeError;
 use crate::rpc::layers::auth::AuthLayer;
+use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
 use crate::rpc::layers::deadline::DeadlineService;
 use crate::rpc::layers::in_flight::InFlightLayer;
-use crate::rpc::layers::request_end::require_end;
+use crate::rpc::layers::protocol::ProtocolService;
+use crate::rpc::layers::request_body::RequestBodyLayer;
 
 /// The layers around each service.
 #[derive(Clone)]
 pub(super) struct Layers {
     pub(super) call_metrics: CallMetricsLayer,
+    pub(super) call_log: CallLogLayer,
     pub(super) auth: AuthLayer,
+    pub(super) request_body: RequestBodyLayer,
     pub(super) in_flight: InFlightLayer,
 }
 
@@ -51,7 +55,9 @@ impl Services {
             .add_service(health);
         // Not in flight: a shutdown does not wait for tools that keep a stream of
         // reflection open.
-        let admitted = ServiceBuilder::new().layer(layers.auth.clone());
+        let admitted = ServiceBuilder::new()
+            .layer(layers.call_log.clone())
+            .layer(layers.auth.clone());
         let v1 = reflection().build_v1().map_err(super::network)?;
         // For older tools.
         let v1alpha = reflection().build_v1alpha().map_err(super::network)?;
@@ -78,11 +84,14 @@ impl Services {
         S::Future: Send + 'static,
     {
         let layers = self.layers.clone();
+        let request_body = layers.request_body;
         let layers = ServiceBuilder::new()
             .layer(layers.call_metrics)
+            .layer(layers.call_log)
+            .layer_fn(ProtocolService::new)
             .layer_fn(DeadlineService::new)
             .layer(layers.auth)
-            .map_request(require_end)
+            .map_request(move |request| request_body.wrap(request))
             .layer(layers.in_flight);
         self.names.push(S::NAME);
         self.routes.add_service(layers.named_layer(service));

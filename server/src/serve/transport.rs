@@ -1,5 +1,6 @@
 //! TLS and the limits of the transport, from the settings.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -15,27 +16,84 @@ use crate::listener::{RESERVED_FILES, TlsPem, raise_limit, server_config};
 /// message.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Reads the files of TLS, if `files` is given. The sender of a new value
-/// replaces the certificate of later connections. `http1` offers HTTP/1.1 next
-/// to HTTP/2.
-///
-/// # Errors
-/// A file that cannot be read, or a certificate or key that is invalid.
-pub(super) fn tls(
-    files: Option<TlsFiles<'_>>,
+/// TLS, whose files are read again when they change.
+pub(super) struct Tls {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    /// Whether HTTP/1.1 is offered next to HTTP/2.
     http1: bool,
-) -> Result<Option<watch::Sender<Arc<ServerConfig>>>, ServeError> {
-    let Some(files) = files else {
-        return Ok(None);
-    };
-    let client_ca = files.client_ca.map(read_file).transpose()?;
-    let pem = TlsPem {
-        cert: &read_file(files.cert)?,
-        key: &read_file(files.key)?,
-        client_ca: client_ca.as_deref(),
-    };
-    let config = server_config(pem, http1).map_err(|error| ServeError::Tls(in_full(&error)))?;
-    Ok(Some(watch::Sender::new(config)))
+    contents: PemFiles,
+    config: watch::Sender<Arc<ServerConfig>>,
+}
+
+/// The contents of the files of TLS.
+#[derive(PartialEq, Eq)]
+struct PemFiles {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Tls {
+    /// Reads the files. `http1` offers HTTP/1.1 next to HTTP/2. Blocks.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a certificate or key that is invalid.
+    pub(super) fn read(files: TlsFiles<'_>, http1: bool) -> Result<Self, ServeError> {
+        let contents = PemFiles::read(files)?;
+        Ok(Self {
+            cert: files.cert.to_owned(),
+            key: files.key.to_owned(),
+            client_ca: files.client_ca.map(Path::to_owned),
+            http1,
+            config: watch::Sender::new(contents.config(http1)?),
+            contents,
+        })
+    }
+
+    /// Returns the settings of new connections.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.config.subscribe()
+    }
+
+    /// Reads the files again. If they have changed, later connections use them.
+    /// Returns whether they have changed. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; what was read before stays in force.
+    pub(super) fn reload(&mut self) -> Result<bool, ServeError> {
+        let contents = PemFiles::read(TlsFiles {
+            cert: &self.cert,
+            key: &self.key,
+            client_ca: self.client_ca.as_deref(),
+        })?;
+        if contents == self.contents {
+            return Ok(false);
+        }
+        self.config.send_replace(contents.config(self.http1)?);
+        self.contents = contents;
+        Ok(true)
+    }
+}
+
+impl PemFiles {
+    fn read(files: TlsFiles<'_>) -> Result<Self, ServeError> {
+        Ok(Self {
+            cert: read_file(files.cert)?,
+            key: read_file(files.key)?,
+            client_ca: files.client_ca.map(read_file).transpose()?,
+        })
+    }
+
+    fn config(&self, http1: bool) -> Result<Arc<ServerConfig>, ServeError> {
+        let pem = TlsPem {
+            cert: &self.cert,
+            key: &self.key,
+            client_ca: self.client_ca.as_deref(),
+        };
+        server_config(pem, http1).map_err(|error| ServeError::Tls(in_full(&error)))
+    }
 }
 
 /// Returns which browsers may use HTTP.

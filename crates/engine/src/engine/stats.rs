@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use charlstm_store::session::SessionStats;
 
 use super::Engine;
+use crate::commit_times::CommitTimes;
+use crate::prompt_cache::PromptCacheStats;
 use crate::worker_load::WorkerLoad;
 
 /// Load and counters of an engine, for status and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineStats {
     /// Generations in the batch or in prefill.
     pub running: usize,
@@ -24,8 +26,12 @@ pub struct EngineStats {
     pub rows: u64,
     /// Characters processed in prefill since the start.
     pub prefill_chars: u64,
+    /// Use of the prompt cache.
+    pub prompt_cache: PromptCacheStats,
     /// Counters of the session storage.
     pub sessions: SessionStats,
+    /// How long commits have taken.
+    pub commits: CommitTimes,
 }
 
 impl Engine {
@@ -45,7 +51,9 @@ impl Engine {
             steps: count(|load| &load.steps),
             rows: count(|load| &load.rows),
             prefill_chars: count(|load| &load.prefill_chars),
+            prompt_cache: self.shared.prompt_cache.stats(),
             sessions: self.storage().stats(),
+            commits: self.shared.committer.times(),
         }
     }
 

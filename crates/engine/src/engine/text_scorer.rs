@@ -6,10 +6,10 @@ use std::sync::Arc;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
 use charlstm_repository::LoadedModel;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::model_ref::encode;
-use super::{Engine, admit, overloaded};
+use super::{Engine, admit};
 use crate::admission::Permit;
 use crate::error::GenerateError;
 use crate::inbox::Command;
@@ -48,7 +48,7 @@ impl Engine {
     /// `Model`, `Overloaded`, `Stopping`, `Internal`.
     pub async fn score(&self, call: ScoreCall) -> Result<TextScorer, GenerateError> {
         self.check_running()?;
-        let permit = admit(&self.shared.scores)?;
+        let permit = admit(&self.shared.scores, &call.caller, 1)?;
         // In float32 whatever the server generates in: a score is compared with
         // those of other programs.
         let precision = Some(Precision::Float32);
@@ -127,7 +127,7 @@ impl TextScorer {
     async fn predict(
         &mut self,
         tokens: Vec<u32>,
-        text_permit: OwnedSemaphorePermit,
+        text_permit: Permit,
     ) -> Result<Vec<f32>, GenerateError> {
         let worker = self.engine.least_loaded();
         let shares = ScoreShares {
@@ -155,20 +155,20 @@ impl TextScorer {
 
     /// Reserves a share of the budget of queued characters. The first part is
     /// rejected if there is none; the others wait, since the text has begun.
-    async fn reserve(&self, chars: usize) -> Result<OwnedSemaphorePermit, GenerateError> {
+    async fn reserve(&self, chars: usize) -> Result<Permit, GenerateError> {
         let config = &self.engine.shared.config;
         let max = config.max_queued_chars.max(config.max_prompt_chars);
         if chars > max {
             return Err(GenerateError::TextTooLong { chars, max });
         }
-        if self.chars == 0 {
-            return self.engine.reserve_chars(chars);
+        loop {
+            match self.engine.reserve_chars(&self.call.caller, chars) {
+                Err(GenerateError::Overloaded { retry_after }) if self.chars > 0 => {
+                    tokio::time::sleep(retry_after).await;
+                }
+                reserved => return reserved,
+            }
         }
-        let count = u32::try_from(chars).map_err(|_| overloaded())?;
-        Arc::clone(&self.engine.shared.queued_chars)
-            .acquire_many_owned(count)
-            .await
-            .map_err(|_| overloaded())
     }
 
     /// Converts the position of an unknown character to that in the text.

@@ -121,7 +121,7 @@ impl Call {
             capacity_chars: 100,
             inbox: Arc::default(),
             committer: Committer::new(sessions, runtime.handle().clone()),
-            permit: admission.admit().unwrap(),
+            permit: admission.admit(&CallerId::default(), 1).unwrap(),
         });
         let session = OpenSession {
             destination: Destination::Storage(lease),

@@ -330,3 +330,25 @@ async fn a_panic_in_a_turn_ends_the_generations_it_computed_and_nothing_else() {
     assert_eq!(text(&engine, call_of_m(call("abc", 60))).await, expected);
     engine.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_reader_that_takes_small_pieces_gets_the_same_text_and_positions() {
+    let (engine, models) = snapshots::start_without_storage();
+    let (expected, _) = reference(&models, "abc", 200, 1);
+    let call = GenerateCall {
+        logprobs: true,
+        ..call("abc", 200)
+    };
+    let mut events = engine.generate(call).await.unwrap().with_max_chars(3);
+    let mut text = String::new();
+    while let Some(event) = events.next().await {
+        if let GenerationEvent::Text(piece) = event.unwrap() {
+            let chars = piece.text.chars().count();
+            assert!((1..=3).contains(&chars), "{chars}");
+            assert_eq!(piece.logprobs.len(), chars);
+            text.push_str(&piece.text);
+            assert_eq!(piece.position, 3 + text.chars().count() as u64);
+        }
+    }
+    assert_eq!(text, expected);
+}

@@ -3,10 +3,13 @@
 
 mod commit;
 mod controlled_storage;
+mod fairness;
+mod golden_texts;
 mod interleavings;
 mod invariants;
 mod limits;
 mod precision;
+mod prompt_cache;
 mod restart;
 mod retry;
 mod snapshots;
@@ -221,6 +224,11 @@ fn parameters(seed: u64, hidden_size: usize) -> Parameters {
         hidden_size,
         num_layers: 2,
     };
+    filled(architecture, seed)
+}
+
+/// Parameters that look like noise, the same on every machine.
+fn filled(architecture: Architecture, seed: u64) -> Parameters {
     let mut parameters = Parameters::zeros(architecture);
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     for value in &mut parameters.values {
@@ -293,6 +301,7 @@ fn key(name: &str) -> SessionKey {
 
 fn score_call() -> ScoreCall {
     ScoreCall {
+        caller: CallerId::default(),
         model: "m".to_owned(),
         unknown: UnknownCharacters::Reject,
         logprobs: false,
@@ -312,7 +321,9 @@ async fn score(engine: &Engine, parts: &[&str]) -> Result<Scored, GenerateError>
 /// A seeded call without a session.
 fn call(prompt: &str, max_chars: u64) -> GenerateCall {
     GenerateCall {
+        caller: CallerId::default(),
         model: String::new(),
+        owner: Owner::admin(),
         prompt: prompt.to_owned(),
         unknown: UnknownCharacters::Reject,
         max_chars,

@@ -5,7 +5,7 @@ use charlstm_store::session::{SealError, SessionSnapshot};
 use super::controlled_storage::ControlledStorage;
 use super::*;
 
-fn start_without_storage() -> (Engine, Arc<TestModels>) {
+pub(super) fn start_without_storage() -> (Engine, Arc<TestModels>) {
     let storage = ControlledStorage::new();
     // A call that touches the store fails.
     storage.set_unavailable(true);

@@ -50,6 +50,15 @@ impl HiddenState {
         }
     }
 
+    /// Returns the length of the serialised state, which is also about the
+    /// memory that the state takes.
+    pub fn byte_len(&self) -> usize {
+        match self {
+            Self::Float32(values) => size_of_val(&**values),
+            Self::Int8(state) => size_of_val(state.h()) + size_of_val(state.c()),
+        }
+    }
+
     /// Serialises the state. The length follows from precision and
     /// architecture, so there is no header.
     ///

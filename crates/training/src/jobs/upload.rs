@@ -9,9 +9,10 @@ use super::{JobsError, Requester};
 use crate::models::InitialModelInfo;
 use crate::spec::{ResolvedSpec, TrainingSpec};
 
-/// Maximum number of corpora that are uploaded at a time: each may grow to the
-/// maximum length of a corpus.
-pub(super) const MAX_UPLOADS: usize = 8;
+/// Maximum number of corpora that are uploaded at a time: more than the server
+/// lets clients send, which is where uploads are shared among callers. Each has
+/// an open file.
+pub(super) const MAX_UPLOADS: usize = 128;
 
 /// A training whose spec is valid and whose corpus is being uploaded.
 pub struct Upload {

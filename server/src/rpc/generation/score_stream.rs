@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use charlstm_engine::{Engine, ScoreCall, Scored, TextScorer};
+use charlstm_engine::{CallerId, Engine, ScoreCall, Scored, TextScorer};
 use charlstm_proto::v1 as pb;
 use pb::score_stream_request::Payload;
 use tokio::sync::mpsc;
@@ -31,6 +31,7 @@ type Sender = mpsc::Sender<Result<pb::ScoreStreamResponse, Status>>;
 pub(super) async fn start(
     engine: Engine,
     mut messages: Streaming<pb::ScoreStreamRequest>,
+    caller: CallerId,
     deadline: Option<Instant>,
 ) -> Result<Responses, Status> {
     let first = next(&mut messages).await?;
@@ -38,6 +39,7 @@ pub(super) async fn start(
         return Err(status::invalid("header", "must be in the first message"));
     };
     let call = ScoreCall {
+        caller,
         model: header.model,
         unknown: unknown_characters(header.unknown)?,
         logprobs: header.logprobs.unwrap_or_default(),

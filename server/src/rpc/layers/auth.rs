@@ -3,20 +3,30 @@
 //! to those that it passes on.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
+use http_body_util::BodyExt;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::{Bytes, Service, http};
 use tower::Layer;
 
+use super::revocation::RevocableCall;
 use crate::access::AccessControl;
-use crate::rpc::peer::Peer;
+use crate::rpc::call_record::CallRecord;
 use crate::rpc::principal::{Principal, Role};
 use crate::rpc::status;
+
+/// Maximum size of a rejected request that is read to its end: that of most
+/// unary requests.
+const MAX_REST_BYTES: usize = 64 * 1024;
+
+/// Maximum time to wait for the end of a rejected request: unary ones come with
+/// their headers.
+const MAX_REST_TIME: Duration = Duration::from_millis(200);
 
 /// Methods of `ModelService` that change models; the others read them.
 const MODEL_CHANGES: [&str; 2] = ["DeleteModel", "ImportModel"];
@@ -26,6 +36,10 @@ const MODEL_CHANGES: [&str; 2] = ["DeleteModel", "ImportModel"];
 fn required_role(path: &str) -> Option<Role> {
     // The HTTP API generates and lists models.
     if path.starts_with("/v1/") {
+        return Some(Role::Generate);
+    }
+    if path == "/v1/completions" || path.starts_with("/v1/models") {
+        // The same over HTTP.
         return Some(Role::Generate);
     }
     let (service, method) = path.strip_prefix("/charlstm.v1.")?.split_once('/')?;
@@ -55,34 +69,41 @@ impl AuthLayer {
     /// Returns the caller of a request, if it may make the call.
     fn admit<B>(&self, request: &http::Request<B>) -> Result<Principal, Status> {
         let (path, extensions) = (request.uri().path(), request.extensions());
-        let rejected = |reason: &str| {
-            let peer = Peer::of(extensions).address.map(tracing::field::display);
-            tracing::warn!(peer, method = excerpt(path), reason, "call rejected");
-        };
+        let record = CallRecord::of(extensions);
         let principal = self
             .access
             .authenticate(request.headers(), extensions)
             .map_err(|rejection| {
-                rejected(rejection.reason());
+                record.rejected(rejection.reason());
                 status::unauthenticated()
             })?;
+        record.principal(principal.owner().as_str());
         if let Some(role) = required_role(path) {
-            principal.require(role).inspect_err(|status| {
-                rejected(&format!(
-                    "principal {}: {}",
-                    principal.owner(),
-                    status.message()
-                ));
-            })?;
+            principal
+                .require(role)
+                .inspect_err(|status| record.rejected(status.message()))?;
         }
         Ok(principal)
     }
 }
 
-/// Returns the beginning of a path that a stranger chose, for the log.
-fn excerpt(path: &str) -> &str {
-    const MAX_BYTES: usize = 100;
-    &path[..path.floor_char_boundary(MAX_BYTES)]
+/// Reads the rest of a request that is rejected, if it is short and arrives
+/// soon. A response to a request that was not read resets its stream, and after
+/// some hundred resets the connection is closed, with the calls of others that
+/// share it behind a proxy.
+async fn read_rest(mut body: Body) {
+    let read = async {
+        let mut left = MAX_REST_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    // Too late or too long: the stream is reset.
+    let _ = tokio::time::timeout(MAX_REST_TIME, read).await;
 }
 
 impl<S> Layer<S> for AuthLayer {
@@ -109,7 +130,10 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<http::Response<Body>, Infallible>>>;
+    type Future = Either<
+        RevocableCall<S::Future>,
+        BoxFuture<'static, Result<http::Response<Body>, Infallible>>,
+    >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -118,10 +142,14 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         match self.layer.admit(&request) {
             Ok(principal) => {
+                let revoked = principal.revoked().clone();
                 request.extensions_mut().insert(principal);
-                Either::Left(self.inner.call(request))
+                Either::Left(RevocableCall::new(self.inner.call(request), revoked))
             }
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+            Err(status) => Either::Right(Box::pin(async move {
+                read_rest(request.into_body()).await;
+                Ok(status.into_http())
+            })),
         }
     }
 }
@@ -179,5 +207,9 @@ mod tests {
         assert_eq!(role_of("TrainingService/Train"), Some(Role::Train));
         assert_eq!(role_of("GenerationService/New"), Some(Role::Generate));
         assert_eq!(role_of("ServerService/GetServerStatus"), None);
+        for path in ["/v1/completions", "/v1/models", "/v1/models/book"] {
+            assert_eq!(required_role(path), Some(Role::Generate));
+        }
+        assert_eq!(required_role("/openapi.json"), None);
     }
 }

@@ -1,10 +1,20 @@
 //! The tower layers around every service of charlstm, from the outermost to
-//! the innermost: call metrics, deadline, authentication, the end of requests,
-//! calls in flight. Health and reflection have none: probes need no token, and
-//! a client that watches the health does not delay the shutdown.
+//! the innermost: call metrics, call log, protocol, deadline, authentication, the
+//! body of requests, calls in flight. Reflection has only the log and
+//! authentication, and health has none: probes need no token, and a client that
+//! watches the health does not delay the shutdown.
 
 pub mod auth;
+pub mod call_log;
 pub mod call_metrics;
 pub mod deadline;
 pub mod in_flight;
-pub mod request_end;
+pub mod protocol;
+pub mod request_body;
+mod revocation;
+
+/// Returns the beginning of a path that a stranger chose, for the log.
+fn excerpt(path: &str) -> &str {
+    const MAX_BYTES: usize = 100;
+    &path[..path.floor_char_boundary(MAX_BYTES)]
+}

@@ -1,20 +1,22 @@
-//! Models as streams of chunks, out and in, with a bounded number of chunks in
-//! memory at a time.
+//! Models as streams of chunks, out and in, with one chunk in memory at a time.
 
 use std::fs::File;
+use std::future;
 use std::io::Read;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use charlstm_proto::v1 as pb;
+use futures_util::stream::unfold;
+use futures_util::{FutureExt, Stream, StreamExt};
 use pb::export_model_response::Payload as Exported;
 use pb::import_model_request::Payload as Imported;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 
 use super::{run_blocking, status};
+use crate::rpc::transfers::Transfer;
 use charlstm_model::model_id::check_name;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::{
@@ -26,8 +28,8 @@ use charlstm_store::hex;
 /// by default.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Number of chunks buffered between the disk and the network.
-const CHUNKS_IN_FLIGHT: usize = 4;
+/// The messages of an export.
+pub(super) type ExportStream = Pin<Box<dyn Stream<Item = ExportMessage> + Send>>;
 
 type ExportMessage = Result<pb::ExportModelResponse, Status>;
 
@@ -49,61 +51,81 @@ impl Export {
         })
     }
 
-    /// Starts to send the file, on a thread that may wait for the disk and for
-    /// the client. It ends when the client leaves.
-    pub(super) fn start(self) -> ReceiverStream<ExportMessage> {
-        let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        tokio::task::spawn_blocking(move || {
-            if let Err(status) = self.send(&sender) {
-                // Fails only if the client has left.
-                let _ = sender.blocking_send(Err(status));
-            }
-        });
-        ReceiverStream::new(receiver)
-    }
-
-    fn send(mut self, sender: &mpsc::Sender<ExportMessage>) -> Result<(), Status> {
-        let id = &self.description.id;
-        let message = |payload| pb::ExportModelResponse {
-            payload: Some(payload),
-        };
-        let header = Exported::Header(pb::ExportModelHeader {
-            name: id.name.clone(),
-            version: id.version,
+    /// Returns the messages. Each chunk is read when the client has room for
+    /// it; no thread waits for the client.
+    pub(super) fn start(self, transfer: Transfer) -> ExportStream {
+        let header = pb::ExportModelHeader {
+            name: self.description.id.name.clone(),
+            version: self.description.id.version,
             bytes: self.description.bytes,
             sha256: hex::encode(&self.description.digest),
+        };
+        let header = future::ready(Ok(message(Exported::Header(header))));
+        let content = ExportedFile {
+            export: self,
+            digest: Sha256::new(),
+        };
+        let chunks = unfold(Some((content, transfer)), |state| async {
+            let (content, transfer) = state?;
+            if transfer.is_evicted() {
+                return Some((Err(status::transfer_evicted()), None));
+            }
+            transfer.set_idle(false);
+            let (chunk, content) = match run_blocking(move || content.next()).await {
+                Ok(Ok(Some(next))) => next,
+                Ok(Ok(None)) => return None,
+                Ok(Err(status)) | Err(status) => return Some((Err(status), None)),
+            };
+            // Until the next chunk is asked for.
+            transfer.set_idle(true);
+            Some((
+                Ok(message(Exported::Chunk(chunk))),
+                Some((content, transfer)),
+            ))
         });
-        if sender.blocking_send(Ok(message(header))).is_err() {
-            return Ok(());
-        }
-        let mut digest = Sha256::new();
-        loop {
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            (&mut self.file)
-                .take(CHUNK_BYTES as u64)
-                .read_to_end(&mut chunk)
-                .map_err(|error| status::internal(&error))?;
-            if chunk.is_empty() {
-                break;
-            }
-            digest.update(&chunk);
-            let chunk = Exported::Chunk(Bytes::from(chunk));
-            if sender.blocking_send(Ok(message(chunk))).is_err() {
-                return Ok(());
-            }
+        Box::pin(header.into_stream().chain(chunks))
+    }
+}
+
+fn message(payload: Exported) -> pb::ExportModelResponse {
+    pb::ExportModelResponse {
+        payload: Some(payload),
+    }
+}
+
+/// What is left of the file of an export.
+struct ExportedFile {
+    export: Export,
+    digest: Sha256,
+}
+
+impl ExportedFile {
+    /// Reads the next chunk; `None` at the end. Blocks on the disk.
+    fn next(mut self) -> Result<Option<(Bytes, Self)>, Status> {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        (&mut self.export.file)
+            .take(CHUNK_BYTES as u64)
+            .read_to_end(&mut chunk)
+            .map_err(|error| status::internal(&error))?;
+        if !chunk.is_empty() {
+            self.digest.update(&chunk);
+            return Ok(Some((chunk.into(), self)));
         }
         // What was sent cannot be taken back, but the client learns that it is
         // damaged.
-        if <[u8; 32]>::from(digest.finalize()) != self.description.digest {
+        let Export {
+            repository,
+            description,
+            ..
+        } = self.export;
+        if <[u8; 32]>::from(self.digest.finalize()) != description.digest {
             let reason = "its content differs from what was stored".to_owned();
-            self.repository.mark_damaged(id, &reason);
-            let error = RepositoryError::Damaged {
-                id: id.clone(),
-                reason,
-            };
+            let id = description.id.clone();
+            repository.mark_damaged(&id, &reason);
+            let error = RepositoryError::Damaged { id, reason };
             return Err(status::repository("model", &error));
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -113,72 +135,47 @@ pub(super) async fn import(
     repository: &Repository,
     publisher: Publisher,
     mut stream: Streaming<pb::ImportModelRequest>,
+    transfer: Transfer,
 ) -> Result<ModelId, Status> {
-    let header = match stream.message().await?.and_then(|message| message.payload) {
+    let first = transfer.wait(stream.message()).await?;
+    let header = match first.and_then(|message| message.payload) {
         Some(Imported::Header(header)) => header,
         _ => return Err(status::invalid("header", "must be in the first message")),
     };
     let header = check_header(header, publisher)?;
-    let name = &header.name;
-    let checked = repository.check_publisher(name, &header.publisher);
-    checked.map_err(|error| status::repository("header.name", &error))?;
+    let failed = |error| status::repository("header.name", &error);
+    let checked = repository.check_publisher(&header.name, &header.publisher);
+    checked.map_err(failed)?;
 
-    let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let repository = repository.clone();
-    let storing = tokio::spawn(run_blocking(move || store(&repository, &header, receiver)));
-    // If `sender` is dropped before it has sent `End`, the client has left.
-    loop {
-        let part = match stream.message().await?.map(|message| message.payload) {
-            Some(Some(Imported::Chunk(chunk))) => Part::Chunk(chunk),
-            Some(_) => {
-                let requirement = "must be in each message after the first";
-                return Err(status::invalid("chunk", requirement));
-            }
-            None => Part::End,
+    let storage = repository.clone();
+    let mut upload = run_blocking(move || storage.upload())
+        .await?
+        .map_err(failed)?;
+    let mut digest = Sha256::new();
+    // The next message is read after this one is stored: a client that is
+    // faster than the disk has to wait.
+    while let Some(message) = transfer.wait(stream.message()).await? {
+        let Some(Imported::Chunk(chunk)) = message.payload else {
+            let requirement = "must be in each message after the first";
+            return Err(status::invalid("chunk", requirement));
         };
-        let is_end = matches!(part, Part::End);
-        // If the receiver is gone, storing has failed: see below.
-        if sender.send(part).await.is_err() || is_end {
-            break;
-        }
+        transfer.received(chunk.len())?;
+        digest.update(&chunk);
+        let appended = run_blocking(move || upload.append(&chunk).map(|()| upload)).await?;
+        upload = appended.map_err(failed)?;
     }
-    drop(sender);
-    let stored = storing.await.map_err(|error| status::internal(&error))??;
-    match stored {
-        Ok(Some(id)) => Ok(id),
-        // `End` was sent, or `store` has ended with an error.
-        Ok(None) => Err(status::internal(&"an import ended without its end")),
-        Err(StoreError::Repository(error)) => Err(status::repository("header.name", &error)),
-        Err(StoreError::Digest { expected, actual }) => Err(status::invalid(
-            "header.sha256",
-            format!(
-                "the received file has {}, not {}: it was changed on the way or is another file",
-                hex::encode(&actual),
-                hex::encode(&expected)
-            ),
-        )),
+    let actual: [u8; 32] = digest.finalize().into();
+    if let Some(expected) = header.sha256.filter(|expected| *expected != actual) {
+        let problem = format!(
+            "the received file has {}, not {}: it was changed on the way or is another file",
+            hex::encode(&actual),
+            hex::encode(&expected)
+        );
+        return Err(status::invalid("header.sha256", problem));
     }
-}
-
-/// Why an upload was not stored.
-enum StoreError {
-    Repository(RepositoryError),
-    Digest {
-        expected: [u8; 32],
-        actual: [u8; 32],
-    },
-}
-
-impl From<RepositoryError> for StoreError {
-    fn from(error: RepositoryError) -> Self {
-        Self::Repository(error)
-    }
-}
-
-/// A part of an upload, for the thread that stores it.
-enum Part {
-    Chunk(Bytes),
-    End,
+    let published = run_blocking(move || publish(&repository, &header, upload)).await?;
+    published.map_err(failed)
 }
 
 /// A checked header of an upload.
@@ -215,33 +212,7 @@ fn check_header(
     })
 }
 
-/// Stores the parts as they arrive, and publishes the model at the end. `None`
-/// if the client has left. Blocks.
-fn store(
-    repository: &Repository,
-    header: &ImportHeader,
-    mut parts: mpsc::Receiver<Part>,
-) -> Result<Option<ModelId>, StoreError> {
-    let mut upload: Upload = repository.upload()?;
-    let mut digest = Sha256::new();
-    loop {
-        match parts.blocking_recv() {
-            Some(Part::Chunk(chunk)) => {
-                digest.update(&chunk);
-                upload.append(&chunk)?;
-            }
-            Some(Part::End) => {
-                let actual: [u8; 32] = digest.finalize().into();
-                if let Some(expected) = header.sha256.filter(|expected| *expected != actual) {
-                    return Err(StoreError::Digest { expected, actual });
-                }
-                return Ok(publish(repository, header, upload).map(Some)?);
-            }
-            None => return Ok(None),
-        }
-    }
-}
-
+/// Publishes a complete upload. Blocks.
 fn publish(
     repository: &Repository,
     header: &ImportHeader,

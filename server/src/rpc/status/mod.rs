@@ -8,9 +8,11 @@ mod generation;
 mod repository;
 mod session;
 pub(super) mod training;
+mod transfer;
 
 use std::time::Duration;
 
+use tonic::codegen::http;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -23,6 +25,10 @@ pub(super) use generation::{
 };
 pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
+};
+pub(super) use transfer::{
+    request_stalled, too_many_large_messages, too_many_transfers, transfer_evicted,
+    transfers_too_large, unread_trailers,
 };
 
 /// `ErrorInfo.domain` of every status.
@@ -48,6 +54,23 @@ pub(crate) fn full(reason: &str, message: impl Into<String>, retry_after: Durati
     let mut details = ErrorDetails::with_retry_info(Some(retry_after));
     details.set_error_info(reason, DOMAIN, []);
     Status::with_error_details(Code::ResourceExhausted, shorten(message.into()), details)
+}
+
+/// Returns RESOURCE_EXHAUSTED for a call beyond a quota of its principal.
+pub(super) fn quota(message: impl Into<String>, retry_after: Duration) -> Status {
+    let message = shorten(message.into());
+    let mut details = ErrorDetails::with_quota_failure_violation("principal", &message);
+    details.set_error_info("QUOTA", DOMAIN, []);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Returns the status of a generation beyond the quota of its principal. One may
+/// end at any time; a second is the time of some hundred characters.
+pub(super) fn stream_quota(limit: u64) -> Status {
+    let message =
+        format!("the limit of {limit} generations at a time for this principal is reached");
+    quota(message, Duration::from_secs(1))
 }
 
 /// Returns UNAVAILABLE with the delay after which a retry is worthwhile.
@@ -87,12 +110,35 @@ pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
     )
 }
 
+/// Adds the id of the request to an error that is in headers or trailers.
+pub(super) fn add_request_id(headers: &mut http::HeaderMap, id: &str) {
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    let mut details = status.get_error_details();
+    details.set_request_info(id, "");
+    let message = format!("{} (request id {id})", status.message());
+    let code = status.code();
+    let status = Status::with_error_details(code, message, details);
+    // Sending fails only for a message that is no header; this one was one.
+    let _ = status.add_header(headers);
+}
+
 /// Returns UNAUTHENTICATED: the call has no token, or an unknown one.
 pub(super) fn unauthenticated() -> Status {
     refused(
         Code::Unauthenticated,
         "TOKEN_NEEDED",
         "this server requires a valid access token: send `authorization: Bearer TOKEN`",
+    )
+}
+
+/// Returns UNAUTHENTICATED: the credentials of a call in flight were removed.
+pub(super) fn revoked() -> Status {
+    refused(
+        Code::Unauthenticated,
+        "CREDENTIALS_REVOKED",
+        "the access token or the principal of this call was removed",
     )
 }
 
@@ -103,6 +149,25 @@ pub(super) fn request_incomplete() -> Status {
         Code::Aborted,
         "REQUEST_INCOMPLETE",
         "the request ended before its client had completed it; nothing was started",
+    )
+}
+
+/// Returns INVALID_ARGUMENT: the library could not decode the request.
+pub(super) fn undecodable(reason: &str) -> Status {
+    invalid("request", format!("cannot be decoded: {reason}"))
+}
+
+/// Returns INVALID_ARGUMENT: a unary request has a second message.
+pub(super) fn second_message() -> Status {
+    invalid("request", "must be exactly one message")
+}
+
+/// Returns UNAVAILABLE: the server does not wait for the rest of a request.
+pub(super) fn server_stopping() -> Status {
+    refused(
+        Code::Unavailable,
+        "SERVER_STOPPING",
+        "the server is shutting down",
     )
 }
 

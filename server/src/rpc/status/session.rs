@@ -8,7 +8,7 @@ use charlstm_store::session::{
 };
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, refused, refused_with, unavailable};
+use super::{full, internal, invalid, quota, refused, refused_with, unavailable};
 
 /// A session becomes free when the generation in it ends; a second is the time
 /// of some hundred characters.
@@ -51,7 +51,7 @@ fn about(session: &str, error: &SessionError) -> Status {
             refused(Code::FailedPrecondition, "SESSION_OTHER_REVISION", text)
         }
         SessionError::Full => full("TOO_MANY_SESSIONS", text, RETRY_AFTER),
-        SessionError::OwnerLimit { .. } => full("QUOTA", text, RETRY_AFTER),
+        SessionError::OwnerLimit { .. } => quota(text, RETRY_AFTER),
         SessionError::Exists => refused(Code::AlreadyExists, "SESSION_EXISTS", text),
         SessionError::ModelRetired(_) => refused(Code::NotFound, "MODEL_GONE", text),
         SessionError::ModelInUse { .. } => refused(Code::FailedPrecondition, "MODEL_IN_USE", text),

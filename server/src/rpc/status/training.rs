@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{full, invalid, refused, repository};
+use super::{full, invalid, quota, refused, repository};
 use charlstm_training::jobs::JobsError;
 
 /// Retry delay of a full queue: trainings take minutes.
@@ -22,9 +22,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
-        JobsError::TrainingQuota { .. } | JobsError::CorpusQuota { .. } => {
-            full("QUOTA", text, RETRY_AFTER)
-        }
+        JobsError::TrainingQuota { .. } | JobsError::CorpusQuota { .. } => quota(text, RETRY_AFTER),
         JobsError::TooManyUploads { .. } => full("TOO_MANY_UPLOADS", text, RETRY_AFTER),
         JobsError::OutOfMemory(_) => refused(Code::ResourceExhausted, "OUT_OF_MEMORY", text),
         JobsError::NotResumable { .. } => {

@@ -17,6 +17,7 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::access::AccessControl;
 use crate::rpc::layers::auth::AuthLayer;
+use crate::traces::Tracing;
 use charlstm_training::events::State;
 use charlstm_training::fake::{FakeLearners, FakeModels, Hold};
 use charlstm_training::job::StopRequest;
@@ -46,8 +47,9 @@ impl Fixture {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = AuthLayer::new(Arc::new(AccessControl::open()))
-            .named_layer(TrainingRpc::server(jobs.clone()));
+        let log = TrainingLog::new(Tracing::default());
+        let training = TrainingRpc::server(jobs.clone(), log, Transfers::new(u64::MAX));
+        let service = AuthLayer::new(Arc::new(AccessControl::open())).named_layer(training);
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self {

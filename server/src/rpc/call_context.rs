@@ -1,0 +1,34 @@
+//! What the layers know of a call when its service is reached.
+
+use tonic::Status;
+use tonic::codegen::http::Extensions;
+
+use super::call_record::CallRecord;
+use super::caller::Caller;
+use super::principal::Principal;
+
+/// Who calls, and the record for the log.
+#[derive(Clone)]
+pub struct CallContext {
+    /// What the caller may do.
+    pub principal: Principal,
+    /// Among whom resources are shared.
+    pub caller: Caller,
+    /// What is known of the call.
+    pub record: CallRecord,
+}
+
+impl CallContext {
+    /// Returns what the layers have found out about the request with these
+    /// extensions.
+    ///
+    /// # Errors
+    /// INTERNAL if the request did not come through the auth layer.
+    pub fn of(extensions: &Extensions) -> Result<Self, Status> {
+        Ok(Self {
+            principal: Principal::of_extensions(extensions)?,
+            caller: Caller::of(extensions),
+            record: CallRecord::of(extensions),
+        })
+    }
+}

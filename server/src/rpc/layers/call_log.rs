@@ -1,0 +1,204 @@
+//! Gives each call an id, and reports it when it ends: one line in the log, and a
+//! trace if traces are exported.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+use tonic::codegen::{Bytes, Service, http};
+use tonic::{Code, Status};
+use tower::Layer;
+use tracing::{Instrument, Span};
+
+use super::excerpt;
+use crate::metrics::code_name;
+use crate::rpc::call_record::{CallRecord, Moment, REQUEST_ID, request_id};
+use crate::rpc::peer::Peer;
+use crate::rpc::status;
+use crate::traces::{CallTrace, Tracing};
+
+/// Logs each call when it ends, also those that an inner layer rejects.
+#[derive(Clone, Debug)]
+pub struct CallLogLayer {
+    logs_text: bool,
+    tracing: Tracing,
+}
+
+impl CallLogLayer {
+    /// With `logs_text`, prompts and texts are logged, too.
+    pub fn new(logs_text: bool, tracing: Tracing) -> Self {
+        Self { logs_text, tracing }
+    }
+}
+
+impl<S> Layer<S> for CallLogLayer {
+    type Service = CallLogService<S>;
+
+    fn layer(&self, inner: S) -> CallLogService<S> {
+        CallLogService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// A service behind a [`CallLogLayer`].
+#[derive(Clone, Debug)]
+pub struct CallLogService<S> {
+    inner: S,
+    layer: CallLogLayer,
+}
+
+impl<S> Service<http::Request<Body>> for CallLogService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let record = CallRecord::new(request_id(request.headers()), self.layer.logs_text);
+        let method = excerpt(request.uri().path()).to_owned();
+        let trace = self.layer.tracing.call(&method, request.headers());
+        let mut call = LoggedCall {
+            peer: Peer::of(request.extensions()).address,
+            record: record.clone(),
+            method,
+            since: Moment::now(),
+            trace,
+            is_logged: false,
+        };
+        // What is logged during the call has its id.
+        let span = tracing::info_span!("call", request_id = record.request_id());
+        request.extensions_mut().insert(record);
+        let response = span.in_scope(|| self.inner.call(request));
+        let response = response.instrument(span.clone());
+        let logged = response.map(|response| {
+            let mut response = response?;
+            if let Ok(id) = call.record.request_id().parse() {
+                response.headers_mut().insert(REQUEST_ID, id);
+            }
+            // A response without messages has its status in the headers.
+            call.look_for_status(response.headers_mut());
+            Ok(response.map(|body| Body::new(LoggedBody { body, call, span })))
+        });
+        logged.boxed()
+    }
+}
+
+/// The body of a response whose call is logged.
+struct LoggedBody {
+    body: Body,
+    call: LoggedCall,
+    span: Span,
+}
+
+impl http_body::Body for LoggedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, call, span } = &mut *self;
+        let frame = span.in_scope(|| Pin::new(body).poll_frame(context));
+        frame.map_ok(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                call.look_for_status(trailers);
+            }
+            frame
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A call that has not ended. If it is dropped before it has a status, its
+/// client has left.
+struct LoggedCall {
+    record: CallRecord,
+    method: String,
+    peer: Option<SocketAddr>,
+    since: Moment,
+    trace: CallTrace,
+    is_logged: bool,
+}
+
+impl LoggedCall {
+    /// Logs the call if these headers have its status. The status of an internal
+    /// error gets the id of the request: the log has more under it.
+    fn look_for_status(&mut self, headers: &mut http::HeaderMap) {
+        let Some(code) = headers.get("grpc-status") else {
+            return;
+        };
+        let code = Code::from_bytes(code.as_bytes());
+        if code == Code::Internal {
+            status::add_request_id(headers, self.record.request_id());
+        }
+        self.log(code);
+    }
+
+    fn log(&mut self, code: Code) {
+        if std::mem::replace(&mut self.is_logged, true) {
+            return;
+        }
+        let fields = self.record.fields();
+        let since = self.since.instant;
+        let millis = |moment: Option<Moment>| {
+            let passed = moment?.instant.saturating_duration_since(since);
+            Some(passed.as_secs_f64() * 1e3)
+        };
+        let texts = self
+            .record
+            .logs_text()
+            .then_some((&fields.prompt, &fields.text));
+        let event = match fields.rejection {
+            None => "call",
+            Some(_) => "call rejected",
+        };
+        tracing::info!(
+            method = self.method,
+            code = code_name(code),
+            peer = self.peer.map(tracing::field::display),
+            principal = fields.principal,
+            request_id = self.record.request_id(),
+            model = fields.model,
+            session = fields.session,
+            training = fields.training,
+            chars = (fields.chars > 0).then_some(fields.chars),
+            queue_ms = millis(fields.phases.started),
+            first_char_ms = millis(fields.phases.first_text),
+            duration_ms = since.elapsed().as_secs_f64() * 1e3,
+            prompt = texts.map(|(prompt, _)| prompt),
+            text = texts.map(|(_, text)| text),
+            reason = fields.rejection,
+            "{event}"
+        );
+        self.trace
+            .end(code, self.since, self.peer, &self.record, &fields);
+    }
+}
+
+impl Drop for LoggedCall {
+    fn drop(&mut self) {
+        self.log(Code::Cancelled);
+    }
+}
