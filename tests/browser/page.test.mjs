@@ -176,7 +176,8 @@ test("a reload in the middle of a text continues it", async () => {
   await generate("The ship", 20_000);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
   await page.reload();
-  await written(20_008);
+  await page.waitForFunction(
+    (chars) => document.querySelector(".paper").textContent.length === chars, 20_008);
   const expected = await server.complete({
     model: "voyage", prompt: "The ship", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
   });
