@@ -30,6 +30,7 @@ pub(crate) use self::origin_policy::{OriginPolicy, allowed_host, cors_origin, ow
 use crate::rpc::generation::GenerationRpc;
 use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::status;
 
 /// Maximum size of the body of a request, in bytes: a prompt of the maximum
 /// length, with every character escaped, and some other fields.
@@ -131,7 +132,7 @@ fn api(
 /// Turns a status of a layer, which is in the format of gRPC, into an error in
 /// the format of the API.
 fn as_http(response: Response<Body>) -> Response<HttpBody> {
-    match tonic::Status::from_header_map(response.headers()) {
+    match status::of_response(response.headers()) {
         Some(status) => ApiError::from(status).into(),
         None => response.map(HttpBody::new),
     }

@@ -124,6 +124,11 @@ pub(super) fn add_request_id(headers: &mut http::HeaderMap, id: &str) {
     let _ = status.add_header(headers);
 }
 
+/// Returns the status of a response that consists of nothing else.
+pub(crate) fn of_response(headers: &tonic::codegen::http::HeaderMap) -> Option<Status> {
+    Status::from_header_map(headers)
+}
+
 /// Returns UNAUTHENTICATED: the call has no token, or an unknown one.
 pub(super) fn unauthenticated() -> Status {
     refused(
