@@ -38,10 +38,6 @@ fn required_role(path: &str) -> Option<Role> {
     if path.starts_with("/v1/") {
         return Some(Role::Generate);
     }
-    if path == "/v1/completions" || path.starts_with("/v1/models") {
-        // The same over HTTP.
-        return Some(Role::Generate);
-    }
     let (service, method) = path.strip_prefix("/charlstm.v1.")?.split_once('/')?;
     match service {
         "GenerationService" | "SessionService" => Some(Role::Generate),
