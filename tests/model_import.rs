@@ -27,7 +27,8 @@ fn checkpoints_of_pytorch_generate_the_greedy_text_of_pytorch() {
     let folder = root().join("tests/golden/checkpoints");
     let expected = fs::read_to_string(folder.join("expected.json")).unwrap();
     let expected: Expected = serde_json::from_str(&expected).unwrap();
-    let server = Server::start(&[]);
+    // PyTorch computed in float32.
+    let server = Server::start(&["--precision", "float32"]);
     let vocabulary = server.folder().join("vocabulary.txt");
     fs::write(&vocabulary, &expected.tokens).unwrap();
     let vocabulary = vocabulary.to_str().unwrap();

@@ -246,13 +246,15 @@ mod tests {
 
     /// Fields that no flag sets: a message is set by its own fields, and the
     /// client chooses the rest by itself.
-    const NOT_SET: [&str; 6] = [
+    const NOT_SET: [&str; 7] = [
         "sampling",
         "logprobs",
         "expected_position",
         "precision",
         "session_snapshot",
         "return_session",
+        // For administrators, who use another client.
+        "owner",
     ];
 
     fn names(typed: &str) -> FieldNames {

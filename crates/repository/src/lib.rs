@@ -415,7 +415,7 @@ impl Repository {
         staged.write(file)?;
         let contents = staged.check(None)?;
         let quantisation = Quantisation::measure(&file.parameters);
-        self.publish_staged(publisher, name, staged, contents, quantisation)
+        self.publish_staged(publisher, name, staged, contents, Some(quantisation))
     }
 
     /// Begins to store a file whose bytes arrive in pieces.
@@ -456,8 +456,9 @@ impl Repository {
         }
         // The training was on another server.
         contents.metadata.training_id.clear();
-        let quantisation = Quantisation::measure(&staged.read(vocabulary)?.parameters);
-        self.publish_staged(publisher, name, staged, contents, quantisation)
+        // What int8 costs is measured when the model is first used: an import needs
+        // little memory, whatever the size of the model.
+        self.publish_staged(publisher, name, staged, contents, None)
     }
 
     /// Checks an uploaded PyTorch checkpoint of the notebook and stores it as
@@ -555,9 +556,11 @@ impl Repository {
         name: &str,
         staged: Staged,
         contents: Contents,
-        quantisation: Quantisation,
+        quantisation: Option<Quantisation>,
     ) -> Result<ModelId, RepositoryError> {
-        staged.write_quantisation(&quantisation)?;
+        if let Some(quantisation) = &quantisation {
+            staged.write_quantisation(quantisation)?;
+        }
         staged.write_manifest(&contents)?;
         let _changing = self.changing();
         // Again, now that nobody else can publish: the upload took its time.
@@ -576,12 +579,14 @@ impl Repository {
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
             metadata: contents.metadata,
-            quantisation: Some(quantisation.clone()),
+            quantisation: quantisation.clone(),
         };
         self.index()
             .insert(id.clone(), Entry::Sound(Arc::new(description)));
         tracing::info!(model = %id, "a model version was published");
-        report(&id, &quantisation);
+        if let Some(quantisation) = &quantisation {
+            report(&id, quantisation);
+        }
         Ok(id)
     }
 

@@ -159,8 +159,17 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Result<Authority, OriginRejection> {
     }
     match (uri.authority().cloned(), from_header) {
         (Some(one), Some(other)) if one != other => Err(OriginRejection::NoHost),
-        (Some(host), _) | (None, Some(host)) if !host.as_str().contains('@') => Ok(host),
+        (Some(host), _) | (None, Some(host)) if is_host_and_port(&host) => Ok(host),
         _ => Err(OriginRejection::NoHost),
+    }
+}
+
+/// Whether there is nothing but a host and, if any, a port number.
+fn is_host_and_port(authority: &Authority) -> bool {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix(':').is_some() && authority.port_u16().is_some(),
+        None => false,
     }
 }
 
