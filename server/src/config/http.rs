@@ -27,7 +27,7 @@ pub struct HttpConfig {
     #[arg(long = "allowed-host", env = "CHARLSTM_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',', value_parser = Checked(allowed_host))]
     pub allowed_hosts: Vec<String>,
 
-    /// Origins, separated by commas, such as https://app.example.com, whose web
+    /// Origins, separated by commas, such as `https://app.example.com`, whose web
     /// pages may call this server; may be given several times
     #[arg(long = "cors-origin", env = "CHARLSTM_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = Checked(cors_origin))]
     pub cors_origins: Vec<String>,

@@ -37,7 +37,14 @@ pub struct InFlightLayer {
 /// The responses that are being sent.
 #[derive(Debug, Default)]
 struct Responses {
-    bodies: Mutex<(u64, HashMap<u64, Arc<Mutex<SentBody>>>)>,
+    bodies: Mutex<SentBodies>,
+}
+
+/// The bodies of the responses, by an id that is not used again.
+#[derive(Debug, Default)]
+struct SentBodies {
+    next_id: u64,
+    by_id: HashMap<u64, Arc<Mutex<SentBody>>>,
 }
 
 impl InFlightLayer {
@@ -79,19 +86,19 @@ impl Responses {
     }
 
     fn all(&self) -> Vec<Arc<Mutex<SentBody>>> {
-        lock(&self.bodies).1.values().map(Arc::clone).collect()
+        lock(&self.bodies).by_id.values().map(Arc::clone).collect()
     }
 
     fn add(&self, body: Arc<Mutex<SentBody>>) -> u64 {
         let mut bodies = lock(&self.bodies);
-        let id = bodies.0;
-        bodies.0 += 1;
-        bodies.1.insert(id, body);
+        let id = bodies.next_id;
+        bodies.next_id += 1;
+        bodies.by_id.insert(id, body);
         id
     }
 
     fn remove(&self, id: u64) {
-        lock(&self.bodies).1.remove(&id);
+        lock(&self.bodies).by_id.remove(&id);
     }
 }
 
