@@ -230,7 +230,7 @@ mod tests {
         ("train --text - --model m", &["TrainingSpec"]),
         ("generate --prime p", &["GenerateRequest", "Sampling"]),
         ("repl", &["Sampling", "ForkSessionRequest"]),
-        ("score --text -", &["ScoreRequest"]),
+        ("score --text -", &["ScoreStreamHeader"]),
         ("bench", &[]),
         ("trainings show t", &["GetTrainingRequest"]),
         ("trainings cancel t", &["CancelTrainingRequest"]),
