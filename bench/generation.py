@@ -79,13 +79,16 @@ def table(results: dict) -> str:
         for name, threads in peers_of(results, count):
             peer = fastest([one for one in results["peers"] if one.get("rows") == count
                             and (one["peer"], one["threads"]) == (name, threads)])
+            # One row is computed by one thread.
             own = fastest([one for one in results["steps"] if one["name"] == "decode"
-                           and (one["rows"], one["threads"]) == (count, threads)])
+                           and one["precision"] == "int8"
+                           and (one["rows"], one["threads"]) == (count, min(count, threads))])
             target = wanted.get(targets) if (name, threads) == (ONNX, results["threads"]) else None
             rows.append(row(f"decode step with sampling, {count} rows, {name}, "
                             f"{threads} threads", peer["chars_per_second"],
                             own["chars_per_second"], target))
-    prefill = fastest([one for one in results["steps"] if one["name"] == "prefill"])
+    prefill = fastest([one for one in results["steps"]
+                       if (one["name"], one["precision"]) == ("prefill", "int8")])
     rows.append(("prefill, one thread, chars/s", "", f"{prefill['chars_per_second']:,.0f}", "",
                  f">= {PREFILL[targets]:,}"))
     for name in sorted({one["peer"] for one in results["peers"]}):
