@@ -17,11 +17,11 @@ fn main() {
     let folder = fs::canonicalize(&folder).unwrap_or(folder);
     let shown = folder.display();
     // An installed program has the libraries next to it (scripts/package.py).
-    let beside = match env::var("CARGO_CFG_TARGET_OS").as_deref() {
+    let origin = match env::var("CARGO_CFG_TARGET_OS").as_deref() {
         Ok("macos") => "@loader_path",
         _ => "$ORIGIN",
     };
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{beside}/../lib/charlstm");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{origin}/../lib/charlstm");
     // With the rpath, the programs start in any folder without LD_LIBRARY_PATH.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{shown}");
     if Path::new(&folder).join("libtorch_cuda.so").exists() {

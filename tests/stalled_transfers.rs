@@ -17,7 +17,7 @@ const TRAIN: &str = "charlstm.v1.TrainingService/Train";
 const CONNECTIONS: usize = 4;
 const CALLS: usize = 100;
 
-/// Begins calls that never go on.
+/// Begins calls that never continue.
 async fn stall(server: &Server) -> Vec<(Frames, Vec<OpenCall>)> {
     let header = ImportModelHeader {
         name: "stalled".to_owned(),

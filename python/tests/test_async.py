@@ -107,7 +107,7 @@ async def test_cancelling_a_task_cancels_its_call(server: ServerProcess) -> None
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        # The session is at most at the last character that was sent, and goes on.
+        # The session is at most at the last character that was sent, and continues.
         rest = await session.generate(max_chars=50)
         read_chars = rest.started.position - len(PRIME)
         assert read_chars >= len(generation.text)

@@ -23,7 +23,7 @@ Start = Callable[..., ServerProcess]
 
 
 def restart(server: ServerProcess, end: Callable[[], object]) -> threading.Thread:
-    """Ends a server and starts it again, at the same time as the test goes on."""
+    """Ends a server and starts it again, at the same time as the test continues."""
 
     def run() -> None:
         end()

@@ -616,7 +616,7 @@ const EMPTY_STACK: &str = "its pickle takes more values from the stack than ther
 const LONG_NAME: &str = "its pickle has a name of more than 200 bytes";
 pub(super) const TOO_MUCH_MEMORY: &str = "its pickle takes more than 32 MiB of memory";
 
-/// Looks up a name that a `state_dict` needs, or that is often saved beside one.
+/// Looks up a name that a `state_dict` needs, or that is often saved with one.
 fn global(module: &str, name: &str) -> Result<Global, TorchCheckpointError> {
     Ok(match (module, name) {
         ("collections", "OrderedDict") => Global::OrderedDict,

@@ -57,7 +57,7 @@ impl InFlightLayer {
     }
 
     /// Ends the responses whose clients have read nothing for `timeout`, or for
-    /// 2 s after `shutdown` was cancelled: their services let go of everything
+    /// 2 s after `shutdown` was cancelled: their services release everything
     /// that they hold. Does not end by itself.
     ///
     /// The transport asks for the next message of a response only when the
