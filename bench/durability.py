@@ -92,12 +92,11 @@ def table(rounds: dict) -> str:
              for name, measured in rounds.items()}
     finish = {name: median(one["finish_microseconds"]["p99"] for one in measured) / 1e3
               for name, measured in rounds.items()}
-    lines = ["| sessions | chars/s | ratio | last character to `finished`, p99, ms |",
-             "| --- | ---: | ---: | ---: |"]
+    rows = [("sessions", "chars/s", "ratio", "last character to `finished`, p99, ms")]
     for name in rounds:
-        lines.append(f"| {name} | {speed[name]:,.0f} | {speed[name] / speed['none']:.2f} "
-                     f"| {finish[name]:.2f} |")
-    return "\n".join(lines)
+        rows.append((name, f"{speed[name]:,.0f}", f"{speed[name] / speed['none']:.2f}",
+                     f"{finish[name]:.2f}"))
+    return measure.aligned(rows)
 
 
 if __name__ == "__main__":

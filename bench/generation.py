@@ -106,5 +106,6 @@ def peers_of(results: dict, count: int) -> list:
 
 
 def row(name: str, peer: float, own: float, target) -> tuple:
+    """Compares two speeds; `target` is the least ratio, or None."""
     return (name, f"{peer:,.0f}", f"{own:,.0f}", f"{own / peer:.2f}",
             f">= {target:g}" if target else "")

@@ -156,11 +156,7 @@ def table(results: dict) -> str:
     rows.append((f"{STREAMS_STEADY} streams, p99 / p50", f"{ratio:.2f}", "< 3"))
     rows += flow.rows(results["flow"])
     rows += drop_rows(results["drops"]) + session_rows(results["sessions"])
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
-    lines = [measure.line(cells, widths) for cells in rows]
-    rule = "-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])
-    lines.insert(1, measure.line(rule, widths))
-    return "\n".join(lines)
+    return measure.aligned(rows)
 
 
 def prompt_rows(alone: dict, both: dict) -> list:

@@ -109,7 +109,9 @@ def table(trainings: list) -> str:
     rows = [("", "PyTorch", "charlstm", "ratio", "target")]
     for entry in trainings:
         pytorch, charlstm = entry["pytorch"], entry["charlstm"]
-        rows.append(row(f"training {entry['name']}, chars/s", entry))
+        speeds = (side["chars_per_second"] for side in (pytorch, charlstm))
+        name = f"training {entry['name']}, chars/s"
+        rows.append(generation.row(name, *speeds, entry["target"]))
         rows.append(
             (
                 "  peak resident memory, MB",
@@ -120,12 +122,6 @@ def table(trainings: list) -> str:
             )
         )
     return measure.aligned(rows)
-
-
-def row(name: str, entry: dict) -> tuple:
-    pytorch, charlstm = (entry[side]["chars_per_second"] for side in ("pytorch", "charlstm"))
-    target = f">= {entry['target']:g}" if entry["target"] else ""
-    return (name, f"{pytorch:,.0f}", f"{charlstm:,.0f}", f"{charlstm / pytorch:.2f}", target)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ const DURATION: Duration = Duration::from_secs(1);
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let json = arguments.iter().any(|argument| argument == "--json");
-    let most = arguments
+    let max_threads = arguments
         .iter()
         .position(|argument| argument == "--threads")
         .and_then(|at| arguments.get(at + 1)?.parse().ok())
@@ -41,9 +41,8 @@ fn main() {
     for (k, value) in parameters.values.iter_mut().enumerate() {
         *value = 0.04 * (k as f32 * 12.9898).sin();
     }
-    let int8 = Int8Processor::default();
     let devices: [(Precision, &dyn DecodeDevice); 2] = [
-        (Precision::Int8, &int8),
+        (Precision::Int8, &Int8Processor::default()),
         (Precision::Float32, &Processor::default()),
     ];
     for (precision, device) in devices {
@@ -59,7 +58,7 @@ fn main() {
                 );
             }
         };
-        for threads in 1..=most {
+        for threads in 1..=max_threads {
             for rows in ROWS.into_iter().filter(|rows| rows % threads == 0) {
                 report("decode", rows, threads, decode(&weights, rows, threads));
             }

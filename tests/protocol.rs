@@ -62,7 +62,7 @@ async fn a_request_that_cannot_be_decoded_is_an_invalid_argument() {
 }
 
 #[tokio::test]
-async fn a_call_whose_deadline_has_passed_at_its_arrival_is_told_so() {
+async fn a_call_whose_deadline_has_passed_at_its_arrival_ends_with_deadline_exceeded() {
     let server = Server::start(&[]);
     let mut frames = Frames::connect(&server).await;
     for path in [TRAIN, "charlstm.v1.ModelService/ImportModel"] {

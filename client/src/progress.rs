@@ -159,9 +159,11 @@ impl TrainingView {
         let columns = output::stderr_columns().unwrap_or(usize::MAX);
         let is_too_long = message.chars().count() > columns.saturating_sub(bar_columns(columns));
         // On a narrow terminal, without the ids of those trainings.
-        let short = message.split_once(": ").filter(|_| is_too_long);
-        self.bar
-            .set_message(short.map_or(message.clone(), |(short, _)| short.to_owned()));
+        let shown = match message.split_once(": ") {
+            Some((short, _)) if is_too_long => short.to_owned(),
+            _ => message,
+        };
+        self.bar.set_message(shown);
     }
 
     /// Removes the bar.

@@ -79,7 +79,8 @@ func train(ctx context.Context, client charlstm.TrainingServiceClient, path, mod
 	if err := call.Send(first); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	for chunk := make([]byte, chunkBytes); ; {
+	for {
+		chunk := make([]byte, chunkBytes)
 		count, err := corpus.Read(chunk)
 		if errors.Is(err, io.EOF) {
 			break
@@ -135,9 +136,9 @@ func generate(
 // showError makes a call that fails, and prints the details of the error.
 func showError(ctx context.Context, client charlstm.GenerationServiceClient) {
 	_, err := generate(ctx, client, &charlstm.GenerateRequest{Model: "unknown", Prime: "a"})
-	for _, detail := range status.Convert(err).Details() {
+	converted := status.Convert(err)
+	for _, detail := range converted.Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
-			converted := status.Convert(err)
 			fmt.Printf("error %s %s: %s\n", converted.Code(), info.Reason, converted.Message())
 		}
 	}

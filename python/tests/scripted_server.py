@@ -5,7 +5,6 @@ It is for failures that the real server cannot be made to have at a chosen momen
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -155,7 +154,3 @@ class ScriptedServer:
 def lost() -> Failure:
     """A server that is shutting down."""
     return failure(grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")
-
-
-def repeat(entry: tuple[int, End], times: int) -> list[tuple[int, End]]:
-    return list(itertools.repeat(entry, times))

@@ -90,7 +90,10 @@ def test_a_generation_that_is_dropped_is_cancelled(client: charlstm.Client) -> N
 
 
 def wait_until_idle(client: charlstm.Client) -> None:
+    """Fails if the generation goes on, which the server would end only as stalled."""
+    deadline = time.monotonic() + 15
     while client.status().generations_running:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -180,7 +183,7 @@ def test_a_deleted_session_ends_its_generation_with_an_error(client: charlstm.Cl
     assert raised.value.finished.reason is FinishReason.CANCELLED
 
 
-def test_a_score_is_that_of_the_notebook(client: charlstm.Client) -> None:
+def test_a_score_has_the_loss_in_nats_and_in_bits(client: charlstm.Client) -> None:
     score = client.score("arma virumque cano", model=MODEL)
     assert score.chars == 17
     assert score.loss == pytest.approx(score.bits_per_char * 0.6931471805599453)

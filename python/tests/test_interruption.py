@@ -48,46 +48,40 @@ def read_and_interrupt(
     return text
 
 
-@pytest.mark.parametrize("in_session", [True, False])
-def test_the_text_survives_a_killed_server(start: Start, in_session: bool) -> None:
-    server = start()
+def check_text_survives(
+    server: ServerProcess, in_session: bool, interrupt: Callable[[], threading.Thread]
+) -> None:
+    """Checks that an interrupted generation gives the text of one that is not."""
     with charlstm.Client(server.address) as client:
         whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
-        session = client.session("killed", model=MODEL)
+        session = client.session("interrupted", model=MODEL)
         generation = (
             session.generate(PRIME, seed=SEED, max_chars=CHARS)
             if in_session
             else client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS)
         )
-        text = read_and_interrupt(generation, lambda: restart(server, server.kill))
-        assert text == whole
-        assert generation.finished is not None
-        assert generation.finished.chars == CHARS
-        if in_session:
-            assert session.position == session.info().position == len(PRIME) + CHARS
-
-
-@pytest.mark.parametrize("in_session", [True, False])
-def test_the_text_survives_a_clean_restart(start: Start, in_session: bool) -> None:
-    server = start()
-    with charlstm.Client(server.address) as client:
-        whole = client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS).result().text
-        session = client.session("stopped", model=MODEL)
-        generation = (
-            session.generate(PRIME, seed=SEED, max_chars=CHARS)
-            if in_session
-            else client.generate(PRIME, model=MODEL, seed=SEED, max_chars=CHARS)
-        )
-
-        def interrupt() -> threading.Thread:
-            server.signal(signal.SIGTERM)
-            return restart(server, server.wait)
-
         assert read_and_interrupt(generation, interrupt) == whole
         assert generation.finished is not None
         assert generation.finished.chars == CHARS
         if in_session:
             assert session.position == session.info().position == len(PRIME) + CHARS
+
+
+@pytest.mark.parametrize("in_session", [True, False])
+def test_the_text_survives_a_killed_server(start: Start, in_session: bool) -> None:
+    server = start()
+    check_text_survives(server, in_session, lambda: restart(server, server.kill))
+
+
+@pytest.mark.parametrize("in_session", [True, False])
+def test_the_text_survives_a_clean_restart(start: Start, in_session: bool) -> None:
+    server = start()
+
+    def interrupt() -> threading.Thread:
+        server.signal(signal.SIGTERM)
+        return restart(server, server.wait)
+
+    check_text_survives(server, in_session, interrupt)
 
 
 def test_a_session_never_advances_twice_wherever_the_connection_breaks(

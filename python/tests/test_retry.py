@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from scripted_server import TEXT, ScriptedServer, failure, lost, repeat
+from scripted_server import TEXT, ScriptedServer, failure, lost
 
 import charlstm
 from charlstm import FinishReason, Retry
@@ -126,7 +126,7 @@ def test_a_server_that_cannot_store_or_is_full_is_waited_for_as_long_as_it_says(
         assert run(server).text == TEXT[:CHARS]
     assert "STORAGE_UNAVAILABLE" in caplog.text
     assert "trying again in 0.1 s" in caplog.text
-    with ScriptedServer(*repeat((-1, STORAGE), 9)) as server:
+    with ScriptedServer(*[(-1, STORAGE)] * 9) as server:
         with pytest.raises(charlstm.StorageUnavailable) as raised:
             run(server, retry=Retry(overload_seconds=0.22))
         # 4 delays of 0.05 seconds.
@@ -135,7 +135,7 @@ def test_a_server_that_cannot_store_or_is_full_is_waited_for_as_long_as_it_says(
 
 
 def test_a_text_is_not_generated_again_and_again_for_a_storage_that_keeps_failing() -> None:
-    with ScriptedServer((CHARS, STORAGE), *repeat((CHARS, STORAGE), 5)) as server:
+    with ScriptedServer(*[(CHARS, STORAGE)] * 6) as server:
         with pytest.raises(charlstm.StorageUnavailable):
             run(server)
         assert len(server.requests) == 3
@@ -201,7 +201,7 @@ def test_the_time_of_all_retries_is_bounded() -> None:
 
 
 def test_the_timeout_also_ends_a_wait() -> None:
-    with ScriptedServer(*repeat((-1, lost()), 50)) as server:
+    with ScriptedServer(*[(-1, lost())] * 50) as server:
         with charlstm.Client(server.address) as client:
             with pytest.raises(charlstm.DeadlineExceeded):
                 client.generate("x", model="book", timeout=0.3).result()

@@ -36,6 +36,10 @@ use charlstm_model::kernels::KernelChoice;
 use charlstm_store::session::Durability;
 use tracing::level_filters::LevelFilter;
 
+/// Value name of the settings that are on or off. [`command`] lets their flags
+/// stand alone: `--tensorboard` is `--tensorboard=true`.
+const SWITCH: &str = "true|false";
+
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -364,12 +368,9 @@ pub struct Config {
     #[arg(
         long,
         env = "CHARLSTM_RESUME_INTERRUPTED",
-        value_name = "true|false",
+        value_name = SWITCH,
         action = ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
         default_value = "false",
-        default_missing_value = "true",
         value_parser = Checked(boolean)
     )]
     pub resume_interrupted: bool,
@@ -379,12 +380,9 @@ pub struct Config {
     #[arg(
         long,
         env = "CHARLSTM_TENSORBOARD",
-        value_name = "true|false",
+        value_name = SWITCH,
         action = ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
         default_value = "false",
-        default_missing_value = "true",
         value_parser = Checked(boolean)
     )]
     pub tensorboard: bool,
@@ -433,12 +431,9 @@ pub struct Config {
     #[arg(
         long,
         env = "CHARLSTM_INSECURE",
-        value_name = "true|false",
+        value_name = SWITCH,
         action = ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
         default_value = "false",
-        default_missing_value = "true",
         value_parser = Checked(boolean)
     )]
     pub insecure: bool,
@@ -460,12 +455,9 @@ pub struct Config {
     #[arg(
         long,
         env = "CHARLSTM_LOG_TEXT",
-        value_name = "true|false",
+        value_name = SWITCH,
         action = ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
         default_value = "false",
-        default_missing_value = "true",
         value_parser = Checked(boolean)
     )]
     pub log_text: bool,
@@ -628,11 +620,20 @@ impl Config {
 /// Returns the command line, for help, completions and manual pages.
 pub fn command() -> Command {
     Config::command().mut_args(|arg| {
-        // The values of variables do not belong into a manual page. A negative
+        // The values of variables do not belong in a manual page. A negative
         // number is a wrong value and not an unknown flag `-1`.
         let takes_values = arg.get_action().takes_values();
-        arg.hide_env_values(true)
-            .allow_negative_numbers(takes_values)
+        let is_switch = arg.get_value_names().is_some_and(|names| names == [SWITCH]);
+        let arg = arg
+            .hide_env_values(true)
+            .allow_negative_numbers(takes_values);
+        if is_switch {
+            arg.num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+        } else {
+            arg
+        }
     })
 }
 

@@ -64,8 +64,8 @@ fn start_log(config: &Config) {
         .parse_lossy(&config.log_filter);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // They are reported on standard error, which panics if that is a
-        // terminal that was closed.
+        // Reporting an error of the log on standard error would panic if that is
+        // a terminal that was closed.
         .log_internal_errors(false);
     let log = log
         .with_writer(stderr)

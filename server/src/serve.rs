@@ -169,10 +169,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Signals { shutdown, reload } = signals;
     let started = Instant::now();
-    let tls = config
-        .tls()
-        .map(|files| Tls::read(files, config.http.is_on))
-        .transpose()?;
+    let tls = Tls::of(&config)?;
     let max_connections = transport::max_connections(config.max_connections);
     let access = Arc::new(AccessControl::from_files(&config.access_files())?);
     let traces = Tracing::new(config.otlp_endpoint.as_deref())?;
@@ -225,7 +222,7 @@ pub async fn serve(
             generation,
             repository: repository.clone(),
         },
-        policy: transport::origin_policy(&config)?,
+        policy: transport::origin_policy(&config, tls.as_ref()),
         auth: layers.auth.clone(),
         in_flight: layers.in_flight.clone(),
         shutdown: shutdown.clone(),
@@ -285,15 +282,13 @@ pub async fn serve(
     }
     let mut reloader = Reloader::new();
     if config.access_files().is_any() {
-        let reload = move || access.reload().map_err(|error| error.to_string());
-        reloader.add("principals and tokens", Box::new(reload));
+        reloader.add("principals and tokens", move || access.reload());
     }
     if let Some(mut tls) = tls {
-        let reload = move || tls.reload().map_err(|error| error.to_string());
-        reloader.add("certificates", Box::new(reload));
+        reloader.add("certificates", move || tls.reload());
     }
     tokio::spawn(reloader.run(reload, shutdown.clone()));
-    notify_ready();
+    notify(NotifyState::Ready);
     let announced = announce(&config, address, device, kernels);
 
     let failure = match announced {
@@ -309,7 +304,7 @@ pub async fn serve(
     if let Some(error) = &failure {
         tracing::error!(%error, "the server failed and shuts down");
     }
-    notify_stopping();
+    notify(NotifyState::Stopping);
     health.stop().await;
     // Also if the server failed: no more connections, and no more metrics.
     shutdown.cancel();
@@ -494,31 +489,21 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
     })
 }
 
-/// Tells the service manager that the server is ready, if there is one.
-fn notify_ready() {
-    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+/// Reports the state of the server to the service manager, if there is one.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "the service manager could not be notified");
     }
 }
 
-/// Tells the service manager that the server shuts down, if there is one.
-fn notify_stopping() {
-    if let Err(error) = sd_notify::notify(&[NotifyState::Stopping]) {
-        tracing::warn!(%error, "the service manager could not be notified");
-    }
-}
-
-/// Checks everything that the settings name, as far as that changes nothing.
+/// Checks the files and devices that the settings name, without changing
+/// anything.
 ///
 /// # Errors
-/// What would keep the server from starting.
+/// What would prevent the server from starting.
 pub fn check(config: &Config) -> Result<(), ServeError> {
     AccessControl::from_files(&config.access_files())?;
-    config
-        .tls()
-        .map(|files| Tls::read(files, config.http.is_on))
-        .transpose()?;
-    transport::origin_policy(config)?;
+    Tls::of(config)?;
     devices::select(config.device)?;
     config.kernels.select()?;
     if let Some(file) = &config.snapshot_key_file {

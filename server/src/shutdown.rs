@@ -27,7 +27,7 @@ impl Reload {
     }
 }
 
-/// What the signals ask for.
+/// What signals request.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     /// Cancelled by the first signal to stop.
@@ -36,9 +36,9 @@ pub struct Signals {
     pub reload: Reload,
 }
 
-/// Returns a token that the first signal to stop cancels. The second one ends
-/// the process immediately, with the exit code that shells report for it. Must
-/// be called in a tokio runtime.
+/// Handles the signals of this process. The first signal to stop cancels
+/// [`Signals::shutdown`]; the second one ends the process immediately, with the
+/// exit code that shells report for it. Must be called in a tokio runtime.
 ///
 /// A SIGHUP that was ignored when the program was started, as under `nohup`,
 /// stays ignored.

@@ -243,7 +243,7 @@ struct OpenTraining {
 }
 
 impl TrainingTrace {
-    /// The turn of the training has come.
+    /// Records that the training has taken its first step.
     pub fn started(&mut self) {
         if let Some(open) = &mut self.0
             && let Some(accepted) = open.accepted.take()
@@ -252,7 +252,7 @@ impl TrainingTrace {
         }
     }
 
-    /// An epoch that took `seconds` has ended.
+    /// Records an epoch that took `seconds` and ends now.
     pub fn epoch(&mut self, number: u32, seconds: f64, train_loss: f64) {
         if let Some(open) = &self.0 {
             let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
@@ -266,7 +266,7 @@ impl TrainingTrace {
         }
     }
 
-    /// The run has ended.
+    /// Ends the span of the run.
     pub fn ended(&mut self, succeeded: bool, message: &str) {
         if let Some(open) = self.0.take() {
             let span = open.context.span();
@@ -279,19 +279,12 @@ impl TrainingTrace {
 }
 
 impl OpenTraining {
-    /// A span from a time until now.
+    /// Records a span from a time until now.
     fn span(&self, name: &'static str, from: SystemTime, attributes: Vec<KeyValue>) {
         let span = self.tracer.span_builder(name).with_start_time(from);
         let span = span.with_attributes(attributes);
         span.start_with_context(&self.tracer, &self.context).end();
     }
-}
-
-/// Whether a context belongs to a trace.
-#[cfg(test)]
-fn is_part_of_a_trace(context: &Context) -> bool {
-    let context = context.span().span_context().clone();
-    context.is_valid()
 }
 
 #[cfg(test)]
@@ -301,14 +294,15 @@ mod tests {
 
     #[test]
     fn the_trace_of_the_client_is_continued_if_it_is_valid() {
-        let of = |value: &str| {
+        let is_continued = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", value.parse().unwrap());
-            TraceContextPropagator::new().extract(&Headers(&headers))
+            let context = TraceContextPropagator::new().extract(&Headers(&headers));
+            context.span().span_context().is_valid()
         };
         let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert!(is_part_of_a_trace(&of(valid)));
-        assert!(!is_part_of_a_trace(&of("00-invalid")));
+        assert!(is_continued(valid));
+        assert!(!is_continued("00-invalid"));
     }
 
     #[test]

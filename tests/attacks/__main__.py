@@ -22,11 +22,11 @@ import scenarios  # noqa: E402
 
 
 class Base(base.Base):
-    """The data folder with one model, and folders for copies of it."""
+    """The data folder with one model."""
 
-    def scratch(self):
-        """Returns a new empty folder."""
-        return tempfile.mkdtemp(dir=self.folder.parent)
+    def fresh_copy(self):
+        """Copies the data folder to a new folder, which is returned."""
+        return self.copy(tempfile.mkdtemp(dir=self.folder.parent))
 
 
 def main():

@@ -67,7 +67,6 @@ class GoodClient:
         self.client = Client(address)
         self.chars = chars
         self.seconds = []
-        self.rejected = 0
         self.stopping = threading.Event()
         self.failure = None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -79,7 +78,6 @@ class GoodClient:
                 text, _ = self.client.generate(model="verse", prime="arma ", chars=self.chars, seed=1)
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    self.rejected += 1
                     time.sleep(0.05)
                     continue
                 self.failure = f"{error.code()} {reason_of(error)}"

@@ -1,7 +1,9 @@
 // The web page in a real browser, as a person uses it.
 
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
@@ -313,8 +315,6 @@ test("pages of other hosts cannot use the server", async () => {
 });
 
 test("with tokens, the page asks for one and keeps it in memory only", async () => {
-  const { writeFileSync, mkdtempSync, rmSync } = await import("node:fs");
-  const { tmpdir } = await import("node:os");
   const folder = mkdtempSync(join(tmpdir(), "charlstm-token-"));
   writeFileSync(join(folder, "tokens"), "the-right-token\n", { mode: 0o600 });
   const guarded = await Server.start(["--auth-token-file", join(folder, "tokens")]);

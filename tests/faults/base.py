@@ -9,7 +9,7 @@ from server import Server
 
 WORDS = "arma virumque cano Troiae qui primus ab oris".split()
 
-
+# Characters of each reference text.
 REFERENCE_CHARS = 4100
 
 

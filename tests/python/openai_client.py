@@ -147,7 +147,9 @@ def check_disconnect(client: openai.OpenAI, ask: dict) -> None:
             more = client.completions.create(model="", prompt="", max_tokens=1, extra_body=body)
             break
         except openai.ConflictError:
-            continue
+            time.sleep(0.05)
+    else:
+        check(False, "the session is released after a disconnect")
     check(more.position < 500_000, "a client that disconnects ends its generation")
 
 

@@ -2,7 +2,6 @@
 runs the real archive in a root folder of its own."""
 
 import os
-import os
 import sys
 import tarfile
 import tempfile

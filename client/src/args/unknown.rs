@@ -3,6 +3,8 @@
 use charlstm_proto::v1::UnknownCharacters;
 use clap::ValueEnum;
 
+use crate::display;
+
 /// What happens to characters of a text that the model does not know.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Unknown {
@@ -41,13 +43,9 @@ impl Unknown {
             Self::Skip => "skipped",
             Self::Error | Self::Replace => "replaced",
         };
-        let noun = if count == 1 {
-            "character"
-        } else {
-            "characters"
-        };
-        let count_text = crate::display::count(count);
-        (count > 0)
-            .then(|| format!("{action} {count_text} {noun} of {text} that the model does not know"))
+        (count > 0).then(|| {
+            let characters = display::plural(count, "character");
+            format!("{action} {characters} of {text} that the model does not know")
+        })
     }
 }

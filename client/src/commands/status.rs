@@ -99,13 +99,10 @@ fn status_text(
     }
     for model in models.unwrap_or_default() {
         if !model.int8_objection.is_empty() {
-            let Model {
-                name,
-                version,
-                int8_objection,
-                ..
-            } = model;
-            let text = format!("{name}@{version} runs in float32: {int8_objection}");
+            let text = format!(
+                "{}@{} runs in float32: {}",
+                model.name, model.version, model.int8_objection
+            );
             pairs.push(("precision", text));
         }
     }

@@ -15,7 +15,7 @@ use crate::caller::CallerId;
 /// quarter.
 const RESERVE_DIVISOR: usize = 4;
 
-/// Time over which the rate is averaged at which a resource is freed.
+/// Time over which the rate at which a resource is freed is averaged.
 const RATE_SECONDS: f64 = 5.0;
 
 /// Shortest and longest retry delay. A longer one would be a guess.
@@ -90,9 +90,9 @@ impl Admission {
         let own = usage.by_caller.get(caller).copied().unwrap_or(0);
         let wanted = usage.total + amount;
         let callers = usage.by_caller.len() + usize::from(own == 0);
-        let is_below_share = own + amount <= self.max / callers.max(1);
+        let is_below_share = own + amount <= self.max / callers;
         let reserve = self.max.div_ceil(RESERVE_DIVISOR);
-        // A caller alone has no share to be below of: it has everything.
+        // A caller that is alone needs no reserve: it may take everything.
         let is_reserved = callers > 1 && is_below_share && wanted <= self.max + reserve;
         if wanted > self.max && !is_reserved {
             return Err(usage.retry_after(amount));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_retry_delay_is_what_is_missing_divided_by_the_measured_rate() {
+    fn the_retry_delay_is_the_amount_divided_by_the_measured_rate() {
         let start = Instant::now();
         let mut usage = Usage {
             by_caller: HashMap::new(),
@@ -274,6 +274,8 @@ mod tests {
         }
         let rate = usage.freed.now(start + Duration::from_secs(60));
         assert!((1.8..2.3).contains(&rate), "{rate}");
+        let delay = usage.retry_after(10).as_secs_f64();
+        assert!((delay - 10.0 / rate).abs() < 0.01, "{delay}");
         assert!(usage.retry_after(1_000_000) == MAX_RETRY);
     }
 }

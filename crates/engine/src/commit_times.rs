@@ -36,7 +36,8 @@ pub(crate) struct CommitTimer {
     count: AtomicU64,
     micros: AtomicU64,
     started: Instant,
-    /// When a slow commit was last logged, in seconds since `started`.
+    /// When a slow commit was last logged, in seconds since `started` plus
+    /// [`REPORT_INTERVAL`]; 0 if none was.
     reported: AtomicU64,
 }
 

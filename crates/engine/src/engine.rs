@@ -230,7 +230,8 @@ impl Engine {
         self.check_running()?;
         let permit = admit(&self.shared.generations, &call.caller, 1)?;
         let max_chars = self.shared.config.max_prompt_chars;
-        let prompt_permit = self.reserve_text(&call.caller, &call.prompt, max_chars)?;
+        let prompt_permit =
+            self.reserve_text(&call.caller, call.prompt.chars().count(), max_chars)?;
         let start = match &call.session {
             SessionSource::Stored(key) => self.open_session(key, &call).await?,
             SessionSource::Snapshot(snapshot) => self.open_snapshot(snapshot, &call).await?,
@@ -314,14 +315,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Reserves a share of the budget of queued characters for a text.
+    /// Reserves a share of the budget of queued characters for a text of at
+    /// most `max` characters.
     fn reserve_text(
         &self,
         caller: &CallerId,
-        text: &str,
+        chars: usize,
         max: usize,
     ) -> Result<Permit, GenerateError> {
-        let chars = text.chars().count();
         if chars > max {
             return Err(GenerateError::TextTooLong { chars, max });
         }
@@ -577,6 +578,19 @@ impl Drop for Shared {
             worker.inbox.stop();
         }
     }
+}
+
+/// Does some work; on a thread that may block unless it is short.
+async fn compute<T: Send + 'static>(
+    is_short: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, GenerateError> {
+    if is_short {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| GenerateError::Internal(error.to_string()))
 }
 
 fn admit(

@@ -63,7 +63,8 @@ impl PrefillBudget {
     }
 }
 
-fn blend(mean: &mut f64, value: f64) {
+/// Adds a measurement to an exponential mean, which is 0 until there is one.
+pub(crate) fn blend(mean: &mut f64, value: f64) {
     *mean = if *mean == 0.0 {
         value
     } else {

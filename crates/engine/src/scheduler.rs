@@ -100,13 +100,10 @@ impl<J: Schedulable> Scheduler<J> {
     /// with each. With `is_surplus`, also beyond what a caller may have while
     /// others have jobs.
     pub(crate) fn admit(&mut self, is_surplus: bool, mut admitted: impl FnMut(&J)) {
-        while self.occupied() < self.slots {
-            let Some(caller) = self.next_caller(is_surplus) else {
-                break;
-            };
-            let Some(mut job) = self.waiting.pop(&caller) else {
-                break;
-            };
+        while self.occupied() < self.slots
+            && let Some(caller) = self.next_caller(is_surplus)
+            && let Some(mut job) = self.waiting.pop(&caller)
+        {
             self.given += 1;
             self.served.insert(caller, self.given);
             job.set_slot_since(self.steps);
@@ -172,7 +169,7 @@ impl<J: Schedulable> Scheduler<J> {
             return None;
         }
         let least = self.next_caller(false).filter(|caller| caller != most)?;
-        match slots - self.slots_of(&least).min(slots) {
+        match slots.saturating_sub(self.slots_of(&least)) {
             0 => None,
             1 => Some(Preemption {
                 caller: most.clone(),

@@ -69,18 +69,18 @@ pub(crate) struct ScorePart {
 impl ScoreJob {
     /// Creates a job that predicts all characters of `tokens` but the first.
     pub(crate) fn new(
-        call: ScorePart,
+        part: ScorePart,
         tokens: Vec<u32>,
         reply: oneshot::Sender<ScoreResult>,
         shares: ScoreShares,
     ) -> Self {
-        let logprobs = call
+        let logprobs = part
             .logprobs
             .then(|| Vec::with_capacity(tokens.len().saturating_sub(1)));
         Self {
-            model: call.model,
-            deadline: call.deadline,
-            position: call.position,
+            model: part.model,
+            deadline: part.deadline,
+            position: part.position,
             tokens,
             reply,
             fed: 0,

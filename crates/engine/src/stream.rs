@@ -39,8 +39,8 @@ impl GenerationStream {
         self
     }
 
-    /// Says that the reader is there, though it takes nothing at the moment: the
-    /// time limit for readers starts again.
+    /// Restarts the time limit for readers, for a reader that takes nothing at
+    /// the moment but has not left.
     pub fn keep_alive(&self) {
         self.buffer.keep_alive();
     }

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
+use crate::prefill_budget::blend;
+
 /// Part of the time that may be spent on such rows: others keep nine tenths of
 /// their speed, and the slots that they leave free are not wasted.
 const SURPLUS_PART: f64 = 0.1;
-
-/// Weight of the latest measurement in the mean.
-const LATEST_WEIGHT: f64 = 0.1;
 
 /// Bounds the time of steps with surplus rows. The caller measures the times.
 #[derive(Debug, Default)]
@@ -34,11 +33,7 @@ impl SurplusBudget {
             self.debt += (seconds - self.step_seconds).max(0.0);
             return;
         }
-        self.step_seconds = if self.step_seconds == 0.0 {
-            seconds
-        } else {
-            self.step_seconds + LATEST_WEIGHT * (seconds - self.step_seconds)
-        };
+        blend(&mut self.step_seconds, seconds);
         self.debt = (self.debt - seconds * SURPLUS_PART / (1.0 - SURPLUS_PART)).max(0.0);
     }
 }

@@ -87,8 +87,8 @@ struct BufferState {
     is_whole: bool,
     /// Characters that the reader has taken.
     taken: u64,
-    /// See [`TextBuffer::reader_signs`].
-    reader_signs: u64,
+    /// See [`TextBuffer::reader_activity`].
+    reader_activity: u64,
     begin_position: u64,
     prompt_chars: u64,
     phase: Phase,
@@ -127,7 +127,7 @@ impl TextBuffer {
             is_cut_off: false,
             is_whole: false,
             taken: 0,
-            reader_signs: 0,
+            reader_activity: 0,
             phase: Phase::Generating,
             reader: None,
             is_parked: false,
@@ -154,14 +154,15 @@ impl TextBuffer {
         matches!(self.lock().phase, Phase::Ended(_))
     }
 
-    /// Changes whenever the reader takes something, or says that it is there.
-    pub(crate) fn reader_signs(&self) -> u64 {
-        self.lock().reader_signs
+    /// Changes whenever the reader takes something, or calls
+    /// [`Self::keep_alive`].
+    pub(crate) fn reader_activity(&self) -> u64 {
+        self.lock().reader_activity
     }
 
-    /// Says that the reader is there.
+    /// Restarts the time limit of the reader.
     pub(crate) fn keep_alive(&self) {
-        self.lock().reader_signs += 1;
+        self.lock().reader_activity += 1;
     }
 
     /// Characters that the reader has taken.
@@ -446,7 +447,7 @@ impl BufferState {
         let logprobs_after = self.logprobs.split_off(chars.min(self.logprobs.len()));
         self.taken += chars as u64;
         self.chars -= chars;
-        self.reader_signs += 1;
+        self.reader_activity += 1;
         self.is_due = self.chars > 0 || !matches!(self.phase, Phase::Generating);
         self.flush_policy.sent();
         GeneratedText {

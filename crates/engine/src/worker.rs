@@ -85,25 +85,25 @@ struct UnreadText {
     timeout: ReaderTimeout,
 }
 
-/// For how long a reader has taken nothing.
+/// For how long a reader has shown no activity.
 struct ReaderTimeout {
-    signs: u64,
+    activity: u64,
     since: Instant,
 }
 
 impl ReaderTimeout {
     fn new(buffer: &TextBuffer, now: Instant) -> Self {
         Self {
-            signs: buffer.reader_signs(),
+            activity: buffer.reader_activity(),
             since: now,
         }
     }
 
-    /// Whether the reader has taken nothing for `limit`.
+    /// Whether the reader has shown no activity for `limit`.
     fn has_passed(&mut self, buffer: &TextBuffer, now: Instant, limit: Duration) -> bool {
-        let signs = buffer.reader_signs();
-        if signs != self.signs {
-            (self.signs, self.since) = (signs, now);
+        let activity = buffer.reader_activity();
+        if activity != self.activity {
+            (self.activity, self.since) = (activity, now);
         }
         now.duration_since(self.since) >= limit
     }

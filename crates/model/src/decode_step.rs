@@ -49,11 +49,14 @@ pub struct Processor {
 
 impl DecodeDevice for Processor {
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
+        Ok(self.lay_out(parameters))
+    }
+}
+
+impl Processor {
+    fn lay_out(self, parameters: &Parameters) -> DecodeWeights {
         let layout = SimdWeights::new(parameters, self.kernels.arch());
-        Ok(DecodeWeights::new(
-            parameters.architecture,
-            Box::new(layout),
-        ))
+        DecodeWeights::new(parameters.architecture, Box::new(layout))
     }
 }
 
@@ -92,9 +95,7 @@ impl DecodeWeights {
     /// Lays out the weights for float32 arithmetic on the CPU. Blocks for some
     /// milliseconds per million parameters.
     pub fn on_processor(parameters: &Parameters) -> Self {
-        let arch = FloatKernels::best().arch();
-        let layout = SimdWeights::new(parameters, arch);
-        Self::new(parameters.architecture, Box::new(layout))
+        Processor::default().lay_out(parameters)
     }
 
     /// Returns the shape of the network.

@@ -71,8 +71,9 @@ impl Cache {
         Some(model)
     }
 
-    /// Drops a version that is no longer stored, in all precisions. Its users keep it. Must be
-    /// called after `is_stored` of [`Self::get_or_load`] has become false.
+    /// Drops a version that is no longer stored, in all precisions. Its users
+    /// keep it. Must be called after `is_stored` of [`Self::get_or_load`] has
+    /// become false.
     pub(super) fn forget(&self, id: &ModelId) {
         lock(&self.slots).retain(|(of, _), _| of != id);
         let mut recent = lock(&self.recent);

@@ -75,12 +75,14 @@ impl Quantisation {
     pub fn objection(&self) -> Option<String> {
         match self {
             Self::Unsupported(reason) => Some(format!("int8 cannot compute it: {reason}")),
-            // Also true if the loss is not a number.
-            Self::Measured { .. } if self.loss().is_none_or(|loss| loss <= MAX_LOSS) => None,
-            Self::Measured { float32, int8 } => Some(format!(
-                "int8 would cost {:.4} bits per character, more than {MAX_LOSS}",
-                int8 - float32
-            )),
+            Self::Measured { float32, int8 } => {
+                let loss = int8 - float32;
+                // A loss that is not a number is not acceptable.
+                let is_acceptable = loss <= MAX_LOSS;
+                (!is_acceptable).then(|| {
+                    format!("int8 would cost {loss:.4} bits per character, more than {MAX_LOSS}")
+                })
+            }
         }
     }
 }

@@ -211,7 +211,8 @@ impl Jobs {
     ///
     /// # Errors
     /// The corpus cannot be trained on, memory is not sufficient, the queue is
-    /// full, a quota of the requester is reached, or the disk fails. Nothing is left of the training then.
+    /// full, a quota of the requester is reached, or the disk fails. Nothing is
+    /// left of the training then.
     pub fn start(&self, upload: Upload) -> Result<Arc<Job>, JobsError> {
         let (mut corpus, mut spec) = (upload.reader.finish()?, upload.spec);
         if let Some(initial) = upload.initial {
@@ -341,8 +342,8 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Deletes a training that has ended, with all its files. Those who watch it
-    /// keep its events. Returns the training as it was.
+    /// Deletes a training that has ended, with all its files. Its watchers keep
+    /// its events. Returns the training as it was.
     ///
     /// # Errors
     /// There is no such training, it is waiting, running or being resumed, or

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use charlstm_model::architecture::Architecture;
-use charlstm_model::model_id::check_name;
+use charlstm_model::model_id::{check_name, shortened};
 use charlstm_model::optimizer_config::OptimizerConfig;
 
 #[cfg(test)]
@@ -169,9 +169,12 @@ impl Recipe {
             .into_iter()
             .find(|recipe| recipe.name() == name)
             .ok_or_else(|| {
-                let shown: String = name.chars().take(100).collect();
                 let known: Vec<&str> = Self::ALL.into_iter().map(Recipe::name).collect();
-                let message = format!("must be one of {}, not {:?}", known.join(", "), shown);
+                let message = format!(
+                    "must be one of {}, not {:?}",
+                    known.join(", "),
+                    shortened(name)
+                );
                 SpecError::new("recipe", message)
             })
     }

@@ -36,10 +36,11 @@ class Rotation:
         The next call uses another address if this one was lost. If no server has
         ever answered at any of them, waiting does not help.
         """
-        if not isinstance(error, ConnectionLost) or error.reason:
+        is_lost = isinstance(error, ConnectionLost)
+        if error.reason or not is_lost:
             self._has_answered = True
-            if not isinstance(error, ConnectionLost):
-                return error
+        if not is_lost:
+            return error
         addresses = self._endpoint.addresses
         with self._lock:
             if index == self._index:

@@ -39,13 +39,6 @@ def chunks(corpus: Corpus) -> Iterator[bytes]:
     return _open_file_chunks(corpus)
 
 
-def size(corpus: Corpus) -> int | None:
-    """Returns the number of bytes of a text, if it is known in advance."""
-    if isinstance(corpus, os.PathLike):
-        return Path(corpus).stat().st_size
-    return None
-
-
 def _check_not_a_path(text: str) -> None:
     if len(text) <= _MAX_PATH_CHARS and "\n" not in text and "\0" not in text:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -55,10 +55,12 @@ class Driver:
             execution.close()
             flow.close()
 
-    def iterate(self, flow: Flow[None], timeout: float | None = None) -> Iterator[object]:
+    def iterate(
+        self, flow: Flow[None], timeout: float | None = None
+    ) -> Generator[object, None, None]:
         """Carries out a flow and yields what it emits.
 
-        Closing the iterator cancels the call.
+        Closing the generator cancels the call.
         """
         execution = Execution(self, timeout)
         try:
@@ -195,7 +197,7 @@ class Execution:
 
 
 def timed_out() -> DeadlineExceeded:
-    """Returns the error of a call whose timeout is over while it waits to be repeated."""
+    """Returns the error of a call whose timeout expires while it waits to be repeated."""
     return DeadlineExceeded(
-        grpc.StatusCode.DEADLINE_EXCEEDED, "the timeout is over before the call could be repeated"
+        grpc.StatusCode.DEADLINE_EXCEEDED, "the timeout expired before the call could be repeated"
     )

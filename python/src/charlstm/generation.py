@@ -6,7 +6,7 @@ import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from charlstm.errors import GenerationInterrupted
 from charlstm.generation_flow import Place, generate
@@ -174,8 +174,7 @@ class Generation(_Received, Iterator[str]):
     ) -> None:
         super().__init__()
         flow = generate(request, retry, place, streamed=streamed)
-        events = driver.iterate(flow, timeout)
-        self._events = cast("Generator[object, None, None]", events)
+        self._events: Generator[object, None, None] = driver.iterate(flow, timeout)
 
     def __iter__(self) -> Generation:
         return self

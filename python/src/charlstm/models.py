@@ -164,7 +164,7 @@ class ModelFlows:
         if header.sha256 and header.sha256 != digest.hexdigest():
             raise DataLoss(
                 grpc.StatusCode.DATA_LOSS,
-                f"the file of {model} was damaged on its way: its SHA-256 is not {header.sha256}",
+                f"the file of {model} was damaged in transit: its SHA-256 is not {header.sha256}",
             )
         return f"{header.name}@{header.version}"
 

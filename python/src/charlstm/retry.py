@@ -53,7 +53,7 @@ class Retry:
 
 
 class Backoff:
-    """How long the failures of one call have been waited for."""
+    """Tracks how long one call has waited because of failures."""
 
     def __init__(self, limits: Retry) -> None:
         self._limits = limits

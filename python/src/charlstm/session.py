@@ -11,6 +11,7 @@ from charlstm.generation_flow import GET_SESSION, GenerateOptions, Place, genera
 from charlstm.message import from_message
 from charlstm.retry import Retry
 from charlstm.v1 import session_pb2 as pb
+from charlstm.v1.generation_pb2 import GenerateRequest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -110,7 +111,36 @@ class SessionFlows:
         return from_message(SessionInfo, response.session)
 
 
-class Session:
+class _SessionState:
+    """What a session object knows, whether it is used blocking or with asyncio."""
+
+    def __init__(self, retry: Retry, session_id: str, model: str, owner: str | None) -> None:
+        if not session_id:
+            raise ValueError("session_id must not be empty")
+        self._retry = retry
+        self._flows = SessionFlows(retry)
+        self._place = Place()
+        self._model = model
+        self._owner = owner
+        self._id = session_id
+
+    @property
+    def id(self) -> str:
+        """Id of the session."""
+        return self._id
+
+    @property
+    def position(self) -> int | None:
+        """Position after the last generation of this object; None if not known."""
+        return self._place.position
+
+    def _request(self, prime: str, options: GenerateOptions) -> GenerateRequest:
+        return generate_request(
+            prime, model=self._model, session_id=self._id, owner=self._owner, **options
+        )
+
+
+class Session(_SessionState):
     """A session: the model's state, which the server keeps between calls.
 
     It is created by its first generation. The object keeps track of the position,
@@ -132,25 +162,8 @@ class Session:
         model: str,
         owner: str | None = None,
     ) -> None:
-        if not session_id:
-            raise ValueError("session_id must not be empty")
+        super().__init__(retry, session_id, model, owner)
         self._driver = driver
-        self._retry = retry
-        self._flows = SessionFlows(retry)
-        self._place = Place()
-        self._model = model
-        self._owner = owner
-        self._id = session_id
-
-    @property
-    def id(self) -> str:
-        """Id of the session."""
-        return self._id
-
-    @property
-    def position(self) -> int | None:
-        """Position after the last generation of this object; None if not known."""
-        return self._place.position
 
     def generate(
         self,
@@ -171,9 +184,7 @@ class Session:
         Returns:
             An iterator over pieces of text.
         """
-        request = generate_request(
-            prime, model=self._model, session_id=self._id, owner=self._owner, **options
-        )
+        request = self._request(prime, options)
         return Generation(self._driver, request, self._retry, self._place, timeout)
 
     def generate_text(
@@ -184,9 +195,7 @@ class Session:
         **options: Unpack[GenerateOptions],
     ) -> GenerationResult:
         """As :meth:`generate`, but returns all of the text: at most 100,000 characters."""
-        request = generate_request(
-            prime, model=self._model, session_id=self._id, owner=self._owner, **options
-        )
+        request = self._request(prime, options)
         return Generation(
             self._driver, request, self._retry, self._place, timeout, streamed=False
         ).result()
@@ -259,7 +268,7 @@ class Sessions:
         return session
 
 
-class AsyncSession:
+class AsyncSession(_SessionState):
     """As :class:`Session`, for asyncio."""
 
     def __init__(
@@ -270,25 +279,8 @@ class AsyncSession:
         model: str,
         owner: str | None = None,
     ) -> None:
-        if not session_id:
-            raise ValueError("session_id must not be empty")
+        super().__init__(retry, session_id, model, owner)
         self._driver = driver
-        self._retry = retry
-        self._flows = SessionFlows(retry)
-        self._place = Place()
-        self._model = model
-        self._owner = owner
-        self._id = session_id
-
-    @property
-    def id(self) -> str:
-        """Id of the session."""
-        return self._id
-
-    @property
-    def position(self) -> int | None:
-        """Position after the last generation of this object; None if not known."""
-        return self._place.position
 
     def generate(
         self,
@@ -298,9 +290,7 @@ class AsyncSession:
         **options: Unpack[GenerateOptions],
     ) -> AsyncGeneration:
         """As :meth:`Session.generate`; an asynchronous iterator over pieces of text."""
-        request = generate_request(
-            prime, model=self._model, session_id=self._id, owner=self._owner, **options
-        )
+        request = self._request(prime, options)
         return AsyncGeneration(self._driver, request, self._retry, self._place, timeout)
 
     async def generate_text(
@@ -311,9 +301,7 @@ class AsyncSession:
         **options: Unpack[GenerateOptions],
     ) -> GenerationResult:
         """As :meth:`Session.generate_text`."""
-        request = generate_request(
-            prime, model=self._model, session_id=self._id, owner=self._owner, **options
-        )
+        request = self._request(prime, options)
         return await AsyncGeneration(
             self._driver, request, self._retry, self._place, timeout, streamed=False
         ).result()

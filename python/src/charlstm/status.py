@@ -67,7 +67,7 @@ class ServerStatus:
     kernels: str
 
 
-#: Seconds between two questions whether the server has started.
+#: Seconds between two checks whether the server has started.
 _READY_INTERVAL = 0.2
 
 

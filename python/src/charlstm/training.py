@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from charlstm.errors import TrainingNotSucceeded
 from charlstm.flow import Flow
@@ -95,7 +95,7 @@ class Training(_Followed, Iterator[TrainingEvent]):
         super().__init__(training_id, bar)
         self._driver = driver
         self._flows = flows
-        self._events = cast("Generator[object, None, None]", driver.iterate(events))
+        self._events: Generator[object, None, None] = driver.iterate(events)
 
     def __iter__(self) -> Training:
         return self

@@ -151,7 +151,7 @@ class TrainingFlows:
         return [from_message(TrainingInfo, it) for it in response.trainings]
 
     def cancel(self, training_id: str) -> Flow[TrainingInfo]:
-        """Requests the cancellation of a training. Has no effect if repeated."""
+        """Requests the cancellation of a training. Repeating it is safe."""
         request = pb.CancelTrainingRequest(training_id=training_id)
         rpc = _rpc("CancelTraining")
         response = yield from query(rpc, request, pb.CancelTrainingResponse, self._retry)

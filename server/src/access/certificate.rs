@@ -1,6 +1,6 @@
-//! The names in a client's certificate.
+//! The names in a certificate.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -10,6 +10,19 @@ use x509_parser::prelude::FromDer;
 /// order: DNS names, e-mail addresses, URIs and IP addresses as text. Empty if
 /// it has none or cannot be read. The certificate was verified before.
 pub(super) fn names(der: &[u8]) -> Vec<String> {
+    alternative_names(der, name)
+}
+
+/// Returns the DNS names among the subject alternative names of a certificate
+/// in DER. Empty if it has none or cannot be read.
+pub(crate) fn dns_names(der: &[u8]) -> Vec<String> {
+    alternative_names(der, |name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    })
+}
+
+fn alternative_names(der: &[u8], text: fn(&GeneralName<'_>) -> Option<String>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
         return Vec::new();
     };
@@ -17,7 +30,7 @@ pub(super) fn names(der: &[u8]) -> Vec<String> {
         return Vec::new();
     };
     let names = names.value.general_names.iter();
-    names.filter_map(name).collect()
+    names.filter_map(text).collect()
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
@@ -25,11 +38,11 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
         GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
             Some((*name).to_owned())
         }
-        GeneralName::IPAddress(bytes) => match bytes.len() {
-            4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(*bytes).ok()?).to_string()),
-            16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
-            _ => None,
-        },
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+            Some(address.ok()?.to_string())
+        }
         _ => None,
     }
 }
@@ -66,6 +79,7 @@ mod tests {
                 "alice@example.org",
             ]
         );
+        assert_eq!(dns_names(certificate.der()), ["alice.example.org"]);
         assert!(names(b"no certificate").is_empty());
     }
 }

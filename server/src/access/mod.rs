@@ -5,7 +5,7 @@
 //! configured. Every caller is then `admin`, and so is everybody with a token
 //! of `--auth-token-file`.
 
-mod certificate;
+pub(crate) mod certificate;
 mod principals_file;
 mod secret_file;
 mod table;

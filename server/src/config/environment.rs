@@ -1,6 +1,8 @@
-//! Finds environment variables that look like settings and are none.
+//! Finds environment variables that look like settings but are not.
 
 use std::env;
+
+use super::error::nearest;
 
 /// What the names of all settings begin with.
 const PREFIX: &str = "CHARLSTM_";
@@ -52,14 +54,9 @@ fn messages(names: impl Iterator<Item = String>, settings: &[String]) -> Vec<Str
     let mut unknown: Vec<String> = names.filter(is_unknown).collect();
     unknown.sort();
     let message = |name: &String| {
-        let similar = settings
-            .iter()
-            .map(|known| (strsim::jaro_winkler(name, known), known))
-            .filter(|(similarity, _)| *similarity >= MIN_SIMILARITY)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let suggestion = similar.map_or_else(String::new, |(_, known)| {
-            format!(" (did you mean {known}?)")
-        });
+        let known = settings.iter().map(String::as_str);
+        let suggestion = nearest(name, known, MIN_SIMILARITY)
+            .map_or_else(String::new, |known| format!(" (did you mean {known}?)"));
         format!("the environment variable {name} is not a setting and has no effect{suggestion}")
     };
     unknown.iter().map(message).collect()

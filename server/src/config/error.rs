@@ -68,6 +68,20 @@ pub(super) fn explain(error: clap::Error, file: Option<&Path>) -> ConfigError {
     }
 }
 
+/// Returns the name in `known` that is most similar to `name`; `None` if none
+/// has at least `min_similarity`, from 0 to 1 (the same name).
+pub(super) fn nearest<'a>(
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+    min_similarity: f64,
+) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .filter(|&(similarity, _)| similarity >= min_similarity)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
 /// Returns the end of the message about an unknown key.
 fn suggestion(nearest: Option<&str>) -> String {
     nearest.map_or(String::new(), |nearest| {

@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::{Arg, ArgMatches, Command, Id};
 
 use super::ConfigError;
+use super::error::nearest;
 
 /// How similar a known key must be to be suggested, from 0 to 1: one or two
 /// typing errors.
@@ -31,7 +32,7 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(Id, String)>, 
     for (key, value) in table {
         let argument = find(command, &key).ok_or_else(|| ConfigError::UnknownKey {
             path: path.to_owned(),
-            nearest: nearest(command, &key),
+            nearest: nearest_setting(command, &key),
             key: key.clone(),
         })?;
         let text = match value {
@@ -75,8 +76,8 @@ fn without_password(value: &str) -> String {
     masked().unwrap_or_else(|| value.to_owned())
 }
 
-/// Returns the arguments that a file can set: a file cannot name another, and
-/// not ask for something else than to serve.
+/// Returns the arguments that a file can set. A file cannot name another file,
+/// nor ask for anything other than serving.
 fn arguments(command: &Command) -> impl Iterator<Item = (&Arg, &str)> {
     let named = command.get_arguments();
     let named = named.filter_map(|argument| Some((argument, argument.get_long()?)));
@@ -92,13 +93,10 @@ fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
 }
 
 /// Returns the setting that was probably meant.
-fn nearest(command: &Command, key: &str) -> Option<String> {
+fn nearest_setting(command: &Command, key: &str) -> Option<String> {
     let name = key.replace('_', "-");
-    arguments(command)
-        .map(|(_, known)| (strsim::jaro_winkler(&name, known), known))
-        .filter(|&(similarity, _)| similarity > MIN_SIMILARITY)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known.to_owned())
+    let known = arguments(command).map(|(_, known)| known);
+    nearest(&name, known, MIN_SIMILARITY).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use utoipa::ToSchema;
 
-/// Tells OpenAI's clients whether to repeat a request that failed.
+/// Header that says whether OpenAI's clients should repeat a failed request.
 const SHOULD_RETRY: &str = "x-should-retry";
 
 /// Codes of HTTP that `http` has no name for.
@@ -54,14 +54,14 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: Option<&str>, message: impl Into<String>) -> Self {
         Self {
             status,
             detail: Box::new(ErrorDetail {
                 message: message.into(),
                 kind: kind(status),
                 param: None,
-                code: Some(code.to_owned()),
+                code: code.map(str::to_owned),
                 metadata: BTreeMap::new(),
             }),
             retry_after: None,
@@ -71,33 +71,31 @@ impl ApiError {
 
     /// 400: a field is wrong. The message follows the name of the field.
     pub(super) fn invalid(field: &str, message: impl Display) -> Self {
-        Self {
-            detail: Box::new(ErrorDetail {
-                message: format!("{field}: {message}"),
-                kind: kind(StatusCode::BAD_REQUEST),
-                param: Some(field.to_owned()),
-                code: None,
-                metadata: BTreeMap::new(),
-            }),
-            ..Self::new(StatusCode::BAD_REQUEST, "", "")
-        }
+        let message = format!("{field}: {message}");
+        let mut error = Self::new(StatusCode::BAD_REQUEST, None, message);
+        error.detail.param = Some(field.to_owned());
+        error
     }
 
     /// 400: the body is not what it must be.
     pub(super) fn bad_body(message: impl Display) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "INVALID_BODY", message.to_string())
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            Some("INVALID_BODY"),
+            message.to_string(),
+        )
     }
 
     /// 403: the host or the origin is not allowed.
     pub(super) fn forbidden(rejection: &dyn Display) -> Self {
         let message = rejection.to_string();
-        Self::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message)
+        Self::new(StatusCode::FORBIDDEN, Some("ORIGIN_NOT_ALLOWED"), message)
     }
 
     /// 404: there is nothing at this path.
     pub(super) fn unknown_path() -> Self {
         let message = "there is nothing at this path; GET /openapi.json describes the API";
-        Self::new(StatusCode::NOT_FOUND, "UNKNOWN_PATH", message)
+        Self::new(StatusCode::NOT_FOUND, Some("UNKNOWN_PATH"), message)
     }
 
     /// 405: the path has other methods, which `Allow` names.
@@ -105,7 +103,7 @@ impl ApiError {
         let message = "this path does not have this method";
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "METHOD_NOT_ALLOWED",
+            Some("METHOD_NOT_ALLOWED"),
             message,
         )
     }
@@ -114,19 +112,23 @@ impl ApiError {
     pub(super) fn unsafe_repeat() -> Self {
         let message = "this is an automatic repeat of a request in a session, which could advance \
                        the session twice: send expected_position, or turn off automatic retries";
-        Self::new(StatusCode::CONFLICT, "UNSAFE_REPEAT", message)
+        Self::new(StatusCode::CONFLICT, Some("UNSAFE_REPEAT"), message)
     }
 
     /// 413: the body is too large.
     pub(super) fn too_large(max_bytes: usize) -> Self {
         let message = format!("the body must have at most {max_bytes} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Some("BODY_TOO_LARGE"),
+            message,
+        )
     }
 
     /// 415: the content type is not served.
     pub(super) fn unsupported_media_type(message: &str) -> Self {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        Self::new(status, "UNSUPPORTED_MEDIA_TYPE", message)
+        Self::new(status, Some("UNSUPPORTED_MEDIA_TYPE"), message)
     }
 
     /// Returns the same error, which a client must not repeat by itself.
@@ -146,10 +148,9 @@ impl ApiError {
 impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
-        let reason = details.error_info().map(|info| info.reason.clone());
-        let mut error = Self::new(http_status(status.code()), "", status.message());
-        error.detail.code = reason;
+        let mut error = Self::new(http_status(status.code()), None, status.message());
         if let Some(info) = details.error_info() {
+            error.detail.code = Some(info.reason.clone());
             error.detail.metadata = info.metadata.clone().into_iter().collect();
         }
         let violations = details.bad_request().map(|bad| &bad.field_violations);

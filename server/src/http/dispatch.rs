@@ -1,4 +1,4 @@
-//! Tells gRPC from HTTP, and applies the rules for browsers to all that is not
+//! Separates gRPC from HTTP, and applies the rules for browsers to all that is not
 //! gRPC before anything else sees it.
 
 use std::convert::Infallible;

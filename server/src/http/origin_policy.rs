@@ -11,7 +11,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::access::certificate::dns_names;
 
 /// Why a request is rejected.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -168,7 +169,7 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Result<Authority, OriginRejection> {
 fn is_host_and_port(authority: &Authority) -> bool {
     match authority.as_str().strip_prefix(authority.host()) {
         Some("") => true,
-        Some(rest) => rest.strip_prefix(':').is_some() && authority.port_u16().is_some(),
+        Some(rest) => rest.starts_with(':') && authority.port_u16().is_some(),
         None => false,
     }
 }
@@ -206,21 +207,8 @@ fn matches_name(name: &str, host: &str) -> bool {
 /// Returns the DNS names of the first certificate of a PEM file; none if it
 /// cannot be read, which setting up TLS reports.
 pub(crate) fn own_names(pem: &[u8]) -> Vec<String> {
-    let Ok(certificate) = CertificateDer::from_pem_slice(pem) else {
-        return Vec::new();
-    };
-    let Ok((_, parsed)) = X509Certificate::from_der(&certificate) else {
-        return Vec::new();
-    };
-    let names = match parsed.subject_alternative_name() {
-        Ok(Some(extension)) => extension.value.general_names.iter(),
-        _ => return Vec::new(),
-    };
-    let names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    });
-    names.collect()
+    let certificate = CertificateDer::from_pem_slice(pem);
+    certificate.map_or_else(|_| Vec::new(), |der| dns_names(&der))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Probes for service managers: whether the program lives, and whether it takes
-//! calls. Neither needs a token.
+//! Probes for service managers: whether the program is alive, and whether it
+//! accepts calls. Neither needs a token.
 
 use axum::http::StatusCode;
 use tokio_util::sync::CancellationToken;

@@ -48,7 +48,7 @@ impl<IO> HandshakeLimit<IO> {
         Arc::clone(&self.has_expired)
     }
 
-    /// Looks at bytes that the client has sent.
+    /// Examines bytes that the client has sent.
     fn received(&mut self, bytes: &[u8]) {
         let expected = &PREFACE[self.received.min(PREFACE.len())..];
         let compared = expected.len().min(bytes.len());

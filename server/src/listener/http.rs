@@ -106,7 +106,7 @@ fn builder(http1: bool, header_timeout: Duration) -> Builder<TokioExecutor> {
     if http1 { builder } else { builder.http2_only() }
 }
 
-/// A connection that knows its client.
+/// A connection whose client can be described.
 pub(super) trait Peer {
     /// Adds the addresses, and the certificate of the client if it has sent
     /// one, as tonic does.

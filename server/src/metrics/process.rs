@@ -3,9 +3,12 @@
 
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
 use procfs::ProcResult;
+#[cfg(target_os = "linux")]
 use procfs::process::{LimitValue, Process};
 use prometheus_client::encoding::EncodeLabelSet;
+#[cfg(target_os = "linux")]
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -20,6 +23,7 @@ struct BuildLabels {
 /// left out. Reads files of the system, and does not wait for a disk.
 pub(crate) fn register(registry: &mut Registry, data_dir: &Path) {
     // Without /proc there are no values.
+    #[cfg(target_os = "linux")]
     let _ = register_process(registry);
     let own = registry.sub_registry_with_prefix("charlstm");
     if let Ok(disk) = rustix::fs::statvfs(data_dir) {
@@ -44,6 +48,7 @@ pub(crate) fn register(registry: &mut Registry, data_dir: &Path) {
     own.register("build_info", "Version of the server; the value is 1", build);
 }
 
+#[cfg(target_os = "linux")]
 fn register_process(registry: &mut Registry) -> ProcResult<()> {
     let process = Process::myself()?;
     let stat = process.stat()?;

@@ -1,4 +1,4 @@
-//! What the layers know of a call when its service is reached.
+//! What the layers have found out about a call when it reaches its service.
 
 use tonic::Status;
 use tonic::codegen::http::Extensions;
@@ -12,9 +12,9 @@ use super::principal::Principal;
 pub struct CallContext {
     /// What the caller may do.
     pub principal: Principal,
-    /// Among whom resources are shared.
+    /// Whose share of the resources the call uses.
     pub caller: Caller,
-    /// What is known of the call.
+    /// What is logged of the call.
     pub record: CallRecord,
 }
 

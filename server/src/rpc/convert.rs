@@ -42,7 +42,7 @@ pub(super) fn model(repository: &Repository, description: &ModelDescription) -> 
         int8_objection: quantisation
             .and_then(Quantisation::objection)
             .unwrap_or_default(),
-        // What was deleted in the meantime keeps its owner, too.
+        // A model that was deleted in the meantime still has its owner.
         owner: owner.map_or_else(String::new, String::from),
     }
 }

@@ -170,8 +170,8 @@ impl TrainingService for TrainingRpc {
         request: Request<pb::ResumeTrainingRequest>,
     ) -> Result<Response<pb::ResumeTrainingResponse>, Status> {
         let requester = Principal::of(&request)?.requester();
-        let id = self.find(&request, &request.get_ref().training_id)?;
-        let id = id.id().to_owned();
+        let job = self.find(&request, &request.get_ref().training_id)?;
+        let id = job.id().to_owned();
         let resumed = self.run_blocking(move |jobs| jobs.resume(&id, &requester));
         let job = resumed.await?;
         self.log.follow(Arc::clone(&job));
@@ -209,8 +209,8 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::CancelTrainingRequest>,
     ) -> Result<Response<pb::CancelTrainingResponse>, Status> {
-        let id = self.find(&request, &request.get_ref().training_id)?;
-        let id = id.id().to_owned();
+        let job = self.find(&request, &request.get_ref().training_id)?;
+        let id = job.id().to_owned();
         let job = self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
         Ok(Response::new(pb::CancelTrainingResponse {
             training: Some(convert::training(&job)),
@@ -221,8 +221,8 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::DeleteTrainingRequest>,
     ) -> Result<Response<pb::DeleteTrainingResponse>, Status> {
-        let id = self.find(&request, &request.get_ref().training_id)?;
-        let id = id.id().to_owned();
+        let job = self.find(&request, &request.get_ref().training_id)?;
+        let id = job.id().to_owned();
         let job = self.run_blocking(move |jobs| jobs.delete(&id)).await?;
         Ok(Response::new(pb::DeleteTrainingResponse {
             training: Some(convert::training(&job)),
@@ -302,7 +302,7 @@ impl Drop for CancelOnDrop {
         let Some(BoundRun { jobs, id, run }) = self.0.take() else {
             return;
         };
-        // To cancel a waiting training writes its last event to the disk.
+        // Cancelling a waiting training writes its last event to the disk.
         let cancel = move || {
             if let Err(error) = jobs.cancel_run(&id, run) {
                 tracing::warn!(%error, id, "cannot cancel a training");

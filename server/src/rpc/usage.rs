@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// with a message of normal size.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Part of a second whose characters one stream takes at a time, so that the
-/// streams of a principal alternate.
+/// Number of pieces in which a stream takes the characters of one second, so that
+/// the streams of a principal alternate.
 const PIECES_PER_SECOND: u64 = 4;
 
 /// Counters of one principal.

@@ -77,7 +77,7 @@ async fn respond(sources: &Sources) -> Response {
 }
 
 impl Sources {
-    /// What the principals of the file use.
+    /// Returns what the principals of the file use.
     async fn principals(&self) -> Vec<PrincipalStats> {
         let mut stats = Vec::new();
         for principal in self.access.principals() {

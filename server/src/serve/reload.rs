@@ -1,19 +1,20 @@
-//! Reads files again that have changed: principals, tokens and certificates.
+//! Reloads files that have changed: principals, tokens and certificates.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::shutdown::Reload;
 
-/// Time between two looks at the files: a change is to take effect within two
+/// Interval between two checks of the files: a change is to take effect within two
 /// seconds. They are read, and not watched: notifications are lost for files on
 /// network file systems and for mounted secrets, which are links.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads something again. Returns whether it has changed; if that fails, what
 /// was read before stays in force. Blocks.
-pub(super) type ReloadStep = Box<dyn FnMut() -> Result<bool, String> + Send>;
+type ReloadStep = Box<dyn FnMut() -> Result<bool, String> + Send>;
 
 /// What is reloaded.
 pub(super) struct Reloader {
@@ -35,11 +36,15 @@ impl Reloader {
         }
     }
 
-    /// Adds what is to be reloaded, with its name for the log.
-    pub(super) fn add(&mut self, name: &'static str, step: ReloadStep) {
+    /// Adds a step, with its name for the log.
+    pub(super) fn add<E: Display + 'static>(
+        &mut self,
+        name: &'static str,
+        mut step: impl FnMut() -> Result<bool, E> + Send + 'static,
+    ) {
         self.sources.push(Source {
             name,
-            step,
+            step: Box::new(move || step().map_err(|error| error.to_string())),
             error: None,
         });
     }

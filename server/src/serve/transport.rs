@@ -36,20 +36,24 @@ struct PemFiles {
 }
 
 impl Tls {
-    /// Reads the files. `http1` offers HTTP/1.1 next to HTTP/2. Blocks.
+    /// Reads the files of TLS; `None` if TLS is not configured. Blocks.
     ///
     /// # Errors
     /// A file that cannot be read, or a certificate or key that is invalid.
-    pub(super) fn read(files: TlsFiles<'_>, http1: bool) -> Result<Self, ServeError> {
+    pub(super) fn of(config: &Config) -> Result<Option<Self>, ServeError> {
+        let Some(files) = config.tls() else {
+            return Ok(None);
+        };
+        let http1 = config.http.is_on;
         let contents = PemFiles::read(files)?;
-        Ok(Self {
+        Ok(Some(Self {
             cert: files.cert.to_owned(),
             key: files.key.to_owned(),
             client_ca: files.client_ca.map(Path::to_owned),
             http1,
             config: watch::Sender::new(contents.config(http1)?),
             contents,
-        })
+        }))
     }
 
     /// Returns the settings of new connections.
@@ -61,7 +65,7 @@ impl Tls {
     /// Returns whether they have changed. Blocks.
     ///
     /// # Errors
-    /// As [`Self::read`]; what was read before stays in force.
+    /// As [`Self::of`]; what was read before stays in force.
     pub(super) fn reload(&mut self) -> Result<bool, ServeError> {
         let contents = PemFiles::read(TlsFiles {
             cert: &self.cert,
@@ -96,18 +100,11 @@ impl PemFiles {
     }
 }
 
-/// Returns which browsers may use HTTP.
-///
-/// # Errors
-/// The certificate cannot be read.
-pub(super) fn origin_policy(config: &Config) -> Result<OriginPolicy, ServeError> {
-    let tls = config.tls();
-    let names = match tls {
-        Some(files) => own_names(&read_file(files.cert)?),
-        None => Vec::new(),
-    };
+/// Returns the hosts and origins that may use HTTP.
+pub(super) fn origin_policy(config: &Config, tls: Option<&Tls>) -> OriginPolicy {
+    let names = tls.map_or_else(Vec::new, |tls| own_names(&tls.contents.cert));
     let (hosts, origins) = (&config.http.allowed_hosts, &config.http.cors_origins);
-    Ok(OriginPolicy::new(tls.is_some(), names, hosts, origins))
+    OriginPolicy::new(tls.is_some(), names, hosts, origins)
 }
 
 /// Raises the limit of open files, and returns how many connections fit below

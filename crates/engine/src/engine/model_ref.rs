@@ -7,7 +7,7 @@ use charlstm_model::sampler::SamplingSettings;
 use charlstm_repository::{LoadedModel, ModelId};
 use charlstm_store::session::{ModelVersion, SessionId, SessionIdentity};
 
-use super::Engine;
+use super::{Engine, compute};
 use crate::error::GenerateError;
 use crate::model_source::ModelSourceError;
 use crate::parameters_digest::ParametersHash;
@@ -85,7 +85,7 @@ pub(super) async fn encode(
 ) -> Result<EncodedText, GenerateError> {
     let is_short = text.len() <= INLINE_PROMPT_BYTES;
     let (model, settings) = (Arc::clone(model), *settings);
-    let encode = move || {
+    let encode = move || -> Result<EncodedText, GenerateError> {
         let vocabulary = &model.vocabulary;
         let (text, unknown_chars) = match unknown {
             UnknownCharacters::Reject => (text, 0),
@@ -101,12 +101,7 @@ pub(super) async fn encode(
             hash: ParametersHash::new(&text, &settings),
         })
     };
-    if is_short {
-        return encode();
-    }
-    tokio::task::spawn_blocking(encode)
-        .await
-        .unwrap_or_else(|error| Err(GenerateError::Internal(error.to_string())))
+    compute(is_short, encode).await?
 }
 
 /// The identity of a session that starts on a model.

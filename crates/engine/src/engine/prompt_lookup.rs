@@ -6,7 +6,7 @@ use charlstm_model::decode_step::Arithmetic;
 use charlstm_store::session::Owner;
 
 use super::model_ref::EncodedText;
-use super::{CallStart, Engine};
+use super::{CallStart, Engine, compute};
 use crate::error::GenerateError;
 use crate::prompt_cache::{CachedPrompt, PromptScope};
 
@@ -43,13 +43,7 @@ impl Engine {
             let cached = cache.look_up(&scope, &tokens);
             (tokens, cached)
         };
-        let (tokens, cached) = if is_short {
-            look_up()
-        } else {
-            tokio::task::spawn_blocking(look_up)
-                .await
-                .map_err(|error| GenerateError::Internal(error.to_string()))?
-        };
+        let (tokens, cached) = compute(is_short, look_up).await?;
         prompt.tokens = tokens;
         Ok(cached)
     }

@@ -158,11 +158,8 @@ impl TextScorer {
     async fn reserve(&self, chars: usize) -> Result<Permit, GenerateError> {
         let config = &self.engine.shared.config;
         let max = config.max_queued_chars.max(config.max_prompt_chars);
-        if chars > max {
-            return Err(GenerateError::TextTooLong { chars, max });
-        }
         loop {
-            match self.engine.reserve_chars(&self.call.caller, chars) {
+            match self.engine.reserve_text(&self.call.caller, chars, max) {
                 Err(GenerateError::Overloaded { retry_after }) if self.chars > 0 => {
                     tokio::time::sleep(retry_after).await;
                 }

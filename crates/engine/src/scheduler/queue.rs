@@ -116,11 +116,10 @@ impl<J: Schedulable> CallerQueues<J> {
 
     pub(super) fn remove_if(&mut self, matches: impl Fn(&J) -> bool) -> Vec<J> {
         let mut removed = Vec::new();
-        for caller in Vec::from(self.turns.clone()) {
-            let Some(queue) = self.queues.get_mut(&caller) else {
+        for caller in &self.turns {
+            let Some(queue) = self.queues.get_mut(caller) else {
                 continue;
             };
-            let before = removed.len();
             for jobs in [&mut queue.jobs, &mut queue.returning] {
                 // In most turns no job matches, and then nothing is moved.
                 let mut index = 0;
@@ -132,9 +131,11 @@ impl<J: Schedulable> CallerQueues<J> {
                     }
                 }
             }
-            for _ in before..removed.len() {
-                self.removed(&caller);
-            }
+        }
+        if !removed.is_empty() {
+            self.len -= removed.len();
+            self.queues.retain(|_, queue| queue.len() > 0);
+            self.turns.retain(|caller| self.queues.contains_key(caller));
         }
         removed
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn other(precision: Precision) -> Precision {
+pub(super) fn other(precision: Precision) -> Precision {
     match precision {
         Precision::Float32 => Precision::Int8,
         Precision::Int8 => Precision::Float32,

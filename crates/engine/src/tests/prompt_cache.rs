@@ -51,10 +51,7 @@ on_each_backend! {
         text(&engine, call(&prompt, 5)).await;
         let mut others = vec![call(&prompt, 5), call(&prompt, 5), call(&prompt, 5)];
         others[0].owner = Owner::new("bob").unwrap();
-        others[1].precision = Some(match backend.precision {
-            Precision::Float32 => Precision::Int8,
-            Precision::Int8 => Precision::Float32,
-        });
+        others[1].precision = Some(precision::other(backend.precision));
         models.add("m", 2, 2);
         others[2].model = "m@2".to_owned();
         let mut fed = prefilled(&engine);

@@ -1,10 +1,9 @@
 //! The int8 decode step on the CPU: the kernels of `charlstm-int8` behind the
 //! traits of this module.
 
-use charlstm_int8::{
-    Batch, FloatLayer, FloatNetwork, Kernel, PackedNetwork, QuantisedNetwork, Shape,
-};
+use charlstm_int8::{Batch, FloatLayer, FloatNetwork, Kernel, PackedNetwork, QuantisedNetwork};
 
+use super::state::shape;
 use super::{
     Arithmetic, BatchBackend, DecodeDevice, DecodeError, DecodeWeights, HiddenState, WeightLayout,
 };
@@ -51,12 +50,7 @@ fn decode_error(error: impl std::error::Error + Send + Sync + 'static) -> Decode
 /// A weight is not finite or too large, or a size is.
 pub fn quantise(parameters: &Parameters) -> Result<QuantisedNetwork, DecodeError> {
     let architecture = parameters.architecture;
-    let shape = Shape::new(
-        architecture.vocabulary_size,
-        architecture.hidden_size,
-        architecture.num_layers,
-    )
-    .map_err(decode_error)?;
+    let shape = shape(&architecture).map_err(decode_error)?;
     let part = |name: &str| parameters.get(name).unwrap_or_default();
     let layers = (0..architecture.num_layers).map(|layer| {
         let tensor = |name: &str| part(&format!("lstm.{name}_l{layer}"));

@@ -1,7 +1,7 @@
 //! The state of one sequence between two characters, in either precision, and
 //! its form as bytes.
 
-use charlstm_int8::{Shape, State as Int8State};
+use charlstm_int8::{Shape, ShapeError, State as Int8State};
 
 use super::Precision;
 use crate::architecture::Architecture;
@@ -46,7 +46,7 @@ impl HiddenState {
     pub fn fits(&self, architecture: &Architecture) -> bool {
         match self {
             Self::Float32(values) => values.len() == architecture.state_len(),
-            Self::Int8(state) => shape(architecture).is_some_and(|shape| state.fits(&shape)),
+            Self::Int8(state) => shape(architecture).is_ok_and(|shape| state.fits(&shape)),
         }
     }
 
@@ -96,7 +96,7 @@ impl HiddenState {
                 Some(Self::Float32(numbers.collect()))
             }
             Precision::Int8 => {
-                let state = Int8State::from_bytes(&shape(architecture)?, bytes);
+                let state = Int8State::from_bytes(&shape(architecture).ok()?, bytes);
                 state.ok().map(Self::Int8)
             }
         }
@@ -126,14 +126,13 @@ impl HiddenState {
     }
 }
 
-/// The sizes of a network, if int8 can compute it.
-pub(super) fn shape(architecture: &Architecture) -> Option<Shape> {
+/// Returns the sizes of a network. Fails if int8 cannot compute it.
+pub(super) fn shape(architecture: &Architecture) -> Result<Shape, ShapeError> {
     Shape::new(
         architecture.vocabulary_size,
         architecture.hidden_size,
         architecture.num_layers,
     )
-    .ok()
 }
 
 #[cfg(test)]

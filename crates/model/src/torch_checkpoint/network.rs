@@ -48,17 +48,14 @@ impl<'a> Network<'a> {
     /// # Errors
     /// There is none, or one that this program does not have.
     pub(super) fn find(pickle: &'a Pickle) -> Result<Self, TorchCheckpointError> {
-        let candidates = dicts_with_tensors(pickle);
+        let mut candidates = dicts_with_tensors(pickle);
         let found = candidates
             .iter()
-            .position(|candidate| candidate.lstms().next().is_some());
+            .position(|candidate| lstms(&candidate.tensors).next().is_some());
         let Some(found) = found else {
             return Err(other_content(pickle, &candidates));
         };
-        let Candidate { around, tensors } = candidates
-            .into_iter()
-            .nth(found)
-            .expect("the position of one of them");
+        let Candidate { around, tensors } = candidates.swap_remove(found);
         let lstms: Vec<&str> = lstms(&tensors).collect();
         let &[lstm] = lstms.as_slice() else {
             let layers = names(lstms.iter().copied());
@@ -106,12 +103,6 @@ impl<'a> Network<'a> {
             Some((_, rest)) => format!("{}{rest}", self.lstm),
             None => name.to_owned(),
         }
-    }
-}
-
-impl Candidate<'_> {
-    fn lstms(&self) -> impl Iterator<Item = &str> {
-        lstms(&self.tensors)
     }
 }
 

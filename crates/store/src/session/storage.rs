@@ -240,8 +240,8 @@ pub struct SessionLimits {
 }
 
 impl SessionLimits {
-    /// Nothing is evicted and no tombstone dropped: for a program that reads
-    /// somebody else's store and does not know its limits.
+    /// Nothing is evicted and no tombstone dropped: for a program that opens the
+    /// store of a server without knowing its limits.
     pub const UNLIMITED: Self = Self {
         max_sessions: u64::MAX,
         max_bytes: u64::MAX,

@@ -10,9 +10,9 @@ use tokio::time::{Sleep, sleep};
 
 use crate::rpc::usage::CharThrottle;
 
-/// Maximum time between two signs of life to the engine, which ends a generation
-/// whose reader is gone: well below `--reader-timeout`, which is a second at
-/// least in whole seconds.
+/// Maximum time between two calls of `keep_alive`, without which the engine ends
+/// a generation as one whose reader is gone: well below `--reader-timeout`, which
+/// is at least a second.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// The events of a generation, at the rate of its principal. Nothing is taken

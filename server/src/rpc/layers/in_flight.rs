@@ -205,7 +205,8 @@ impl http_body::Body for TrackedBody {
             if std::mem::replace(&mut sent.has_ended, true) {
                 return Poll::Ready(None);
             }
-            return Poll::Ready(Some(Ok(Frame::trailers(status::unread_trailers()))));
+            let trailers = status::trailers(status::response_unread());
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         };
         let frame = Pin::new(body).poll_frame(context);
         sent.unread_since = frame.is_ready().then(Instant::now);
@@ -236,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// The response of a service with two messages.
+    /// The response of a service that sends one message.
     async fn respond(layer: &InFlightLayer) -> http::Response<Body> {
         let mut service = layer.layer(service_fn(async |_| {
             let body = http_body_util::Full::new(Bytes::from_static(b"message"));

@@ -1,4 +1,4 @@
-//! What a client must keep of the gRPC protocol, with a status that says so.
+//! Checks that requests follow the gRPC protocol, and reports how they do not.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tonic::Code;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, HeaderValue, StatusCode, header};
+use tonic::codegen::http::{HeaderMap, StatusCode, header};
 use tonic::codegen::{Service, http};
 
 use crate::rpc::status;
@@ -75,23 +75,16 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// decoded. The library reports that as INTERNAL, without the details that each
 /// status of this server has.
 fn undecoded(headers: &HeaderMap) -> Option<String> {
-    let is = |name: &str, value: i32| {
-        let header: Option<&HeaderValue> = headers.get(name);
-        header.is_some_and(|header| header.as_bytes() == value.to_string().as_bytes())
-    };
-    let is_library = !headers.contains_key("grpc-status-details-bin");
-    if !is("grpc-status", Code::Internal as i32) || !is_library {
-        return None;
-    }
-    let message = headers.get("grpc-message");
-    let message = message.and_then(|message| message.to_str().ok());
-    // Percent-encoded, but the texts of the library are ASCII.
-    Some(message.unwrap_or_default().replace("%20", " "))
+    let status = status::of_response(headers)?;
+    let is_library = status.code() == Code::Internal && status.details().is_empty();
+    is_library.then(|| status.message().to_owned())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tonic::codegen::http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! The body of a request, with what every service relies on.
+//! The body of a request, with guarantees that every service relies on.
 //!
 //! - Its messages end only if the client has half-closed the request. The
 //!   transport ends them in the same way whether the client has half-closed it,

@@ -88,12 +88,8 @@ impl http_body::Body for RevocableBody {
         }
         // Dropping the body ends the call behind it.
         self.stream = None;
-        let mut trailers = http::HeaderMap::new();
-        let status = status::revoked();
-        Poll::Ready(Some(match status.add_header(&mut trailers) {
-            Ok(()) => Ok(Frame::trailers(trailers)),
-            Err(error) => Err(error),
-        }))
+        let trailers = status::trailers(status::revoked());
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {

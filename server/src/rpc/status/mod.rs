@@ -27,8 +27,8 @@ pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
 };
 pub(super) use transfer::{
-    request_stalled, too_many_large_messages, too_many_transfers, transfer_evicted,
-    transfers_too_large, unread_trailers,
+    request_stalled, response_unread, too_many_large_messages, too_many_transfers,
+    transfer_evicted, transfers_too_large,
 };
 
 /// `ErrorInfo.domain` of every status.
@@ -125,8 +125,15 @@ pub(super) fn add_request_id(headers: &mut http::HeaderMap, id: &str) {
 }
 
 /// Returns the status of a response that consists of nothing else.
-pub(crate) fn of_response(headers: &tonic::codegen::http::HeaderMap) -> Option<Status> {
+pub(crate) fn of_response(headers: &http::HeaderMap) -> Option<Status> {
     Status::from_header_map(headers)
+}
+
+/// Returns the trailers of a response that ends with a status.
+pub(super) fn trailers(status: Status) -> http::HeaderMap {
+    let mut trailers = status.into_http::<()>().into_parts().0.headers;
+    trailers.remove(http::header::CONTENT_TYPE);
+    trailers
 }
 
 /// Returns UNAUTHENTICATED: the call has no token, or an unknown one.

@@ -49,8 +49,8 @@ pub(in crate::rpc) fn model_in_use(reference: &str, sessions: u64) -> Status {
     refused(Code::FailedPrecondition, "MODEL_IN_USE", text)
 }
 
-/// Returns the status of a forced deletion of a model that others have sessions
-/// of.
+/// Returns the status of a forced deletion of a model with sessions of other
+/// principals.
 pub(in crate::rpc) fn model_in_use_by_others(reference: &str, sessions: u64) -> Status {
     let text = format!(
         "model {reference:?} is in use by sessions of other principals ({sessions}); \

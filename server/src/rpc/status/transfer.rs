@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use tonic::codegen::http::{HeaderMap, header};
 use tonic::{Code, Status};
 
 use super::{full, refused};
@@ -14,16 +13,13 @@ pub(in crate::rpc) fn request_stalled(time: Duration) -> Status {
     refused(Code::ResourceExhausted, "STREAM_STALLED", text)
 }
 
-/// Returns the end of a response that the client has not read for too long.
-pub(in crate::rpc) fn unread_trailers() -> HeaderMap {
-    let status = refused(
+/// Returns RESOURCE_EXHAUSTED: the client has not read a response for too long.
+pub(in crate::rpc) fn response_unread() -> Status {
+    refused(
         Code::ResourceExhausted,
         "STREAM_STALLED",
         "the client has read nothing for too long",
-    );
-    let mut trailers = status.into_http::<()>().into_parts().0.headers;
-    trailers.remove(header::CONTENT_TYPE);
-    trailers
+    )
 }
 
 /// Returns RESOURCE_EXHAUSTED: too many large messages are incomplete.
