@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -93,7 +94,7 @@ def serving(options, folder: Path, pb) -> list:
     measured = measure.server(options)
     measured.flags += (
         "--max-batch", str(options.streams), "--session-cache-bytes", "1MB",
-        "--max-connections", str(options.connections + 100),
+        "--max-connections", str(options.connections + 100), "--metrics-listen", "127.0.0.1:0",
     )
     rows = []
     with measured as (process, address, data):
@@ -109,11 +110,11 @@ def serving(options, folder: Path, pb) -> list:
             f"memory of a loaded model ({parameters:,} parameters)",
             f"{megabytes(loaded - start)}, {(loaded - start) / parameters:.1f} bytes per parameter"))
         asyncio.run(create_sessions(pb, target, range(500)))
-        before, stored = resident(process), disk(data)
+        before, stored = resident(process), stored_bytes(data)
         count = options.sessions
         asyncio.run(create_sessions(pb, target, range(500, 500 + count)))
         rows.append(("memory of a session", f"{(resident(process) - before) / count:,.0f} bytes"))
-        rows.append(("disk of a session", f"{(disk(data) - stored) / count:,.0f} bytes"))
+        rows.append(("disk of a session", f"{(stored_bytes(data) - stored) / count:,.0f} bytes"))
         before = resident(process)
         sockets = [connect(target) for _ in range(options.connections)]
         rows.append((
@@ -137,10 +138,14 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.0f} MB"
 
 
-def disk(data: Path) -> int:
-    """Returns the size of the session store on disk, in bytes."""
-    files = (data / "data" / "sessions").rglob("*")
-    return sum(one.stat().st_blocks * 512 for one in files if one.is_file())
+def stored_bytes(data: Path) -> int:
+    """Returns the size of all stored sessions in bytes. Their file grows in larger
+    steps."""
+    log = (data / "server.log").read_text()
+    address = re.search(r"serving metrics.* address=(\S+)", log).group(1)
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as page:
+        found = re.search(r"^charlstm_session_bytes (\d+)", page.read().decode(), re.MULTILINE)
+    return int(found.group(1))
 
 
 def connect(target: str) -> socket.socket:
