@@ -53,7 +53,7 @@ async function picture(name) {
 }
 
 const column = (name) => page.getByRole("article", { name });
-const paper = (name = "Text") => page.getByRole("region", { name: `${name}: what was written` });
+const paper = (name = "Text") => page.getByRole("region", { name: `${name}: prompt and continuation` });
 const view = (name) => page.getByRole("link", { name, exact: true }).click();
 
 /** Starts a training on a text, in the view that is open. */
@@ -107,6 +107,24 @@ test("a text is trained on, and its losses and samples are shown", async () => {
   await picture("train");
 });
 
+test("the curves are drawn again when the colours change", async () => {
+  const dark = { accent: [126, 162, 255], second: [255, 157, 102] };
+  await page.emulateMedia({ colorScheme: "dark" });
+  for (const [name, color] of Object.entries(dark)) {
+    await page.waitForFunction(([red, green, blue]) => {
+      const canvas = document.querySelector(".chart canvas");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let count = 0;
+      for (let at = 0; at < data.length; at += 4) {
+        const differences = [data[at] - red, data[at + 1] - green, data[at + 2] - blue];
+        if (data[at + 3] > 200 && differences.every((one) => Math.abs(one) < 8)) count++;
+      }
+      return count > 100;
+    }, color).catch(() => assert.fail(`no curve in the colour ${name}`));
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+});
+
 test("a text streams in, and is that of the API", async () => {
   await view("Write");
   await generate("The ship", 300);
@@ -120,7 +138,7 @@ test("a text streams in, and is that of the API", async () => {
 test("a session is stopped, continued, and forked into two columns", async () => {
   await page.getByLabel("Characters").fill("1000000");
   await page.getByRole("button", { name: "Continue" }).click();
-  await page.getByText("Writing with voyage@1").waitFor();
+  await page.getByText("Generating with voyage@1").waitFor();
   const begun = (await paper().textContent()).length;
   await page.waitForFunction(
     (chars) => document.querySelector(".paper").textContent.length > chars + 50, begun);
@@ -187,6 +205,20 @@ test("a reload in the middle of a text continues it", async () => {
   await page.getByRole("button", { name: "New text" }).click();
 });
 
+test("a restart of the server in the middle of a text continues it", async () => {
+  await generate("The ship", 20_000);
+  await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
+  await server.end("SIGTERM");
+  await server.launch();
+  await page.waitForFunction(
+    (chars) => document.querySelector(".paper").textContent.length === chars, 20_008);
+  const expected = await server.complete({
+    model: "voyage", prompt: "The ship", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
+  });
+  assert.equal(await paper().textContent(), expected);
+  await page.getByRole("button", { name: "New text" }).click();
+});
+
 test("a crash of the server in the middle of a text and of a training loses neither", async () => {
   await view("Train");
   await train(CORPUS, "long", 5000);
@@ -196,7 +228,7 @@ test("a crash of the server in the middle of a text and of a training loses neit
   await column("Text").getByLabel("Model").selectOption("voyage");
   await generate("In the", 20_000);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
-  await server.kill();
+  await server.end("SIGKILL");
   await page.getByText("Trying again").waitFor();
   await server.launch();
   await written(20_006);
@@ -247,7 +279,8 @@ test("the page can be operated with the keyboard alone", async () => {
     await page.keyboard.press("Tab");
   }
   await page.keyboard.press("Enter");
-  await page.getByLabel("Beginning of the text").focus();
+  const label = () => page.evaluate(() => document.activeElement?.labels?.[0].innerText ?? "");
+  assert.match(await label(), /Beginning of the text/);
   await page.keyboard.type("<b>");
   await page.keyboard.press("Control+Enter");
   await page.getByText(/characters per second/).waitFor();

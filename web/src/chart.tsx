@@ -14,15 +14,16 @@ const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 2000
 export function Chart({ curves, label }: { curves: Curves; label: string }) {
   const element = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>(undefined);
-  const best = useRef<number>(undefined);
-  best.current = curves.bestEpoch;
+  /** What is drawn, also after a change of the colours. */
+  const current = useRef(curves);
+  current.current = curves;
 
   useEffect(() => {
     const parent = element.current;
     if (!parent) return;
     const draw = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(parent.clientWidth, best), data(curves), parent);
+      plot.current = new uPlot(options(parent.clientWidth, current), data(current.current), parent);
     };
     draw();
     const resized = new ResizeObserver(() => {
@@ -49,7 +50,7 @@ function data(curves: Curves): uPlot.AlignedData {
   return [curves.x, curves.step, curves.train, curves.validation];
 }
 
-function options(width: number, best: { current: number | undefined }): uPlot.Options {
+function options(width: number, current: { readonly current: Curves }): uPlot.Options {
   const style = getComputedStyle(document.documentElement);
   const color = (name: string) => style.getPropertyValue(name).trim();
   const axis = { stroke: color("--muted"), grid: { stroke: color("--line"), width: 1 } };
@@ -82,9 +83,10 @@ function options(width: number, best: { current: number | undefined }): uPlot.Op
     hooks: {
       draw: [
         (chart) => {
-          if (best.current === undefined) return;
+          const { bestEpoch } = current.current;
+          if (bestEpoch === undefined) return;
           const { ctx, bbox } = chart;
-          const x = chart.valToPos(best.current, "x", true);
+          const x = chart.valToPos(bestEpoch, "x", true);
           ctx.save();
           ctx.strokeStyle = color("--second");
           ctx.setLineDash([5, 5]);

@@ -2,10 +2,11 @@
 
 import { useEffect, useState } from "preact/hooks";
 
+import { message } from "./connection";
 import type { Model } from "./gen/charlstm/v1/model_pb";
 import type { GetServerStatusResponse } from "./gen/charlstm/v1/server_pb";
 import type { Session } from "./gen/charlstm/v1/session_pb";
-import { message, server, sessions } from "./rpc";
+import { server, sessions } from "./rpc";
 import { duration } from "./time";
 
 /** Interval between two updates, in milliseconds. */
