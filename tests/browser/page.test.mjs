@@ -109,19 +109,26 @@ test("a text is trained on, and its losses and samples are shown", async () => {
 
 test("the curves are drawn again when the colours change", async () => {
   const dark = { accent: [126, 162, 255], second: [255, 157, 102] };
-  await page.emulateMedia({ colorScheme: "dark" });
-  for (const [name, color] of Object.entries(dark)) {
-    await page.waitForFunction(([red, green, blue]) => {
+  // Counts as soon as the chart is drawn: a later update would hide an empty one.
+  const counts = page.evaluate((colors) => new Promise((resolve) => {
+    const count = ([red, green, blue]) => {
       const canvas = document.querySelector(".chart canvas");
       const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-      let count = 0;
+      let pixels = 0;
       for (let at = 0; at < data.length; at += 4) {
         const differences = [data[at] - red, data[at + 1] - green, data[at + 2] - blue];
-        if (data[at + 3] > 200 && differences.every((one) => Math.abs(one) < 8)) count++;
+        if (data[at + 3] > 200 && differences.every((one) => Math.abs(one) < 8)) pixels++;
       }
-      return count > 100;
-    }, color).catch(() => assert.fail(`no curve in the colour ${name}`));
-  }
+      return pixels;
+    };
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    scheme.addEventListener("change", () => {
+      requestAnimationFrame(() => resolve(colors.map(count)));
+    }, { once: true });
+  }), Object.values(dark));
+  await page.emulateMedia({ colorScheme: "dark" });
+  const [accent, second] = await counts;
+  assert.ok(accent > 100 && second > 100, `${accent} and ${second} pixels of the curves`);
   await page.emulateMedia({ colorScheme: "light" });
 });
 
