@@ -172,6 +172,10 @@ def test_a_client_can_hold_the_session_itself(client: charlstm.Client) -> None:
     rest = client.generate(session_snapshot=snapshot, max_chars=30).result()
     assert first.text + rest.text == whole
 
+    message = client.generate_text(PRIME, model=MODEL, seed=9, max_chars=30, return_session=True)
+    rest = client.generate_text(session_snapshot=message.finished.session_snapshot, max_chars=30)
+    assert message.text + rest.text == whole
+
 
 def test_a_deleted_session_ends_its_generation_with_an_error(client: charlstm.Client) -> None:
     session = client.session("deleted", model=MODEL)
