@@ -18,7 +18,14 @@ const PICTURES = process.env.CHARLSTM_PICTURES;
 const EPOCHS = PICTURES ? 40 : 6;
 
 /** Reached only if what a test waits for never happens. */
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
+
+/** Length of a text that is interrupted: more than the buffers of a connection
+ * hold, so that it is not complete before. */
+const LONG = 60_000;
+
+/** So few texts at the same time that a queue forms. */
+const MAX_BATCH = 2;
 
 const REBINDING_NAME = "rebinding.test";
 
@@ -83,7 +90,7 @@ before(async () => {
     executablePath: process.env.CHROMIUM,
     args: ["--no-sandbox", `--host-resolver-rules=MAP ${REBINDING_NAME} 127.0.0.1`],
   });
-  server = await Server.start();
+  server = await Server.start(["--max-batch", String(MAX_BATCH)]);
   await open(server.url);
 });
 
@@ -193,34 +200,51 @@ test("the operator sees load, models and sessions", async () => {
   await view("Server");
   await page.getByText(/^Version /).waitFor();
   await page.getByRole("cell", { name: "voyage@1" }).first().waitFor();
-  for (const name of ["Generating", "Queue", "Sessions"]) {
-    await page.getByRole("meter", { name }).waitFor();
-  }
+  const meter = (name, value) => page.waitForFunction(
+    (expected) => document.querySelector(`meter[aria-label="${expected.name}"]`).value === expected.value,
+    { name, value });
+  await meter("Generating", 0);
+  await meter("Queue", 0);
+  const calls = new AbortController();
+  const texts = Array.from({ length: MAX_BATCH + 1 }, async (_, index) => {
+    const session = { model: "voyage", session_id: `load-${index}` };
+    await server.complete({ ...session, prompt: "The ship", max_tokens: 1 });
+    const fields = { ...session, prompt: "", max_tokens: 1_000_000, stream: true };
+    const response = await server.request(fields, calls.signal);
+    // A text that is not read would wait, and give up its place.
+    await response.text();
+  });
+  await meter("Generating", MAX_BATCH);
+  await meter("Queue", 1);
+  await page.getByRole("row", { name: /^load-0 .* generating$/ }).waitFor();
+  calls.abort();
+  await Promise.allSettled(texts);
+  await meter("Generating", 0);
 });
 
 test("a reload in the middle of a text continues it", async () => {
   await view("Write");
-  await generate("The ship", 20_000);
+  await generate("The ship", LONG);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
   await page.reload();
   await page.waitForFunction(
-    (chars) => document.querySelector(".paper").textContent.length === chars, 20_008);
+    (chars) => document.querySelector(".paper").textContent.length === chars, LONG + 8);
   const expected = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
+    model: "voyage", prompt: "The ship", max_tokens: LONG, seed: 7, top_k: 3, echo: true,
   });
   assert.equal(await paper().textContent(), expected);
   await page.getByRole("button", { name: "New text" }).click();
 });
 
 test("a restart of the server in the middle of a text continues it", async () => {
-  await generate("The ship", 20_000);
+  await generate("The ship", LONG);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
   await server.end("SIGTERM");
   await server.launch();
   await page.waitForFunction(
-    (chars) => document.querySelector(".paper").textContent.length === chars, 20_008);
+    (chars) => document.querySelector(".paper").textContent.length === chars, LONG + 8);
   const expected = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
+    model: "voyage", prompt: "The ship", max_tokens: LONG, seed: 7, top_k: 3, echo: true,
   });
   assert.equal(await paper().textContent(), expected);
   await page.getByRole("button", { name: "New text" }).click();
@@ -233,14 +257,14 @@ test("a crash of the server in the middle of a text and of a training loses neit
   await page.locator(".epochs > li").first().waitFor();
   await view("Write");
   await column("Text").getByLabel("Model").selectOption("voyage");
-  await generate("In the", 20_000);
+  await generate("In the", LONG);
   await page.waitForFunction(() => document.querySelector(".paper").textContent.length > 300);
   await server.end("SIGKILL");
   await page.getByText("Trying again").waitFor();
   await server.launch();
-  await written(20_006);
+  await written(LONG + 6);
   const expected = await server.complete({
-    model: "voyage", prompt: "In the", max_tokens: 20_000, seed: 7, top_k: 3, echo: true,
+    model: "voyage", prompt: "In the", max_tokens: LONG, seed: 7, top_k: 3, echo: true,
   });
   assert.equal(await paper().textContent(), expected);
 
@@ -289,6 +313,7 @@ test("the page can be operated with the keyboard alone", async () => {
   const label = () => page.evaluate(() => document.activeElement?.labels?.[0].innerText ?? "");
   assert.match(await label(), /Beginning of the text/);
   await page.keyboard.type("<b>");
+  await page.locator(".column button.primary:enabled").waitFor();
   await page.keyboard.press("Control+Enter");
   await page.getByText(/characters per second/).waitFor();
 });

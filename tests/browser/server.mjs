@@ -70,13 +70,19 @@ export class Server {
     rmSync(this.folder, { recursive: true });
   }
 
-  /** Generates over the HTTP API, without the page, in a stream. */
-  async complete(fields) {
-    const response = await fetch(`${this.url}/v1/completions`, {
+  /** Sends a request of the HTTP API. */
+  request(fields, signal) {
+    return fetch(`${this.url}/v1/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ ...fields, stream: true }),
+      body: JSON.stringify(fields),
+      signal,
     });
+  }
+
+  /** Generates over the HTTP API, without the page, in a stream. */
+  async complete(fields) {
+    const response = await this.request({ ...fields, stream: true });
     const body = await response.text();
     if (!response.ok) throw new Error(body);
     const events = body.split("\n").filter((line) => line.startsWith("data: "));

@@ -476,7 +476,8 @@ function length(text: string): number {
 }
 
 function newId(): string {
-  return `page-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
+  const random = [...crypto.getRandomValues(new Uint8Array(8))];
+  return `page-${random.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 function newSeed(): string {

@@ -73,7 +73,7 @@ export function Score({ models }: { models: Model[] }) {
             onInput={(event) => setText(event.currentTarget.value)}
           />
         </label>
-        <div class="controls">
+        <div class="controls single">
           <label>
             Model
             <select value={model} onChange={(event) => setModel(event.currentTarget.value)}>

@@ -244,29 +244,33 @@ function Progress({ training, onChanged }: { training: Training; onChanged: () =
       <p class="status" role="status">{describe(history.current, state)}</p>
       {finished?.message && <p class="error">{finished.message}</p>}
       {error && <p role="alert" class="error">{error}</p>}
-      <Chart
-        curves={history.current.curves()}
-        label={`Loss over the epochs. ${lossText(best ?? epochs[epochs.length - 1])}`}
-      />
-      <ul class="legend" aria-hidden="true">
-        <li class="step">training, each step</li>
-        <li class="train">training, mean of an epoch</li>
-        <li class="validation">validation{best && <> (best: epoch {best.epoch})</>}</li>
-      </ul>
-      {notes.map((note, index) => <p key={index} class="hint">{note}</p>)}
-      <ol class="epochs" aria-label="Epochs">
-        {[...epochs].reverse().map((epoch) => (
-          <li key={epoch.epoch} class={epoch === best ? "best" : ""}>
-            <h4>
-              Epoch {epoch.epoch}
-              {accepted?.resolvedSpec?.epochs ? ` of ${accepted.resolvedSpec.epochs}` : ""}
-              {epoch === best && <span class="badge">best</span>}
-            </h4>
-            <p class="hint">{lossText(epoch)}</p>
-            {epoch.sample && <pre class="sample">{epoch.sample}</pre>}
-          </li>
-        ))}
-      </ol>
+      <div class="watch">
+        <div class="curve">
+          <Chart
+            curves={history.current.curves()}
+            label={`Loss over the epochs. ${lossText(best ?? epochs[epochs.length - 1])}`}
+          />
+          <ul class="legend" aria-hidden="true">
+            <li class="step">training, each step</li>
+            <li class="train">training, mean of an epoch</li>
+            <li class="validation">validation{best && <> (best: epoch {best.epoch})</>}</li>
+          </ul>
+          {notes.map((note, index) => <p key={index} class="hint">{note}</p>)}
+        </div>
+        <ol class="epochs" aria-label="Epochs">
+          {[...epochs].reverse().map((epoch) => (
+            <li key={epoch.epoch} class={epoch === best ? "best" : ""}>
+              <h4>
+                Epoch {epoch.epoch}
+                {accepted?.resolvedSpec?.epochs ? ` of ${accepted.resolvedSpec.epochs}` : ""}
+                {epoch === best && <span class="badge">best</span>}
+              </h4>
+              <p class="hint">{lossText(epoch)}</p>
+              {epoch.sample && <pre class="sample">{epoch.sample}</pre>}
+            </li>
+          ))}
+        </ol>
+      </div>
     </article>
   );
 }

@@ -94,15 +94,16 @@ function Column({ name, column, models, onFork, onRestart, onClose }: ColumnProp
   const [, redraw] = useReducer((count: number) => count + 1, 0);
   const beginning = useRef<HTMLTextAreaElement>(null);
   const paper = useRef<HTMLDivElement>(null);
-  /** Whether the end of the text is visible; if not, it is not scrolled. */
-  const isAtEnd = useRef(true);
+  /** How far the text is scrolled, and whether it follows its end: until a
+   * person scrolls up. */
+  const scroll = useRef({ top: 0, follows: true });
   useEffect(() => column.subscribe(() => redraw(0)), [column]);
   useEffect(() => {
     if (!column.settings.model && models[0]) column.set({ model: models[0].name });
   }, [column, models]);
   useEffect(() => {
     const element = paper.current;
-    if (element && isAtEnd.current) element.scrollTop = element.scrollHeight;
+    if (element && scroll.current.follows) element.scrollTop = element.scrollHeight;
   });
 
   const { settings, isRunning, isEmpty, draft } = column;
@@ -114,6 +115,7 @@ function Column({ name, column, models, onFork, onRestart, onClose }: ColumnProp
 
   return (
     <article class="card column" aria-label={name}>
+      {onFork === undefined && <h3>{name}</h3>}
       <div
         class="paper"
         ref={paper}
@@ -121,7 +123,10 @@ function Column({ name, column, models, onFork, onRestart, onClose }: ColumnProp
         role="region"
         aria-label={`${name}: prompt and continuation`}
         onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
-          isAtEnd.current = scrollHeight - scrollTop - clientHeight < END_PX;
+          const isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX;
+          const isUp = scrollTop < scroll.current.top;
+          const follows = isAtEnd || (scroll.current.follows && !isUp);
+          scroll.current = { top: scrollTop, follows };
         }}
       >
         {isEmpty ? (
