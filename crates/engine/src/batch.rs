@@ -1,5 +1,6 @@
 //! The generations of one model that take their decode steps together.
 
+use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -56,6 +57,14 @@ impl Batch {
     /// True if no job is running.
     pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Starts or ends the second thread for single rows.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn set_partner(&mut self, wanted: bool) -> io::Result<()> {
+        self.rows.set_partner(wanted)
     }
 
     /// Adds a job whose prefill is complete.

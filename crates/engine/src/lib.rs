@@ -43,6 +43,7 @@ mod inbox;
 mod job;
 mod model_source;
 mod parameters_digest;
+mod partner_policy;
 mod prefill_budget;
 mod progress;
 mod prompt_cache;

@@ -21,6 +21,7 @@ use crate::error::GenerateError;
 use crate::event::FinishReason;
 use crate::inbox::{Command, Inbox};
 use crate::job::{Job, Next};
+use crate::partner_policy::PartnerPolicy;
 use crate::prefill_budget::PrefillBudget;
 use crate::scheduler::{Preemption, Schedulable, Scheduler};
 use crate::score::ScoreJob;
@@ -68,6 +69,7 @@ pub(crate) struct Worker {
     sampler: Sampler,
     prefill_budget: PrefillBudget,
     surplus_budget: SurplusBudget,
+    partner_policy: PartnerPolicy,
     commands: Vec<Command>,
     /// Readers to wake at the end of the turn, when the step's work is done.
     readers: Vec<Waker>,
@@ -130,7 +132,13 @@ impl Drop for WorkerGuard {
 }
 
 impl Worker {
-    pub(crate) fn new(inbox: Arc<Inbox>, load: Arc<WorkerLoad>, config: WorkerConfig) -> Self {
+    /// `others` are the loads of the other workers.
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        load: Arc<WorkerLoad>,
+        others: Vec<Arc<WorkerLoad>>,
+        config: WorkerConfig,
+    ) -> Self {
         Self {
             inbox,
             load,
@@ -143,6 +151,7 @@ impl Worker {
             sampler: Sampler::default(),
             prefill_budget: PrefillBudget::default(),
             surplus_budget: SurplusBudget::default(),
+            partner_policy: PartnerPolicy::new(others),
             commands: Vec::new(),
             readers: Vec::new(),
         }
@@ -374,6 +383,8 @@ impl Worker {
     /// Takes a decode step: one more character for every running generation.
     fn step(&mut self, is_surplus: bool) {
         let begin = Instant::now();
+        let is_alone = self.scheduler.occupied() == 1 && self.scores.is_empty();
+        let with_partner = self.partner_policy.wants_partner(is_alone);
         let mut has_stepped = false;
         for i in 0..self.batches.len() {
             let batch = &mut self.batches[i];
@@ -381,6 +392,9 @@ impl Worker {
                 continue;
             }
             has_stepped = true;
+            if let Err(error) = batch.set_partner(with_partner) {
+                self.partner_policy.failed(&error);
+            }
             let rows = batch.len() as u64;
             self.load.steps.fetch_add(1, Ordering::Relaxed);
             self.load.rows.fetch_add(rows, Ordering::Relaxed);
