@@ -59,6 +59,12 @@ async function picture(name) {
   if (PICTURES) await page.screenshot({ path: join(PICTURES, `${name}.png`) });
 }
 
+/** Scrolls to the progress of a training, below the header of the page. */
+const showProgress = () => page.evaluate(() => {
+  document.querySelector(".heading").scrollIntoView();
+  scrollBy(0, -120);
+});
+
 const column = (name) => page.getByRole("article", { name });
 const paper = (name = "Text") => page.getByRole("region", { name: `${name}: prompt and continuation` });
 const view = (name) => page.getByRole("link", { name, exact: true }).click();
@@ -109,8 +115,7 @@ test("a text is trained on, and its losses and samples are shown", async () => {
   assert.equal(await page.locator(".chart canvas").count(), 1);
   const label = await page.locator(".chart").getAttribute("aria-label");
   assert.match(label, /nats .* bits\) per character/);
-  await page.locator(".chart").scrollIntoViewIfNeeded();
-  await page.mouse.wheel(0, 420);
+  await showProgress();
   await picture("train");
 });
 
@@ -332,6 +337,7 @@ test("it fits a phone and follows the dark mode", async () => {
   await view("Train");
   await page.locator(".pick select").selectOption({ index: 2 });
   await page.locator(".chart canvas").waitFor();
+  await showProgress();
   await picture("phone");
   await context.close();
   await open(server.url);

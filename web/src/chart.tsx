@@ -6,7 +6,8 @@ import uPlot from "uplot";
 
 import type { Curves } from "./loss_history";
 
-const HEIGHT = 280;
+/** Height of a chart of this width, in pixels. */
+const heightOf = (width: number) => Math.round(Math.min(400, Math.max(240, width * 0.55)));
 
 /** Distances between the marks of the axis of epochs. */
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000];
@@ -27,9 +28,8 @@ export function Chart({ curves, label }: { curves: Curves; label: string }) {
     };
     draw();
     const resized = new ResizeObserver(() => {
-      if (parent.clientWidth > 0) {
-        plot.current?.setSize({ width: parent.clientWidth, height: HEIGHT });
-      }
+      const width = parent.clientWidth;
+      if (width > 0) plot.current?.setSize({ width, height: heightOf(width) });
     });
     resized.observe(parent);
     // The colours of the axes are drawn, so they do not follow the mode alone.
@@ -56,7 +56,7 @@ function options(width: number, current: { readonly current: Curves }): uPlot.Op
   const axis = { stroke: color("--muted"), grid: { stroke: color("--line"), width: 1 } };
   return {
     width,
-    height: HEIGHT,
+    height: heightOf(width),
     legend: { show: false },
     cursor: { show: false },
     scales: { x: { time: false } },
