@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Instant;
 
 use charlstm_model::decode_step::{DecodeBatch, DecodeError};
@@ -10,7 +9,7 @@ use charlstm_model::sampler::Sampler;
 use charlstm_repository::LoadedModel;
 
 use crate::caller::CallerId;
-use crate::job::{Drawn, Job, Next};
+use crate::job::{Drawn, Job, Next, Outbox};
 use crate::scheduler::Schedulable;
 
 /// The running jobs of one model, and the decode batch that holds their
@@ -110,7 +109,7 @@ impl Batch {
         &mut self,
         sampler: &mut Sampler,
         now: Instant,
-        readers: &mut Vec<Waker>,
+        outbox: &mut Outbox,
     ) -> Result<Vec<(Job, Next)>, DecodeError> {
         self.tokens.clear();
         self.tokens.extend(self.jobs.iter().map(Job::last));
@@ -125,7 +124,7 @@ impl Batch {
         for row in (0..self.jobs.len()).rev() {
             let rows = &self.rows;
             let state = || rows.state(row);
-            match self.jobs[row].take(self.drawn[row], state, now, readers) {
+            match self.jobs[row].take(self.drawn[row], state, now, outbox) {
                 Next::Continue => {}
                 next => leaving.push((self.swap_remove(row), next)),
             }

@@ -41,6 +41,7 @@ mod event;
 mod flush_policy;
 mod inbox;
 mod job;
+mod message_size;
 mod model_source;
 mod parameters_digest;
 mod partner_policy;
