@@ -183,6 +183,7 @@ function Upload({ onStarted }: { onStarted: (id: string) => void }) {
           />
         </label>
       </div>
+      <p class="hint">A smaller hidden size trains faster: 128 is good for a first try.</p>
       {error && <p role="alert" class="error">{error}</p>}
       <div class="actions">
         <button type="submit" class="primary" disabled={isBusy}>
