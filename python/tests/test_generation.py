@@ -90,7 +90,7 @@ def test_a_generation_that_is_dropped_is_cancelled(client: charlstm.Client) -> N
 
 
 def wait_until_idle(client: charlstm.Client) -> None:
-    """Fails if the generation goes on, which the server would end only as stalled."""
+    """Fails if the generation continues, which the server would end only as stalled."""
     deadline = time.monotonic() + 15
     while client.status().generations_running:
         assert time.monotonic() < deadline

@@ -279,7 +279,7 @@ test("a crash of the server in the middle of a text and of a training loses neit
   await trainingState("long: running");
   await page.getByRole("button", { name: "Cancel" }).click();
   await trainingState("long: cancelled");
-  // What the browser has logged about the server that was away.
+  // What the browser has logged about the server that was down.
   errors = errors.filter((error) => !error.includes("ERR_"));
 });
 

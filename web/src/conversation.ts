@@ -418,7 +418,7 @@ export class Conversation {
     if (this.partial === "") {
       // A call that has not moved the session did not happen.
       if (!session || session.position === begin) return this.undo(call);
-      // The server has gone further than the page has read.
+      // The server has generated more than the page has read.
       call.maxChars = Math.max(0, Number(session.position - begin) - length(call.prime));
     } else if (session?.position === this.position) {
       return this.end(this.position);

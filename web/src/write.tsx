@@ -60,7 +60,7 @@ export function Write({ models }: { models: Model[] }) {
       <h2 id="write-title">Write</h2>
       {models.length === 0 && (
         <p class="hint">
-          There is no model yet. <a href="#train">Train one</a> on a text of yours.
+          There is no model yet. <a href="#train">Train one</a> on your own text.
         </p>
       )}
       {error && <p role="alert" class="error">{error}</p>}

@@ -193,7 +193,7 @@ test("a rejected prompt becomes the draft again", async () => {
   assert.equal(shown(conversation), `ab${expected(2, 10)}`);
 });
 
-test("a text stays although its session is gone", async () => {
+test("a text stays although its session no longer exists", async () => {
   const server = new FakeServer();
   server.before = (call, chars) => {
     if (call === 1 && chars === 3) throw lost();
@@ -253,18 +253,18 @@ test("a stop does not wait without end for a session that stays busy", async () 
   assert.equal(shown(conversation), `ab${expected(2, before.length + 4 - 2)}`);
 });
 
-test("a stop while the server is away keeps the text", async () => {
+test("a stop while the server cannot be reached keeps the text", async () => {
   const server = new FakeServer();
-  let isAway = false;
+  let isDown = false;
   server.before = () => {
-    if (isAway) throw lost();
+    if (isDown) throw lost();
   };
   const conversation = new Conversation(server.services, settings(1000), "key");
   const { before } = server;
   server.before = (call, chars) => {
     before(call, chars);
     if (call === 1 && chars === 5) {
-      isAway = true;
+      isDown = true;
       conversation.stop();
     }
   };
@@ -272,7 +272,7 @@ test("a stop while the server is away keeps the text", async () => {
   await conversation.generate();
   const text = shown(conversation);
   assert.ok(text.length > 2, text);
-  isAway = false;
+  isDown = false;
   conversation.set({ length: 4 });
   await conversation.generate();
   assert.equal(shown(conversation), `ab${expected(2, text.length + 4 - 2)}`);

@@ -80,7 +80,7 @@ class Client:
             tls_key: Its key; default: CHARLSTM_TLS_KEY.
             timeout: Seconds for each call that neither generates, nor scores, nor
                 trains; None: no limit.
-            retry: How long to wait for a server that is gone or at capacity.
+            retry: How long to wait for a server that cannot be reached or is at capacity.
 
         Raises:
             ValueError: An argument is not valid.
