@@ -21,7 +21,8 @@ use tokio_util::task::TaskTracker;
 
 use self::model_usage::EngineModelUsage;
 use self::reload::Reloader;
-use self::services::{Layers, Services};
+pub(crate) use self::services::Layers;
+use self::services::Services;
 use self::transport::Tls;
 use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
@@ -223,8 +224,7 @@ pub async fn serve(
             repository: repository.clone(),
         },
         policy: transport::origin_policy(&config, tls.as_ref()),
-        auth: layers.auth.clone(),
-        in_flight: layers.in_flight.clone(),
+        layers: layers.clone(),
         shutdown: shutdown.clone(),
     };
     services.add(SessionRpc::server(engine.clone(), keys));

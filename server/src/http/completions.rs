@@ -7,12 +7,12 @@ mod request;
 mod response;
 mod stream;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use charlstm_proto::v1 as pb;
 use futures_util::future::try_join_all;
 
@@ -25,6 +25,7 @@ use super::api_error::{ApiError, ErrorBody};
 use super::{ApiState, MAX_BODY_BYTES};
 use crate::rpc::call_context::CallContext;
 use crate::rpc::generation::{GenerateResponses, collect};
+use crate::rpc::layers::call_outcome::CallOutcome;
 
 /// Number of times that OpenAI's clients have already sent a request.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
@@ -76,6 +77,7 @@ pub(super) async fn complete(
     let result = respond(&state, &context, request, prompts).await;
     // A repeat without a position would be rejected, and hide this error.
     result.map_err(|error| {
+        let error = error.with_request_id(context.record.request_id());
         if can_repeat {
             error
         } else {
@@ -105,7 +107,9 @@ async fn respond(
     let prompt_chars = prompts.total_chars();
     let texts = open(state, context, &mut request, prompts).await?;
     if request.streams() {
-        return Ok(stream::respond(&request, prompt_chars, texts).into_response());
+        let outcome = CallOutcome::default();
+        let events = stream::respond(&request, prompt_chars, texts, outcome.clone());
+        return Ok((Extension(outcome), events).into_response());
     }
     whole(&request, prompt_chars, texts).await
 }

@@ -16,6 +16,7 @@ use super::echo::Echo;
 use super::request::CompletionRequest;
 use super::response::{Choice, Completion, Logprobs, Usage, finish_reason};
 use crate::http::api_error::ApiError;
+use crate::rpc::layers::call_outcome::CallOutcome;
 
 /// The last event of a stream that did not fail.
 const DONE: &str = "[DONE]";
@@ -37,6 +38,7 @@ struct Completions {
     prompt_chars: u64,
     includes_usage: bool,
     phase: Phase,
+    outcome: CallOutcome,
 }
 
 /// How far one text is.
@@ -57,11 +59,12 @@ enum Phase {
     Ended,
 }
 
-/// Sends the texts as they are generated.
+/// Sends the texts as they are generated. Records in `outcome` if one fails.
 pub(super) fn respond(
     request: &CompletionRequest,
     prompt_chars: u64,
     texts: Vec<OpenText>,
+    outcome: CallOutcome,
 ) -> impl IntoResponse {
     let (messages, texts): (Vec<_>, Vec<_>) = texts
         .into_iter()
@@ -84,6 +87,7 @@ pub(super) fn respond(
         includes_usage: request.includes_usage(),
         texts,
         phase: Phase::Texts,
+        outcome,
     };
     let no_buffering = [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
     let events = Sse::new(completions.events());
@@ -112,6 +116,7 @@ impl Completions {
                 }
                 Some((_, Err(status))) => {
                     self.phase = Phase::Ended;
+                    self.outcome.fail(status.code());
                     return Some(json(&ApiError::from(status).body()));
                 }
                 None => self.phase = Phase::Usage,
