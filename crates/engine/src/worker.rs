@@ -391,7 +391,7 @@ impl Worker {
     fn step(&mut self, is_surplus: bool) {
         let begin = Instant::now();
         let is_alone = self.scheduler.occupied() == 1 && self.scores.is_empty();
-        let with_partner = self.partner_policy.wants_partner(is_alone);
+        let with_partner = self.partner_policy.wants_partner(is_alone, begin);
         self.outbox.min_chars = self.message_size.min_chars(self.scheduler.running());
         let mut has_stepped = false;
         for i in 0..self.batches.len() {
