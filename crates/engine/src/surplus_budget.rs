@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::prefill_budget::blend;
 
-/// Part of the time that may be spent on such rows: others keep 0.94 of their
+/// Part of the time that may be spent on such rows: others keep 0.95 of their
 /// speed, and the slots that they leave free are not wasted.
-const SURPLUS_PART: f64 = 0.06;
+const SURPLUS_PART: f64 = 0.05;
 
 /// Bounds the time of steps with surplus rows. The caller measures the times.
 #[derive(Debug, Default)]
@@ -24,6 +24,12 @@ impl SurplusBudget {
     /// Whether surplus rows may join the next step.
     pub(crate) fn is_due(&self) -> bool {
         self.debt <= 0.0 && self.step_seconds > 0.0
+    }
+
+    /// Records the time that moving rows into the batch and out of it has taken.
+    /// Only surplus rows are moved often.
+    pub(crate) fn moved(&mut self, time: Duration) {
+        self.debt += time.as_secs_f64();
     }
 
     /// Records the duration of a step.
@@ -57,7 +63,10 @@ mod tests {
                 plain += 1.0;
             }
         }
+        // Moving rows counts as well.
+        budget.moved(Duration::from_millis(50));
+        assert!(!budget.is_due());
         let part = surplus / (plain + surplus);
-        assert!((0.05..0.07).contains(&part), "{part}");
+        assert!((0.04..0.06).contains(&part), "{part}");
     }
 }

@@ -207,12 +207,19 @@ impl Worker {
         self.take_commands();
         self.reap(Instant::now());
         let is_surplus = self.surplus_budget.is_due() && self.scheduler.has_surplus();
+        let moving = Instant::now();
         self.admit(is_surplus);
-        if !is_surplus {
+        if is_surplus {
+            // Moves the surplus rows into the batch.
+            self.prefill();
+            self.surplus_budget.moved(moving.elapsed());
+        } else {
+            // Moves them out again.
             self.share_slots();
+            self.surplus_budget.moved(moving.elapsed());
+            self.prefill();
         }
         self.publish_load();
-        self.prefill();
         self.step(is_surplus);
         self.score();
         // Again, since the worker may sleep for long now.
