@@ -180,7 +180,10 @@ def overload(base, full):
         within = pressed(start_pressing(server.address, room, seconds / 4))
         require(within["rejected"] == 0, "calls were rejected although there was room")
         before = memory_mb(server)
-        pressing = start_pressing(server.address, 10 * room, seconds)
+        pressing = start_pressing(server.address, 9 * room, seconds)
+        # As many calls as there is room for, from a process of their own: what
+        # the other process spends on rejections is not to count.
+        same = start_pressing(server.address, room, seconds - 1)
         # Rejections as a client sees them that does nothing else.
         stub = Client(server.address).generation
         request = rpc._generation.GenerateRequest(model="verse", prime="arma ", max_chars=200)
@@ -196,7 +199,8 @@ def overload(base, full):
                 require(error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, f"{error.code()}")
                 rejections.append(time.monotonic() - begin)
             time.sleep(0.05)
-        figures = pressed(pressing)
+        others, figures = pressed(pressing), pressed(same)
+        rejected = others["rejected"] + figures["rejected"]
         grown = memory_mb(server) - before
         begin = time.monotonic()
         Client(server.address).generate(model="verse", prime="arma ", chars=20, seed=1)
@@ -205,7 +209,7 @@ def overload(base, full):
         p50, p99 = (statistics.quantiles(rejections, n=100, method="inclusive")[part] * 1000
                     for part in (49, 98))
         result = (
-            f"{figures['rejected']} calls rejected (median {p50:.0f} ms, p99 {p99:.0f} ms), p99 of "
+            f"{rejected} calls rejected (median {p50:.0f} ms, p99 {p99:.0f} ms), p99 of "
             f"{figures['admitted']} admitted calls {within['p99']:.0f} -> {figures['p99']:.0f} ms, "
             f"+{max(grown, 0):.0f} MB, the next call took {normal * 1000:.0f} ms")
         require(p50 <= 50, result)
