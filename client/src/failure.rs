@@ -1,5 +1,6 @@
 //! Defines why a command failed, with its message and its exit code.
 
+use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -131,10 +132,7 @@ impl From<Status> for Failure {
 
 /// Returns true if a text has a character that the model does not know.
 pub(crate) fn is_unknown_character(status: &Status) -> bool {
-    status.code() == Code::InvalidArgument
-        && status
-            .message()
-            .ends_with("is not in the model's vocabulary")
+    reason(status).is_some_and(|reason| reason == "UNKNOWN_CHARACTER")
 }
 
 /// Returns true if the connection was lost or the server is shutting down, so
@@ -142,7 +140,7 @@ pub(crate) fn is_unknown_character(status: &Status) -> bool {
 pub(crate) fn connection_lost(status: &Status) -> bool {
     // Only a status created by this process has a source: it is not sent over
     // the network.
-    let is_local = std::error::Error::source(status).is_some();
+    let is_local = status.source().is_some();
     is_local || (status.code() == Code::Unavailable && storage_delay(status).is_none())
 }
 
@@ -177,8 +175,20 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
         ErrorKind::PermissionDenied => "permission denied".into(),
         ErrorKind::IsADirectory => "is a folder, not a file".into(),
         ErrorKind::InvalidData => "invalid UTF-8".into(),
-        _ => error.to_string(),
+        _ => innermost(error).to_string(),
     }
+}
+
+/// Returns the error of the operating system within an error: a library may have
+/// added the name of a temporary file, which the user does not know.
+fn innermost(error: &io::Error) -> &io::Error {
+    let mut found = error;
+    let mut source = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    while let Some(inner) = source {
+        found = inner.downcast_ref().unwrap_or(found);
+        source = inner.source();
+    }
+    found
 }
 
 /// Returns how a message refers to a file named on the command line.
@@ -229,7 +239,7 @@ fn status_text(status: &Status, names: FieldNames) -> String {
         (Code::Unimplemented, "") => "the server does not support this call".into(),
         (Code::Unimplemented, _) => format!("the server does not support this call: {translated}"),
         (code, "") => format!("{code:?}"),
-        _ if std::error::Error::source(status).is_some() => {
+        _ if status.source().is_some() => {
             format!("lost the connection to the server: {message}")
         }
         _ => translated,
@@ -274,6 +284,17 @@ mod tests {
         let details = ErrorDetails::with_bad_request_violation(field, description);
         let message = format!("{field}: {description}");
         Status::with_error_details(Code::InvalidArgument, message, details).into()
+    }
+
+    #[test]
+    fn an_io_error_does_not_name_a_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = tempfile::tempfile_in(folder.path().join("file/x")).unwrap_err();
+        assert!(!io_reason(&error).contains("path"), "{error}");
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let in_file = folder.path().join("file");
+        let error = tempfile::Builder::new().tempfile_in(in_file).unwrap_err();
+        assert_eq!(io_reason(&error), "Not a directory (os error 20)");
     }
 
     #[test]
@@ -345,6 +366,20 @@ mod tests {
         let mentioned = invalid("clip_norm", "must be over 0");
         assert_eq!(mentioned.describe(train), "--clip-norm: must be over 0");
         assert_eq!(mentioned.to_string(), "clip_norm: must be over 0");
+    }
+
+    #[test]
+    fn an_unknown_character_is_recognised_by_its_reason() {
+        let mut details = ErrorDetails::with_bad_request_violation("prime", "'é' is unknown");
+        let without = Status::with_error_details(
+            Code::InvalidArgument,
+            "prime: character 'é' is not in the model's vocabulary",
+            details.clone(),
+        );
+        assert!(!is_unknown_character(&without));
+        details.set_error_info("UNKNOWN_CHARACTER", "charlstm.v1", []);
+        let with = Status::with_error_details(Code::InvalidArgument, "other words", details);
+        assert!(is_unknown_character(&with));
     }
 
     #[test]
