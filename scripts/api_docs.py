@@ -41,6 +41,7 @@ wrong, where, and what would be valid. Details are in the trailer
 | code | detail | content |
 | --- | --- | --- |
 | `INVALID_ARGUMENT` | `google.rpc.BadRequest` | the field, as named above, and what is wrong with it |
+| `INVALID_ARGUMENT`, if a client can act on it | also `google.rpc.ErrorInfo` | the reason `UNKNOWN_CHARACTER` or `VOCABULARY_NEEDED` |
 | all others | `google.rpc.ErrorInfo` | a `reason` in UPPER_SNAKE_CASE; the `domain` is `charlstm.v1` |
 | `RESOURCE_EXHAUSTED`, if a limit is reached | also `google.rpc.RetryInfo` | when to retry |
 

@@ -8,6 +8,7 @@
 mod environment;
 mod error;
 mod file;
+mod help_headings;
 mod http;
 mod value;
 
@@ -112,7 +113,7 @@ pub struct TlsFiles<'a> {
 #[command(
     name = "charlstm-server",
     version,
-    about = "Trains character-level LSTMs and generates text from them, over gRPC.",
+    about = "Trains character-level LSTMs and generates text from them, over gRPC and HTTP.",
     after_help = "A flag takes precedence over its environment variable, the variable over the \
         file of --config,\nand the file over the default.\n\nWhen the server is ready, it prints \
         one line to standard output:\nlistening on http://HOST:PORT (https with TLS). The log is \
@@ -624,7 +625,9 @@ pub fn command() -> Command {
         // number is a wrong value and not an unknown flag `-1`.
         let takes_values = arg.get_action().takes_values();
         let is_switch = arg.get_value_names().is_some_and(|names| names == [SWITCH]);
+        let heading = help_headings::heading(arg.get_id().as_str());
         let arg = arg
+            .help_heading(heading)
             .hide_env_values(true)
             .allow_negative_numbers(takes_values);
         if is_switch {

@@ -101,9 +101,7 @@ async fn open(
 ) -> Result<Vec<GenerateResponses>, ApiError> {
     let mut generations = Vec::with_capacity(choices.len());
     for choice in choices {
-        let generation = state
-            .generation
-            .open(choice.generate.clone(), context, None);
+        let generation = state.generation.open(choice.generate.clone(), context);
         generations.push(generation.await?);
     }
     Ok(generations)
