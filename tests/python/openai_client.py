@@ -77,11 +77,14 @@ def check_texts(client: openai.OpenAI, model: str, prompt: str, expected: str) -
     )
     texts = [choice.text for part in parts for choice in part.choices]
     check("".join(texts) == expected, f"a stream of {len(parts)} parts has the same text")
-    check(len(parts) > 30, "the parts arrive as they are generated")
     check(parts[-1].usage.total_tokens == 60 + len(prompt), "the last part has the usage")
     logprobs = [choice.logprobs for part in parts for choice in part.choices if choice.logprobs]
     values = [value for part in logprobs for value in part.token_logprobs]
     check(len(values) == 60 and max(values) <= 0, "each character has a logprob")
+
+    long = [part for part in client.completions.create(**ask, max_tokens=20_000, stream=True)]
+    check(len(long) > 10, f"a long text arrives in parts while it is generated ({len(long)})")
+    check("".join(part.choices[0].text for part in long).startswith(expected), "and is the same")
 
     stop = expected[20:23]
     before = expected[: expected.index(stop)]

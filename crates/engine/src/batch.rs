@@ -1,7 +1,7 @@
 //! The generations of one model that take their decode steps together.
 
+use std::io;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Instant;
 
 use charlstm_model::decode_step::{DecodeBatch, DecodeError};
@@ -9,7 +9,7 @@ use charlstm_model::sampler::Sampler;
 use charlstm_repository::LoadedModel;
 
 use crate::caller::CallerId;
-use crate::job::{Drawn, Job, Next};
+use crate::job::{Drawn, Job, Next, Outbox};
 use crate::scheduler::Schedulable;
 
 /// The running jobs of one model, and the decode batch that holds their
@@ -58,6 +58,14 @@ impl Batch {
         self.jobs.is_empty()
     }
 
+    /// Starts or ends the second thread for single rows.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn set_partner(&mut self, wanted: bool) -> io::Result<()> {
+        self.rows.set_partner(wanted)
+    }
+
     /// Adds a job whose prefill is complete.
     pub(crate) fn push(&mut self, job: Job) {
         self.rows.push(job.state());
@@ -101,7 +109,7 @@ impl Batch {
         &mut self,
         sampler: &mut Sampler,
         now: Instant,
-        readers: &mut Vec<Waker>,
+        outbox: &mut Outbox,
     ) -> Result<Vec<(Job, Next)>, DecodeError> {
         self.tokens.clear();
         self.tokens.extend(self.jobs.iter().map(Job::last));
@@ -116,7 +124,7 @@ impl Batch {
         for row in (0..self.jobs.len()).rev() {
             let rows = &self.rows;
             let state = || rows.state(row);
-            match self.jobs[row].take(self.drawn[row], state, now, readers) {
+            match self.jobs[row].take(self.drawn[row], state, now, outbox) {
                 Next::Continue => {}
                 next => leaving.push((self.swap_remove(row), next)),
             }

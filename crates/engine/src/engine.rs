@@ -192,15 +192,23 @@ impl Engine {
             failed: CancellationToken::new(),
         };
         let mut threads = Vec::with_capacity(count);
-        for number in 0..count {
+        let loads: Vec<_> = (0..count)
+            .map(|_| Arc::new(WorkerLoad::default()))
+            .collect();
+        for (number, load) in loads.iter().enumerate() {
             let inbox = Arc::new(Inbox::default());
-            let load = Arc::new(WorkerLoad::default());
+            let others = loads.iter().filter(|other| !Arc::ptr_eq(other, load));
             let guard = WorkerGuard {
                 inbox: Arc::clone(&inbox),
                 failed: shared.failed.clone(),
                 _alive: shared.alive.token(),
             };
-            let worker = Worker::new(Arc::clone(&inbox), Arc::clone(&load), worker_config);
+            let worker = Worker::new(
+                Arc::clone(&inbox),
+                Arc::clone(load),
+                others.cloned().collect(),
+                worker_config,
+            );
             let thread = std::thread::Builder::new()
                 .name(format!("generate-{number}"))
                 .spawn(move || {
@@ -208,6 +216,7 @@ impl Engine {
                     let _guard = guard;
                     worker.run();
                 })?;
+            let load = Arc::clone(load);
             shared.workers.push(WorkerHandle { inbox, load });
             threads.push(thread);
         }

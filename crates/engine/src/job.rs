@@ -86,6 +86,16 @@ pub(crate) struct Job {
     has_ended: bool,
 }
 
+/// What a step leaves for the readers of its texts.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Readers to wake at the end of the turn.
+    pub(crate) readers: Vec<Waker>,
+    /// Number of characters for which a message waits; see
+    /// [`MessageSize`](crate::message_size::MessageSize).
+    pub(crate) min_chars: u64,
+}
+
 /// A character that was drawn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drawn {
@@ -250,13 +260,13 @@ impl Job {
     }
 
     /// Takes a drawn character; `state` returns the state that it was drawn
-    /// in. Readers to be woken are added to `readers`.
+    /// in. Readers to be woken are added to `outbox`.
     pub(crate) fn take(
         &mut self,
         drawn: Drawn,
         state: impl FnOnce() -> HiddenState,
         now: Instant,
-        readers: &mut Vec<Waker>,
+        outbox: &mut Outbox,
     ) -> Next {
         self.last = drawn.token;
         self.generated += 1;
@@ -268,40 +278,40 @@ impl Job {
         let character = self.model.vocabulary.character(drawn.token);
         let is_last = self.generated == self.max_chars;
         if self.stops.is_empty() {
-            let is_full = self.send(std::iter::once((character, drawn.logprob)), readers);
+            let is_full = self.send(std::iter::once((character, drawn.logprob)), outbox);
             return next(is_full, is_last);
         }
         self.held_back.push_back((character, drawn.logprob));
         let decided = match self.stops.push(drawn.token) {
             Verdict::Stop(chars) => {
                 let decided = self.held_back.len() - chars;
-                self.send_decided(decided, readers);
+                self.send_decided(decided, outbox);
                 return Next::Finish(FinishReason::Stop);
             }
             Verdict::Undecided(_) if is_last => self.held_back.len(),
             Verdict::Undecided(chars) => self.held_back.len() - chars,
         };
-        let is_full = self.send_decided(decided, readers);
+        let is_full = self.send_decided(decided, outbox);
         next(is_full, is_last)
     }
 
     /// Sends the first `chars` of the characters that were held back.
-    fn send_decided(&mut self, chars: usize, readers: &mut Vec<Waker>) -> bool {
+    fn send_decided(&mut self, chars: usize, outbox: &mut Outbox) -> bool {
         if chars == 0 {
             return false;
         }
         let decided: Vec<_> = self.held_back.drain(..chars).collect();
-        self.send(decided.into_iter(), readers)
+        self.send(decided.into_iter(), outbox)
     }
 
     /// Appends characters to the buffer. Returns whether it is full.
     fn send(
         &mut self,
         characters: impl Iterator<Item = (char, Option<f32>)>,
-        readers: &mut Vec<Waker>,
+        outbox: &mut Outbox,
     ) -> bool {
-        let (is_full, reader) = self.buffer.append(characters);
-        readers.extend(reader);
+        let (is_full, reader) = self.buffer.append(characters, outbox.min_chars);
+        outbox.readers.extend(reader);
         is_full
     }
 

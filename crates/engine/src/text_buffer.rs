@@ -186,10 +186,12 @@ impl TextBuffer {
 
     /// Appends characters. Returns whether the buffer is full, which parks the
     /// job, and the reader to wake if there is a message's worth. A reader is
-    /// woken once for all that arrived since.
+    /// woken once for all that arrived since. On a saturated machine a message
+    /// waits for `min_chars`.
     pub(crate) fn append(
         &self,
         characters: impl Iterator<Item = (char, Option<f32>)>,
+        min_chars: u64,
     ) -> (bool, Option<Waker>) {
         let mut guard = self.lock();
         let content = &mut *guard;
@@ -206,13 +208,24 @@ impl TextBuffer {
         content.is_due = content.is_parked
             || content
                 .flush_policy
-                .is_due(content.taken, unread, Instant::now);
+                .is_due(content.taken, unread, min_chars, Instant::now);
         let reader = if content.is_due {
             content.reader.take()
         } else {
             None
         };
         (content.is_parked, reader)
+    }
+
+    /// Lets the reader take all text that is there: no more comes soon. Returns
+    /// the reader to wake.
+    pub(crate) fn flush(&self) -> Option<Waker> {
+        let mut content = self.lock();
+        if content.chars == 0 || content.is_due {
+            return None;
+        }
+        content.is_due = true;
+        content.reader.take()
     }
 
     /// True while a parked job waits for its reader.
@@ -517,8 +530,7 @@ mod tests {
     use crate::caller::CallerId;
     use crate::stream::GenerationStream;
 
-    #[tokio::test]
-    async fn a_reader_that_polls_all_the_time_gets_a_long_text_in_pieces_too() {
+    fn buffer(storage: Arc<MemorySessions>) -> Arc<TextBuffer> {
         let started = Started {
             model: ModelId {
                 name: "m".to_owned(),
@@ -530,8 +542,7 @@ mod tests {
             seed: 0,
             session: None,
         };
-        let storage = Arc::new(MemorySessions::new(SessionLimits::default()));
-        let buffer = TextBuffer::new(TextBufferParts {
+        TextBuffer::new(TextBufferParts {
             started,
             prompt_chars: 1,
             session: None,
@@ -539,14 +550,19 @@ mod tests {
             inbox: Arc::default(),
             committer: Committer::new(storage, tokio::runtime::Handle::current()),
             permit: Admission::new(1).admit(&CallerId::default(), 1).unwrap(),
-        });
+        })
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_polls_all_the_time_gets_a_long_text_in_pieces_too() {
+        let buffer = buffer(Arc::new(MemorySessions::new(SessionLimits::default())));
         let mut stream = GenerationStream::new(Arc::clone(&buffer));
         buffer.start();
         let mut next = || stream.next().now_or_never().flatten();
         assert!(matches!(next(), Some(Ok(GenerationEvent::Started(_)))));
         let mut pieces = Vec::new();
         for _ in 0..4_000 {
-            buffer.append(std::iter::once(('a', None)));
+            buffer.append(std::iter::once(('a', None)), 1);
             if let Some(Ok(GenerationEvent::Text(piece))) = next() {
                 pieces.push(piece.text.len());
             }
@@ -554,5 +570,23 @@ mod tests {
         assert_eq!(pieces[..2_000], [1; 2_000]);
         // Four characters each, unless this test was kept from running.
         assert!(pieces.len() < 2_600, "{}", pieces.len());
+    }
+
+    #[tokio::test]
+    async fn text_that_waits_for_the_rest_of_its_message_is_flushed() {
+        let buffer = buffer(Arc::new(MemorySessions::new(SessionLimits::default())));
+        let mut stream = GenerationStream::new(Arc::clone(&buffer));
+        buffer.start();
+        let mut next = || stream.next().now_or_never().flatten();
+        assert!(matches!(next(), Some(Ok(GenerationEvent::Started(_)))));
+        buffer.append("0123456789".chars().map(|digit| (digit, None)), 8);
+        assert!(next().is_some(), "the first characters do not wait");
+        buffer.append("bc".chars().map(|character| (character, None)), 8);
+        assert!(next().is_none());
+        buffer.flush();
+        let Some(Ok(GenerationEvent::Text(piece))) = next() else {
+            panic!("no text");
+        };
+        assert_eq!(piece.text, "bc");
     }
 }

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use charlstm_model::decode_step::DecodeError;
@@ -20,7 +19,9 @@ use crate::batch::Batch;
 use crate::error::GenerateError;
 use crate::event::FinishReason;
 use crate::inbox::{Command, Inbox};
-use crate::job::{Job, Next};
+use crate::job::{Job, Next, Outbox};
+use crate::message_size::MessageSize;
+use crate::partner_policy::PartnerPolicy;
 use crate::prefill_budget::PrefillBudget;
 use crate::scheduler::{Preemption, Schedulable, Scheduler};
 use crate::score::ScoreJob;
@@ -68,9 +69,11 @@ pub(crate) struct Worker {
     sampler: Sampler,
     prefill_budget: PrefillBudget,
     surplus_budget: SurplusBudget,
+    partner_policy: PartnerPolicy,
     commands: Vec<Command>,
-    /// Readers to wake at the end of the turn, when the step's work is done.
-    readers: Vec<Waker>,
+    /// Readers are woken at the end of the turn, when the step's work is done.
+    outbox: Outbox,
+    message_size: MessageSize,
 }
 
 /// A job whose reader is behind.
@@ -130,7 +133,13 @@ impl Drop for WorkerGuard {
 }
 
 impl Worker {
-    pub(crate) fn new(inbox: Arc<Inbox>, load: Arc<WorkerLoad>, config: WorkerConfig) -> Self {
+    /// `others` are the loads of the other workers.
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        load: Arc<WorkerLoad>,
+        others: Vec<Arc<WorkerLoad>>,
+        config: WorkerConfig,
+    ) -> Self {
         Self {
             inbox,
             load,
@@ -143,8 +152,10 @@ impl Worker {
             sampler: Sampler::default(),
             prefill_budget: PrefillBudget::default(),
             surplus_budget: SurplusBudget::default(),
+            partner_policy: PartnerPolicy::new(others),
             commands: Vec::new(),
-            readers: Vec::new(),
+            outbox: Outbox::default(),
+            message_size: MessageSize::default(),
         }
     }
 
@@ -192,6 +203,7 @@ impl Worker {
     /// One turn: at most one budget of prefill, one decode step, one chunk of
     /// scoring.
     fn turn(&mut self) {
+        let begin = Instant::now();
         self.take_commands();
         self.reap(Instant::now());
         let is_surplus = self.surplus_budget.is_due() && self.scheduler.has_surplus();
@@ -205,18 +217,20 @@ impl Worker {
         self.score();
         // Again, since the worker may sleep for long now.
         self.publish_load();
-        for reader in self.readers.drain(..) {
+        for reader in self.outbox.readers.drain(..) {
             reader.wake();
         }
         // If all cores are busy, the tokio workers that deliver the text would
         // otherwise not run until the next tick of the system's scheduler,
         // some decode steps later.
+        let end = Instant::now();
         std::thread::yield_now();
+        self.message_size.turned(end - begin, end.elapsed());
     }
 
     /// Gives free slots to the jobs that wait for one.
     fn admit(&mut self, is_surplus: bool) {
-        let readers = &mut self.readers;
+        let readers = &mut self.outbox.readers;
         self.scheduler
             .admit(is_surplus, |job| readers.extend(job.buffer().start()));
     }
@@ -227,6 +241,7 @@ impl Worker {
             let Some(job) = self.take_slot(&preemption) else {
                 break;
             };
+            self.outbox.readers.extend(job.buffer().flush());
             self.scheduler.preempted(job);
             self.admit(false);
         }
@@ -279,7 +294,7 @@ impl Worker {
         for job in self.remove_if(|job| job.must_end(now)) {
             match job.interruption(now) {
                 Some(Ok(reason)) => self.finish(job, reason),
-                Some(Err(error)) => self.readers.extend(job.fail(error)),
+                Some(Err(error)) => self.outbox.readers.extend(job.fail(error)),
                 // The reader has left: nobody gets the reason.
                 None => drop(job.finish(FinishReason::Cancelled)),
             }
@@ -293,10 +308,11 @@ impl Worker {
             parked.timeout.has_passed(parked.job.buffer(), now, limit)
         });
         for parked in stalled {
-            self.readers
+            self.outbox
+                .readers
                 .extend(parked.job.fail(GenerateError::Stalled(limit)));
         }
-        let readers = &mut self.readers;
+        let readers = &mut self.outbox.readers;
         self.unread.retain_mut(|unread| {
             let Some(buffer) = unread.buffer.upgrade().filter(|b| b.is_unread()) else {
                 return false;
@@ -374,6 +390,9 @@ impl Worker {
     /// Takes a decode step: one more character for every running generation.
     fn step(&mut self, is_surplus: bool) {
         let begin = Instant::now();
+        let is_alone = self.scheduler.occupied() == 1 && self.scores.is_empty();
+        let with_partner = self.partner_policy.wants_partner(is_alone);
+        self.outbox.min_chars = self.message_size.min_chars(self.scheduler.running());
         let mut has_stepped = false;
         for i in 0..self.batches.len() {
             let batch = &mut self.batches[i];
@@ -381,10 +400,13 @@ impl Worker {
                 continue;
             }
             has_stepped = true;
+            if let Err(error) = batch.set_partner(with_partner) {
+                self.partner_policy.failed(&error);
+            }
             let rows = batch.len() as u64;
             self.load.steps.fetch_add(1, Ordering::Relaxed);
             self.load.rows.fetch_add(rows, Ordering::Relaxed);
-            match batch.step(&mut self.sampler, begin, &mut self.readers) {
+            match batch.step(&mut self.sampler, begin, &mut self.outbox) {
                 Ok(leaving) => {
                     for (job, next) in leaving {
                         self.scheduler.free_slot(job.caller());
@@ -448,7 +470,7 @@ impl Worker {
     /// Ends a job, and watches that its text is read.
     fn finish(&mut self, job: Job, reason: FinishReason) {
         let buffer = Arc::clone(job.buffer());
-        self.readers.extend(job.finish(reason));
+        self.outbox.readers.extend(job.finish(reason));
         if buffer.is_unread() {
             self.unread.push(UnreadText {
                 timeout: ReaderTimeout::new(&buffer, Instant::now()),
@@ -460,7 +482,7 @@ impl Worker {
     /// Ends a job whose device failed.
     fn fail(&mut self, job: Job, error: &DecodeError) {
         let error = GenerateError::Internal(error.to_string());
-        self.readers.extend(job.fail(error));
+        self.outbox.readers.extend(job.fail(error));
     }
 
     fn publish_load(&self) {
@@ -479,7 +501,7 @@ impl Worker {
         drop(self.scheduler.remove_prefilling());
         self.scheduler.free_all_slots();
         self.scores.clear();
-        for reader in self.readers.drain(..) {
+        for reader in self.outbox.readers.drain(..) {
             reader.wake();
         }
     }
@@ -496,7 +518,7 @@ impl Worker {
         }
         let end = Instant::now() + self.config.stop_grace;
         loop {
-            for reader in self.readers.drain(..) {
+            for reader in self.outbox.readers.drain(..) {
                 reader.wake();
             }
             self.unread

@@ -15,8 +15,8 @@ mod state;
 pub mod testing;
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use charlstm_int8::float_control::DefaultFloatControl;
 
@@ -150,6 +150,15 @@ pub trait BatchBackend: Send {
         tokens: &[u32],
         logits: Option<&mut Vec<f32>>,
     ) -> Result<(), DecodeError>;
+
+    /// Starts or ends a second thread that computes a part of each step while
+    /// there is one row. Does nothing on devices that have no use for it.
+    ///
+    /// # Errors
+    /// The thread cannot be started; the batch computes without it.
+    fn set_partner(&mut self, _wanted: bool) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A batch of sequences that are stepped together. Its rows are `0..rows()`; if
@@ -254,6 +263,17 @@ impl DecodeBatch {
         self.assert_known(tokens);
         let _control = DefaultFloatControl::set();
         self.states.step(tokens)
+    }
+
+    /// Starts or ends a second thread that computes a part of each step while
+    /// the batch has one row. Logits and states are the same with and without
+    /// it. It pays only if another core is idle: the thread waits with its core
+    /// for a moment between two steps.
+    ///
+    /// # Errors
+    /// The thread cannot be started; the batch computes without it.
+    pub fn set_partner(&mut self, wanted: bool) -> io::Result<()> {
+        self.states.set_partner(wanted)
     }
 
     /// Feeds a chunk of characters to a sequence that is not in the batch,

@@ -158,7 +158,7 @@ impl Call {
                     progress.generated(7, || unreachable!(), || unreachable!());
                 }
                 self.appended += chars as u64;
-                let (_, reader) = self.buffer.append((0..chars).map(|_| ('a', None)));
+                let (_, reader) = self.buffer.append((0..chars).map(|_| ('a', None)), 1);
                 wake(reader);
             }
             Step::End(ending) => {

@@ -1,6 +1,8 @@
 //! The int8 decode step on the CPU: the kernels of `charlstm-int8` behind the
 //! traits of this module.
 
+use std::io;
+
 use charlstm_int8::{Batch, FloatLayer, FloatNetwork, Kernel, PackedNetwork, QuantisedNetwork};
 
 use super::state::shape;
@@ -129,5 +131,9 @@ impl BatchBackend for Int8Batch {
         }
         *state = HiddenState::Int8(inner);
         Ok(())
+    }
+
+    fn set_partner(&mut self, wanted: bool) -> io::Result<()> {
+        self.0.set_partner(wanted)
     }
 }

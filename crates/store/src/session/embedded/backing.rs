@@ -66,6 +66,9 @@ pub(super) struct Checkpoints {
     pub(super) closes_done: u64,
     /// The next log, ready for use.
     pub(super) prepared: Option<LogWriter>,
+    /// So much is written that the next log is worth being filled: see
+    /// [`LogWriter::fill`].
+    pub(super) wants_filled: bool,
     /// The log thread has ended, and this is how.
     pub(super) log_outcome: Option<Result<(), SessionError>>,
     /// The database reported an error to a reader.

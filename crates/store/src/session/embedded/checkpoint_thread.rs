@@ -30,6 +30,7 @@ pub(super) struct CheckpointThread {
 enum Work {
     Apply,
     Prepare,
+    Fill(LogWriter),
     Reopen,
     Backup(Backup),
     Finish(Result<(), SessionError>),
@@ -64,6 +65,7 @@ impl CheckpointThread {
             match self.wait() {
                 Work::Apply => self.apply(),
                 Work::Prepare => self.prepare(),
+                Work::Fill(log) => self.fill(log),
                 Work::Reopen => self.reopen(),
                 Work::Backup(backup) => self.back_up(backup),
                 Work::Finish(outcome) => return self.finish(outcome),
@@ -114,6 +116,12 @@ impl CheckpointThread {
         let is_due = |backup: &Backup| backup.after <= checkpoints.closes_done;
         if let Some(at) = checkpoints.backups.iter().position(is_due) {
             return Some(Work::Backup(checkpoints.backups.swap_remove(at)));
+        }
+        if checkpoints.wants_filled
+            && let Some(log) = checkpoints.prepared.take()
+        {
+            checkpoints.wants_filled = false;
+            return Some(Work::Fill(log));
         }
         let needs_log = checkpoints.prepared.is_none() && checkpoints.log_outcome.is_none();
         needs_log.then_some(Work::Prepare)
@@ -187,6 +195,28 @@ impl CheckpointThread {
                 if !std::mem::replace(&mut self.cannot_prepare, true) {
                     tracing::warn!(%error, "no new session log can be created; trying again");
                 }
+                self.retry_later();
+            }
+        }
+    }
+
+    /// Fills the next log, which nobody else has meanwhile.
+    fn fill(&mut self, log: LogWriter) {
+        let filled = loop {
+            match log.fill() {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        match filled {
+            Ok(()) => {
+                self.shared.checkpoints().prepared = Some(log);
+                self.shared.poke();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a new session log cannot be filled; trying another");
+                let _ = self.shared.disk.remove(&log::name(log.number));
                 self.retry_later();
             }
         }

@@ -50,6 +50,14 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// is at least that long afterwards.
     fn allocate(&self, length: u64) -> io::Result<()>;
 
+    /// Writes zeros to at most `max_bytes` of the space that was allocated and
+    /// never written to, and syncs them. Returns whether it wrote any. A later
+    /// sync of data in this space does not have to wait for the journal of the
+    /// file system, which would have to record first that the space is in use.
+    fn fill_unwritten(&self, _max_bytes: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Makes everything that was written durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -151,6 +159,19 @@ impl Disk for Folder {
 #[derive(Debug)]
 struct RealFile(File);
 
+impl RealFile {
+    fn write_zeros(&self, mut from: u64, to: u64) -> io::Result<()> {
+        let zeros = vec![0; 1 << 20];
+        while from < to {
+            let count = usize::try_from(to - from).unwrap_or(usize::MAX);
+            let count = count.min(zeros.len());
+            self.0.write_all_at(&zeros[..count], from)?;
+            from += count as u64;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
@@ -184,15 +205,28 @@ impl DiskFile for RealFile {
                 Err(error) => return Err(error.into()),
             }
         }
-        let zeros = vec![0; 1 << 20];
-        let mut at = old;
-        while at < length {
-            let count = usize::try_from(length - at).unwrap_or(usize::MAX);
-            let count = count.min(zeros.len());
-            self.write_at(at, &zeros[..count])?;
-            at += count as u64;
+        self.write_zeros(old, length)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn fill_unwritten(&self, max_bytes: u64) -> io::Result<bool> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        let length = self.len()?;
+        // Space without data is a hole to this call. A file system that does
+        // not know its holes reports one at the end.
+        let begin = seek(&self.0, SeekFrom::Hole(0))?;
+        if begin >= length {
+            return Ok(false);
         }
-        Ok(())
+        let end = match seek(&self.0, SeekFrom::Data(begin)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => length,
+            Err(error) => return Err(error.into()),
+        };
+        self.write_zeros(begin, end.min(begin.saturating_add(max_bytes)))?;
+        self.sync()?;
+        Ok(true)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -205,5 +239,38 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
     match disk.remove(name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_that_was_never_written_is_filled_in_parts_and_data_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::open(folder.path()).unwrap();
+        let file = disk.create("log").unwrap();
+        file.allocate(3 << 20).unwrap();
+        file.write_at(1 << 20, &[7; 4096]).unwrap();
+        file.sync().unwrap();
+        let mut parts = 0;
+        while file.fill_unwritten(1 << 20).unwrap() {
+            parts += 1;
+            assert!(parts < 10, "it never ends");
+        }
+        // One before the data and two after it; none on a file system that
+        // does not know what was written.
+        assert!(matches!(parts, 0 | 3), "{parts}");
+        assert_eq!(file.len().unwrap(), 3 << 20);
+        let mut content = vec![1; 3 << 20];
+        file.read_at(0, &mut content).unwrap();
+        let (data, rest): (Vec<_>, Vec<_>) = content
+            .iter()
+            .enumerate()
+            .partition(|(at, _)| (1 << 20..(1 << 20) + 4096).contains(at));
+        assert!(data.iter().all(|(_, byte)| **byte == 7));
+        assert!(rest.iter().all(|(_, byte)| **byte == 0));
     }
 }

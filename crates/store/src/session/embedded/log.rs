@@ -38,6 +38,10 @@ const ALIGNMENT: usize = 8;
 /// some hundred names.
 const MAX_PAYLOAD_BYTES: usize = 64 << 20;
 
+/// Bytes that are filled at once: a few milliseconds, for which another sync may
+/// have to wait.
+const FILL_BYTES: u64 = 1 << 20;
+
 /// Name of the log file of a number. Fixed width, so that names sort.
 pub(super) fn name(number: u64) -> String {
     format!("sessions-{number:016}.log")
@@ -160,6 +164,12 @@ impl LogWriter {
         self.file.allocate(self.allocated + bytes)?;
         self.allocated += bytes;
         Ok(())
+    }
+
+    /// Prepares some of the space so that syncs of frames in it are quick; see
+    /// [`DiskFile::fill_unwritten`]. Returns whether there may be more.
+    pub(super) fn fill(&self) -> io::Result<bool> {
+        self.file.fill_unwritten(FILL_BYTES)
     }
 
     /// Forgets what was written after the header, for another attempt.

@@ -35,6 +35,8 @@ pub(super) struct LogThread {
     /// The log is to be closed, and the one before is not in the database yet.
     is_close_blocked: bool,
     closes_done: u64,
+    /// Number of the log whose successor was filled last.
+    filled_for: u64,
     last_tick: Instant,
 }
 
@@ -78,6 +80,7 @@ impl LogThread {
             opened: now,
             is_close_blocked: false,
             closes_done: 0,
+            filled_for: 0,
             last_tick: now,
         };
         std::thread::Builder::new()
@@ -107,6 +110,7 @@ impl LogThread {
             self.sync_if_due();
             self.repair_if_due();
             self.keep_space();
+            self.fill_next_if_due();
             self.close_log_if_due();
             self.tick();
         }
@@ -331,6 +335,20 @@ impl LogThread {
             tracing::error!(%cause, "no new calls are accepted in sessions");
         }
         health.space = cause.map(Into::into);
+    }
+
+    /// Has the next log filled if this one is used so much that the next one
+    /// will be, too.
+    fn fill_next_if_due(&mut self) {
+        let Log::Open(log) = &self.log else {
+            return;
+        };
+        if self.filled_for == log.number || log.bytes() < self.shared.tuning.log_bytes / 4 {
+            return;
+        }
+        self.filled_for = log.number;
+        self.shared.checkpoints().wants_filled = true;
+        self.shared.checkpoints_changed.notify_all();
     }
 
     /// Closes the log, so that it is moved into the database, if it is large
