@@ -19,7 +19,7 @@ endif
 endif
 
 .PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
-	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check
+	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check try-container sizing
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -43,6 +43,7 @@ test: libtorch ## Run the whole test suite
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/attacks; \
 		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "attacks: .venv is missing" >&2; exit 1; \
 		else echo "attacks: skipped: the Python tools of the tests are not available"; fi
+	@scripts/fuzz.sh --optional 20
 
 faults: libtorch python ## Crashes, full disks and damaged files against the real program (minutes)
 	$(CARGO) build --release -p charlstm-server
@@ -58,9 +59,7 @@ soak: libtorch python ## Twenty minutes of mixed load (ARGS="--soak 60": an hour
 
 FUZZ_SECONDS ?= 180
 fuzz: ## Fuzz everything read from untrusted sources, three minutes each (FUZZ_SECONDS=20)
-	@cd fuzz && for target in $$(RUSTC_BOOTSTRAP=1 cargo fuzz list); do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_len=4194304 -rss_limit_mb=512 \
-			-max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 serve: libtorch ## Run the server (ARGS="--listen HOST:PORT ...", DEVICE=cuda)
 	$(CARGO) run --release -p charlstm-server -- $(ARGS)
@@ -98,6 +97,14 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 deploy-check: libtorch ## Check the systemd unit, the alerts, and the dashboard against a running server
 	$(CARGO) build -p charlstm-server -p charlstm-client
 	@python3 scripts/deploy_check.py
+
+try-container: libtorch ## Run the steps of deploy/Dockerfile in namespaces, without a container engine
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	@python3 scripts/try_container.py
+
+sizing: libtorch python ## Measure what models, sessions, streams and trainings need
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	@.venv/bin/python bench/sizing.py $(ARGS)
 
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \

@@ -3,8 +3,9 @@
 use charlstm_proto::v1::*;
 use tonic::{Code, Request};
 
-use crate::support::Server;
+use crate::support::metrics_page::{get, metrics_address};
 use crate::support::wire::{self, Wire};
+use crate::support::{Server, http_call};
 
 /// Returns the line of the log of a call.
 async fn line(server: &Server, request_id: &str) -> String {
@@ -69,6 +70,55 @@ async fn each_call_has_a_line_with_the_id_of_its_request_and_without_texts() {
     }
     assert!(!log.contains(wire::PRIME.trim()), "the prompt is in {log}");
     assert!(!log.contains(&generated.text), "the text is in {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_over_http_has_the_same_line_metrics_and_id() {
+    let wire = Wire::start(&["--metrics-listen", "127.0.0.1:0"]).await;
+    let post = |id: &'static str, body: &'static str| {
+        let headers = [("content-type", "application/json"), ("x-request-id", id)];
+        http_call::send(&wire.server, "POST /v1/completions", &headers, body)
+    };
+    let (status, response) = post(
+        "web-1",
+        r#"{"model": "verse", "prompt": "arma ", "max_tokens": 9, "session_id": "page"}"#,
+    );
+    assert_eq!(status, 200, "{response}");
+    assert!(response.contains("x-request-id: web-1"), "{response}");
+    let (status, response) = post(
+        "web-2",
+        r#"{"model": "verse", "prompt": "arma ", "max_tokens": 9, "stream": true}"#,
+    );
+    assert_eq!(status, 200, "{response}");
+    for (id, session) in [("web-1", "session=\"page\""), ("web-2", "")] {
+        let line = line(&wire.server, id).await;
+        for expected in [
+            "method=\"/v1/completions\"",
+            "code=\"OK\"",
+            "peer=127.0.0.1:",
+            "principal=\"admin\"",
+            "model=\"verse@1\"",
+            "chars=9",
+            "queue_ms=",
+            "first_char_ms=",
+            session,
+        ] {
+            assert!(line.contains(expected), "{expected} is not in {line}");
+        }
+        assert!(!line.contains("arma"), "the prompt is in {line}");
+    }
+    let (status, _) = post("web-3", r#"{"model": "nothing", "prompt": "a"}"#);
+    assert_eq!(status, 404);
+    let line = line(&wire.server, "web-3").await;
+    assert!(line.contains("code=\"NOT_FOUND\""), "{line}");
+    let (_, page) = get(&metrics_address(&wire.server), "/metrics");
+    for (code, count) in [("OK", 2), ("NOT_FOUND", 1)] {
+        let expected = format!(
+            "grpc_server_handled_total{{grpc_type=\"http\",grpc_service=\"http\",\
+             grpc_method=\"/v1/completions\",grpc_code=\"{code}\"}} {count}"
+        );
+        assert!(page.contains(&expected), "{expected} is not in {page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,8 +78,14 @@ async fn a_call_beyond_a_quota_is_rejected_with_the_limit_and_a_delay() {
             corpus: "a".repeat(1001).into(),
         },
     );
-    let status = fixture.trainings().start_training(request).await;
-    assert_quota(&status.unwrap_err(), "limit of 1000 bytes");
+    let status = fixture
+        .trainings()
+        .start_training(request)
+        .await
+        .unwrap_err();
+    assert_status(&status, Code::ResourceExhausted, "QUOTA");
+    let delay = status.get_error_details().retry_info().cloned();
+    assert!(delay.is_none(), "the same corpus is too long at any time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

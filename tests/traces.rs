@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
+use crate::support::http_call;
 use crate::support::wire::{self, Wire};
 
 /// Keeps the spans that it receives.
@@ -74,6 +75,16 @@ async fn calls_and_trainings_are_exported_as_traces() {
     request.metadata_mut().insert("traceparent", context);
     let response = wire.generation.generate(request).await.unwrap();
     wire::rest(&mut response.into_inner()).await.unwrap();
+    let headers = [
+        ("content-type", "application/json"),
+        (
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ),
+    ];
+    let body = r#"{"model": "verse", "prompt": "arma ", "max_tokens": 9}"#;
+    let (status, _) = http_call::send(&wire.server, "POST /v1/completions", &headers, body);
+    assert_eq!(status, 200);
     let Wire { server, .. } = wire;
     // Exports what is left.
     tokio::task::spawn_blocking(move || server.stop())
@@ -88,6 +99,13 @@ async fn calls_and_trainings_are_exported_as_traces() {
     assert_eq!(hex(&call.trace_id), trace, "the trace of the client");
     assert_eq!(hex(&call.parent_span_id), parent);
     let phases = ["commit", "decode", "prefill", "queue", "send"];
+    assert_eq!(collector.children(call), phases);
+
+    let calls = collector.named("v1/completions");
+    let [call] = &calls[..] else {
+        panic!("{} spans of the call over HTTP", calls.len());
+    };
+    assert_eq!(hex(&call.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
     assert_eq!(collector.children(call), phases);
 
     let trainings = collector.named("training");

@@ -7,6 +7,7 @@
 
 mod handshake;
 mod http;
+mod incident_log;
 mod open_files;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -15,7 +16,7 @@ mod tls;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use rustls::ServerConfig;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::handshake::HandshakeLimit;
 use self::http::Connection;
+use self::incident_log::IncidentLog;
 pub(crate) use self::open_files::{RESERVED_FILES, raise_limit};
 pub(crate) use self::tls::{TlsPem, server_config};
 use crate::metrics::connections::{ConnectionMetrics, Phase};
@@ -167,21 +169,23 @@ fn concerns_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// Reports failures to accept once, until a connection was accepted again.
+/// Reports failures to accept, and connections that are rejected, once a minute at
+/// most: at a limit, connections are accepted and rejected in turn.
 #[derive(Debug, Default)]
 struct FailureLog {
     delay: Option<Duration>,
-    is_rejecting: bool,
+    failures: IncidentLog,
+    rejections: IncidentLog,
 }
 
 impl FailureLog {
     /// Returns the delay before the next attempt.
     fn failed(&mut self, error: &io::Error) -> Duration {
+        if let Some(since_last) = self.failures.occurred(Instant::now()) {
+            tracing::error!(%error, since_last, "cannot accept connections; trying again");
+        }
         let delay = match self.delay {
-            None => {
-                tracing::error!(%error, "cannot accept connections; trying again");
-                MIN_ACCEPT_DELAY
-            }
+            None => MIN_ACCEPT_DELAY,
             Some(delay) => (delay * 2).min(MAX_ACCEPT_DELAY),
         };
         self.delay = Some(delay);
@@ -189,18 +193,16 @@ impl FailureLog {
     }
 
     fn rejected(&mut self, max_connections: usize) {
-        if !std::mem::replace(&mut self.is_rejecting, true) {
+        if let Some(since_last) = self.rejections.occurred(Instant::now()) {
             tracing::warn!(
                 max_connections,
+                since_last,
                 "too many connections: further ones are closed; see --max-connections"
             );
         }
     }
 
     fn accepted(&mut self) {
-        if self.delay.take().is_some() {
-            tracing::info!("connections are accepted again");
-        }
-        self.is_rejecting = false;
+        self.delay = None;
     }
 }

@@ -38,13 +38,21 @@ use self::principals::PrincipalStats;
 /// one would occupy memory until the server stops.
 const UNKNOWN: &str = "unknown";
 
-/// A method of the contract.
+/// What the labels call the HTTP API in place of a service of gRPC.
+const HTTP: &str = "http";
+
+/// Paths of the HTTP API, as labels. The last one has an id in its place.
+const HTTP_PATHS: [&str; 3] = ["/v1/completions", "/v1/models", "/openapi.json"];
+const HTTP_MODEL_PATH: &str = "/v1/models/{id}";
+
+/// A method of the contract, or a path of the HTTP API.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct MethodLabels {
-    /// `unary`, `client_stream`, `server_stream` or `bidi_stream`.
+    /// `unary`, `client_stream`, `server_stream`, `bidi_stream` or `http`.
     grpc_type: &'static str,
-    /// `package.Service`.
+    /// `package.Service`, or `http`.
     grpc_service: &'static str,
+    /// The method, or the path of the HTTP API.
     grpc_method: &'static str,
 }
 
@@ -191,10 +199,11 @@ impl Metrics {
         self.connections.clone()
     }
 
-    /// Counts a call to the method at `path`, `/package.Service/Method`, as
-    /// started. Every path that is not in the contract has the same labels.
+    /// Counts a call to the method at `path`, `/package.Service/Method`, or to a
+    /// path of the HTTP API, as started. Every other path has the same labels.
     pub fn call_started(&self, path: &str) -> StartedCall {
-        let method = self.methods.get(path).copied().unwrap_or(MethodLabels {
+        let known = self.methods.get(path).copied().or_else(|| http_path(path));
+        let method = known.unwrap_or(MethodLabels {
             grpc_type: UNKNOWN,
             grpc_service: UNKNOWN,
             grpc_method: UNKNOWN,
@@ -419,6 +428,20 @@ fn labels_by_path(method: &Method) -> (&'static str, MethodLabels) {
         grpc_method: method.name,
     };
     (method.path, labels)
+}
+
+/// Returns the labels of a path of the HTTP API.
+fn http_path(path: &str) -> Option<MethodLabels> {
+    let fixed = HTTP_PATHS.into_iter().find(|known| *known == path);
+    let is_model = || {
+        let id = path.strip_prefix("/v1/models/")?;
+        (!id.is_empty() && !id.contains('/')).then_some(HTTP_MODEL_PATH)
+    };
+    Some(MethodLabels {
+        grpc_type: HTTP,
+        grpc_service: HTTP,
+        grpc_method: fixed.or_else(is_model)?,
+    })
 }
 
 /// Buckets from 0.1 ms (a decode step of a small model) to 105 s (a full queue).

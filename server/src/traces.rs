@@ -159,17 +159,21 @@ impl CallTrace {
             return;
         };
         let mut attributes = vec![
-            KeyValue::new("rpc.system", "grpc"),
-            KeyValue::new("rpc.grpc.status_code", i64::from(code as i32)),
             KeyValue::new("charlstm.request_id", record.request_id().to_owned()),
             KeyValue::new(
                 "charlstm.chars",
                 i64::try_from(fields.chars).unwrap_or(i64::MAX),
             ),
         ];
-        if let Some((service, name)) = method.split_once('/') {
-            attributes.push(KeyValue::new("rpc.service", service.to_owned()));
-            attributes.push(KeyValue::new("rpc.method", name.to_owned()));
+        match method.split_once('/') {
+            // The name of a service of gRPC has that of its package.
+            Some((service, name)) if service.contains('.') => attributes.extend([
+                KeyValue::new("rpc.system", "grpc"),
+                KeyValue::new("rpc.service", service.to_owned()),
+                KeyValue::new("rpc.method", name.to_owned()),
+                KeyValue::new("rpc.grpc.status_code", i64::from(code as i32)),
+            ]),
+            _ => attributes.push(KeyValue::new("url.path", format!("/{method}"))),
         }
         let peer = peer.map(|peer| peer.ip().to_string());
         for (key, value) in [

@@ -1,5 +1,6 @@
-"""What an attack does to the server and to a well-behaved client."""
+"""The attacked server, and what an attack does to it and to a well-behaved client."""
 
+import contextlib
 import pathlib
 import re
 import statistics
@@ -10,6 +11,13 @@ import urllib.request
 import grpc
 
 from client import Client, reason_of
+from server import Server
+
+# Memory that the server may take in addition, in megabytes.
+MORE_MEMORY = 50
+
+# Percentiles below this, in milliseconds, are noise of a busy machine.
+NOISE = 50
 
 
 class Violated(Exception):
@@ -44,10 +52,12 @@ def metrics_address(server):
 
 
 def metric(server, name):
-    """Returns the sum of all samples of a metric."""
+    """Returns the sum of all samples of a metric, or the one with these labels."""
     with urllib.request.urlopen(f"http://{metrics_address(server)}/metrics", timeout=30) as page:
         lines = page.read().decode().splitlines()
-    values = [line.rsplit(" ", 1)[1] for line in lines if re.match(rf"{name}[ {{]", line)]
+    is_sample = (lambda line: line.startswith(f"{name} ")) if "{" in name else (
+        lambda line: re.match(rf"{name}[ {{]", line))
+    values = [line.rsplit(" ", 1)[1] for line in lines if is_sample(line)]
     return sum(map(float, values))
 
 
@@ -63,8 +73,8 @@ class GoodClient:
     """A client that generates short texts, one after the other, and measures
     how long each takes."""
 
-    def __init__(self, address, chars=20):
-        self.client = Client(address)
+    def __init__(self, address, chars=20, ca=None):
+        self.client = Client(address, ca=ca)
         self.chars = chars
         self.seconds = []
         self.stopping = threading.Event()
@@ -108,8 +118,38 @@ class GoodClient:
         return cut[round(part * 100) - 1] * 1000
 
 
-def measure(address, seconds):
+def measure(address, seconds, ca=None):
     """Returns the 99th percentile of a well-behaved client, in milliseconds."""
-    with GoodClient(address) as client:
+    with GoodClient(address, ca=ca) as client:
         time.sleep(seconds)
     return client.percentile(0.99)
+
+
+@contextlib.contextmanager
+def serving(folder, *flags, **options):
+    """Runs a server with the model `verse`."""
+    server = Server(folder, flags=["--metrics-listen", "127.0.0.1:0", *flags], **options)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def assert_unharmed(server, attack, full, ca=None):
+    """Runs an attack, a function that returns what ends it, next to a
+    well-behaved client, which uses TLS with the authority `ca` if it is given;
+    returns the figures."""
+    seconds = 10 if full else 3
+    idle = measure(server.address, seconds, ca)
+    before = memory_mb(server)
+    with GoodClient(server.address, ca=ca) as good:
+        end = attack()
+        time.sleep(seconds)
+    during = good.percentile(0.99)
+    grown = memory_mb(server) - before
+    end()
+    require(during <= max(2 * idle, NOISE), f"p99 {idle:.0f} ms idle, {during:.0f} ms attacked")
+    require(grown <= MORE_MEMORY, f"memory grew by {grown:.0f} MB")
+    wait_for(lambda: metric(server, "charlstm_connections") <= 1, 30, "connections remain")
+    wait_for(lambda: threads(server) < 60, 30, "threads remain")
+    return f"p99 {idle:.0f} -> {during:.0f} ms, memory +{max(grown, 0):.0f} MB"

@@ -32,12 +32,12 @@ def weights(file):
     return file[8 + length:]
 
 
-def train(client, model, epochs=1, **spec):
-    """Trains a small model and waits for it."""
+def train(client, model, epochs=1, chars=3000, **spec):
+    """Trains a small model on so many characters, and waits for it."""
     small = {"hidden_size": 16, "num_layers": 2, "batch_size": 8, "sequence_length": 20,
              "seed": 5, "sample_chars": 0}
     training = client.start_training(
-        corpus(3000), model=model, epochs=epochs, **{**small, **spec})
+        corpus(chars), model=model, epochs=epochs, **{**small, **spec})
     for event in client.training_events(training):
         if event.WhichOneof("event") == "finished":
             return training, event.finished

@@ -32,8 +32,15 @@ class Interrupted(Exception):
 class Client:
     """The calls that the fault suite makes, with plain results."""
 
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address, ca=None, channel=None):
+        """Connects, with TLS if the certificates of an authority are given, or
+        uses a channel."""
+        if channel is not None:
+            self.channel = channel
+        elif ca is None:
+            self.channel = grpc.insecure_channel(address)
+        else:
+            self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca))
         self.generation = _generation_services.GenerationServiceStub(self.channel)
         self.sessions = _session_services.SessionServiceStub(self.channel)
         self.models = _model_services.ModelServiceStub(self.channel)

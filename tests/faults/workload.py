@@ -9,7 +9,7 @@ from client import SHUTDOWN, Client, Interrupted, reason_of
 from ledger import PROMPT, Broken
 
 # Errors that say that the server is about to stop, or refuse a busy session.
-EXPECTED = {"STOPPING", "SESSION_BUSY", "STORAGE_UNAVAILABLE", "OVERLOADED"}
+EXPECTED = {"SERVER_STOPPING", "SESSION_BUSY", "STORAGE_UNAVAILABLE", "OVERLOADED"}
 
 
 class Workload:

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod corpus;
 pub(crate) mod files;
 pub(crate) mod frames;
+pub(crate) mod http_call;
 pub(crate) mod metrics_page;
 pub(crate) mod principals;
 pub(crate) mod process;

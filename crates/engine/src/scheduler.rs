@@ -5,9 +5,10 @@
 //! has the fewest. If none is free, a caller that has two more than another one
 //! that waits gives one up, and one that has one more does so after some steps
 //! ([`QUANTUM`]). While several callers have jobs, a caller has at most as many
-//! slots as the others have jobs, and [`MIN_SLOTS`] at least: a step takes
-//! longer with more rows, and the rows of one caller must not slow those of the
-//! others. The worker lifts that limit for single steps as its time allows.
+//! slots as the other one with the most jobs has jobs ([`Demand::limit`]): a step
+//! takes longer with more rows, in proportion to them for a large network, and
+//! the rows of one caller must not slow those of the others. The worker lifts that
+//! limit for single steps as its time allows.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -24,9 +25,14 @@ use queue::CallerQueues;
 /// one slot less can have it: moving a state costs a fraction of a step.
 const QUANTUM: u64 = 16;
 
-/// Slots that each caller may have whatever the others do: a step with so few
-/// rows more takes hardly longer.
-const MIN_SLOTS: usize = 4;
+/// Slots that each caller may have whatever the others do: a caller with a few
+/// streams should not have to wait for a step with surplus rows.
+const MIN_SLOTS: usize = 2;
+
+/// Part of the jobs of all others that a caller may have as slots, although no
+/// other one has as many: while many callers have one job each, the rows of one
+/// slow the others by no more than a ninth.
+const PART_OF_OTHERS: usize = 8;
 
 /// A job, as far as the scheduler needs to know it.
 pub(crate) trait Schedulable {
@@ -63,6 +69,46 @@ pub(crate) struct Preemption {
     pub(crate) caller: CallerId,
     /// Only a job that has had its slot since this step, or longer.
     pub(crate) since: u64,
+}
+
+/// How many jobs the callers have.
+#[derive(Debug, Default)]
+struct Demand<'a> {
+    /// Jobs of all callers.
+    jobs: usize,
+    /// The caller with the most jobs, and their number.
+    most: Option<(&'a CallerId, usize)>,
+    /// The number of jobs of the caller with the most jobs but one.
+    second: usize,
+}
+
+impl<'a> Demand<'a> {
+    /// Counts the jobs of a caller, which may have been counted before.
+    fn count(&mut self, caller: &'a CallerId, jobs: usize) {
+        match self.most {
+            Some((most, _)) if most == caller => {}
+            Some((_, count)) if count >= jobs => self.second = self.second.max(jobs),
+            most => {
+                self.second = most.map_or(0, |(_, count)| count);
+                self.most = Some((caller, jobs));
+            }
+        }
+    }
+
+    /// Returns how many slots a caller with so many jobs may have; `None` if the
+    /// others have no jobs.
+    fn limit(&self, caller: &CallerId, own: usize) -> Option<usize> {
+        let others = self.jobs.saturating_sub(own);
+        if others == 0 {
+            return None;
+        }
+        let most_of_others = match self.most {
+            Some((most, count)) if most != caller => count,
+            _ => self.second,
+        };
+        let part = others / PART_OF_OTHERS;
+        Some(most_of_others.max(part).max(MIN_SLOTS))
+    }
 }
 
 impl<J: Schedulable> Scheduler<J> {
@@ -119,21 +165,34 @@ impl<J: Schedulable> Scheduler<J> {
     /// of several, the one that got a slot longest ago.
     fn next_caller(&self, is_surplus: bool) -> Option<CallerId> {
         let callers = self.waiting.callers();
+        let demand = self.demand();
         let rank = |caller: &CallerId| (self.slots_of(caller), self.served_at(caller));
         callers
-            .filter(|caller| is_surplus || self.slots_of(caller) < self.limit(caller))
+            .filter(|caller| is_surplus || self.slots_of(caller) < self.limit(caller, &demand))
             .min_by_key(|caller| rank(caller))
             .cloned()
     }
 
-    /// Number of slots that a caller may have while others have jobs.
-    fn limit(&self, caller: &CallerId) -> usize {
-        let own = self.slots_of(caller) + self.waiting.len_of(caller);
-        let others = self.occupied() + self.waiting.len() - own;
-        match others {
-            0 => self.slots,
-            others => others.max(MIN_SLOTS),
+    /// Returns how many jobs the callers have.
+    fn demand(&self) -> Demand<'_> {
+        let mut demand = Demand::default();
+        let callers = self.running.keys().chain(self.prefilling.callers());
+        for caller in callers.chain(self.waiting.callers()) {
+            demand.count(caller, self.jobs_of(caller));
         }
+        demand.jobs = self.occupied() + self.waiting.len();
+        demand
+    }
+
+    /// Number of jobs of a caller that run, are prefilled or wait.
+    fn jobs_of(&self, caller: &CallerId) -> usize {
+        self.slots_of(caller) + self.waiting.len_of(caller)
+    }
+
+    /// Number of slots that a caller may have.
+    fn limit(&self, caller: &CallerId, demand: &Demand<'_>) -> usize {
+        let limit = demand.limit(caller, self.jobs_of(caller));
+        limit.unwrap_or(self.slots)
     }
 
     /// When a caller last got a slot; 0 if it has had none.
@@ -162,7 +221,8 @@ impl<J: Schedulable> Scheduler<J> {
                 since: self.steps,
             })
         };
-        if let Some(above) = callers().find(|c| self.slots_of(c) > self.limit(c)) {
+        let demand = self.demand();
+        if let Some(above) = callers().find(|c| self.slots_of(c) > self.limit(c, &demand)) {
             return now(above);
         }
         if self.occupied() < self.slots {

@@ -294,7 +294,8 @@ impl Repository {
         name: &str,
         file: &ModelFile,
     ) -> Result<ModelId, RepositoryError> {
-        check_name(name)?;
+        // Before the work, which takes seconds for a large model.
+        self.check_publisher(name, publisher)?;
         let mut staged = self.shared.storage.stage()?;
         staged.write(file)?;
         let contents = staged.check(None)?;

@@ -5,6 +5,7 @@
 //! - [`checksummed_json`] writes JSON objects that carry a checksum.
 //! - [`disk_error`] says what a client may know of an error of the disk.
 //! - [`hex`] writes and reads digests as text.
+//! - [`secret_file`] reads keys and tokens, which only some users may read.
 //! - [`session`] stores sessions: the record, the interface
 //!   ([`session::SessionStorage`]) and its backends.
 //! - [`unix_time`] is the time of day.
@@ -17,5 +18,6 @@ pub mod atomic_file;
 pub mod checksummed_json;
 pub mod disk_error;
 pub mod hex;
+pub mod secret_file;
 pub mod session;
 pub mod unix_time;

@@ -185,6 +185,11 @@ impl<'a> Run<'a> {
         let spec = &job.metadata().spec;
         let needed =
             memory::estimate_bytes(spec, job.vocabulary().len(), context.learners.threads());
+        tracing::info!(
+            id = job.id(),
+            memory_mib = needed >> 20,
+            "memory that the training needs"
+        );
         (context.memory)().check_available(needed)?;
         let tokens = job.tokens().map_err(Failure::Corpus)?;
         let summary = job.summary();

@@ -7,7 +7,6 @@
 
 pub(crate) mod certificate;
 mod principals_file;
-mod secret_file;
 mod table;
 pub mod token;
 
@@ -18,6 +17,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use charlstm_store::secret_file::SecretFileError;
 use thiserror::Error;
 use tonic::codegen::http::{Extensions, HeaderMap, header};
 
@@ -30,17 +30,9 @@ use crate::rpc::principal::Principal;
 /// secret.
 #[derive(Debug, Error)]
 pub enum AccessError {
-    /// It cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        source: std::io::Error,
-    },
-    /// Every user of the machine can read it.
-    #[error("{path} can be read by every user of this machine; run: chmod o-rwx {path}", path = .0.display())]
-    WorldReadable(PathBuf),
+    /// It cannot be read, or every user can read or change it.
+    #[error(transparent)]
+    Unusable(#[from] SecretFileError),
     /// Its content is not valid.
     #[error("{}: {reason}", path.display())]
     Content {

@@ -8,6 +8,8 @@
 //! max_streams = 8
 //! ```
 
+use std::collections::{HashMap, HashSet};
+
 use charlstm_store::session::Owner;
 use serde::Deserialize;
 
@@ -135,26 +137,25 @@ fn entry(raw: RawEntry) -> Result<Entry, String> {
 }
 
 fn check_unique(entries: &[Entry]) -> Result<(), String> {
-    for (index, entry) in entries.iter().enumerate() {
+    let mut names = HashSet::new();
+    let mut tokens = HashMap::new();
+    let mut certificates = HashMap::new();
+    for entry in entries {
         let name = &entry.name;
-        for earlier in &entries[..index] {
-            if earlier.name == *name {
-                return Err(format!(
-                    "principal {name} is listed twice; \
-                     token_sha256 and certificate may be lists"
-                ));
-            }
-            if entry
-                .tokens
-                .iter()
-                .any(|token| earlier.tokens.contains(token))
-            {
-                let other = &earlier.name;
+        if !names.insert(name) {
+            return Err(format!(
+                "principal {name} is listed twice; \
+                 token_sha256 and certificate may be lists"
+            ));
+        }
+        for token in &entry.tokens {
+            if let Some(other) = tokens.insert(token, name).filter(|other| *other != name) {
                 return Err(format!("principals {other} and {name} have the same token"));
             }
-            let mut certificates = entry.certificates.iter();
-            if let Some(san) = certificates.find(|san| earlier.certificates.contains(san)) {
-                let other = &earlier.name;
+        }
+        for san in &entry.certificates {
+            let other = certificates.insert(san, name);
+            if let Some(other) = other.filter(|other| *other != name) {
                 return Err(format!(
                     "principals {other} and {name} have the same certificate {san:?}"
                 ));

@@ -56,9 +56,16 @@ pub(super) fn write(command: &Command, matches: &ArgMatches) -> String {
     let mut text = String::new();
     for (argument, name) in arguments(command) {
         let values = matches.try_get_raw(argument.get_id().as_str());
-        let value = values.ok().flatten().and_then(|mut values| values.next());
-        if let Some(value) = value.and_then(OsStr::to_str) {
-            let value = toml::Value::String(without_password(value));
+        let Some(values) = values.ok().flatten() else {
+            continue;
+        };
+        // A list is one text in a file, as it is in a variable.
+        let values: Vec<_> = values
+            .filter_map(OsStr::to_str)
+            .map(without_password)
+            .collect();
+        if !values.is_empty() {
+            let value = toml::Value::String(values.join(","));
             text += &format!("{name} = {value}\n");
         }
     }

@@ -250,11 +250,13 @@ fn a_token_can_be_made_for_several_roles() {
 
 #[test]
 fn the_settings_in_effect_are_a_file_that_sets_the_same() {
-    let config = load(&["--max-batch", "7", "--tensorboard"]).unwrap();
+    let hosts = ["--allowed-host", "a.example", "--allowed-host", "b.example"];
+    let config = load(&[&["--max-batch", "7", "--tensorboard"][..], &hosts].concat()).unwrap();
     assert!(config.effective.contains("max-batch = \"7\"\n"));
     let again = load_file(&config.effective).unwrap();
     assert_eq!(again.max_batch, 7);
     assert!(again.tensorboard);
+    assert_eq!(again.http.allowed_hosts, ["a.example", "b.example"]);
     assert_eq!(again.listen, config.listen);
     // A file is read in alphabetical order.
     let sorted = |text: &str| {

@@ -14,6 +14,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use utoipa::ToSchema;
 
+use crate::rpc::layers::call_outcome::CallOutcome;
+use crate::rpc::status::shorten;
+
 /// Header that says whether OpenAI's clients should repeat a failed request.
 const SHOULD_RETRY: &str = "x-should-retry";
 
@@ -47,6 +50,8 @@ pub(super) struct ErrorDetail {
 #[derive(Clone, Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
+    /// The same error in gRPC, for metrics and the log.
+    grpc: Code,
     detail: Box<ErrorDetail>,
     retry_after: Option<Duration>,
     /// Whether a client may repeat the request as it is.
@@ -57,8 +62,9 @@ impl ApiError {
     fn new(status: StatusCode, code: Option<&str>, message: impl Into<String>) -> Self {
         Self {
             status,
+            grpc: grpc_code(status),
             detail: Box::new(ErrorDetail {
-                message: message.into(),
+                message: shorten(message.into()),
                 kind: kind(status),
                 param: None,
                 code: code.map(str::to_owned),
@@ -137,6 +143,21 @@ impl ApiError {
         self
     }
 
+    /// Returns the same error, with the id of its request if it is an internal
+    /// one: the log has more under it.
+    pub(super) fn with_request_id(mut self, id: &str) -> Self {
+        if self.grpc == Code::Internal {
+            let metadata = &mut self.detail.metadata;
+            metadata.insert("request_id".to_owned(), id.to_owned());
+        }
+        self
+    }
+
+    /// Returns what is wrong.
+    pub(super) fn message(&self) -> &str {
+        &self.detail.message
+    }
+
     /// Returns the body, for a stream that fails after its beginning.
     pub(super) fn body(self) -> ErrorBody {
         ErrorBody {
@@ -149,6 +170,7 @@ impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let mut error = Self::new(http_status(status.code()), None, status.message());
+        error.grpc = status.code();
         if let Some(info) = details.error_info() {
             error.detail.code = Some(info.reason.clone());
             error.detail.metadata = info.metadata.clone().into_iter().collect();
@@ -196,6 +218,18 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
+/// The code of gRPC for an error that only HTTP has.
+fn grpc_code(status: StatusCode) -> Code {
+    match status {
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Code::Unimplemented,
+        StatusCode::CONFLICT => Code::Aborted,
+        status if status.is_client_error() => Code::InvalidArgument,
+        _ => Code::Unknown,
+    }
+}
+
 /// What OpenAI's API calls the errors with a status.
 fn kind(status: StatusCode) -> &'static str {
     match status {
@@ -217,6 +251,8 @@ impl IntoResponse for ApiError {
             }),
         )
             .into_response();
+        let outcome = CallOutcome::failed(self.grpc);
+        response.extensions_mut().insert(outcome);
         let headers = response.headers_mut();
         headers.insert(SHOULD_RETRY, should_retry);
         if self.status == StatusCode::UNAUTHORIZED {

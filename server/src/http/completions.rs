@@ -5,12 +5,12 @@ mod request;
 mod response;
 mod stream;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use charlstm_proto::v1 as pb;
 use futures_util::future::try_join_all;
 
@@ -22,6 +22,7 @@ use super::api_error::{ApiError, ErrorBody};
 use super::{ApiState, MAX_BODY_BYTES};
 use crate::rpc::call_context::CallContext;
 use crate::rpc::generation::{GenerateResponses, collect};
+use crate::rpc::layers::call_outcome::CallOutcome;
 
 /// Number of times that OpenAI's clients have already sent a request.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
@@ -73,13 +74,16 @@ pub(super) async fn complete(
     let opened = open(&state, &context, &choices).await;
     let result = match opened {
         Ok(generations) if request.streams() => {
-            Ok(stream::respond(&request, choices, generations).into_response())
+            let outcome = CallOutcome::default();
+            let events = stream::respond(&request, choices, generations, outcome.clone());
+            Ok((Extension(outcome), events).into_response())
         }
         Ok(generations) => whole(&request, &choices, generations).await,
         Err(error) => Err(error),
     };
     // A repeat without a position would be rejected, and hide this error.
     result.map_err(|error| {
+        let error = error.with_request_id(context.record.request_id());
         if can_repeat {
             error
         } else {

@@ -16,6 +16,7 @@ use tower::Service;
 
 use super::api_error::ApiError;
 use super::origin_policy::OriginPolicy;
+use crate::rpc::peer::Peer;
 
 /// The services of the port.
 #[derive(Clone)]
@@ -54,7 +55,12 @@ impl Service<Request<Body>> for Dispatch {
         let service = match self.admit(&parts) {
             Ok(Protocol::GrpcWeb) => &mut self.grpc_web,
             Ok(_) => &mut self.web,
-            Err(error) => return Either::Right(ready(Ok(error.into()))),
+            Err(error) => {
+                let peer = Peer::of(&parts.extensions).address;
+                let peer = peer.map(tracing::field::display);
+                tracing::info!(peer, reason = error.message(), "request rejected");
+                return Either::Right(ready(Ok(error.into())));
+            }
         };
         Either::Left(service.call(Request::from_parts(parts, body)))
     }

@@ -21,27 +21,29 @@ use axum::routing::{get, post};
 use charlstm_repository::Repository;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use self::api_error::ApiError;
 use self::dispatch::Dispatch;
 pub(crate) use self::origin_policy::{OriginPolicy, allowed_host, cors_origin, own_names};
+use crate::rpc::call_record::REQUEST_ID;
 use crate::rpc::generation::GenerationRpc;
-use crate::rpc::layers::auth::AuthLayer;
-use crate::rpc::layers::in_flight::InFlightLayer;
+use crate::rpc::layers::call_outcome::CallOutcome;
 use crate::rpc::status;
+use crate::serve::Layers;
 
 /// Maximum size of the body of a request, in bytes: a prompt of the maximum
 /// length, with every character escaped, and some other fields.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// Headers that a page of another origin may read.
-const EXPOSED_HEADERS: [&str; 4] = [
+const EXPOSED_HEADERS: [&str; 5] = [
     "grpc-status",
     "grpc-message",
     "grpc-status-details-bin",
     "retry-after",
+    REQUEST_ID,
 ];
 
 /// What the HTTP API serves.
@@ -55,8 +57,7 @@ pub(crate) struct ApiState {
 pub(crate) struct HttpParts {
     pub(crate) state: ApiState,
     pub(crate) policy: OriginPolicy,
-    pub(crate) auth: AuthLayer,
-    pub(crate) in_flight: InFlightLayer,
+    pub(crate) layers: Layers,
     /// Cancelled when the server begins to shut down.
     pub(crate) shutdown: CancellationToken,
 }
@@ -69,7 +70,7 @@ pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
         Some(cors) => routes.layer(cors.clone()),
         None => routes,
     };
-    let api = api(parts.state, parts.auth, parts.in_flight);
+    let api = api(parts.state, parts.layers);
     let shutdown = parts.shutdown;
     let web = Router::new()
         .route("/healthz", get(probes::healthz))
@@ -93,11 +94,11 @@ pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
     Router::new().fallback_service(dispatch)
 }
 
-/// The API, behind the same authentication and tracking as the gRPC services.
+/// The API, behind the same metrics, log, authentication and tracking as the gRPC
+/// services.
 fn api(
     state: ApiState,
-    auth: AuthLayer,
-    in_flight: InFlightLayer,
+    layers: Layers,
 ) -> impl Service<
     Request<HttpBody>,
     Response = Response<HttpBody>,
@@ -118,8 +119,17 @@ fn api(
         .with_state(state);
     let inner = routes
         .map_request(|request: Request<Body>| request.map(HttpBody::new))
-        .map_response(|response: Response<HttpBody>| response.map(Body::new));
-    let layered = auth.layer(in_flight.layer(inner));
+        .map_response(|mut response: Response<HttpBody>| {
+            let extensions = response.extensions_mut();
+            extensions.get_or_insert_with(CallOutcome::default);
+            response.map(Body::new)
+        });
+    let layered = ServiceBuilder::new()
+        .layer(layers.call_metrics)
+        .layer(layers.call_log)
+        .layer(layers.auth)
+        .layer(layers.in_flight)
+        .service(inner);
     service_fn(move |request: Request<HttpBody>| {
         let layered = layered.clone();
         async move {
@@ -132,10 +142,14 @@ fn api(
 /// Turns a status of a layer, which is in the format of gRPC, into an error in
 /// the format of the API.
 fn as_http(response: Response<Body>) -> Response<HttpBody> {
-    match status::of_response(response.headers()) {
-        Some(status) => ApiError::from(status).into(),
-        None => response.map(HttpBody::new),
+    let Some(status) = status::of_response(response.headers()) else {
+        return response.map(HttpBody::new);
+    };
+    let mut error = Response::from(ApiError::from(status));
+    if let Some(id) = response.headers().get(REQUEST_ID) {
+        error.headers_mut().insert(REQUEST_ID, id.clone());
     }
+    error
 }
 
 /// Lets pages of the origins of `--cors-origin` read responses; `None` if there

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::access::certificate::dns_names;
 
@@ -31,28 +32,32 @@ pub(crate) enum OriginRejection {
 }
 
 /// The hosts and origins that are allowed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct OriginPolicy {
     is_tls: bool,
-    /// Names in lower case; `*.example.com` stands for one more label.
-    names: Vec<String>,
+    /// The names of the server's certificate, which can be replaced, in lower
+    /// case. `*.example.com` stands for one more label.
+    certificate_names: watch::Receiver<Vec<String>>,
+    /// Further names, in lower case.
+    hosts: Vec<String>,
     /// Origins in lower case, other than the server's own.
     origins: Vec<String>,
 }
 
 impl OriginPolicy {
-    /// Allows the names of the server's own certificate, and hosts and origins
-    /// as [`allowed_host`] and [`cors_origin`] return them.
+    /// Allows the current names of the server's own certificate, as [`own_names`]
+    /// returns them, and hosts and origins as [`allowed_host`] and
+    /// [`cors_origin`] return them.
     pub(crate) fn new(
         is_tls: bool,
-        certificate_names: Vec<String>,
+        certificate_names: watch::Receiver<Vec<String>>,
         hosts: &[String],
         origins: &[String],
     ) -> Self {
-        let names = certificate_names.iter().chain(hosts);
         Self {
             is_tls,
-            names: names.map(|name| name.to_ascii_lowercase()).collect(),
+            certificate_names,
+            hosts: hosts.to_vec(),
             origins: origins.to_vec(),
         }
     }
@@ -89,9 +94,11 @@ impl OriginPolicy {
 
     fn allows_host(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
+        let is_one_of = |names: &[String]| names.iter().any(|name| matches_name(name, &host));
         is_ip_literal(&host)
             || host == "localhost"
-            || self.names.iter().any(|name| matches_name(name, &host))
+            || is_one_of(&self.hosts)
+            || is_one_of(&self.certificate_names.borrow())
     }
 
     /// Whether an origin is the address that the request was sent to. With TLS
@@ -204,11 +211,12 @@ fn matches_name(name: &str, host: &str) -> bool {
     }
 }
 
-/// Returns the DNS names of the first certificate of a PEM file; none if it
+/// Returns the DNS names, in lower case, of the first certificate of a PEM file; none if it
 /// cannot be read, which setting up TLS reports.
 pub(crate) fn own_names(pem: &[u8]) -> Vec<String> {
     let certificate = CertificateDer::from_pem_slice(pem);
-    certificate.map_or_else(|_| Vec::new(), |der| dns_names(&der))
+    let names = certificate.map_or_else(|_| Vec::new(), |der| dns_names(&der));
+    names.iter().map(|name| name.to_ascii_lowercase()).collect()
 }
 
 #[cfg(test)]
@@ -219,7 +227,8 @@ mod tests {
     use super::*;
 
     fn policy(is_tls: bool) -> OriginPolicy {
-        let names = vec!["own.example.com".to_owned(), "*.wild.example".to_owned()];
+        let names = ["own.example.com", "*.wild.example"].map(str::to_owned);
+        let names = watch::Sender::new(names.to_vec()).subscribe();
         let hosts = [allowed_host("Models.internal").unwrap()];
         let origins = [cors_origin("https://app.example.com").unwrap()];
         OriginPolicy::new(is_tls, names, &hosts, &origins)
@@ -248,6 +257,16 @@ mod tests {
         ] {
             assert_eq!(check(host, None), Ok(()), "{host}");
         }
+    }
+
+    #[test]
+    fn the_names_of_a_replaced_certificate_are_allowed() {
+        let names = watch::Sender::new(vec!["old.example".to_owned()]);
+        let policy = OriginPolicy::new(true, names.subscribe(), &[], &[]);
+        assert!(policy.allows_host("old.example"));
+        names.send_replace(vec!["new.example".to_owned()]);
+        assert!(policy.allows_host("New.example"));
+        assert!(!policy.allows_host("old.example"));
     }
 
     #[test]

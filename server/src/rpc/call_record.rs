@@ -155,7 +155,9 @@ impl CallRecord {
     pub fn started(&self, model: String) {
         let mut fields = self.lock();
         fields.model = Some(model);
-        fields.phases.started = Some(Moment::now());
+        // A request over HTTP can have several texts; the first one counts.
+        let now = Some(Moment::now());
+        fields.phases.started = fields.phases.started.or(now);
     }
 
     /// Records a text that was handed to the transport.

@@ -100,8 +100,7 @@ impl RouteContext<'_> {
                 repository: self.data.repository.clone(),
             },
             policy: transport::origin_policy(self.config, self.prepared.tls.as_ref()),
-            auth: self.layers.auth.clone(),
-            in_flight: self.layers.in_flight.clone(),
+            layers: self.layers.clone(),
             shutdown: self.shutdown.clone(),
         }
     }

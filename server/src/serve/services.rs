@@ -22,12 +22,12 @@ use crate::rpc::layers::request_body::RequestBodyLayer;
 
 /// The layers around each service.
 #[derive(Clone)]
-pub(super) struct Layers {
-    pub(super) call_metrics: CallMetricsLayer,
-    pub(super) call_log: CallLogLayer,
-    pub(super) auth: AuthLayer,
-    pub(super) request_body: RequestBodyLayer,
-    pub(super) in_flight: InFlightLayer,
+pub(crate) struct Layers {
+    pub(crate) call_metrics: CallMetricsLayer,
+    pub(crate) call_log: CallLogLayer,
+    pub(crate) auth: AuthLayer,
+    pub(crate) request_body: RequestBodyLayer,
+    pub(crate) in_flight: InFlightLayer,
 }
 
 pub(super) struct Services {

@@ -25,6 +25,8 @@ pub(super) struct Tls {
     http1: bool,
     contents: PemFiles,
     config: watch::Sender<Arc<ServerConfig>>,
+    /// The DNS names of the certificate.
+    names: watch::Sender<Vec<String>>,
 }
 
 /// The contents of the files of TLS.
@@ -52,6 +54,7 @@ impl Tls {
             client_ca: files.client_ca.map(Path::to_owned),
             http1,
             config: watch::Sender::new(contents.config(files, http1)?),
+            names: watch::Sender::new(own_names(&contents.cert)),
             contents,
         }))
     }
@@ -78,6 +81,7 @@ impl Tls {
         }
         self.config
             .send_replace(contents.config(files, self.http1)?);
+        self.names.send_replace(own_names(&contents.cert));
         self.contents = contents;
         Ok(true)
     }
@@ -112,7 +116,10 @@ impl PemFiles {
 
 /// Returns the hosts and origins that may use HTTP.
 pub(super) fn origin_policy(config: &Config, tls: Option<&Tls>) -> OriginPolicy {
-    let names = tls.map_or_else(Vec::new, |tls| own_names(&tls.contents.cert));
+    let names = match tls {
+        Some(tls) => tls.names.subscribe(),
+        None => watch::Sender::new(Vec::new()).subscribe(),
+    };
     let (hosts, origins) = (&config.http.allowed_hosts, &config.http.cors_origins);
     OriginPolicy::new(tls.is_some(), names, hosts, origins)
 }

@@ -207,18 +207,37 @@ fn while_one_caller_runs_200_streams_every_other_one_is_in_every_step_from_its_f
         for _ in 0..20 {
             let rows = simulation.step(false);
             assert_eq!(rows[&name.as_str().into()], 1);
-            assert_eq!(rows[&"greedy".into()], MIN_SLOTS.max(other + 1));
+            assert_eq!(rows[&"greedy".into()], MIN_SLOTS);
         }
     }
     let rows = simulation.step(true);
     assert_eq!(rows[&"greedy".into()], 55, "a step with all that fits");
     let rows = simulation.step(false);
-    assert_eq!(rows[&"greedy".into()], 9);
+    assert_eq!(rows[&"greedy".into()], MIN_SLOTS);
     for other in 0..9 {
         simulation.leave(&format!("other {other}"));
     }
     let rows = simulation.step(false);
     assert_eq!(rows[&"greedy".into()], 64, "alone again");
+}
+
+#[test]
+fn a_caller_has_as_many_rows_as_the_other_one_with_the_most_jobs_or_an_eighth_of_all_others() {
+    let mut simulation = Simulation::new(64);
+    simulation.join("greedy", 200);
+    simulation.join("a", 7);
+    simulation.join("b", 3);
+    let rows = simulation.step(false);
+    let rows_of = |caller: &str| rows[&caller.into()];
+    assert_eq!([rows_of("greedy"), rows_of("a"), rows_of("b")], [7, 7, 3]);
+
+    let mut simulation = Simulation::new(64);
+    simulation.join("greedy", 200);
+    for other in 0..40 {
+        simulation.join(&format!("other {other}"), 1);
+    }
+    let rows = simulation.step(false);
+    assert_eq!(rows[&"greedy".into()], 5);
 }
 
 #[test]

@@ -27,7 +27,6 @@
 //! ```
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +41,7 @@ use super::error::RecordError;
 use super::identity::{ARITHMETIC_REVISION, Precision, SessionIdentity};
 use super::name::{Owner, SessionId, SessionKey};
 use super::record::{LastCall, SessionRecord, SessionState};
+use crate::secret_file::{self, SecretFileError};
 use crate::{atomic_file, hex};
 
 const MAGIC: &[u8; 4] = b"CHSS";
@@ -320,17 +320,17 @@ pub struct SnapshotKeys(Vec<SnapshotKey>);
 /// A key file that cannot be used.
 #[derive(Debug, Error)]
 pub enum KeyFileError {
-    /// It cannot be read or written.
-    #[error("cannot read the snapshot key file {}: {source}", .path.display())]
+    /// It cannot be created.
+    #[error("cannot create the snapshot key file {}: {source}", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The error.
         source: io::Error,
     },
-    /// Everybody on the machine can read it.
-    #[error("{path} can be read by everybody; run: chmod o-rwx {path}", path = .0.display())]
-    WorldReadable(PathBuf),
+    /// It cannot be read, or every user can read or change it.
+    #[error("snapshot key file {0}")]
+    Unusable(#[from] SecretFileError),
     /// It has something else than keys.
     #[error(
         "{}, line {line}: a snapshot key is {digits} hexadecimal digits, one key in a line, for \
@@ -359,23 +359,7 @@ impl SnapshotKeys {
     /// # Errors
     /// [`KeyFileError`].
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        let io = |source| KeyFileError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let file = fs::File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            if metadata.permissions().mode() & 0o004 != 0 {
-                return Err(KeyFileError::WorldReadable(path.to_owned()));
-            }
-        }
-        if metadata.len() > MAX_FILE_BYTES {
-            return Err(io(io::Error::other("it is too large for a key file")));
-        }
-        let text = io::read_to_string(file).map_err(io)?;
+        let text = secret_file::read(path, MAX_FILE_BYTES)?;
         Self::parse(&text, path)
     }
 
@@ -622,19 +606,22 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_key_file_is_created_once_and_must_not_be_readable_by_everybody() {
+    fn a_key_file_is_created_once_and_must_not_be_open_to_everybody() {
+        use std::fs;
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         let first = SnapshotKeys::read_or_create(&path).unwrap();
         let second = SnapshotKeys::read_or_create(&path).unwrap();
         assert_eq!(first.0[0].secret, second.0[0].secret);
-        let permissions = fs::Permissions::from_mode(0o644);
-        fs::set_permissions(&path, permissions).unwrap();
-        let error = SnapshotKeys::read(&path).unwrap_err();
-        assert!(error.to_string().contains("chmod o-rwx"), "{error}");
+        for mode in [0o644, 0o602] {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(&path, permissions).unwrap();
+            let error = SnapshotKeys::read(&path).unwrap_err();
+            assert!(error.to_string().contains("chmod o-rwx"), "{error}");
+        }
         let missing = SnapshotKeys::read(&folder.path().join("none"));
-        assert!(matches!(missing, Err(KeyFileError::Io { .. })));
+        assert!(matches!(missing, Err(KeyFileError::Unusable(_))));
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use super::request::{ChoiceRequest, CompletionRequest};
 use super::response::{Choice, Completion, Logprobs, Usage, finish_reason};
 use crate::http::api_error::ApiError;
 use crate::rpc::generation::GenerateResponses;
+use crate::rpc::layers::call_outcome::CallOutcome;
 
 /// The last event of a stream that did not fail.
 const DONE: &str = "[DONE]";
@@ -36,6 +37,7 @@ struct Completions {
     prompt_chars: u64,
     includes_usage: bool,
     phase: Phase,
+    outcome: CallOutcome,
 }
 
 /// How far one text is.
@@ -54,11 +56,12 @@ enum Phase {
     Ended,
 }
 
-/// Sends the texts as they are generated.
+/// Sends the texts as they are generated. Records in `outcome` if one fails.
 pub(super) fn respond(
     request: &CompletionRequest,
     choices: Vec<ChoiceRequest>,
     generations: Vec<GenerateResponses>,
+    outcome: CallOutcome,
 ) -> impl IntoResponse {
     let messages = generations.into_iter().enumerate();
     let messages = messages.map(|(index, messages)| {
@@ -79,6 +82,7 @@ pub(super) fn respond(
             })
             .collect(),
         phase: Phase::Texts,
+        outcome,
     };
     let no_buffering = [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
     let events = Sse::new(completions.events());
@@ -107,6 +111,7 @@ impl Completions {
                 }
                 Some((_, Err(status))) => {
                     self.phase = Phase::Ended;
+                    self.outcome.fail(status.code());
                     return Some(json(&ApiError::from(status).body()));
                 }
                 None => self.phase = Phase::Usage,

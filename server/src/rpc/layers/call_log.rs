@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use tower::Layer;
 use tracing::{Instrument, Span};
 
+use super::call_outcome::StatusFinder;
 use super::excerpt;
 use crate::metrics::code_name;
 use crate::rpc::call_record::{CallRecord, Moment, REQUEST_ID, request_id};
@@ -77,6 +78,7 @@ where
             method,
             since: Moment::now(),
             trace,
+            status: StatusFinder::default(),
             is_logged: false,
         };
         // What is logged during the call has its id.
@@ -90,7 +92,9 @@ where
                 response.headers_mut().insert(REQUEST_ID, id);
             }
             // A response without messages has its status in the headers.
-            call.look_for_status(response.headers_mut());
+            if let Some(code) = call.status.begin(&response) {
+                call.end(code, Some(response.headers_mut()));
+            }
             Ok(response.map(|body| Body::new(LoggedBody { body, call, span })))
         });
         logged.boxed()
@@ -113,13 +117,18 @@ impl http_body::Body for LoggedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Self { body, call, span } = &mut *self;
-        let frame = span.in_scope(|| Pin::new(body).poll_frame(context));
-        frame.map_ok(|mut frame| {
-            if let Some(trailers) = frame.trailers_mut() {
-                call.look_for_status(trailers);
-            }
-            frame
-        })
+        let polled = span.in_scope(|| Pin::new(&mut *body).poll_frame(context));
+        let mut frame = match std::task::ready!(polled) {
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            frame => frame.and_then(Result::ok),
+        };
+        let code = call
+            .status
+            .after_frame(frame.as_ref(), body.is_end_stream());
+        if let Some(code) = code {
+            call.end(code, frame.as_mut().and_then(Frame::trailers_mut));
+        }
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -139,18 +148,17 @@ struct LoggedCall {
     peer: Option<SocketAddr>,
     since: Moment,
     trace: CallTrace,
+    status: StatusFinder,
     is_logged: bool,
 }
 
 impl LoggedCall {
-    /// Logs the call if these headers have its status. The status of an internal
-    /// error gets the id of the request: the log has more under it.
-    fn look_for_status(&mut self, headers: &mut http::HeaderMap) {
-        let Some(code) = headers.get("grpc-status") else {
-            return;
-        };
-        let code = Code::from_bytes(code.as_bytes());
-        if code == Code::Internal {
+    /// Logs the call. The status of an internal error, if it is in these headers,
+    /// gets the id of the request: the log has more under it.
+    fn end(&mut self, code: Code, headers: Option<&mut http::HeaderMap>) {
+        if code == Code::Internal
+            && let Some(headers) = headers
+        {
             status::add_request_id(headers, self.record.request_id());
         }
         self.log(code);

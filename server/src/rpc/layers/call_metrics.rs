@@ -1,16 +1,18 @@
 //! Counts the calls by method and status code.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http_body_util::BodyExt;
-use tonic::Code;
+use http_body::{Frame, SizeHint};
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::{Bytes, Service, http};
+use tonic::{Code, Status};
 use tower::Layer;
 
+use super::call_outcome::StatusFinder;
 use crate::metrics::{Metrics, StartedCall};
 
 /// Counts each call when it starts and when it ends, also those that an inner
@@ -63,22 +65,53 @@ where
             call: self.metrics.call_started(request.uri().path()),
             counted: false,
             metrics: self.metrics.clone(),
+            status: StatusFinder::default(),
         };
         let response = self.inner.call(request);
         let counted = response.map(|response| {
             let response = response?;
             // A response without messages has its status in the headers.
-            call.look_for_status(response.headers());
-            Ok(response.map(|body| {
-                Body::new(body.map_frame(move |frame| {
-                    if let Some(trailers) = frame.trailers_ref() {
-                        call.look_for_status(trailers);
-                    }
-                    frame
-                }))
-            }))
+            if let Some(code) = call.status.begin(&response) {
+                call.count(code);
+            }
+            Ok(response.map(|body| Body::new(CountedBody { body, call })))
         });
         counted.boxed()
+    }
+}
+
+/// The body of a response whose call is counted.
+struct CountedBody {
+    body: Body,
+    call: CallGuard,
+}
+
+impl http_body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, call } = &mut *self;
+        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(context));
+        if let Some(Err(_)) = frame {
+            return Poll::Ready(frame);
+        }
+        let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok());
+        if let Some(code) = call.status.after_frame(sent, body.is_end_stream()) {
+            call.count(code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -89,15 +122,10 @@ struct CallGuard {
     call: StartedCall,
     counted: bool,
     metrics: Metrics,
+    status: StatusFinder,
 }
 
 impl CallGuard {
-    fn look_for_status(&mut self, headers: &http::HeaderMap) {
-        if let Some(code) = headers.get("grpc-status") {
-            self.count(Code::from_bytes(code.as_bytes()));
-        }
-    }
-
     fn count(&mut self, code: Code) {
         if !self.counted {
             self.counted = true;

@@ -2,11 +2,13 @@
 //! the innermost: call metrics, call log, protocol, deadline, authentication, the
 //! body of requests, calls in flight. Reflection has only the log and
 //! authentication, and health has none: probes need no token, and a client that
-//! watches the health does not delay the shutdown.
+//! watches the health does not delay the shutdown. The HTTP API has all but protocol
+//! and deadline.
 
 pub mod auth;
 pub mod call_log;
 pub mod call_metrics;
+pub(crate) mod call_outcome;
 pub mod deadline;
 pub mod in_flight;
 pub mod protocol;

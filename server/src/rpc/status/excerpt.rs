@@ -12,7 +12,7 @@ const MAX_MESSAGE_BYTES: usize = 1000;
 /// Shortens a message: each text in quotation marks, as `{:?}` writes it, to
 /// 200 characters, and the whole to 1000 bytes. An ellipsis stands for the
 /// rest.
-pub(super) fn shorten(message: String) -> String {
+pub(crate) fn shorten(message: String) -> String {
     // Most messages: a text has no more characters than bytes.
     if message.len() <= MAX_QUOTED_CHARS {
         return message;

@@ -19,7 +19,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(crate) use self::repository::repository;
 pub(super) use self::repository::{model_in_use, model_in_use_by_others};
 use super::principal::Role;
-use excerpt::shorten;
+pub(crate) use excerpt::shorten;
 pub(super) use generation::{bad_precision, bad_sampling, generate_error, invalid_snapshot};
 pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
@@ -63,12 +63,15 @@ pub(crate) fn full(reason: &str, message: impl Into<String>, retry_after: Durati
     Status::with_error_details(Code::ResourceExhausted, shorten(message.into()), details)
 }
 
-/// Returns RESOURCE_EXHAUSTED for a call beyond a quota of its principal.
-pub(super) fn quota(message: impl Into<String>, retry_after: Duration) -> Status {
+/// Returns RESOURCE_EXHAUSTED for a call beyond a quota of its principal, with the
+/// delay after which a retry is worthwhile; `None` if it never is.
+pub(super) fn quota(message: impl Into<String>, retry_after: Option<Duration>) -> Status {
     let message = shorten(message.into());
     let mut details = ErrorDetails::with_quota_failure_violation("principal", &message);
     details.set_error_info("QUOTA", DOMAIN, []);
-    details.set_retry_info(Some(retry_after));
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
@@ -77,7 +80,7 @@ pub(super) fn quota(message: impl Into<String>, retry_after: Duration) -> Status
 pub(super) fn stream_quota(limit: u64) -> Status {
     let message =
         format!("the limit of {limit} generations at a time for this principal is reached");
-    quota(message, Duration::from_secs(1))
+    quota(message, Some(Duration::from_secs(1)))
 }
 
 /// Returns UNAVAILABLE with the delay after which a retry is worthwhile.

@@ -51,7 +51,7 @@ fn about(session: &str, error: &SessionError) -> Status {
             refused(Code::FailedPrecondition, "SESSION_OTHER_REVISION", text)
         }
         SessionError::Full => full("TOO_MANY_SESSIONS", text, RETRY_AFTER),
-        SessionError::OwnerLimit { .. } => quota(text, RETRY_AFTER),
+        SessionError::OwnerLimit { .. } => quota(text, Some(RETRY_AFTER)),
         SessionError::Exists => refused(Code::AlreadyExists, "SESSION_EXISTS", text),
         SessionError::ModelRetired(_) => refused(Code::NotFound, "MODEL_GONE", text),
         SessionError::ModelInUse { .. } => refused(Code::FailedPrecondition, "MODEL_IN_USE", text),

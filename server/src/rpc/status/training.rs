@@ -22,7 +22,9 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
-        JobsError::TrainingQuota { .. } | JobsError::CorpusQuota { .. } => quota(text, RETRY_AFTER),
+        JobsError::TrainingQuota { .. } => quota(text, Some(RETRY_AFTER)),
+        // The same corpus is too long at any time.
+        JobsError::CorpusQuota { .. } => quota(text, None),
         JobsError::TooManyUploads { .. } => full("TOO_MANY_UPLOADS", text, RETRY_AFTER),
         JobsError::OutOfMemory(_) => refused(Code::ResourceExhausted, "OUT_OF_MEMORY", text),
         JobsError::NotResumable { .. } => {
@@ -33,7 +35,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         }
         JobsError::NoCheckpoint { .. } => refused(Code::FailedPrecondition, "NO_CHECKPOINT", text),
         JobsError::NoCorpus { .. } => refused(Code::FailedPrecondition, "NO_CORPUS", text),
-        JobsError::Stopping => refused(Code::Unavailable, "STOPPING", text),
+        JobsError::Stopping => refused(Code::Unavailable, "SERVER_STOPPING", text),
         JobsError::Io(error) => disk(error),
     }
 }
@@ -58,6 +60,17 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+
+    #[test]
+    fn a_repeat_is_suggested_only_if_it_can_succeed() {
+        let delay = |error: &JobsError| {
+            let status = of_jobs(error);
+            assert!(status.get_details_quota_failure().is_some());
+            status.get_details_retry_info().is_some()
+        };
+        assert!(delay(&JobsError::TrainingQuota { limit: 1 }));
+        assert!(!delay(&JobsError::CorpusQuota { limit: 1 }));
+    }
 
     #[test]
     fn a_damaged_model_of_init_from_is_data_loss() {
