@@ -1,8 +1,8 @@
 #!/bin/sh
-# Checks and measures generation on this machine's GPU, in less than six
-# minutes. Part of the bundle that `make gpu-bundle` builds; runs in the folder
-# of the bundle or of the project. Needs an NVIDIA driver and NVRTC 12 or 13,
-# which PyTorch for CUDA contains.
+# Checks and measures generation on this machine's GPU, in about two minutes; the
+# time limits of its parts add up to seven. Part of the bundle that `make
+# gpu-bundle` builds; runs in the folder of the bundle or of the project. Needs an
+# NVIDIA driver and NVRTC 12 or 13, which PyTorch for CUDA contains.
 #
 #     gpu_check.sh [FOLDER FOR THE LOGS]
 set -u

@@ -1,6 +1,6 @@
 #!/bin/sh
 # scripts/web.sh [--check]: builds the web page from web/ into web/dist, which
-# the server embeds.
+# the server embeds, and runs the unit tests in web/tests.
 #
 #   --check   fails if web/dist is not what the sources build
 #
@@ -33,8 +33,8 @@ if ! cmp -s web/package-lock.json "$home/installed.json"; then
     # Written last, as a mark that the folder is complete.
     cp web/package-lock.json "$home/installed.json"
 fi
-rm -rf "$home/src" "$home/static" "$home/dist"
-cp -R web/src web/static web/tsconfig.json web/buf.gen.yaml "$home"
+rm -rf "$home/src" "$home/static" "$home/tests" "$home/dist" "$home/built-tests"
+cp -R web/src web/static web/tests web/tsconfig.json web/buf.gen.yaml "$home"
 # Installs buf if it is not installed.
 scripts/buf.sh lint >/dev/null
 buf=$(ls -d "$PWD"/target/buf-*/node_modules/.bin/buf | tail -n 1)
@@ -48,6 +48,9 @@ buf=$(ls -d "$PWD"/target/buf-*/node_modules/.bin/buf | tail -n 1)
     node_modules/.bin/esbuild src/style.css --bundle --minify --target=es2022 \
         --log-level=warning --outfile=dist/app.css
     cp static/* dist
+    node_modules/.bin/esbuild tests/*.test.js --bundle --platform=node --format=esm \
+        --target=node20 --log-level=warning --out-extension:.js=.mjs --outdir=built-tests
+    node --test --test-reporter=dot built-tests/*.mjs
 )
 if [ "$mode" = --check ]; then
     if ! diff -rq "$home/dist" web/dist; then

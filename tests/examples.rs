@@ -14,17 +14,9 @@ use crate::support::{Server, client, root};
 /// Exit code of the scripts that compile an example if a tool is missing.
 const TOOL_MISSING: i32 = 3;
 
-/// Whether a library can use TLS.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Tls {
-    Yes,
-    /// Debian's build of netty does not offer HTTP/2 over TLS.
-    No,
-}
-
-/// Starts a server that requires a token, and returns it and the variables with
+/// Starts a server that requires TLS and a token, and returns it and the variables with
 /// which the examples and the client find their files.
-fn secure_server(tls: Tls) -> (Server, Vec<(&'static str, PathBuf)>) {
+fn secure_server() -> (Server, Vec<(&'static str, PathBuf)>) {
     let folder = tempfile::tempdir().unwrap();
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let certified = rcgen::generate_simple_self_signed(names).unwrap();
@@ -33,12 +25,15 @@ fn secure_server(tls: Tls) -> (Server, Vec<(&'static str, PathBuf)>) {
     fs::write(&certificate, certified.cert.pem()).unwrap();
     write_secret(&key, &certified.signing_key.serialize_pem());
     write_secret(&token, "a-secret-token\n");
-    let mut flags = vec![("--auth-token-file", &token)];
-    let mut variables = vec![("CHARLSTM_TOKEN_FILE", token.clone())];
-    if tls == Tls::Yes {
-        flags.extend([("--tls-cert", &certificate), ("--tls-key", &key)]);
-        variables.push(("CHARLSTM_TLS_CA", certificate.clone()));
-    }
+    let flags = [
+        ("--auth-token-file", &token),
+        ("--tls-cert", &certificate),
+        ("--tls-key", &key),
+    ];
+    let variables = vec![
+        ("CHARLSTM_TOKEN_FILE", token.clone()),
+        ("CHARLSTM_TLS_CA", certificate.clone()),
+    ];
     let flags: Vec<&str> = flags
         .iter()
         .flat_map(|(flag, path)| [*flag, path.to_str().unwrap()])
@@ -48,8 +43,8 @@ fn secure_server(tls: Tls) -> (Server, Vec<(&'static str, PathBuf)>) {
 
 /// Runs an example against both kinds of server, and asserts that it prints all
 /// of `parts`.
-fn run_example(example: impl Fn() -> Command, tls: Tls, model: &str, parts: &[&str]) {
-    for (server, variables) in [(Server::start(&[]), Vec::new()), secure_server(tls)] {
+fn run_example(example: impl Fn() -> Command, model: &str, parts: &[&str]) {
+    for (server, variables) in [(Server::start(&[]), Vec::new()), secure_server()] {
         let text = server.folder().join("corpus.txt");
         fs::write(&text, latin()).unwrap();
         let mut command = example();
@@ -67,12 +62,7 @@ fn run_example(example: impl Fn() -> Command, tls: Tls, model: &str, parts: &[&s
 
 /// Runs an example in a programming language: they print the same, but each
 /// library has its own names of the status codes.
-fn run_tour(
-    example: impl Fn() -> Command,
-    tls: Tls,
-    model: &str,
-    [not_found, cancelled]: [&str; 2],
-) {
+fn run_tour(example: impl Fn() -> Command, model: &str, [not_found, cancelled]: [&str; 2]) {
     let parts = [
         "epoch 2: loss ",
         &format!("trained {model}@1"),
@@ -81,7 +71,7 @@ fn run_tour(
         &format!("error {not_found} MODEL_NOT_FOUND: there is no model \"unknown\""),
         &format!("stopped early with {cancelled}"),
     ];
-    run_example(example, tls, model, &parts);
+    run_example(example, model, &parts);
 }
 
 #[test]
@@ -94,7 +84,7 @@ fn an_asyncio_client_trains_generates_handles_an_error_and_cancels() {
         command.arg("examples/python/tour_async.py");
         command
     };
-    run_tour(example, Tls::Yes, "async", ["NOT_FOUND", "CANCELLED"]);
+    run_tour(example, "async", ["NOT_FOUND", "CANCELLED"]);
 }
 
 #[test]
@@ -109,7 +99,7 @@ fn a_node_client_trains_generates_handles_an_error_and_cancels() {
             .arg("examples/node/tour.js");
         command
     };
-    run_tour(example, Tls::Yes, "node", ["NOT_FOUND", "CANCELLED"]);
+    run_tour(example, "node", ["NOT_FOUND", "CANCELLED"]);
 }
 
 #[test]
@@ -132,7 +122,7 @@ fn grpcurl_trains_generates_handles_an_error_and_times_out() {
         "\"reason\":\"MODEL_NOT_FOUND\"",
         "Code: DeadlineExceeded",
     ];
-    run_example(example, Tls::Yes, "curled", &parts);
+    run_example(example, "curled", &parts);
 }
 
 /// Compiles an example with a script, and returns the program; `None`, after
@@ -153,12 +143,7 @@ fn compiled(script: &str, folder: &Path) -> Option<PathBuf> {
 fn a_go_client_trains_generates_handles_an_error_and_cancels() {
     let folder = tempfile::tempdir().unwrap();
     if let Some(program) = compiled("scripts/go_example.sh", folder.path()) {
-        run_tour(
-            || Command::new(&program),
-            Tls::Yes,
-            "go",
-            ["NotFound", "Canceled"],
-        );
+        run_tour(|| Command::new(&program), "go", ["NotFound", "Canceled"]);
     }
 }
 
@@ -171,7 +156,6 @@ fn a_java_client_trains_generates_handles_an_error_and_cancels() {
     if let Some(program) = compiled("scripts/java_example.sh", folder.path()) {
         run_tour(
             || Command::new(&program),
-            Tls::No,
             "java",
             ["NOT_FOUND", "CANCELLED"],
         );

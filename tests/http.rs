@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use charlstm_proto::v1::GetServerStatusRequest;
+use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::server_service_client::ServerServiceClient;
+use charlstm_proto::v1::{GetServerStatusRequest, ScoreRequest};
 
 use tempfile::NamedTempFile;
 
@@ -181,8 +182,19 @@ fn the_page_forbids_frames_foreign_content_and_inline_code() {
     assert_eq!(status, 304);
 }
 
-#[test]
-fn the_client_of_openai_generates_streams_and_repeats_safely() {
+/// Returns the log-probability of each character of a text but the first.
+async fn logprobs(server: &Server, text: &str) -> Vec<f32> {
+    let mut client = GenerationServiceClient::new(server.connect().await);
+    let request = ScoreRequest {
+        text: text.to_owned(),
+        logprobs: Some(true),
+        ..ScoreRequest::default()
+    };
+    client.score(request).await.unwrap().into_inner().logprobs
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_of_openai_generates_streams_and_repeats_safely() {
     let Some(python) = python_tool("python") else {
         return;
     };
@@ -197,9 +209,12 @@ fn the_client_of_openai_generates_streams_and_repeats_safely() {
         &[&generate[..], &["--top-k", "0", "--no-echo"]].concat(),
     );
     let text = text.strip_suffix('\n').unwrap_or(&text);
+    let scores = logprobs(&server, "arma ").await;
+    let scores: Vec<String> = scores.iter().map(f32::to_string).collect();
     let printed = run(Command::new(python)
         .arg("tests/python/openai_client.py")
-        .args([server.address(), "verse", "arma ", text]));
+        .args([server.address(), "verse", "arma ", text])
+        .arg(scores.join(" ")));
     assert!(!printed.contains("FAILED"), "{printed}");
 }
 

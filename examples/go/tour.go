@@ -37,6 +37,7 @@ func (bearerToken) RequireTransportSecurity() bool { return false }
 // dial connects with TLS if CHARLSTM_TLS_CA is set, which is the file of the
 // certificate authority, and with the access token in CHARLSTM_TOKEN_FILE.
 func dial(address string) (*grpc.ClientConn, error) {
+	// WithTransportCredentials(insecure.NewCredentials()), from version 1.41 on.
 	options := []grpc.DialOption{grpc.WithInsecure()}
 	if authority := os.Getenv("CHARLSTM_TLS_CA"); authority != "" {
 		transport, err := credentials.NewClientTLSFromFile(authority, "")
@@ -53,6 +54,7 @@ func dial(address string) (*grpc.ClientConn, error) {
 		bearer := bearerToken(strings.TrimSpace(string(token)))
 		options = append(options, grpc.WithPerRPCCredentials(bearer))
 	}
+	// grpc.NewClient, from version 1.63 on; Debian 12 has 1.33.
 	return grpc.Dial(address, options...)
 }
 

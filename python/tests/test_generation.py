@@ -90,7 +90,7 @@ def test_a_generation_that_is_dropped_is_cancelled(client: charlstm.Client) -> N
 
 
 def wait_until_idle(client: charlstm.Client) -> None:
-    """Fails if the generation goes on, which the server would end only as stalled."""
+    """Fails if the generation continues, which the server would end only as stalled."""
     deadline = time.monotonic() + 15
     while client.status().generations_running:
         assert time.monotonic() < deadline
@@ -171,6 +171,10 @@ def test_a_client_can_hold_the_session_itself(client: charlstm.Client) -> None:
     assert snapshot
     rest = client.generate(session_snapshot=snapshot, max_chars=30).result()
     assert first.text + rest.text == whole
+
+    message = client.generate_text(PRIME, model=MODEL, seed=9, max_chars=30, return_session=True)
+    rest = client.generate_text(session_snapshot=message.finished.session_snapshot, max_chars=30)
+    assert message.text + rest.text == whole
 
 
 def test_a_deleted_session_ends_its_generation_with_an_error(client: charlstm.Client) -> None:

@@ -99,9 +99,23 @@ def test_skipped_characters_of_the_prompt_do_not_count() -> None:
     assert (server.requests[1].prime, server.requests[1].expected_position) == ("", 9)
 
 
-def test_a_shutdown_after_the_last_character_is_the_end() -> None:
+@pytest.mark.parametrize("session", ["tale", ""])
+@pytest.mark.parametrize("retry", [Retry(), Retry.never()])
+def test_a_shutdown_after_the_last_character_is_the_end(session: str, retry: Retry) -> None:
     with ScriptedServer((CHARS, SHUTDOWN)) as server:
-        assert run(server).finished.reason is FinishReason.LENGTH
+        result = run(server, session=session, retry=retry)
+    assert result.text == TEXT[:CHARS]
+    assert result.finished.reason is FinishReason.LENGTH
+    assert len(server.requests) == 1
+
+
+def test_a_shutdown_before_the_state_is_returned_is_not_the_end() -> None:
+    with ScriptedServer((CHARS, SHUTDOWN), (CHARS, LENGTH)) as server:
+        with charlstm.Client(server.address) as client:
+            generation = client.generate("né", model="book", max_chars=CHARS, return_session=True)
+            result = generation.result()
+    assert result.text == TEXT[:CHARS]
+    assert len(server.requests) == 2
 
 
 def test_without_a_session_a_call_is_repeated_after_a_shutdown() -> None:

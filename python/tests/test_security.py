@@ -11,7 +11,7 @@ import trustme
 from server_process import ServerProcess, free_port
 
 import charlstm
-from charlstm.endpoint import Address, Endpoint
+from charlstm.endpoint import Address
 
 TOKEN = "a-secret-token"
 
@@ -192,5 +192,9 @@ def test_contradicting_arguments_are_rejected(tmp_path: Path) -> None:
 
 
 def test_a_token_without_encryption_to_another_machine_is_a_warning() -> None:
-    with pytest.warns(UserWarning, match="sent unencrypted"):
-        Endpoint.create("example.org", token="t", environment={})
+    with pytest.warns(UserWarning, match="sent unencrypted") as warned:
+        charlstm.Client("example.org", token="t").close()
+    assert warned[0].filename == __file__, "the warning names the line of the caller"
+    with pytest.warns(UserWarning, match="sent unencrypted") as warned:
+        charlstm.AsyncClient("example.org", token="t")
+    assert warned[0].filename == __file__

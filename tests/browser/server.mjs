@@ -8,6 +8,19 @@ import { join } from "node:path";
 
 const PROGRAM = process.env.CHARLSTM_SERVER;
 
+/** Reached only if the server never becomes ready, or never ends. */
+const LIMIT_MS = 60_000;
+
+/** Fails if `promise` takes too long. */
+function limited(promise, action) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    const error = new Error(`the server did not ${action} within ${LIMIT_MS} ms`);
+    timer = setTimeout(() => reject(error), LIMIT_MS);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 /** Returns a port that is free now. */
 export function freePort() {
   return new Promise((resolve) => {
@@ -36,31 +49,40 @@ export class Server {
     this.child = spawn(PROGRAM, [...listen, ...data, ...this.flags], {
       stdio: ["ignore", "pipe", "inherit"],
     });
-    await new Promise((resolve, reject) => {
+    const isReady = new Promise((resolve, reject) => {
       this.child.stdout.once("data", resolve);
+      this.child.once("error", reject);
       this.child.once("exit", (code) => reject(new Error(`the server ended with ${code}`)));
     });
+    await limited(isReady, "become ready");
   }
 
-  /** Kills it, as a power failure would. */
-  async kill() {
-    const ended = new Promise((resolve) => this.child.once("exit", resolve));
-    this.child.kill("SIGKILL");
-    await ended;
+  /** Ends it: by SIGKILL as a power failure would, by SIGTERM cleanly. */
+  async end(signal) {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const hasEnded = new Promise((resolve) => this.child.once("exit", resolve));
+    this.child.kill(signal);
+    await limited(hasEnded, `end after ${signal}`);
   }
 
   async remove() {
-    await this.kill();
+    await this.end("SIGKILL");
     rmSync(this.folder, { recursive: true });
+  }
+
+  /** Sends a request of the HTTP API. */
+  request(fields, signal) {
+    return fetch(`${this.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(fields),
+      signal,
+    });
   }
 
   /** Generates over the HTTP API, without the page, in a stream. */
   async complete(fields) {
-    const response = await fetch(`${this.url}/v1/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ ...fields, stream: true }),
-    });
+    const response = await this.request({ ...fields, stream: true });
     const body = await response.text();
     if (!response.ok) throw new Error(body);
     const events = body.split("\n").filter((line) => line.startsWith("data: "));

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """The official client of OpenAI's API, as it is, against the HTTP API.
 
-    openai_client.py ADDRESS MODEL PROMPT TEXT
+    openai_client.py ADDRESS MODEL PROMPT TEXT SCORES
 
-TEXT is what gRPC generates with seed 7 after PROMPT, 60 characters. Prints a
-line for each check; exits with code 1 at the first failure.
+TEXT is what gRPC generates with seed 7 after PROMPT, 60 characters. SCORES are
+the log-probabilities of the characters of PROMPT but the first, as gRPC reports
+them, separated by spaces. Prints a line for each check; exits with code 1 at the
+first failure.
 """
 
 import sys
@@ -98,6 +100,29 @@ def check_texts(client: openai.OpenAI, model: str, prompt: str, expected: str) -
     check(texts[2].startswith(prompt[:3]), "in the order of the prompts")
 
 
+def check_echoed_logprobs(client: openai.OpenAI, ask: dict, text: str, scores: list) -> None:
+    prompt = ask["prompt"]
+    fields = {**ask, "echo": True, "logprobs": 0}
+    plain = client.completions.create(**ask, max_tokens=60, logprobs=0).choices[0].logprobs
+    expected = [None, *scores, *plain.token_logprobs]
+    choice = client.completions.create(**fields, max_tokens=60).choices[0]
+    whole = choice.logprobs
+    check(choice.text == "".join(whole.tokens) == prompt + text, "tokens of prompt and text")
+    check(whole.token_logprobs == expected, f"the prompt has log-probabilities, {expected[:4]}")
+    check(whole.text_offset == list(range(len(choice.text))), "positions from the prompt on")
+    stream = client.completions.create(**fields, max_tokens=60, stream=True)
+    parts = [it.choices[0].logprobs for it in stream if it.choices[0].logprobs]
+    streamed = [value for part in parts for value in part.token_logprobs]
+    check(streamed == expected, "a stream has the same ones")
+    offsets = [offset for part in parts for offset in part.text_offset]
+    check(offsets == whole.text_offset, "at the same positions")
+    several = client.completions.create(
+        **{**fields, "prompt": [prompt, prompt[:1]], "max_tokens": 0, "n": 2}
+    )
+    values = [it.logprobs.token_logprobs for it in several.choices]
+    check(values == [[None, *scores]] * 2 + [[None]] * 2, "max_tokens=0 scores prompts")
+
+
 def check_sessions(client: openai.OpenAI, address: str, ask: dict, expected: str) -> None:
     def create(client=client, session="openai", **fields):
         extra = {"session_id": session}
@@ -175,6 +200,12 @@ def check_errors(client: openai.OpenAI, ask: dict) -> None:
         except openai.BadRequestError as error:
             check((error.param or "").startswith(field), f"{field}={value!r}: {error}")
     try:
+        session = {"session_id": "scored"}
+        client.completions.create(**ask, echo=True, logprobs=0, extra_body=session)
+        check(False, "echo with logprobs in a session is rejected")
+    except openai.BadRequestError as error:
+        check(error.param == "logprobs", f"echo with logprobs in a session: {error}")
+    try:
         client.completions.create(**ask, extra_body={"min_q": 1})
         check(False, "an unknown field is rejected")
     except openai.BadRequestError as error:
@@ -196,11 +227,12 @@ def check_large_body(address: str) -> None:
 
 
 def main() -> None:
-    address, model, prompt, expected = sys.argv[1:]
+    address, model, prompt, expected, scores = sys.argv[1:]
     client = connect(address)
     check_models(client, model)
     check_texts(client, model, prompt, expected)
     ask = {"model": model, "prompt": prompt, "seed": SEED}
+    check_echoed_logprobs(client, ask, expected, [float(it) for it in scores.split()])
     check_sessions(client, address, ask, expected)
     check_disconnect(client, ask)
     check_errors(client, ask)

@@ -6,7 +6,8 @@ import uPlot from "uplot";
 
 import type { Curves } from "./loss_history";
 
-const HEIGHT = 280;
+/** Height of a chart of this width, in pixels. */
+const heightOf = (width: number) => Math.round(Math.min(400, Math.max(240, width * 0.55)));
 
 /** Distances between the marks of the axis of epochs. */
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000];
@@ -14,21 +15,21 @@ const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 2000
 export function Chart({ curves, label }: { curves: Curves; label: string }) {
   const element = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>(undefined);
-  const best = useRef<number>(undefined);
-  best.current = curves.bestEpoch;
+  /** What is drawn, also after a change of the colours. */
+  const current = useRef(curves);
+  current.current = curves;
 
   useEffect(() => {
     const parent = element.current;
     if (!parent) return;
     const draw = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(parent.clientWidth, best), data(curves), parent);
+      plot.current = new uPlot(options(parent.clientWidth, current), data(current.current), parent);
     };
     draw();
     const resized = new ResizeObserver(() => {
-      if (parent.clientWidth > 0) {
-        plot.current?.setSize({ width: parent.clientWidth, height: HEIGHT });
-      }
+      const width = parent.clientWidth;
+      if (width > 0) plot.current?.setSize({ width, height: heightOf(width) });
     });
     resized.observe(parent);
     // The colours of the axes are drawn, so they do not follow the mode alone.
@@ -49,13 +50,13 @@ function data(curves: Curves): uPlot.AlignedData {
   return [curves.x, curves.step, curves.train, curves.validation];
 }
 
-function options(width: number, best: { current: number | undefined }): uPlot.Options {
+function options(width: number, current: { readonly current: Curves }): uPlot.Options {
   const style = getComputedStyle(document.documentElement);
   const color = (name: string) => style.getPropertyValue(name).trim();
   const axis = { stroke: color("--muted"), grid: { stroke: color("--line"), width: 1 } };
   return {
     width,
-    height: HEIGHT,
+    height: heightOf(width),
     legend: { show: false },
     cursor: { show: false },
     scales: { x: { time: false } },
@@ -82,9 +83,10 @@ function options(width: number, best: { current: number | undefined }): uPlot.Op
     hooks: {
       draw: [
         (chart) => {
-          if (best.current === undefined) return;
+          const { bestEpoch } = current.current;
+          if (bestEpoch === undefined) return;
           const { ctx, bbox } = chart;
-          const x = chart.valToPos(best.current, "x", true);
+          const x = chart.valToPos(bestEpoch, "x", true);
           ctx.save();
           ctx.strokeStyle = color("--second");
           ctx.setLineDash([5, 5]);

@@ -1,18 +1,28 @@
-// A session on the server and its text on the page. A call that breaks off is
-// repeated with the version, precision and seed that the server reported and
+// A session on the server and its text on the page. A call that was interrupted
+// is repeated with the version, precision and seed that the server reported and
 // with the position where it began: the server then gives the same text.
 
 import { create } from "@bufbuild/protobuf";
+import { type Client, Code, ConnectError } from "@connectrpc/connect";
 
+import { NotReady, isWorthRepeating, message, sleep } from "./connection";
 import {
   FinishReason,
   type GenerateRequest,
   GenerateRequestSchema,
+  type GenerationFinished,
+  type GenerationService,
   type GenerationStarted,
 } from "./gen/charlstm/v1/generation_pb";
-import { generation, isConnectionLoss, isWorthRepeating, message, sessions, sleep } from "./rpc";
+import type { Session, SessionService } from "./gen/charlstm/v1/session_pb";
 
-/** A part of a text: what a person typed, or what the model wrote. */
+/** The services that a conversation calls. */
+export interface Services {
+  generation: Client<typeof GenerationService>;
+  sessions: Client<typeof SessionService>;
+}
+
+/** A part of a text: what a person typed, or what the model generated. */
 export interface Part {
   from: "person" | "model";
   text: string;
@@ -28,7 +38,7 @@ export interface Settings {
   length: number;
 }
 
-/** A call whose end has not been seen. */
+/** A call that has not ended. */
 interface Call {
   model: string;
   prime: string;
@@ -40,36 +50,58 @@ interface Call {
   position: string;
 }
 
+/** What a reload of the page keeps. */
 interface Saved {
   id: string;
   parts: Part[];
+  partial: string;
+  draft: string;
   position: string;
   settings: Settings;
   call?: Call;
 }
 
-/** Delays between the attempts to reach the server again, in milliseconds. */
+/** Delays between attempts without progress, in milliseconds. */
 const RETRY_DELAYS = [250, 500, 1000, 2000, 2000, 3000, 3000, 5000, 5000, 5000, 5000, 5000];
 
-/** Maximum time from one drawing of the text to the next. */
+/** Delays between checks whether the server has ended a stopped call, in
+ * milliseconds: usually within one decode step. */
+const BUSY_DELAYS = [50, 50, 100, 200, 400, 800, 1600, 3200, 5000];
+
+/** Maximum time from one drawing of the text to the next, in milliseconds. */
 const PAINT_MS = 40;
 
+/** Codes of a rejection that a repeat does not change. */
+const FINAL_CODES = [
+  Code.InvalidArgument,
+  Code.NotFound,
+  Code.FailedPrecondition,
+  Code.PermissionDenied,
+  Code.Unimplemented,
+];
+
 export class Conversation {
-  id: string;
-  parts: Part[] = [];
+  readonly id: string;
   settings: Settings;
+  /** What a person has typed and not sent. */
+  draft = "";
+  /** Number of characters up to the end of what is shown. */
   position = 0n;
   /** What happens, for people. */
   status = "";
   error = "";
+  /** The text before the result of the unfinished call. */
+  private complete: Part[] = [];
   private call?: Call;
+  /** What the unfinished call has generated so far. */
+  private partial = "";
   private abort?: AbortController;
   private listeners = new Set<() => void>();
   private isPainting = false;
-  /** Whether the last part is what an unfinished call has written so far. */
-  private isPartial = false;
+  private isDiscarded = false;
 
   constructor(
+    private readonly services: Services,
     settings: Settings,
     private readonly key: string,
     id: string = newId(),
@@ -79,15 +111,24 @@ export class Conversation {
   }
 
   /** Returns the conversation that this tab had under `key` before a reload. */
-  static restore(key: string): Conversation | undefined {
+  static restore(services: Services, key: string): Conversation | undefined {
     const text = sessionStorage.getItem(key);
     if (!text) return undefined;
     const saved = JSON.parse(text) as Saved;
-    const conversation = new Conversation(saved.settings, key, saved.id);
-    conversation.parts = saved.parts;
+    const conversation = new Conversation(services, saved.settings, key, saved.id);
+    conversation.complete = saved.parts;
+    conversation.partial = saved.partial;
+    conversation.draft = saved.draft;
     conversation.position = BigInt(saved.position);
     conversation.call = saved.call;
     return conversation;
+  }
+
+  /** The whole text. */
+  get parts(): Part[] {
+    return this.partial
+      ? [...this.complete, { from: "model", text: this.partial }]
+      : this.complete;
   }
 
   get isRunning(): boolean {
@@ -95,12 +136,7 @@ export class Conversation {
   }
 
   get isEmpty(): boolean {
-    return this.parts.length === 0;
-  }
-
-  /** Whether a reload interrupted a call. */
-  get isInterrupted(): boolean {
-    return this.call !== undefined && !this.isRunning;
+    return this.complete.length === 0 && this.partial === "";
   }
 
   subscribe(listener: () => void): () => void {
@@ -114,143 +150,174 @@ export class Conversation {
     this.changed();
   }
 
-  /** Adds a text of a person, and generates what follows. */
-  async generate(prompt: string): Promise<void> {
+  setDraft(draft: string): void {
+    this.draft = draft;
+    this.changed();
+  }
+
+  /**
+   * Adds the draft to the text, and generates what follows. An interrupted call
+   * is finished first; without a draft, its rest is all that is generated.
+   */
+  async generate(): Promise<void> {
     if (this.isRunning) return;
-    const { settings } = this;
+    if (this.call) {
+      if (this.draft === "" && this.hasRest(this.call)) return this.resume();
+      this.call.maxChars = length(this.partial);
+      await this.resume();
+      if (this.call) return;
+    }
+    const { settings, draft } = this;
     const isNew = this.position === 0n;
+    this.draft = "";
     this.call = {
       model: isNew ? settings.model : "",
-      prime: prompt,
+      prime: draft,
       maxChars: settings.length,
       temperature: settings.temperature,
       topK: settings.topK,
       seed: settings.seed || (isNew ? newSeed() : undefined),
       position: this.position.toString(),
     };
-    if (prompt) this.parts = [...this.parts, { from: "person", text: prompt }];
-    await this.run();
+    if (draft) this.complete = [...this.complete, { from: "person", text: draft }];
+    await this.run((signal) => this.repeat(signal));
   }
 
-  /** Repeats the call that a reload interrupted. */
+  /** Finishes an interrupted call, if there is one. */
   async resume(): Promise<void> {
-    if (this.isInterrupted) await this.run();
+    const { call } = this;
+    if (!call || this.isRunning) return;
+    await this.run((signal) =>
+      this.hasRest(call) ? this.repeat(signal) : this.align(call, signal),
+    );
   }
 
-  /** Ends the generation; the session stays at what was sent. */
+  /** Ends the generation; the session stays at what is shown. */
   stop(): void {
     this.abort?.abort();
   }
 
-  /** Copies the session. The copy gets a seed of its own, so that it differs. */
+  /**
+   * Copies the session. The copy gets a seed of its own, so that it differs.
+   * Fails if an interrupted call cannot be finished, or the server rejects it.
+   */
   async fork(key: string): Promise<Conversation> {
-    const copy = new Conversation({ ...this.settings, seed: newSeed() }, key);
-    await sessions.forkSession({ sessionId: this.id, newSessionId: copy.id });
-    copy.parts = [...this.parts];
+    if (this.call) {
+      this.call.maxChars = length(this.partial);
+      await this.resume();
+      if (this.call) throw new NotReady(this.error);
+    }
+    const copy = new Conversation(this.services, { ...this.settings, seed: newSeed() }, key);
+    await this.services.sessions.forkSession({ sessionId: this.id, newSessionId: copy.id });
+    copy.complete = [...this.complete];
     copy.position = this.position;
-    copy.status = `A copy at character ${this.position}; it has a seed of its own.`;
+    copy.status = `A copy at character ${this.position}, with a seed of its own.`;
     copy.save();
     return copy;
   }
 
-  /** Forgets the text, and deletes the session. */
+  /** Ends this conversation, and deletes its session. */
   async discard(): Promise<void> {
+    this.isDiscarded = true;
     this.stop();
     sessionStorage.removeItem(this.key);
-    const sessionId = this.id;
-    this.id = newId();
-    this.parts = [];
-    this.position = 0n;
-    this.call = undefined;
-    this.status = this.error = "";
-    this.changed();
     try {
-      await sessions.deleteSession({ sessionId });
+      await this.services.sessions.deleteSession({ sessionId: this.id });
     } catch {
-      // It was never stored, or is gone already.
+      // It was never stored, or no longer exists.
     }
   }
 
-  private async run(): Promise<void> {
+  /** Keeps the text for a reload of the page. */
+  save(): void {
+    if (this.isDiscarded || (this.isEmpty && this.draft === "")) return;
+    const saved: Saved = {
+      id: this.id,
+      parts: this.complete,
+      partial: this.partial,
+      draft: this.draft,
+      position: this.position.toString(),
+      settings: this.settings,
+      call: this.call,
+    };
+    try {
+      sessionStorage.setItem(this.key, JSON.stringify(saved));
+    } catch {
+      this.error = "The text is too long for the browser: a reload of the page loses it.";
+    }
+  }
+
+  /** Whether a call has not generated all that it was asked for. */
+  private hasRest(call: Call): boolean {
+    return call.maxChars > length(this.partial);
+  }
+
+  private async run(task: (signal: AbortSignal) => Promise<void>): Promise<void> {
     const abort = new AbortController();
     this.abort = abort;
     this.error = "";
     this.status = "Waiting for the server …";
-    // What the call adds is drawn again if it is repeated.
-    const before = this.parts.filter((part) => part.text);
-    const last = before[before.length - 1];
-    const base = last?.from === "model" && this.isPartial ? before.slice(0, -1) : before;
+    this.changed();
     try {
-      for (let attempt = 0; ; attempt++) {
-        try {
-          await this.attempt(base, abort.signal);
-          break;
-        } catch (error) {
-          const delay = RETRY_DELAYS[attempt];
-          if (abort.signal.aborted || delay === undefined || !isWorthRepeating(error)) throw error;
-          this.status = `${message(error)} Trying again …`;
-          this.changed();
-          await sleep(delay, abort.signal);
-        }
-      }
+      await task(abort.signal);
     } catch (error) {
-      if (abort.signal.aborted) {
-        this.status = "Stopping …";
-        this.changed();
-        await this.settle(base);
-      } else {
-        this.error = message(error);
-        this.status = "";
-        // A call that was rejected did not happen.
-        if (!isConnectionLoss(error)) this.undo(base);
-      }
+      if (!abort.signal.aborted) this.failed(error);
+      else if (this.call && !this.isDiscarded) await this.settle(this.call);
     }
     this.abort = undefined;
     this.save();
     this.changed();
   }
 
-  private async attempt(base: Part[], signal: AbortSignal): Promise<void> {
-    let text = "";
-    const show = (position: bigint) => {
-      this.position = position;
-      this.isPartial = true;
-      this.parts = [...base, { from: "model", text }];
-      this.paint();
-    };
-    const begin = performance.now();
-    for await (const { event } of generation.generate(this.request(), { signal })) {
-      switch (event.case) {
-        case "started":
-          this.started(event.value);
-          break;
-        case "text":
-          text += event.value.text;
-          show(event.value.position);
-          break;
-        case "finished": {
-          const { reason, position, chars } = event.value;
-          this.position = position;
-          this.call = undefined;
-          this.isPartial = false;
-          const rate = Math.round((Number(chars) * 1000) / (performance.now() - begin));
-          this.status =
-            reason === FinishReason.SHUTDOWN
-              ? "The server is shutting down; continue when it is back."
-              : `${position} characters; ${rate.toLocaleString("en")} characters per second`;
-          return;
-        }
+  /** Repeats the call until it has ended, or fails for good. */
+  private async repeat(signal: AbortSignal): Promise<void> {
+    for (let failures = 0; this.call; ) {
+      const { position } = this;
+      try {
+        await this.attempt(this.call, signal);
+      } catch (error) {
+        if (this.position > position) failures = 0;
+        const delay = RETRY_DELAYS[failures++];
+        if (signal.aborted || delay === undefined || !isWorthRepeating(error)) throw error;
+        this.status = `${message(error)} Trying again …`;
+        this.changed();
+        await sleep(delay, signal);
       }
     }
   }
 
-  private request(maxChars?: number): GenerateRequest {
-    const { call } = this;
-    if (!call) throw new Error("no call");
+  /** Makes the call once. It has ended if this succeeds. */
+  private async attempt(call: Call, signal?: AbortSignal): Promise<void> {
+    let text = "";
+    const begin = performance.now();
+    const responses = this.services.generation.generate(this.request(call), { signal });
+    for await (const { event } of responses) {
+      switch (event.case) {
+        case "started":
+          this.started(call, event.value);
+          break;
+        case "text":
+          text += event.value.text;
+          // A repeat first generates what is shown already.
+          if (text.length > this.partial.length) {
+            this.partial = text;
+            this.position = event.value.position;
+            this.paint();
+          }
+          break;
+        case "finished":
+          this.finished(call, text, event.value, performance.now() - begin);
+          return;
+      }
+    }
+    throw new NotReady("The server ended the text without a result.");
+  }
+
+  private request(call: Call): GenerateRequest {
     return create(GenerateRequestSchema, {
       model: call.model,
       prime: call.prime,
-      maxChars: maxChars ?? call.maxChars,
+      maxChars: call.maxChars,
       sessionId: this.id,
       expectedPosition: BigInt(call.position),
       precision: call.precision,
@@ -263,67 +330,127 @@ export class Conversation {
   }
 
   /** Records what a repeat of the call needs. */
-  private started(started: GenerationStarted): void {
-    if (!this.call) return;
-    this.call.model = `${started.model}@${started.version}`;
-    this.call.precision = started.precision;
-    this.call.seed = started.seed.toString();
-    this.status = `Writing with ${this.call.model}, seed ${started.seed} …`;
+  private started(call: Call, started: GenerationStarted): void {
+    call.model = `${started.model}@${started.version}`;
+    call.precision = started.precision;
+    call.seed = started.seed.toString();
+    this.status = `Generating with ${call.model}, seed ${started.seed} …`;
     this.save();
   }
 
-  /** After a stop: makes the session and the page show the same text. */
-  private async settle(base: Part[]): Promise<void> {
-    const { call } = this;
-    this.isPartial = false;
-    if (!call) return;
-    try {
-      const session = await this.idleSession();
-      const written = [...this.parts.slice(base.length).map((part) => part.text).join("")];
-      const ahead = Number(this.position - session.position);
-      if (ahead > 0) {
-        const kept = written.slice(0, -ahead).join("");
-        this.parts = kept ? [...base, { from: "model", text: kept }] : base;
-        this.position = session.position;
-      } else if (ahead < 0) {
-        // The server has sent more than the page has read. The repeat of the
-        // call ends where the page is.
-        for await (const { event } of generation.generate(this.request(written.length))) {
-          if (event.case === "finished") this.position = event.value.position;
-        }
-      }
-      this.call = undefined;
-    } catch {
-      // A call that was stopped before its first character did not happen.
-      this.undo(base);
+  private finished(call: Call, text: string, finished: GenerationFinished, ms: number): void {
+    const { reason, position, chars } = finished;
+    if (reason === FinishReason.SHUTDOWN && call.maxChars > length(text)) {
+      this.continueAfterShutdown(call, text, position);
+      throw new NotReady("The server is shutting down.");
     }
-    this.status = "Stopped.";
+    this.partial = text;
+    this.end(position);
+    const rate = Math.round((Number(chars) * 1000) / ms);
+    this.status =
+      reason === FinishReason.CANCELLED
+        ? "The session or its model was deleted."
+        : `${position} characters; ${rate.toLocaleString("en")} characters per second`;
   }
 
-  private async idleSession(): Promise<{ position: bigint }> {
-    for (;;) {
-      const { session } = await sessions.getSession({ sessionId: this.id });
-      if (session && !session.busy) return session;
-      await sleep(50);
-    }
+  /**
+   * Replaces the call by one for its rest, if the session is at the end of what
+   * is shown. A repeat that was cut off before that does not move the session.
+   */
+  private continueAfterShutdown(call: Call, text: string, position: bigint): void {
+    const end = BigInt(call.position) + BigInt(length(call.prime + text));
+    if (text === "" || text.length < this.partial.length || position !== end) return;
+    this.end(position);
+    this.call = {
+      ...call,
+      prime: "",
+      maxChars: call.maxChars - length(text),
+      // The session keeps its random state.
+      seed: undefined,
+      position: position.toString(),
+    };
   }
 
-  private undo(base: Part[]): void {
-    const call = this.call;
+  /** Moves the result of the call into the text. */
+  private end(position: bigint): void {
+    this.complete = this.parts;
+    this.partial = "";
+    this.position = position;
     this.call = undefined;
-    this.isPartial = false;
-    if (!call) return;
-    this.position = BigInt(call.position);
-    this.parts = base.slice(0, call.prime ? -1 : undefined);
+    this.status = "";
   }
 
-  private save(): void {
-    if (this.isEmpty) return;
-    const { id, parts, settings, call } = this;
-    // What an unfinished call has written comes again when it is repeated.
-    const kept = this.isPartial ? parts.slice(0, -1) : parts;
-    const saved: Saved = { id, parts: kept, settings, call, position: this.position.toString() };
-    sessionStorage.setItem(this.key, JSON.stringify(saved));
+  /** Reports the error that ended a call. */
+  private failed(error: unknown): void {
+    this.status = "";
+    this.error = message(error);
+    if (!this.call) return;
+    const isFinal = FINAL_CODES.includes(ConnectError.from(error).code);
+    if (this.partial === "" && !isWorthRepeating(error)) {
+      this.undo(this.call);
+    } else if (isFinal) {
+      // The session cannot give this text again: it stays as it is shown.
+      this.end(this.position);
+    } else {
+      this.error += " The text is kept; Continue generates the rest.";
+    }
+  }
+
+  /** After a stop: makes the session and the page have the same text. */
+  private async settle(call: Call): Promise<void> {
+    this.status = "Stopping …";
+    this.changed();
+    // Also after a reload, no more than this is generated.
+    call.maxChars = length(this.partial);
+    try {
+      await this.align(call);
+      this.status = "Stopped.";
+    } catch (error) {
+      this.status = "Stopped.";
+      this.failed(error);
+    }
+  }
+
+  /** Ends the call at what is shown, on the server too. */
+  private async align(call: Call, signal?: AbortSignal): Promise<void> {
+    const session = await this.idleSession(signal);
+    const begin = BigInt(call.position);
+    if (this.partial === "") {
+      // A call that has not moved the session did not happen.
+      if (!session || session.position === begin) return this.undo(call);
+      // The server has generated more than the page has read.
+      call.maxChars = Math.max(0, Number(session.position - begin) - length(call.prime));
+    } else if (session?.position === this.position) {
+      return this.end(this.position);
+    }
+    await this.attempt(call, signal);
+  }
+
+  /** Returns the session once no call runs in it; `undefined` if none exists. */
+  private async idleSession(signal?: AbortSignal): Promise<Session | undefined> {
+    for (const delay of BUSY_DELAYS) {
+      try {
+        const found = await this.services.sessions.getSession({ sessionId: this.id }, { signal });
+        if (found.session && !found.session.busy) return found.session;
+      } catch (error) {
+        if (ConnectError.from(error).code === Code.NotFound) return undefined;
+        throw error;
+      }
+      await sleep(delay, signal);
+    }
+    throw new NotReady("The server has not ended the stopped call yet.");
+  }
+
+  /** Takes a call back that did not happen; its prompt becomes the draft. */
+  private undo(call: Call): void {
+    this.call = undefined;
+    this.partial = "";
+    this.position = BigInt(call.position);
+    this.status = "";
+    if (call.prime) {
+      this.complete = this.complete.slice(0, -1);
+      this.draft = call.prime + this.draft;
+    }
   }
 
   private changed(): void {
@@ -341,8 +468,16 @@ export class Conversation {
   }
 }
 
+/** Number of characters, as the server counts them. */
+function length(text: string): number {
+  let count = 0;
+  for (const _ of text) count++;
+  return count;
+}
+
 function newId(): string {
-  return `page-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
+  const random = [...crypto.getRandomValues(new Uint8Array(8))];
+  return `page-${random.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 function newSeed(): string {

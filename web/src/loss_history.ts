@@ -11,8 +11,10 @@ export interface Epoch {
   trainLoss: number;
   validationLoss?: number;
   sample: string;
-  best: boolean;
-  seconds: number;
+  /** Whether it was the best one when it ended. */
+  wasBest: boolean;
+  /** Optimizer steps taken at its end. */
+  step: bigint;
 }
 
 /** Points of the chart: epochs passed, and the losses there. */
@@ -57,27 +59,26 @@ export class LossHistory {
         break;
       }
       case "epoch": {
-        const { epoch, trainLoss, validationLoss, sample, best, seconds } = event.value;
-        if (best) for (const earlier of this.epochs) earlier.best = false;
+        const { epoch, trainLoss, validationLoss, sample, best: wasBest, step } = event.value;
         this.epochs = this.epochs.filter((earlier) => earlier.epoch < epoch);
-        this.epochs.push({ epoch, trainLoss, validationLoss, sample, best, seconds });
+        this.epochs.push({ epoch, trainLoss, validationLoss, sample, wasBest, step });
         break;
       }
       case "rolledBack": {
         const { checkpointStep, message } = event.value;
-        const x = this.epochsAt(checkpointStep);
-        this.steps = this.steps.filter((point) => point.x <= x);
-        this.notes.push(`Rolled back: ${message}`);
+        this.dropStepsAfter(checkpointStep);
+        // They are trained and reported again.
+        this.epochs = this.epochs.filter((epoch) => epoch.step <= checkpointStep);
+        this.notes.push(`Rolled back to step ${checkpointStep}: ${message}`);
         break;
       }
-      case "resumed": {
-        const x = this.epochsAt(event.value.step);
-        this.steps = this.steps.filter((point) => point.x <= x);
+      case "resumed":
+        // Its epochs stay: those that are trained again are not reported again.
+        this.dropStepsAfter(event.value.step);
         this.finished = undefined;
         this.isRunning = false;
         this.notes.push(`Resumed at step ${event.value.step}.`);
         break;
-      }
       case "checkpointFailed":
         this.notes.push(`A checkpoint could not be saved: ${event.value.message}`);
         break;
@@ -87,6 +88,16 @@ export class LossHistory {
         if (event.value.state === State.SUCCEEDED) this.progress = 1;
         break;
     }
+  }
+
+  /** The epoch whose weights a model would have. */
+  get best(): Epoch | undefined {
+    return this.epochs.filter((epoch) => epoch.wasBest).at(-1);
+  }
+
+  private dropStepsAfter(step: bigint): void {
+    const x = this.epochsAt(step);
+    this.steps = this.steps.filter((point) => point.x <= x);
   }
 
   private epochsAt(step: bigint): number {
@@ -114,7 +125,7 @@ export class LossHistory {
       step: column("step"),
       train: column("train"),
       validation: column("validation"),
-      bestEpoch: this.epochs.find((epoch) => epoch.best)?.epoch,
+      bestEpoch: this.best?.epoch,
     };
   }
 }

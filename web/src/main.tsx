@@ -3,9 +3,10 @@
 import { render } from "preact";
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 
+import { message } from "./connection";
 import type { Model } from "./gen/charlstm/v1/model_pb";
 import { Operator } from "./operator";
-import { message, models as modelService, onTokenNeeded, setToken } from "./rpc";
+import { models as modelService, onTokenNeeded, setToken } from "./rpc";
 import { Score } from "./score";
 import { Train } from "./train";
 import { Write } from "./write";
@@ -31,7 +32,7 @@ function App() {
   const [error, setError] = useState("");
   const [askToken, setAskToken] = useState(false);
   const [wasRejected, setRejected] = useState(false);
-  /** Counts the tokens: with a new one, all views start anew. */
+  /** Counts the tokens: a new one resets all views. */
   const [login, setLogin] = useState(0);
 
   const refresh = useCallback(async () => {

@@ -2,10 +2,11 @@
 
 import { useEffect, useState } from "preact/hooks";
 
+import { message } from "./connection";
 import type { Model } from "./gen/charlstm/v1/model_pb";
 import type { GetServerStatusResponse } from "./gen/charlstm/v1/server_pb";
 import type { Session } from "./gen/charlstm/v1/session_pb";
-import { message, server, sessions } from "./rpc";
+import { server, sessions } from "./rpc";
 import { duration } from "./time";
 
 /** Interval between two updates, in milliseconds. */
@@ -17,13 +18,16 @@ const LISTED = 50;
 export function Operator({ models }: { models: Model[] }) {
   const [status, setStatus] = useState<GetServerStatusResponse>();
   const [listed, setListed] = useState<Session[]>([]);
+  const [total, setTotal] = useState(0);
   const [error, setError] = useState("");
 
   useEffect(() => {
     const update = async () => {
       try {
         setStatus(await server.getServerStatus({}));
-        setListed((await sessions.listSessions({ pageSize: LISTED })).sessions);
+        const page = await sessions.listSessions({ pageSize: LISTED });
+        setListed(page.sessions);
+        setTotal(Number(page.total));
         setError("");
       } catch (reason) {
         setError(message(reason));
@@ -44,11 +48,14 @@ export function Operator({ models }: { models: Model[] }) {
             <Tile name="Generating" value={status.generationsRunning} max={status.maxBatch} />
             <Tile name="Queue" value={status.generationsQueued} max={status.maxQueue} />
             <Tile name="Sessions" value={Number(status.sessions)} max={Number(status.maxSessions)} />
-            <Tile name="Trainings running" value={status.trainingsRunning} />
-            <Tile name="Trainings waiting" value={status.trainingsQueued} />
+            <Tile
+              name="Trainings"
+              value={status.trainingsRunning}
+              note={`running; ${status.trainingsQueued.toLocaleString("en")} waiting`}
+            />
           </div>
           <p class="hint">
-            {`Version ${status.serverVersion} on ${status.device}, ${status.threads} threads, ` +
+            {`Version ${status.serverVersion} on ${status.device}, ${threads(status.threads)}, ` +
               `${status.precision}${status.kernels ? ` (${status.kernels})` : ""}; ` +
               `up for ${duration(Number(status.uptimeSeconds) * 1000)}`}
           </p>
@@ -73,14 +80,28 @@ export function Operator({ models }: { models: Model[] }) {
           `${session.model}@${session.version}`,
           session.position.toLocaleString("en"),
           duration(Number(session.idleMs)),
-          session.busy ? "writing" : "",
+          session.busy ? "generating" : "",
         ])}
       />
+      {total > listed.length && (
+        <p class="hint">
+          The {listed.length} most recently used of {total.toLocaleString("en")}.
+        </p>
+      )}
     </section>
   );
 }
 
-function Tile({ name, value, max }: { name: string; value: number; max?: number }) {
+const threads = (count: number) => (count === 1 ? "1 thread" : `${count} threads`);
+
+interface TileProps {
+  name: string;
+  value: number;
+  max?: number;
+  note?: string;
+}
+
+function Tile({ name, value, max, note }: TileProps) {
   return (
     <div class="card tile">
       <span>{name}</span>
@@ -91,6 +112,7 @@ function Tile({ name, value, max }: { name: string; value: number; max?: number 
           <span class="hint">of {max.toLocaleString("en")}</span>
         </>
       )}
+      {note && <span class="hint">{note}</span>}
     </div>
   );
 }

@@ -3,9 +3,10 @@
 
 import { useState } from "preact/hooks";
 
+import { message } from "./connection";
 import { UnknownCharacters } from "./gen/charlstm/v1/generation_pb";
 import type { Model } from "./gen/charlstm/v1/model_pb";
-import { generation, message } from "./rpc";
+import { generation } from "./rpc";
 
 /** Maximum length of a text: each character is an element of the page. */
 const MAX_CHARS = 20_000;
@@ -72,7 +73,7 @@ export function Score({ models }: { models: Model[] }) {
             onInput={(event) => setText(event.currentTarget.value)}
           />
         </label>
-        <div class="controls">
+        <div class="controls single">
           <label>
             Model
             <select value={model} onChange={(event) => setModel(event.currentTarget.value)}>
@@ -97,8 +98,8 @@ function Scored({ result }: { result: Result }) {
   return (
     <article class="card" aria-label="Scored text">
       <p role="status">
-        {bitsPerChar.toFixed(3)} bits per character; on average, the model hesitates between{" "}
-        {perplexity.toFixed(1)} characters.
+        {bitsPerChar.toFixed(3)} bits per character; perplexity {perplexity.toFixed(1)}: as uncertain
+        as a choice among {perplexity.toFixed(1)} equally probable characters.
         {unknownChars > 0 &&
           ` ${unknownChars} characters that the model does not know count as its most frequent one.`}
       </p>

@@ -3,9 +3,10 @@
 import { useEffect, useReducer, useRef, useState } from "preact/hooks";
 
 import { Chart } from "./chart";
+import { isConnectionLoss, message, sleep } from "./connection";
 import { State, type Training } from "./gen/charlstm/v1/training_pb";
 import { LossHistory } from "./loss_history";
-import { isConnectionLoss, message, sleep, trainings } from "./rpc";
+import { trainings } from "./rpc";
 import { duration } from "./time";
 
 /** The server accepts messages of 64 MiB; the rest is for the other fields. */
@@ -182,6 +183,7 @@ function Upload({ onStarted }: { onStarted: (id: string) => void }) {
           />
         </label>
       </div>
+      <p class="hint">A smaller hidden size trains faster: 128 is good for a first try.</p>
       {error && <p role="alert" class="error">{error}</p>}
       <div class="actions">
         <button type="submit" class="primary" disabled={isBusy}>
@@ -197,7 +199,7 @@ function Progress({ training, onChanged }: { training: Training; onChanged: () =
   const history = useRef(new LossHistory());
   const [, redraw] = useReducer((count: number) => count + 1, 0);
   const [error, setError] = useState("");
-  /** Counts the resumes, each of which is watched anew. */
+  /** Counts the resumes: each of them starts another watch call. */
   const [run, setRun] = useState(0);
 
   useEffect(() => {
@@ -222,7 +224,7 @@ function Progress({ training, onChanged }: { training: Training; onChanged: () =
     await act(trainings.resumeTraining({ trainingId: id }));
     setRun((count) => count + 1);
   };
-  const best = epochs.find((epoch) => epoch.best);
+  const { best } = history.current;
 
   return (
     <article class="card" aria-label="Progress of the training">
@@ -243,29 +245,33 @@ function Progress({ training, onChanged }: { training: Training; onChanged: () =
       <p class="status" role="status">{describe(history.current, state)}</p>
       {finished?.message && <p class="error">{finished.message}</p>}
       {error && <p role="alert" class="error">{error}</p>}
-      <Chart
-        curves={history.current.curves()}
-        label={`Loss over the epochs. ${lossText(best ?? epochs[epochs.length - 1])}`}
-      />
-      <ul class="legend" aria-hidden="true">
-        <li class="step">training, each step</li>
-        <li class="train">training, mean of an epoch</li>
-        <li class="validation">validation{best && <> (best: epoch {best.epoch})</>}</li>
-      </ul>
-      {notes.map((note, index) => <p key={index} class="hint">{note}</p>)}
-      <ol class="epochs" aria-label="Epochs">
-        {[...epochs].reverse().map((epoch) => (
-          <li key={epoch.epoch} class={epoch.best ? "best" : ""}>
-            <h4>
-              Epoch {epoch.epoch}
-              {accepted?.resolvedSpec?.epochs ? ` of ${accepted.resolvedSpec.epochs}` : ""}
-              {epoch.best && <span class="badge">best</span>}
-            </h4>
-            <p class="hint">{lossText(epoch)}</p>
-            {epoch.sample && <pre class="sample">{epoch.sample}</pre>}
-          </li>
-        ))}
-      </ol>
+      <div class="watch">
+        <div class="curve">
+          <Chart
+            curves={history.current.curves()}
+            label={`Loss over the epochs. ${lossText(best ?? epochs[epochs.length - 1])}`}
+          />
+          <ul class="legend" aria-hidden="true">
+            <li class="step">training, each step</li>
+            <li class="train">training, mean of an epoch</li>
+            <li class="validation">validation{best && <> (best: epoch {best.epoch})</>}</li>
+          </ul>
+          {notes.map((note, index) => <p key={index} class="hint">{note}</p>)}
+        </div>
+        <ol class="epochs" aria-label="Epochs">
+          {[...epochs].reverse().map((epoch) => (
+            <li key={epoch.epoch} class={epoch === best ? "best" : ""}>
+              <h4>
+                Epoch {epoch.epoch}
+                {accepted?.resolvedSpec?.epochs ? ` of ${accepted.resolvedSpec.epochs}` : ""}
+                {epoch === best && <span class="badge">best</span>}
+              </h4>
+              <p class="hint">{lossText(epoch)}</p>
+              {epoch.sample && <pre class="sample">{epoch.sample}</pre>}
+            </li>
+          ))}
+        </ol>
+      </div>
     </article>
   );
 }

@@ -2,20 +2,25 @@
 
 import { useEffect, useReducer, useRef, useState } from "preact/hooks";
 
-import { Conversation, type Settings } from "./conversation";
+import { message } from "./connection";
+import { Conversation, type Services, type Settings } from "./conversation";
 import type { Model } from "./gen/charlstm/v1/model_pb";
-import { message } from "./rpc";
+import { generation, sessions } from "./rpc";
+
+const SERVICES: Services = { generation, sessions };
 
 const KEYS = ["charlstm-column-1", "charlstm-column-2"] as const;
+
+/** Distance from the end of a text at which its end counts as visible. */
+const END_PX = 24;
 
 /** Defaults of the command line. */
 const DEFAULTS: Settings = { model: "", temperature: 1, topK: 3, seed: "", length: 400 };
 
 export function Write({ models }: { models: Model[] }) {
   const [columns, setColumns] = useState<Conversation[]>(() => {
-    const restored = KEYS.map((key) => Conversation.restore(key));
-    const [first, second] = restored;
-    const main = first ?? new Conversation({ ...DEFAULTS }, KEYS[0]);
+    const [first, second] = KEYS.map((key) => Conversation.restore(SERVICES, key));
+    const main = first ?? new Conversation(SERVICES, { ...DEFAULTS }, KEYS[0]);
     return second ? [main, second] : [main];
   });
   const [error, setError] = useState("");
@@ -23,6 +28,11 @@ export function Write({ models }: { models: Model[] }) {
   useEffect(() => {
     for (const column of columns) void column.resume();
   }, []);
+  useEffect(() => {
+    const save = () => columns.forEach((column) => column.save());
+    addEventListener("pagehide", save);
+    return () => removeEventListener("pagehide", save);
+  }, [columns]);
 
   const fork = async () => {
     const [first] = columns;
@@ -38,24 +48,31 @@ export function Write({ models }: { models: Model[] }) {
     void columns[1]?.discard();
     setColumns(columns.slice(0, 1));
   };
+  const restart = () => {
+    const [first, ...others] = columns;
+    void first?.discard();
+    const next = new Conversation(SERVICES, { ...(first?.settings ?? DEFAULTS) }, KEYS[0]);
+    setColumns([next, ...others]);
+  };
 
   return (
     <section aria-labelledby="write-title">
       <h2 id="write-title">Write</h2>
       {models.length === 0 && (
         <p class="hint">
-          There is no model yet. <a href="#train">Train one</a> on a text of yours.
+          There is no model yet. <a href="#train">Train one</a> on your own text.
         </p>
       )}
       {error && <p role="alert" class="error">{error}</p>}
       <div class={columns.length > 1 ? "columns two" : "columns"}>
         {columns.map((column, index) => (
           <Column
-            key={column.id}
+            key={KEYS[index]}
             name={columns.length > 1 ? (index === 0 ? "Original" : "Copy") : "Text"}
             column={column}
             models={models}
             onFork={columns.length === 1 ? fork : undefined}
+            onRestart={index === 0 ? restart : undefined}
             onClose={index === 1 ? close : undefined}
           />
         ))}
@@ -69,34 +86,49 @@ interface ColumnProps {
   column: Conversation;
   models: Model[];
   onFork?: () => void;
+  onRestart?: () => void;
   onClose?: () => void;
 }
 
-function Column({ name, column, models, onFork, onClose }: ColumnProps) {
+function Column({ name, column, models, onFork, onRestart, onClose }: ColumnProps) {
   const [, redraw] = useReducer((count: number) => count + 1, 0);
-  const [prompt, setPrompt] = useState("");
+  const beginning = useRef<HTMLTextAreaElement>(null);
   const paper = useRef<HTMLDivElement>(null);
+  /** How far the text is scrolled, and whether it follows its end: until a
+   * person scrolls up. */
+  const scroll = useRef({ top: 0, follows: true });
   useEffect(() => column.subscribe(() => redraw(0)), [column]);
   useEffect(() => {
     if (!column.settings.model && models[0]) column.set({ model: models[0].name });
   }, [column, models]);
   useEffect(() => {
     const element = paper.current;
-    if (element) element.scrollTop = element.scrollHeight;
-  }, [column, column.parts]);
+    if (element && scroll.current.follows) element.scrollTop = element.scrollHeight;
+  });
 
-  const { settings, isRunning, isEmpty } = column;
+  const { settings, isRunning, isEmpty, draft } = column;
+  const canStart = !isRunning && models.length > 0 && (draft !== "" || !isEmpty);
   const submit = (event: Event) => {
     event.preventDefault();
-    if (isRunning) return;
-    void column.generate(prompt);
-    setPrompt("");
+    if (canStart) void column.generate();
   };
-  const canStart = !isRunning && models.length > 0 && (prompt !== "" || !isEmpty);
 
   return (
     <article class="card column" aria-label={name}>
-      <div class="paper" ref={paper} tabIndex={0} role="region" aria-label={`${name}: what was written`}>
+      {onFork === undefined && <h3>{name}</h3>}
+      <div
+        class="paper"
+        ref={paper}
+        tabIndex={0}
+        role="region"
+        aria-label={`${name}: prompt and continuation`}
+        onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
+          const isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX;
+          const isUp = scrollTop < scroll.current.top;
+          const follows = isAtEnd || (scroll.current.follows && !isUp);
+          scroll.current = { top: scrollTop, follows };
+        }}
+      >
         {isEmpty ? (
           <span class="placeholder">The text appears here.</span>
         ) : (
@@ -112,10 +144,11 @@ function Column({ name, column, models, onFork, onClose }: ColumnProps) {
         <label>
           {isEmpty ? "Beginning of the text" : "Text to add (may be empty)"}
           <textarea
+            ref={beginning}
             rows={2}
-            value={prompt}
+            value={draft}
             placeholder={isEmpty ? "Once upon a time" : ""}
-            onInput={(event) => setPrompt(event.currentTarget.value)}
+            onInput={(event) => column.setDraft(event.currentTarget.value)}
             onKeyDown={(event) => {
               if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
             }}
@@ -180,10 +213,17 @@ function Column({ name, column, models, onFork, onClose }: ColumnProps) {
           {onFork && (
             <button type="button" disabled={isEmpty || isRunning} onClick={onFork}>Fork</button>
           )}
-          {onClose ? (
-            <button type="button" onClick={onClose}>Close</button>
-          ) : (
-            <button type="button" disabled={isEmpty} onClick={() => void column.discard()}>
+          {onClose && <button type="button" onClick={onClose}>Close</button>}
+          {onRestart && (
+            <button
+              type="button"
+              disabled={isEmpty}
+              onClick={() => {
+                onRestart();
+                // The button is disabled now, and would keep no focus.
+                beginning.current?.focus();
+              }}
+            >
               New text
             </button>
           )}

@@ -140,6 +140,9 @@ pub enum CudaError {
     /// damaged.
     #[error("the GPU returned an impossible state: {0}")]
     ImpossibleState(#[from] StateError),
+    /// The results for a model differ from those of the CPU.
+    #[error("the GPU computes other results than the CPU")]
+    WrongResults,
     /// An earlier call failed while the batch was being changed, so the states
     /// in it are unknown.
     #[error("the batch failed earlier and cannot be used: {0}")]

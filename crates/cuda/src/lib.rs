@@ -28,6 +28,7 @@
 
 mod batch;
 mod compiler;
+mod decode_device;
 mod device;
 mod error;
 mod fragments;
@@ -42,6 +43,7 @@ mod state_layout;
 
 pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot, TopLogits, TopRow};
 pub use compiler::{CompiledKernels, compile_kernels};
+pub use decode_device::{CudaDecoder, CudaEvent, OnEvent};
 pub use device::{CudaDevice, DeviceInfo, devices};
 pub use error::CudaError;
 pub use network::CudaNetwork;

@@ -84,6 +84,11 @@ impl Batch {
         removed
     }
 
+    /// The jobs of a batch whose device has failed, without their states.
+    pub(crate) fn into_jobs(self) -> Vec<Job> {
+        self.jobs
+    }
+
     /// Removes the row of a caller that has had its slot for the shortest time,
     /// of those that have had it since step `since` or longer.
     pub(crate) fn take_row_of(&mut self, caller: &CallerId, since: u64) -> Option<Job> {

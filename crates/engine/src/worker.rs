@@ -338,6 +338,7 @@ impl Worker {
                     self.after_chunk(job);
                 }
                 Err(error) => {
+                    self.drop_batch(&Arc::clone(job.model()), &error);
                     self.scheduler.free_slot(job.caller());
                     self.fail(job, &error);
                 }
@@ -391,11 +392,12 @@ impl Worker {
     fn step(&mut self, is_surplus: bool) {
         let begin = Instant::now();
         let is_alone = self.scheduler.occupied() == 1 && self.scores.is_empty();
-        let with_partner = self.partner_policy.wants_partner(is_alone);
+        let with_partner = self.partner_policy.wants_partner(is_alone, begin);
         self.outbox.min_chars = self.message_size.min_chars(self.scheduler.running());
         let mut has_stepped = false;
-        for i in 0..self.batches.len() {
-            let batch = &mut self.batches[i];
+        let mut failed = Vec::new();
+        for at in 0..self.batches.len() {
+            let batch = &mut self.batches[at];
             if batch.is_empty() {
                 continue;
             }
@@ -413,13 +415,11 @@ impl Worker {
                         self.leave_batch(job, next, begin);
                     }
                 }
-                Err(error) => {
-                    for job in batch.remove_if(|_| true) {
-                        self.scheduler.free_slot(job.caller());
-                        self.fail(job, &error);
-                    }
-                }
+                Err(error) => failed.push((Arc::clone(batch.model()), error)),
             }
+        }
+        for (model, error) in failed {
+            self.drop_batch(&model, &error);
         }
         if has_stepped {
             let time = begin.elapsed();
@@ -463,7 +463,10 @@ impl Worker {
         match is_done {
             Ok(false) => self.scores.push_back(job),
             Ok(true) => job.finish(),
-            Err(error) => job.fail(GenerateError::Internal(error.to_string())),
+            Err(error) => {
+                self.drop_batch(&Arc::clone(&job.model), &error);
+                job.fail(GenerateError::Internal(error.to_string()));
+            }
         }
     }
 
@@ -476,6 +479,19 @@ impl Worker {
                 timeout: ReaderTimeout::new(&buffer, Instant::now()),
                 buffer: Arc::downgrade(&buffer),
             });
+        }
+    }
+
+    /// Drops the batch of a model whose device has failed, with the generations
+    /// in it, whose states are lost. The next batch may be on another device.
+    fn drop_batch(&mut self, model: &LoadedModel, error: &DecodeError) {
+        let is_same = |batch: &Batch| Arc::ptr_eq(&batch.model().weights, &model.weights);
+        let Some(at) = self.batches.iter().position(is_same) else {
+            return;
+        };
+        for job in self.batches.remove(at).into_jobs() {
+            self.scheduler.free_slot(job.caller());
+            self.fail(job, error);
         }
     }
 

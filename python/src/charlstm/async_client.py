@@ -13,7 +13,7 @@ from charlstm.client import DEFAULT_TIMEOUT
 from charlstm.corpus import Corpus
 from charlstm.endpoint import Endpoint
 from charlstm.generation import AsyncGeneration, GenerationResult
-from charlstm.generation_flow import GenerateOptions, Place, generate_request
+from charlstm.generation_flow import GenerateOptions, SessionCursor, generate_request
 from charlstm.models import AsyncModels
 from charlstm.progress import ProgressBar
 from charlstm.retry import Retry
@@ -97,7 +97,7 @@ class AsyncClient:
             return_session=return_session or None,
             **options,
         )
-        return AsyncGeneration(self._driver, request, self._retry, Place(), timeout)
+        return AsyncGeneration(self._driver, request, self._retry, SessionCursor(), timeout)
 
     def session(
         self, session_id: str, *, model: str = "", owner: str | None = None
@@ -110,13 +110,21 @@ class AsyncClient:
         prime: str = "",
         *,
         model: str = "",
+        session_snapshot: bytes = b"",
+        return_session: bool = False,
         timeout: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerationResult:
         """As :meth:`charlstm.Client.generate_text`."""
-        request = generate_request(prime, model=model, **options)
+        request = generate_request(
+            prime,
+            model=model,
+            session_snapshot=session_snapshot,
+            return_session=return_session or None,
+            **options,
+        )
         generation = AsyncGeneration(
-            self._driver, request, self._retry, Place(), timeout, streamed=False
+            self._driver, request, self._retry, SessionCursor(), timeout, streamed=False
         )
         return await generation.result()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 import grpc
 
 from charlstm.channels import Rotation
-from charlstm.driver import Driver, Execution, timed_out
+from charlstm.deadline import Deadline
+from charlstm.driver import Driver, Execution
 from charlstm.endpoint import Endpoint
 from charlstm.errors import from_rpc_error
 from charlstm.flow import Call, Emit, Flow, Open, Read, Rpc, Sleep, Step, Upload, Write
@@ -136,7 +136,7 @@ class _Execution:
 
     def __init__(self, driver: AsyncDriver, timeout: float | None) -> None:
         self._driver = driver
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = Deadline(timeout)
         self._stream: Any = None
         self._index = 0
         self._upload: _Upload | None = None
@@ -164,7 +164,7 @@ class _Execution:
     async def _perform(self, step: Step) -> object:
         match step:
             case Call():
-                timeout = self._remaining()
+                timeout = self._deadline.remaining()
                 if timeout is None and not step.unlimited:
                     timeout = self._driver.call_timeout
                 response = await self._method(step.rpc)(
@@ -176,13 +176,13 @@ class _Execution:
                 self.close()
                 self._stream = self._method(step.rpc)(
                     step.request,
-                    timeout=self._remaining(),
+                    timeout=self._deadline.remaining(),
                     metadata=self._driver.endpoint.metadata,
                 )
                 return None
             case Upload():
                 self.close()
-                self._upload = _Upload(self._driver.blocking(), self._remaining())
+                self._upload = _Upload(self._driver.blocking(), self._deadline.remaining())
                 return await self._upload.perform(step)
             case Read():
                 if self._upload is not None:
@@ -191,7 +191,8 @@ class _Execution:
                 self._driver.rotation.answered()
                 return None if response is grpc.aio.EOF else response
             case Sleep():
-                await self._sleep(step.seconds)
+                await asyncio.sleep(self._deadline.limit(step.seconds))
+                self._deadline.check()
                 return None
             case Write():
                 await asyncio.to_thread(step.write, step.data)
@@ -202,15 +203,3 @@ class _Execution:
     def _method(self, rpc: Rpc) -> Callable[..., Any]:
         self._index, method = self._driver.method(rpc)
         return method
-
-    def _remaining(self) -> float | None:
-        if self._deadline is None:
-            return None
-        return max(self._deadline - time.monotonic(), 0.0)
-
-    async def _sleep(self, seconds: float) -> None:
-        remaining = self._remaining()
-        if remaining is not None and seconds >= remaining:
-            await asyncio.sleep(remaining)
-            raise timed_out()
-        await asyncio.sleep(seconds)

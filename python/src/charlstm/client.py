@@ -12,7 +12,7 @@ from charlstm.corpus import Corpus
 from charlstm.driver import Driver
 from charlstm.endpoint import Endpoint
 from charlstm.generation import Generation, GenerationResult
-from charlstm.generation_flow import GenerateOptions, Place, generate_request
+from charlstm.generation_flow import GenerateOptions, SessionCursor, generate_request
 from charlstm.models import Models
 from charlstm.progress import ProgressBar
 from charlstm.retry import Retry
@@ -80,7 +80,7 @@ class Client:
             tls_key: Its key; default: CHARLSTM_TLS_KEY.
             timeout: Seconds for each call that neither generates, nor scores, nor
                 trains; None: no limit.
-            retry: How long to wait for a server that is gone or at capacity.
+            retry: How long to wait for a server that cannot be reached or is at capacity.
 
         Raises:
             ValueError: An argument is not valid.
@@ -146,7 +146,7 @@ class Client:
             return_session=return_session or None,
             **options,
         )
-        return Generation(self._driver, request, self._retry, Place(), timeout)
+        return Generation(self._driver, request, self._retry, SessionCursor(), timeout)
 
     def session(self, session_id: str, *, model: str = "", owner: str | None = None) -> Session:
         """Returns a session, which its first generation creates.
@@ -164,6 +164,8 @@ class Client:
         prime: str = "",
         *,
         model: str = "",
+        session_snapshot: bytes = b"",
+        return_session: bool = False,
         timeout: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerationResult:
@@ -175,12 +177,20 @@ class Client:
         Args:
             prime: The prompt.
             model: As in :meth:`generate`.
+            session_snapshot: As in :meth:`generate`.
+            return_session: As in :meth:`generate`.
             timeout: Seconds for the call, including repetitions.
             **options: Those of :meth:`generate`.
         """
-        request = generate_request(prime, model=model, **options)
+        request = generate_request(
+            prime,
+            model=model,
+            session_snapshot=session_snapshot,
+            return_session=return_session or None,
+            **options,
+        )
         generation = Generation(
-            self._driver, request, self._retry, Place(), timeout, streamed=False
+            self._driver, request, self._retry, SessionCursor(), timeout, streamed=False
         )
         return generation.result()
 

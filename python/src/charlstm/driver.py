@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import grpc
 
 from charlstm.channels import Rotation
+from charlstm.deadline import Deadline
 from charlstm.endpoint import Endpoint
-from charlstm.errors import DeadlineExceeded, from_rpc_error
+from charlstm.errors import from_rpc_error
 from charlstm.flow import Call, Emit, Flow, Open, Read, Rpc, Sleep, Step, Upload, Write
 from charlstm.stubs import StubCache
 
@@ -83,7 +84,7 @@ class Execution:
 
     def __init__(self, driver: Driver, timeout: float | None) -> None:
         self._driver = driver
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = Deadline(timeout)
         self._stream: Any = None
         self._index = 0
         #: What the source of an upload has raised.
@@ -116,7 +117,7 @@ class Execution:
     def _perform(self, step: Step) -> object:
         match step:
             case Call():
-                timeout = self._remaining()
+                timeout = self._deadline.remaining()
                 if timeout is None and not step.unlimited:
                     timeout = self._driver.call_timeout
                 response = self._method(step.rpc)(
@@ -128,7 +129,7 @@ class Execution:
                 self.close()
                 self._stream = self._method(step.rpc)(
                     step.request,
-                    timeout=self._remaining(),
+                    timeout=self._deadline.remaining(),
                     metadata=self._driver.endpoint.metadata,
                 )
                 return None
@@ -139,7 +140,8 @@ class Execution:
                 self._driver.rotation.answered()
                 return response
             case Sleep():
-                self._sleep(step.seconds)
+                time.sleep(self._deadline.limit(step.seconds))
+                self._deadline.check()
                 return None
             case Write():
                 step.write(step.data)
@@ -167,7 +169,7 @@ class Execution:
                 has_call.wait()
                 call.cancel()
 
-        timeout = self._remaining()
+        timeout = self._deadline.remaining()
         metadata = self._driver.endpoint.metadata
         method = self._method(step.rpc)
         if step.streamed:
@@ -182,22 +184,3 @@ class Execution:
             if self._upload_error:
                 raise call from None
             raise
-
-    def _remaining(self) -> float | None:
-        if self._deadline is None:
-            return None
-        return max(self._deadline - time.monotonic(), 0.0)
-
-    def _sleep(self, seconds: float) -> None:
-        remaining = self._remaining()
-        if remaining is not None and seconds >= remaining:
-            time.sleep(remaining)
-            raise timed_out()
-        time.sleep(seconds)
-
-
-def timed_out() -> DeadlineExceeded:
-    """Returns the error of a call whose timeout expires while it waits to be repeated."""
-    return DeadlineExceeded(
-        grpc.StatusCode.DEADLINE_EXCEEDED, "the timeout expired before the call could be repeated"
-    )

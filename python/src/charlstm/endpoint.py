@@ -146,7 +146,7 @@ class Endpoint:
             warnings.warn(
                 f"the token is sent unencrypted to {exposed[0]}; use https:// if the server "
                 "supports TLS",
-                stacklevel=4,
+                stacklevel=3,
             )
         return cls(addresses, token, credentials)
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from charlstm.errors import GenerationInterrupted
-from charlstm.generation_flow import Place, generate
+from charlstm.generation_flow import SessionCursor, generate
 from charlstm.message import from_message
 from charlstm.v1 import generation_pb2
 
@@ -167,13 +167,13 @@ class Generation(_Received, Iterator[str]):
         driver: Driver,
         request: generation_pb2.GenerateRequest,
         retry: Retry,
-        place: Place,
+        cursor: SessionCursor,
         timeout: float | None,
         *,
         streamed: bool = True,
     ) -> None:
         super().__init__()
-        flow = generate(request, retry, place, streamed=streamed)
+        flow = generate(request, retry, cursor, streamed=streamed)
         self._events: Generator[object, None, None] = driver.iterate(flow, timeout)
 
     def __iter__(self) -> Generation:
@@ -219,13 +219,13 @@ class AsyncGeneration(_Received, AsyncIterator[str]):
         driver: AsyncDriver,
         request: generation_pb2.GenerateRequest,
         retry: Retry,
-        place: Place,
+        cursor: SessionCursor,
         timeout: float | None,
         *,
         streamed: bool = True,
     ) -> None:
         super().__init__()
-        flow = generate(request, retry, place, streamed=streamed)
+        flow = generate(request, retry, cursor, streamed=streamed)
         self._events: AsyncGenerator[object, None] = driver.iterate(flow, timeout)
 
     def __aiter__(self) -> AsyncGeneration:

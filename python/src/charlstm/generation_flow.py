@@ -22,7 +22,7 @@ from charlstm.errors import (
     SessionEvicted,
 )
 from charlstm.flow import Emit, Flow, Open, Rpc, Sleep, call, read, stream_ended, wait_after
-from charlstm.leg import Leg
+from charlstm.repeatable_call import RepeatableCall
 from charlstm.retry import Backoff, Retry
 from charlstm.unknown import Unknown, to_message
 from charlstm.v1.generation_pb2 import (
@@ -107,7 +107,7 @@ def generate_request(
     )
 
 
-class Place:
+class SessionCursor:
     """What a client knows about the position of a session."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class Place:
 
 
 def generate(
-    request: GenerateRequest, retry: Retry, place: Place, *, streamed: bool = True
+    request: GenerateRequest, retry: Retry, cursor: SessionCursor, *, streamed: bool = True
 ) -> Flow[None]:
     """Generates a text; emits what the server sends, each event once.
 
@@ -142,41 +142,41 @@ def generate(
     call even if the answer to the first attempt is lost.
     """
     backoff = Backoff(retry)
-    is_repeated = place.was_interrupted
+    is_repeated = cursor.was_interrupted
     if request.session_id:
-        if not request.HasField("expected_position") and place.position is not None:
-            request.expected_position = place.position
-        place.begin()
+        if not request.HasField("expected_position") and cursor.position is not None:
+            request.expected_position = cursor.position
+        cursor.begin()
         if not request.HasField("expected_position"):
-            yield from _locate(request, place, is_repeated, backoff)
-        place.was_interrupted = True
+            yield from _locate(request, cursor, is_repeated, backoff)
+        cursor.was_interrupted = True
     elif not request.session_snapshot:
         _choose_seed(request)
-    place.had_started = False
-    leg = Leg(request)
+    cursor.had_started = False
+    current = RepeatableCall(request)
     total = _Total()
     while True:
-        delivered = leg.delivered_chars
+        delivered = current.delivered_chars
         if streamed:
-            outcome = yield from _attempt(leg, total, place)
+            outcome = yield from _attempt(current, total, cursor)
         else:
-            outcome = yield from _unary_attempt(leg, total, place)
-        if leg.delivered_chars > delivered:
+            outcome = yield from _unary_attempt(current, total, cursor)
+        if current.delivered_chars > delivered:
             backoff.reset()
         if isinstance(outcome, GenerationFinished):
             delay = None
             if outcome.reason == FINISH_REASON_SHUTDOWN:
-                delay = backoff.next_delay()
-            total.seconds += outcome.seconds
-            rest = leg.after_shutdown(outcome) if delay is not None else None
-            if delay is None or rest is None:
-                if delay is not None:
+                if current.is_complete(outcome):
                     # The server shut down after the last character.
                     outcome.reason = FINISH_REASON_LENGTH
-                _record_end(place, request, outcome)
+                else:
+                    delay = backoff.next_delay()
+            total.seconds += outcome.seconds
+            if delay is None:
+                _record_end(cursor, request, outcome)
                 yield Emit(total.finished(outcome))
                 return
-            leg = rest
+            current = current.after_shutdown(outcome)
             pause = wait_after(_shutting_down(), delay)
         else:
             # ABORTED: the server may not have noticed yet that the previous attempt
@@ -184,10 +184,10 @@ def generate(
             if isinstance(outcome, Aborted) and is_repeated and outcome.reason in _BUSY:
                 delay = backoff.next_delay()
             else:
-                delay = backoff.pause(outcome, has_started=leg.has_started)
+                delay = backoff.pause(outcome, has_started=current.has_started)
             if delay is None:
-                if not is_repeated and not leg.has_started and not _is_unclear(outcome):
-                    place.was_interrupted = False
+                if not is_repeated and not current.has_started and not _is_unclear(outcome):
+                    cursor.was_interrupted = False
                 raise outcome
             pause = wait_after(outcome, delay)
         is_repeated = True
@@ -203,9 +203,11 @@ def _shutting_down() -> ServerError:
 _BUSY = ("SESSION_BUSY", "SESSION_FENCED", "")
 
 
-def _record_end(place: Place, request: GenerateRequest, finished: GenerationFinished) -> None:
+def _record_end(
+    cursor: SessionCursor, request: GenerateRequest, finished: GenerationFinished
+) -> None:
     if request.session_id and finished.reason != FINISH_REASON_CANCELLED:
-        place.end(finished.position)
+        cursor.end(finished.position)
 
 
 def _is_unclear(error: ServerError) -> bool:
@@ -214,7 +216,7 @@ def _is_unclear(error: ServerError) -> bool:
 
 
 class _Total:
-    """The length and the duration of a generation over all its legs."""
+    """The length and the duration of a generation over all its calls."""
 
     def __init__(self) -> None:
         self.chars = 0
@@ -231,43 +233,47 @@ class _Total:
 _CUT_OFF = (FINISH_REASON_SHUTDOWN, FINISH_REASON_CANCELLED)
 
 
-def _attempt(leg: Leg, total: _Total, place: Place) -> Flow[GenerationFinished | ServerError]:
+def _attempt(
+    current: RepeatableCall, total: _Total, cursor: SessionCursor
+) -> Flow[GenerationFinished | ServerError]:
     """Makes the call once and emits its text. Returns its last event or its error."""
-    request = leg.next_attempt()
+    request = current.next_attempt()
     try:
         yield Open(GENERATE, request)
         while (response := (yield from read(GenerateResponse))) is not None:
             if response.HasField("started"):
-                place.had_started = True
-                if leg.record_start(response.started) and not total.chars:
+                cursor.had_started = True
+                if current.record_start(response.started) and not total.chars:
                     yield Emit(response.started)
             elif response.HasField("text"):
-                new = leg.new_part(response.text.text)
+                new = current.new_part(response.text.text)
                 if new:
                     total.chars += len(new)
                     yield Emit(_tail(response.text, len(new)))
             elif response.HasField("finished"):
                 # A repetition may be cut off before it has caught up.
                 if response.finished.reason not in _CUT_OFF:
-                    leg.check_end()
+                    current.check_end()
                 return response.finished
     except ServerError as error:
         return error
     return stream_ended("generation")
 
 
-def _unary_attempt(leg: Leg, total: _Total, place: Place) -> Flow[GenerationFinished | ServerError]:
+def _unary_attempt(
+    current: RepeatableCall, total: _Total, cursor: SessionCursor
+) -> Flow[GenerationFinished | ServerError]:
     """As `_attempt`, with a call that returns the whole text."""
     # Both requests have the same fields.
-    request = GenerateTextRequest.FromString(leg.next_attempt().SerializeToString())
+    request = GenerateTextRequest.FromString(current.next_attempt().SerializeToString())
     try:
         response = yield from call(GENERATE_TEXT, request, GenerateTextResponse, unlimited=True)
     except ServerError as error:
         return error
-    place.had_started = True
-    if leg.record_start(response.started) and not total.chars:
+    cursor.had_started = True
+    if current.record_start(response.started) and not total.chars:
         yield Emit(response.started)
-    new = leg.new_part(response.text)
+    new = current.new_part(response.text)
     if new:
         total.chars += len(new)
         text = GeneratedText(
@@ -275,7 +281,7 @@ def _unary_attempt(leg: Leg, total: _Total, place: Place) -> Flow[GenerationFini
         )
         yield Emit(_tail(text, len(new)))
     if response.finished.reason not in _CUT_OFF:
-        leg.check_end()
+        current.check_end()
     return response.finished
 
 
@@ -296,13 +302,13 @@ _CREATION_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def _locate(
-    request: GenerateRequest, place: Place, is_repeated: bool, backoff: Backoff
+    request: GenerateRequest, cursor: SessionCursor, is_repeated: bool, backoff: Backoff
 ) -> Flow[None]:
     """Completes a request with what makes its repetition safe.
 
     These are the position of the session, and the seed of a call that creates one.
     """
-    creation_delays = iter(_CREATION_DELAYS if place.had_started else ())
+    creation_delays = iter(_CREATION_DELAYS if cursor.had_started else ())
     while True:
         try:
             session = yield from _get_session(request)

@@ -40,7 +40,7 @@ class Retry:
     read; and calls that the server rejected before they had an effect.
     """
 
-    #: Seconds to wait in total for a server that is gone or restarts.
+    #: Seconds to wait in total for a server that cannot be reached or restarts.
     connection_seconds: float = 60.0
     #: Seconds to wait in total for a server that rejects calls because it is at
     #: capacity or cannot store sessions. It says itself when to retry.

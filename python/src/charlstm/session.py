@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from charlstm.flow import Flow, Rpc, change, query
 from charlstm.generation import AsyncGeneration, Generation, GenerationResult
-from charlstm.generation_flow import GET_SESSION, GenerateOptions, Place, generate_request
+from charlstm.generation_flow import GET_SESSION, GenerateOptions, SessionCursor, generate_request
 from charlstm.message import from_message
 from charlstm.retry import Retry
 from charlstm.v1 import session_pb2 as pb
@@ -119,7 +119,7 @@ class _SessionState:
             raise ValueError("session_id must not be empty")
         self._retry = retry
         self._flows = SessionFlows(retry)
-        self._place = Place()
+        self._cursor = SessionCursor()
         self._model = model
         self._owner = owner
         self._id = session_id
@@ -132,7 +132,7 @@ class _SessionState:
     @property
     def position(self) -> int | None:
         """Position after the last generation of this object; None if not known."""
-        return self._place.position
+        return self._cursor.position
 
     def _request(self, prime: str, options: GenerateOptions) -> GenerateRequest:
         return generate_request(
@@ -185,7 +185,7 @@ class Session(_SessionState):
             An iterator over pieces of text.
         """
         request = self._request(prime, options)
-        return Generation(self._driver, request, self._retry, self._place, timeout)
+        return Generation(self._driver, request, self._retry, self._cursor, timeout)
 
     def generate_text(
         self,
@@ -197,7 +197,7 @@ class Session(_SessionState):
         """As :meth:`generate`, but returns all of the text: at most 100,000 characters."""
         request = self._request(prime, options)
         return Generation(
-            self._driver, request, self._retry, self._place, timeout, streamed=False
+            self._driver, request, self._retry, self._cursor, timeout, streamed=False
         ).result()
 
     def info(self) -> SessionInfo:
@@ -212,7 +212,7 @@ class Session(_SessionState):
         """Copies the session. The copy continues independently."""
         info = self._driver.run(self._flows.fork(self._id, new_session_id, self._owner))
         fork = Session(self._driver, self._retry, info.session_id, self._model, self._owner)
-        fork._place.end(info.position)
+        fork._cursor.end(info.position)
         return fork
 
     def export(self) -> bytes:
@@ -222,7 +222,7 @@ class Session(_SessionState):
     def delete(self) -> None:
         """Deletes the session. The next generation creates a new one."""
         self._driver.run(self._flows.delete(self._id, self._owner))
-        self._place = Place()
+        self._cursor = SessionCursor()
 
 
 class Sessions:
@@ -264,7 +264,7 @@ class Sessions:
         """
         info = self._driver.run(self._flows.import_(data, session_id, owner))
         session = Session(self._driver, self._retry, info.session_id, "", owner)
-        session._place.end(info.position)
+        session._cursor.end(info.position)
         return session
 
 
@@ -291,7 +291,7 @@ class AsyncSession(_SessionState):
     ) -> AsyncGeneration:
         """As :meth:`Session.generate`; an asynchronous iterator over pieces of text."""
         request = self._request(prime, options)
-        return AsyncGeneration(self._driver, request, self._retry, self._place, timeout)
+        return AsyncGeneration(self._driver, request, self._retry, self._cursor, timeout)
 
     async def generate_text(
         self,
@@ -303,7 +303,7 @@ class AsyncSession(_SessionState):
         """As :meth:`Session.generate_text`."""
         request = self._request(prime, options)
         return await AsyncGeneration(
-            self._driver, request, self._retry, self._place, timeout, streamed=False
+            self._driver, request, self._retry, self._cursor, timeout, streamed=False
         ).result()
 
     async def info(self) -> SessionInfo:
@@ -314,7 +314,7 @@ class AsyncSession(_SessionState):
         """As :meth:`Session.fork`."""
         info = await self._driver.run(self._flows.fork(self._id, new_session_id, self._owner))
         fork = AsyncSession(self._driver, self._retry, info.session_id, self._model, self._owner)
-        fork._place.end(info.position)
+        fork._cursor.end(info.position)
         return fork
 
     async def export(self) -> bytes:
@@ -324,7 +324,7 @@ class AsyncSession(_SessionState):
     async def delete(self) -> None:
         """As :meth:`Session.delete`."""
         await self._driver.run(self._flows.delete(self._id, self._owner))
-        self._place = Place()
+        self._cursor = SessionCursor()
 
 
 class AsyncSessions:
@@ -357,5 +357,5 @@ class AsyncSessions:
         """As :meth:`Sessions.import_`."""
         info = await self._driver.run(self._flows.import_(data, session_id, owner))
         session = AsyncSession(self._driver, self._retry, info.session_id, "", owner)
-        session._place.end(info.position)
+        session._cursor.end(info.position)
         return session

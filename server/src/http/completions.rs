@@ -1,6 +1,8 @@
 //! `POST /v1/completions`: the generations of the gRPC API in the format of
 //! OpenAI's completions.
 
+mod echo;
+mod prompts;
 mod request;
 mod response;
 mod stream;
@@ -14,10 +16,11 @@ use axum::{Extension, Json};
 use charlstm_proto::v1 as pb;
 use futures_util::future::try_join_all;
 
-use self::request::ChoiceRequest;
+use self::echo::Echo;
+use self::prompts::Prompts;
 pub(super) use self::request::CompletionRequest;
 use self::response::finish_reason;
-pub(super) use self::response::{Choice, Completion, Logprobs, Usage};
+use self::response::{Choice, Completion, Usage};
 use super::api_error::{ApiError, ErrorBody};
 use super::{ApiState, MAX_BODY_BYTES};
 use crate::rpc::call_context::CallContext;
@@ -63,24 +66,15 @@ pub(super) async fn complete(
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY_BYTES),
         _ => ApiError::bad_body(rejection),
     })?;
-    let request = CompletionRequest::parse(&body)?;
+    let mut request = CompletionRequest::parse(&body)?;
     drop(body);
     let can_repeat = !request.has_session() || request.expected_position.is_some();
     if !can_repeat && is_repeat(&headers) {
         return Err(ApiError::unsafe_repeat());
     }
-    let choices = request.choices()?;
+    let prompts = request.take_prompts()?;
     let context = CallContext::of(&extensions)?;
-    let opened = open(&state, &context, &choices).await;
-    let result = match opened {
-        Ok(generations) if request.streams() => {
-            let outcome = CallOutcome::default();
-            let events = stream::respond(&request, choices, generations, outcome.clone());
-            Ok((Extension(outcome), events).into_response())
-        }
-        Ok(generations) => whole(&request, &choices, generations).await,
-        Err(error) => Err(error),
-    };
+    let result = respond(&state, &context, request, prompts).await;
     // A repeat without a position would be rejected, and hide this error.
     result.map_err(|error| {
         let error = error.with_request_id(context.record.request_id());
@@ -97,65 +91,96 @@ fn is_repeat(headers: &HeaderMap) -> bool {
     count.is_some_and(|value| value.as_bytes().iter().any(|&byte| byte != b'0'))
 }
 
+/// A text whose generation has begun.
+struct OpenText {
+    messages: GenerateResponses,
+    /// What is sent before it.
+    echo: Echo,
+}
+
+async fn respond(
+    state: &ApiState,
+    context: &CallContext,
+    mut request: CompletionRequest,
+    prompts: Prompts,
+) -> Result<Response, ApiError> {
+    let prompt_chars = prompts.total_chars();
+    let texts = open(state, context, &mut request, prompts).await?;
+    if request.streams() {
+        let outcome = CallOutcome::default();
+        let events = stream::respond(&request, prompt_chars, texts, outcome.clone());
+        return Ok((Extension(outcome), events).into_response());
+    }
+    whole(&request, prompt_chars, texts).await
+}
+
 /// Starts all generations of a request, in order. If one is rejected, all end.
 async fn open(
     state: &ApiState,
     context: &CallContext,
-    choices: &[ChoiceRequest],
-) -> Result<Vec<GenerateResponses>, ApiError> {
-    let mut generations = Vec::with_capacity(choices.len());
-    for choice in choices {
-        let generation = state.generation.open(choice.generate.clone(), context);
-        generations.push(generation.await?);
+    request: &mut CompletionRequest,
+    mut prompts: Prompts,
+) -> Result<Vec<OpenText>, ApiError> {
+    let echoes = Echo::of_prompts(state, context, request, &prompts).await?;
+    let mut texts = Vec::with_capacity(prompts.count());
+    for index in 0..prompts.count() {
+        let generate = request.generate_request(prompts.take(index), index);
+        texts.push(OpenText {
+            messages: state.generation.open(generate, context).await?,
+            echo: echoes[prompts.of_text(index)].clone(),
+        });
     }
-    Ok(generations)
+    Ok(texts)
 }
 
 /// Collects all texts into one response.
 async fn whole(
     request: &CompletionRequest,
-    choices: &[ChoiceRequest],
-    generations: Vec<GenerateResponses>,
+    prompt_chars: u64,
+    texts: Vec<OpenText>,
 ) -> Result<Response, ApiError> {
-    let texts = try_join_all(generations.into_iter().map(collect)).await?;
+    let (messages, echoes): (Vec<_>, Vec<_>) = texts
+        .into_iter()
+        .map(|text| (text.messages, text.echo))
+        .unzip();
+    let texts = try_join_all(messages.into_iter().map(collect)).await?;
     let started = texts.first().and_then(|text| text.started.clone());
     let mut completion = Completion::new(&started.unwrap_or_default());
     if let Some(finished) = texts.first().and_then(|text| text.finished.as_ref()) {
         completion.position = completion.position.map(|_| finished.position);
     }
-    let prompt_chars = choices.iter().map(ChoiceRequest::prompt_chars).sum();
     let chars = texts.iter().filter_map(|text| text.finished.as_ref());
-    completion.usage = Some(Usage::new(
-        prompt_chars,
-        chars.map(|finished| finished.chars).sum(),
-    ));
+    let chars = chars.map(|finished| finished.chars).sum();
+    completion.usage = Some(Usage::new(prompt_chars, chars));
     let with_logprobs = request.logprobs.is_some();
     completion.choices = texts
         .into_iter()
-        .zip(choices)
+        .zip(echoes)
         .enumerate()
-        .map(|(index, (text, choice))| whole_choice(index, text, choice, with_logprobs))
+        .map(|(index, (text, echo))| whole_choice(index, text, &echo, with_logprobs))
         .collect();
     Ok(Json(completion).into_response())
 }
 
 fn whole_choice(
     index: usize,
-    text: pb::GenerateTextResponse,
-    choice: &ChoiceRequest,
+    generated: pb::GenerateTextResponse,
+    echo: &Echo,
     with_logprobs: bool,
 ) -> Choice {
+    let logprobs = with_logprobs.then(|| {
+        let mut all = echo.logprobs();
+        let values = generated.logprobs.iter().copied().map(Some);
+        all.append(&generated.text, values);
+        all
+    });
+    let mut text = generated.text;
+    text.insert_str(0, &echo.text);
     Choice {
-        logprobs: with_logprobs.then(|| Logprobs::new(&text.text, text.logprobs, 0)),
-        text: format!("{}{}", choice.echo, text.text),
+        logprobs,
+        text,
         index,
-        finish_reason: text.finished.as_ref().map(finish_reason),
-        seed: text.started.map(|started| started.seed),
-    }
-}
-
-impl ChoiceRequest {
-    fn prompt_chars(&self) -> u64 {
-        self.generate.prime.chars().count() as u64
+        finish_reason: generated.finished.as_ref().map(finish_reason),
+        seed: generated.started.map(|started| started.seed),
     }
 }

@@ -25,6 +25,7 @@ use super::usage::StreamGuard;
 use crate::metrics::Metrics;
 use throttle::ThrottledEvents;
 
+mod prompt_score;
 mod score_stream;
 #[cfg(test)]
 mod tests;

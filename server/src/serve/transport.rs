@@ -11,11 +11,6 @@ use crate::config::{Config, TlsFiles};
 use crate::http::{OriginPolicy, own_names};
 use crate::listener::{RESERVED_FILES, TlsPem, raise_limit, server_config};
 
-/// Maximum size of one message to the server, in bytes. Models and corpora
-/// arrive in chunks; this bounds the corpus of `StartTraining`, which is one
-/// message.
-pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
-
 /// TLS, whose files are read again when they change.
 pub(super) struct Tls {
     cert: PathBuf,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
-use charlstm_repository::LoadedModel;
+use charlstm_repository::{LoadedModel, ModelId};
 use tokio::sync::oneshot;
 
 use super::model_ref::encode;
@@ -72,6 +72,11 @@ impl Engine {
 }
 
 impl TextScorer {
+    /// The model version that scores.
+    pub fn model(&self) -> &ModelId {
+        &self.model.id
+    }
+
     /// Scores the next part of the text. If the future is dropped, or fails,
     /// the scorer must not be used again.
     ///

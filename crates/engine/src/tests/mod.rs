@@ -3,6 +3,7 @@
 
 mod commit;
 mod controlled_storage;
+mod failing_device;
 mod fairness;
 mod golden_texts;
 mod interleavings;

@@ -28,6 +28,14 @@ impl Default for Int8Processor {
     }
 }
 
+impl Int8Processor {
+    /// Creates an empty batch with room for `max_rows` rows, for devices that
+    /// fall back on the CPU.
+    pub fn batch_of(weights: &PackedNetwork, max_rows: usize) -> Box<dyn BatchBackend> {
+        Box::new(Int8Batch(Batch::new(weights, max_rows)))
+    }
+}
+
 impl DecodeDevice for Int8Processor {
     /// # Errors
     /// Also if the network cannot be quantised: a weight is not finite or too
@@ -85,7 +93,7 @@ impl WeightLayout for Int8Weights {
     }
 
     fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
-        Ok(Box::new(Int8Batch(Batch::new(&self.0, max_rows))))
+        Ok(Int8Processor::batch_of(&self.0, max_rows))
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::ApiError;
+use super::prompts::Prompts;
 
 /// Default of OpenAI's API.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -18,6 +19,10 @@ const MAX_CHOICES: usize = 128;
 /// Maximum number of characters of a response that is not streamed: the limit
 /// of `GenerateText`.
 const MAX_WHOLE_CHARS: u64 = 100_000;
+
+/// Maximum number of characters of prompts whose log-probabilities are
+/// returned: each takes some hundred bytes while the response is built.
+const MAX_SCORED_CHARS: u64 = MAX_WHOLE_CHARS;
 
 /// Maximum of `logprobs`, as in OpenAI's API.
 const MAX_LOGPROBS: u32 = 5;
@@ -92,8 +97,8 @@ pub(crate) struct CompletionRequest {
     #[serde(default)]
     pub(super) stream_options: Option<StreamOptions>,
     /// If set, the response has the logarithm of the probability of each
-    /// character. 0 to 5; the probabilities of other characters are not
-    /// reported.
+    /// character, with `echo` also of the prompt. 0 to 5; the probabilities of
+    /// other characters are not reported.
     #[serde(default)]
     #[schema(maximum = 5)]
     pub(super) logprobs: Option<u32>,
@@ -151,15 +156,6 @@ pub(crate) struct CompletionRequest {
     pub(super) suffix: Option<String>,
 }
 
-/// One text to generate.
-#[derive(Clone, Debug)]
-pub(super) struct ChoiceRequest {
-    /// What a generation of gRPC is asked for.
-    pub(super) generate: pb::GenerateRequest,
-    /// What is sent before the text.
-    pub(super) echo: String,
-}
-
 impl CompletionRequest {
     /// Reads a request.
     ///
@@ -197,9 +193,9 @@ impl CompletionRequest {
         default(no_bias, "logit_bias", "{}")?;
         let no_suffix = self.suffix.as_ref().is_none_or(String::is_empty);
         default(no_suffix, "suffix", "null")?;
-        if self.echo() && self.logprobs.is_some() {
-            let message = "is not supported together with echo: the prompt is not scored; \
-                           use Score of the gRPC API";
+        if self.scores_prompts() && self.has_session() {
+            let message = "is not supported together with echo in a session: a prompt is \
+                           scored as the beginning of a text";
             return Err(ApiError::invalid("logprobs", message));
         }
         if let Some(logprobs) = self.logprobs.filter(|&count| count > MAX_LOGPROBS) {
@@ -213,8 +209,13 @@ impl CompletionRequest {
         self.stream.unwrap_or_default()
     }
 
-    fn echo(&self) -> bool {
+    pub(super) fn echoes(&self) -> bool {
         self.echo.unwrap_or_default()
+    }
+
+    /// Whether the response has the log-probabilities of the prompts.
+    pub(super) fn scores_prompts(&self) -> bool {
+        self.echoes() && self.logprobs.is_some()
     }
 
     pub(super) fn includes_usage(&self) -> bool {
@@ -228,14 +229,14 @@ impl CompletionRequest {
         self.session_id.as_ref().is_some_and(|id| !id.is_empty())
     }
 
-    /// Returns the texts to generate: for each prompt, `n`.
+    /// Takes the prompts out of the request.
     ///
     /// # Errors
     /// 400: too many or too long, or several in one session.
-    pub(super) fn choices(&self) -> Result<Vec<ChoiceRequest>, ApiError> {
-        let prompts = match &self.prompt {
-            None => &[String::new()][..],
-            Some(Prompt::One(prompt)) => std::slice::from_ref(prompt),
+    pub(super) fn take_prompts(&mut self) -> Result<Prompts, ApiError> {
+        let texts = match self.prompt.take() {
+            None => vec![String::new()],
+            Some(Prompt::One(prompt)) => vec![prompt],
             Some(Prompt::List(prompts)) => prompts,
         };
         let n = self.n.unwrap_or(1) as usize;
@@ -243,13 +244,10 @@ impl CompletionRequest {
             let message = format!("must be 1 to {MAX_CHOICES}, not {n}");
             return Err(ApiError::invalid("n", message));
         }
-        let count = prompts.len().saturating_mul(n);
-        if prompts.is_empty() || count > MAX_CHOICES {
-            let message = format!(
-                "must have 1 to {} texts, not {}",
-                MAX_CHOICES / n,
-                prompts.len()
-            );
+        let count = texts.len().saturating_mul(n);
+        if texts.is_empty() || count > MAX_CHOICES {
+            let most = MAX_CHOICES / n;
+            let message = format!("must have 1 to {most} texts, not {}", texts.len());
             return Err(ApiError::invalid("prompt", message));
         }
         if self.has_session() && count > 1 {
@@ -257,7 +255,7 @@ impl CompletionRequest {
             let message = "must be a single text in a session";
             return Err(ApiError::invalid(field, message));
         }
-        let max_chars = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+        let max_chars = self.max_chars();
         let total = u64::from(max_chars) * count as u64;
         if !self.streams() && total > MAX_WHOLE_CHARS {
             let message = format!(
@@ -266,21 +264,24 @@ impl CompletionRequest {
             );
             return Err(ApiError::invalid("max_tokens", message));
         }
-        let prompts = prompts
-            .iter()
-            .flat_map(|prompt| std::iter::repeat_n(prompt, n));
-        let choices = prompts.enumerate().map(|(index, prompt)| ChoiceRequest {
-            generate: self.generate_request(prompt, max_chars, index as u64),
-            echo: if self.echo() {
-                prompt.clone()
-            } else {
-                String::new()
-            },
-        });
-        Ok(choices.collect())
+        let prompts = Prompts::new(texts, n);
+        let scored = prompts.total_chars();
+        if self.scores_prompts() && scored > MAX_SCORED_CHARS {
+            let message = format!(
+                "must have at most {MAX_SCORED_CHARS} characters with echo and logprobs, in all \
+                 texts together; not {scored}"
+            );
+            return Err(ApiError::invalid("prompt", message));
+        }
+        Ok(prompts)
     }
 
-    fn generate_request(&self, prompt: &str, max_chars: u32, index: u64) -> pb::GenerateRequest {
+    fn max_chars(&self) -> u32 {
+        self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)
+    }
+
+    /// Returns the generation of the text with this index.
+    pub(super) fn generate_request(&self, prompt: String, index: usize) -> pb::GenerateRequest {
         let stop = match &self.stop {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop.clone()],
@@ -288,14 +289,14 @@ impl CompletionRequest {
         };
         pb::GenerateRequest {
             model: self.model.clone(),
-            prime: prompt.to_owned(),
-            max_chars: Some(max_chars),
+            prime: prompt,
+            max_chars: Some(self.max_chars()),
             session_id: self.session_id.clone(),
             sampling: Some(pb::Sampling {
                 temperature: self.temperature,
                 top_k: self.top_k,
                 top_p: self.top_p,
-                seed: self.seed.map(|seed| seed.wrapping_add(index)),
+                seed: self.seed.map(|seed| seed.wrapping_add(index as u64)),
                 greedy: None,
                 min_p: self.min_p,
             }),
@@ -319,9 +320,19 @@ mod tests {
         CompletionRequest::parse(value.to_string().as_bytes())
     }
 
+    /// The generations that a request asks for.
+    fn generations(value: &Value) -> Vec<pb::GenerateRequest> {
+        let mut request = parse(value).unwrap();
+        let mut prompts = request.take_prompts().unwrap();
+        let indices = 0..prompts.count();
+        indices
+            .map(|index| request.generate_request(prompts.take(index), index))
+            .collect()
+    }
+
     /// The field that a request is rejected for.
     fn violation(value: &Value) -> String {
-        let rejected = parse(value).and_then(|request| request.choices());
+        let rejected = parse(value).and_then(|mut request| request.take_prompts());
         let error = rejected.unwrap_err().body().error;
         error
             .param
@@ -335,9 +346,9 @@ mod tests {
             json!({"model": "m", "prompt": "a", "max_tokens": null, "n": null, "stop": null,
                    "logit_bias": {}, "best_of": 1, "suffix": null, "presence_penalty": 0}),
         ] {
-            let choices = parse(&value).unwrap().choices().unwrap();
-            assert_eq!(choices.len(), 1);
-            let generate = &choices[0].generate;
+            let generates = generations(&value);
+            assert_eq!(generates.len(), 1);
+            let generate = &generates[0];
             assert_eq!(
                 (generate.max_chars, generate.prime.as_str()),
                 (Some(16), "a")
@@ -349,16 +360,12 @@ mod tests {
     #[test]
     fn each_text_of_a_request_has_its_own_seed() {
         let value = json!({"model": "m", "prompt": ["a", "b"], "n": 2, "seed": 7, "echo": true});
-        let choices = parse(&value).unwrap().choices().unwrap();
-        let texts = choices.iter().map(|choice| {
-            let sampling = choice.generate.sampling.unwrap();
-            (
-                choice.generate.prime.as_str(),
-                choice.echo.as_str(),
-                sampling.seed.unwrap(),
-            )
+        let texts = generations(&value).into_iter().map(|generate| {
+            let seed = generate.sampling.unwrap().seed.unwrap();
+            (generate.prime, seed)
         });
-        let expected = [("a", "a", 7), ("a", "a", 8), ("b", "b", 9), ("b", "b", 10)];
+        let expected = [("a", 7), ("a", 8), ("b", 9), ("b", 10)];
+        let expected = expected.map(|(prompt, seed)| (prompt.to_owned(), seed));
         assert_eq!(texts.collect::<Vec<_>>(), expected);
     }
 
@@ -395,8 +402,12 @@ mod tests {
             request[outer] = value;
             assert_eq!(violation(&request), field, "{request}");
         }
-        let together = json!({"model": "m", "prompt": "a", "echo": true, "logprobs": 0});
-        assert_eq!(violation(&together), "logprobs");
+        let in_session = json!({"model": "m", "prompt": "a", "echo": true, "logprobs": 0,
+                                "session_id": "s"});
+        assert_eq!(violation(&in_session), "logprobs");
+        let long = json!({"model": "m", "prompt": "a".repeat(50_001), "n": 2, "echo": true,
+                          "logprobs": 0, "stream": true});
+        assert_eq!(violation(&long), "prompt");
         let missing = json!({"prompt": "a"});
         assert!(
             parse(&missing)

@@ -63,8 +63,9 @@ pub(crate) struct Choice {
 pub(crate) struct Logprobs {
     /// The characters.
     pub(super) tokens: Vec<String>,
-    /// Natural logarithm of the probability of each, before sampling filters.
-    pub(super) token_logprobs: Vec<f32>,
+    /// Natural logarithm of the probability of each, before sampling filters;
+    /// `null` for the first character of a prompt, which nothing predicts.
+    pub(super) token_logprobs: Vec<Option<f32>>,
     /// Position of each in the text.
     pub(super) text_offset: Vec<usize>,
     /// Always `null`: other characters are not reported.
@@ -93,15 +94,28 @@ impl Usage {
 }
 
 impl Logprobs {
-    /// The characters of `text`, the first of which has the position `offset`.
-    pub(super) fn new(text: &str, logprobs: Vec<f32>, offset: usize) -> Self {
+    /// The characters of `text` with their values, as many as there are
+    /// characters; the first has the position `offset`.
+    pub(super) fn new(
+        text: &str,
+        logprobs: impl Iterator<Item = Option<f32>>,
+        offset: usize,
+    ) -> Self {
         let tokens: Vec<String> = text.chars().map(String::from).collect();
         Self {
+            token_logprobs: logprobs.take(tokens.len()).collect(),
             text_offset: (offset..offset + tokens.len()).collect(),
             tokens,
-            token_logprobs: logprobs,
             top_logprobs: None,
         }
+    }
+
+    /// Adds the characters that follow.
+    pub(super) fn append(&mut self, text: &str, logprobs: impl Iterator<Item = Option<f32>>) {
+        let next = Self::new(text, logprobs, self.tokens.len());
+        self.tokens.extend(next.tokens);
+        self.token_logprobs.extend(next.token_logprobs);
+        self.text_offset.extend(next.text_offset);
     }
 }
 

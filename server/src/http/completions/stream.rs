@@ -11,10 +11,11 @@ use futures_util::stream::{SelectAll, StreamExt, select_all};
 use futures_util::{Stream, stream};
 use serde::Serialize;
 
-use super::request::{ChoiceRequest, CompletionRequest};
+use super::OpenText;
+use super::echo::Echo;
+use super::request::CompletionRequest;
 use super::response::{Choice, Completion, Logprobs, Usage, finish_reason};
 use crate::http::api_error::ApiError;
-use crate::rpc::generation::GenerateResponses;
 use crate::rpc::layers::call_outcome::CallOutcome;
 
 /// The last event of a stream that did not fail.
@@ -43,7 +44,9 @@ struct Completions {
 /// How far one text is.
 struct TextProgress {
     /// What is to be sent before the text.
-    echo: String,
+    echo: Echo,
+    /// Number of characters that were sent before the text.
+    echo_chars: usize,
     chars: usize,
 }
 
@@ -59,28 +62,30 @@ enum Phase {
 /// Sends the texts as they are generated. Records in `outcome` if one fails.
 pub(super) fn respond(
     request: &CompletionRequest,
-    choices: Vec<ChoiceRequest>,
-    generations: Vec<GenerateResponses>,
+    prompt_chars: u64,
+    texts: Vec<OpenText>,
     outcome: CallOutcome,
 ) -> impl IntoResponse {
-    let messages = generations.into_iter().enumerate();
-    let messages = messages.map(|(index, messages)| {
-        let numbered = messages.map(move |message| (index, message));
-        numbered.boxed()
-    });
+    let (messages, texts): (Vec<_>, Vec<_>) = texts
+        .into_iter()
+        .enumerate()
+        .map(|(index, OpenText { messages, echo })| {
+            let numbered = messages.map(move |message| (index, message));
+            let progress = TextProgress {
+                echo_chars: echo.text.chars().count(),
+                echo,
+                chars: 0,
+            };
+            (numbered.boxed(), progress)
+        })
+        .unzip();
     let completions = Completions {
         messages: select_all(messages),
         template: None,
         with_logprobs: request.logprobs.is_some(),
-        prompt_chars: choices.iter().map(ChoiceRequest::prompt_chars).sum(),
+        prompt_chars,
         includes_usage: request.includes_usage(),
-        texts: choices
-            .into_iter()
-            .map(|choice| TextProgress {
-                echo: choice.echo,
-                chars: 0,
-            })
-            .collect(),
+        texts,
         phase: Phase::Texts,
         outcome,
     };
@@ -146,17 +151,22 @@ impl Completions {
         };
         let position = match message.event? {
             Generated::Started(started) => {
-                choice.text = std::mem::take(&mut text.echo);
+                let echo = std::mem::take(&mut text.echo);
+                if self.with_logprobs && !echo.text.is_empty() {
+                    choice.logprobs = Some(echo.logprobs());
+                }
+                choice.text = echo.text.as_ref().to_owned();
                 choice.seed = Some(started.seed);
                 self.template
                     .get_or_insert_with(|| Completion::new(&started));
                 started.position
             }
             Generated::Text(part) => {
-                let offset = text.chars;
+                let offset = text.echo_chars + text.chars;
                 text.chars += part.text.chars().count();
                 if self.with_logprobs {
-                    choice.logprobs = Some(Logprobs::new(&part.text, part.logprobs, offset));
+                    let values = part.logprobs.into_iter().map(Some);
+                    choice.logprobs = Some(Logprobs::new(&part.text, values, offset));
                 }
                 choice.text = part.text;
                 part.position

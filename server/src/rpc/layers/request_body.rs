@@ -34,9 +34,14 @@ const PREFIX_BYTES: usize = 5;
 /// A large message may take the time limit for each part of this size.
 const PART_BYTES: usize = 1024 * 1024;
 
+/// Maximum size of one message to the server, in bytes. Models and corpora
+/// arrive in chunks; this bounds the corpus of `StartTraining`, which is one
+/// message.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
 /// Maximum size of all incomplete messages together, in KiB: eight of the
 /// largest ones.
-const MAX_BUFFERED_KIB: usize = 512 * 1024;
+const MAX_BUFFERED_KIB: usize = 8 * MAX_MESSAGE_BYTES / 1024;
 
 /// Messages below this size are not counted: a connection has a limited number
 /// of calls, and the flow control of its connection bounds what they buffer.
@@ -221,7 +226,7 @@ impl Messages {
             return Ok(());
         }
         // The decoder rejects what is longer than any message.
-        let kib = u32::try_from(length.div_ceil(1024).min(MAX_BUFFERED_KIB / 8));
+        let kib = u32::try_from(length.min(MAX_MESSAGE_BYTES).div_ceil(1024));
         let kib = kib.unwrap_or(u32::MAX);
         match Arc::clone(&self.buffered_kib).try_acquire_many_owned(kib) {
             Ok(permit) => self._permit = Some(permit),

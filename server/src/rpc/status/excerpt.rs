@@ -4,10 +4,10 @@
 /// recognise one's own text.
 const MAX_QUOTED_CHARS: usize = 200;
 
-/// Maximum length of a message, in bytes. A message is sent in a header with
+/// Maximum length of the message of a status, in bytes. It is sent in a header with
 /// up to 3 bytes for each of its own, and twice in the details with 4 bytes
 /// for 3; some clients accept no more than 8 KiB of headers.
-const MAX_MESSAGE_BYTES: usize = 1000;
+const MAX_STATUS_BYTES: usize = 1000;
 
 /// Shortens a message: each text in quotation marks, as `{:?}` writes it, to
 /// 200 characters, and the whole to 1000 bytes. An ellipsis stands for the
@@ -18,8 +18,8 @@ pub(crate) fn shorten(message: String) -> String {
         return message;
     }
     let mut shortened = shorten_quotes(&message);
-    if shortened.len() > MAX_MESSAGE_BYTES {
-        shortened.truncate(shortened.floor_char_boundary(MAX_MESSAGE_BYTES - '…'.len_utf8()));
+    if shortened.len() > MAX_STATUS_BYTES {
+        shortened.truncate(shortened.floor_char_boundary(MAX_STATUS_BYTES - '…'.len_utf8()));
         shortened.push('…');
     }
     shortened

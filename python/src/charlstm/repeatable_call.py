@@ -19,15 +19,15 @@ from charlstm.v1.generation_pb2 import (
 _DEFAULT_MAX_CHARS = 200
 
 
-class Leg:
+class RepeatableCall:
     """A call and how much of its text was delivered, over all its attempts.
 
     If the server shuts down during a call in a session, the generation continues
-    with another leg.
+    with another call.
     """
 
     def __init__(self, request: GenerateRequest) -> None:
-        """Creates the leg of a call of which nothing was delivered yet.
+        """Wraps a call of which nothing was delivered yet.
 
         The request should contain everything that the text depends on, in
         particular the seed and, in a session, the position.
@@ -116,34 +116,52 @@ class Leg:
         if self._repeated != len(self._delivered):
             raise self._diverged(self._repeated)
 
-    def after_shutdown(self, finished: GenerationFinished) -> Leg | None:
-        """Returns the leg that generates the rest after the server has shut down.
+    def is_complete(self, finished: GenerationFinished) -> bool:
+        """Whether nothing is left to generate although the server has shut down.
+
+        That is so if all characters were delivered and the state after them is where
+        the caller expects it: in the session, or in the returned snapshot.
+        """
+        if self._chars_left() > 0 or not self._has_caught_up():
+            return False
+        if self.in_session:
+            return self._is_at_end(finished)
+        return bool(finished.session_snapshot) or not self._request.return_session
+
+    def after_shutdown(self, finished: GenerationFinished) -> RepeatableCall:
+        """Returns the call that generates the rest after the server has shut down.
 
         In a session that is at the end of the delivered text, this is a new call at
         that position. Otherwise the call is repeated: a repeated call that is cut
         off before it has caught up does not move the session, and a call without a
-        session has no position. None if nothing is left to generate.
+        session has no position.
         """
-        request = self._request
-        max_chars = request.max_chars if request.HasField("max_chars") else _DEFAULT_MAX_CHARS
-        is_at_end = (
-            self.in_session
-            and self._delivered != ""
-            and self._repeated == len(self._delivered)
-            and self._start is not None
-            and finished.position == self._start + self._prime_chars + len(self._delivered)
-        )
-        if not is_at_end:
+        chars_left = self._chars_left()
+        can_continue = self.in_session and self._has_caught_up() and self._is_at_end(finished)
+        if not can_continue or chars_left <= 0:
             return self
-        if max_chars <= len(self._delivered):
-            return None
-        rest = Leg(request)
+        rest = RepeatableCall(self._request)
         rest._request.expected_position = finished.position
         rest._request.prime = ""
-        rest._request.max_chars = max_chars - len(self._delivered)
+        rest._request.max_chars = chars_left
         # The session keeps its random state.
         rest._request.sampling.ClearField("seed")
         return rest
+
+    def _chars_left(self) -> int:
+        request = self._request
+        max_chars = request.max_chars if request.HasField("max_chars") else _DEFAULT_MAX_CHARS
+        return max_chars - len(self._delivered)
+
+    def _has_caught_up(self) -> bool:
+        """Whether this attempt has generated all that was delivered, and anything."""
+        return self._delivered != "" and self._repeated == len(self._delivered)
+
+    def _is_at_end(self, finished: GenerationFinished) -> bool:
+        """Whether the session is at the end of the delivered text."""
+        if self._start is None:
+            return False
+        return finished.position == self._start + self._prime_chars + len(self._delivered)
 
     def _diverged(self, same: int) -> TextDiverged:
         return TextDiverged(

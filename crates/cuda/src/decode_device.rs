@@ -1,0 +1,308 @@
+//! A GPU as a device of [`charlstm_model::decode_step`], with the CPU to fall
+//! back on: both compute the same bits, so nobody sees in a text where it was
+//! generated.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use charlstm_int8::{Batch, PackedNetwork, QuantisedNetwork, State};
+use charlstm_model::decode_step::{
+    Arithmetic, BatchBackend, DecodeDevice, DecodeError, DecodeWeights, HiddenState, Int8Processor,
+    WeightLayout, quantise,
+};
+use charlstm_model::parameters::Parameters;
+
+use crate::batch::{CudaBatch, Slot};
+use crate::device::CudaDevice;
+use crate::error::CudaError;
+use crate::network::CudaNetwork;
+
+/// Rows and characters of the comparison with the CPU that a model must pass
+/// before the GPU is used for it.
+const CHECKED_ROWS: usize = 5;
+const CHECKED_CHARS: usize = 16;
+
+/// What happened to a GPU that is used for decode steps.
+#[derive(Clone, Copy, Debug)]
+pub enum CudaEvent<'a> {
+    /// The GPU has failed and is not used any more. Reported once.
+    Failed(&'a CudaError),
+    /// A model does not fit the GPU and runs on the CPU.
+    ModelOnProcessor(&'a CudaError),
+}
+
+/// Is told what happens to a GPU. Called on any thread; must not block.
+pub type OnEvent = Box<dyn Fn(CudaEvent<'_>) + Send + Sync>;
+
+/// A GPU that computes int8 decode steps. If it fails, the generations that it
+/// was computing end with an error, and all later ones run on the CPU.
+#[derive(Clone)]
+pub struct CudaDecoder {
+    device: CudaDevice,
+    health: Arc<Health>,
+    processor: Int8Processor,
+}
+
+struct Health {
+    has_failed: AtomicBool,
+    on_event: OnEvent,
+}
+
+impl Health {
+    fn is_usable(&self) -> bool {
+        !self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// Records a failure and returns it as the error of the operation.
+    fn report(&self, error: CudaError) -> DecodeError {
+        if !self.has_failed.swap(true, Ordering::AcqRel) {
+            (self.on_event)(CudaEvent::Failed(&error));
+        }
+        DecodeError(Box::new(error))
+    }
+
+    /// Records why a model or a batch runs on the CPU.
+    fn avoid(&self, error: CudaError) {
+        if matches!(
+            error,
+            CudaError::OutOfMemory { .. } | CudaError::NetworkTooLarge { .. }
+        ) {
+            (self.on_event)(CudaEvent::ModelOnProcessor(&error));
+        } else {
+            // Nothing has been generated that would have to end with it.
+            drop(self.report(error));
+        }
+    }
+}
+
+impl CudaDecoder {
+    /// Opens GPU number `ordinal`. Blocks while its kernels are compiled: up to
+    /// ten seconds. `processor` computes what the GPU cannot.
+    ///
+    /// # Errors
+    /// A library is missing, or the GPU cannot be used.
+    pub fn open(
+        ordinal: usize,
+        processor: Int8Processor,
+        on_event: OnEvent,
+    ) -> Result<Self, CudaError> {
+        Ok(Self {
+            device: CudaDevice::open(ordinal)?,
+            health: Arc::new(Health {
+                has_failed: AtomicBool::new(false),
+                on_event,
+            }),
+            processor,
+        })
+    }
+
+    /// Uploads a network, and compares its results with those of the CPU.
+    fn upload(
+        &self,
+        network: &QuantisedNetwork,
+        packed: &PackedNetwork,
+    ) -> Result<Arc<CudaNetwork>, CudaError> {
+        let uploaded = Arc::new(CudaNetwork::upload(&self.device, network)?);
+        if results_differ(&uploaded, packed)? {
+            return Err(CudaError::WrongResults);
+        }
+        Ok(uploaded)
+    }
+}
+
+impl fmt::Debug for CudaDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaDecoder")
+            .field("device", &self.device)
+            .field("is_usable", &self.health.is_usable())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DecodeDevice for CudaDecoder {
+    /// A model that the GPU cannot hold or index runs on the CPU.
+    fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
+        let network = quantise(parameters)?;
+        let packed = PackedNetwork::new(&network, self.processor.kernel)
+            .map_err(|error| DecodeError(Box::new(error)))?;
+        let mut uploaded = None;
+        if self.health.is_usable() {
+            match self.upload(&network, &packed) {
+                Ok(network) => uploaded = Some(network),
+                Err(error) => self.health.avoid(error),
+            }
+        }
+        let layout = CudaWeights {
+            uploaded,
+            packed,
+            health: Arc::clone(&self.health),
+        };
+        Ok(DecodeWeights::new(
+            parameters.architecture,
+            Box::new(layout),
+        ))
+    }
+}
+
+/// The weights of a model on the GPU, and on the CPU for when it fails.
+struct CudaWeights {
+    uploaded: Option<Arc<CudaNetwork>>,
+    packed: PackedNetwork,
+    health: Arc<Health>,
+}
+
+impl fmt::Debug for CudaWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaWeights")
+            .field("uploaded", &self.uploaded)
+            .field("packed", &self.packed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WeightLayout for CudaWeights {
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::INT8
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.uploaded {
+            Some(network) => network.device_bytes(),
+            None => self.packed.bytes(),
+        }
+    }
+
+    fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
+        if let Some(network) = &self.uploaded
+            && self.health.is_usable()
+        {
+            // One more, for the sequence that is being prefilled.
+            match CudaBatch::new(Arc::clone(network), max_rows + 1) {
+                Ok(batch) => {
+                    return Ok(Box::new(CudaRows {
+                        batch: RefCell::new(batch),
+                        slots: Vec::with_capacity(max_rows),
+                        inputs: Vec::with_capacity(max_rows),
+                        health: Arc::clone(&self.health),
+                    }));
+                }
+                Err(error) => self.health.avoid(error),
+            }
+        }
+        Ok(Int8Processor::batch_of(&self.packed, max_rows))
+    }
+}
+
+/// The rows of a batch on the GPU. A row beyond those in use keeps its slot.
+struct CudaRows {
+    /// Reading a state from the GPU needs its stream.
+    batch: RefCell<CudaBatch>,
+    slots: Vec<Slot>,
+    inputs: Vec<(Slot, u32)>,
+    health: Arc<Health>,
+}
+
+impl CudaRows {
+    fn done<T>(&self, result: Result<T, CudaError>) -> Result<T, DecodeError> {
+        result.map_err(|error| self.health.report(error))
+    }
+}
+
+impl BatchBackend for CudaRows {
+    fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError> {
+        let batch = self.batch.get_mut();
+        let written = match self.slots.get(row) {
+            Some(&slot) => batch.write(slot, state.int8()),
+            None => batch.push(state.int8()).map(|slot| self.slots.push(slot)),
+        };
+        self.done(written)
+    }
+
+    fn read(&self, row: usize) -> Result<HiddenState, DecodeError> {
+        let state = self.batch.borrow_mut().read(self.slots[row]);
+        self.done(state).map(HiddenState::Int8)
+    }
+
+    /// The row that is copied is the last one, which is then no longer in use.
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+        let state = self.batch.get_mut().read(self.slots[from]);
+        let state = self.done(state)?;
+        let written = self.batch.get_mut().write(self.slots[to], &state);
+        self.done(written)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
+        self.inputs.clear();
+        let rows = self.slots.iter().copied().zip(tokens.iter().copied());
+        self.inputs.extend(rows);
+        let health = &self.health;
+        let logits = self.batch.get_mut().step(&self.inputs);
+        logits.map_err(|error| health.report(error))
+    }
+
+    fn prefill(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+        logits: Option<&mut Vec<f32>>,
+    ) -> Result<(), DecodeError> {
+        let fed = feed(self.batch.get_mut(), state.int8(), tokens, logits);
+        *state = HiddenState::Int8(self.done(fed)?);
+        Ok(())
+    }
+}
+
+/// Feeds characters to a sequence that is not in the batch.
+fn feed(
+    batch: &mut CudaBatch,
+    state: &State,
+    tokens: &[u32],
+    logits: Option<&mut Vec<f32>>,
+) -> Result<State, CudaError> {
+    let slot = batch.push(state)?;
+    match logits {
+        None => batch.prefill(&[(slot, tokens)])?,
+        Some(logits) => logits.extend(batch.prefill_logits(slot, tokens)?),
+    }
+    let state = batch.read(slot)?;
+    batch.remove(slot)?;
+    Ok(state)
+}
+
+/// Whether the GPU and the CPU compute different logits or states, in steps or
+/// in prefill.
+fn results_differ(network: &Arc<CudaNetwork>, packed: &PackedNetwork) -> Result<bool, CudaError> {
+    let shape = *network.shape();
+    let mut gpu = CudaBatch::new(Arc::clone(network), CHECKED_ROWS + 1)?;
+    let mut cpu = Batch::new(packed, CHECKED_ROWS);
+    let token = |row: usize, at: usize| ((row * 31 + at * 17 + 1) % shape.vocabulary_size()) as u32;
+    let text: Vec<u32> = (0..CHECKED_CHARS).map(|at| token(0, at)).collect();
+    let mut expected = State::zeros(&shape);
+    cpu.prefill(&mut expected, &text);
+    let prefilled = feed(&mut gpu, &State::zeros(&shape), &text, None)?;
+    if prefilled != expected {
+        return Ok(true);
+    }
+    let mut slots = Vec::with_capacity(CHECKED_ROWS);
+    for row in 0..CHECKED_ROWS {
+        let state = if row == 0 {
+            expected.clone()
+        } else {
+            State::zeros(&shape)
+        };
+        cpu.push(&state);
+        slots.push(gpu.push(&state)?);
+    }
+    for at in 0..CHECKED_CHARS {
+        let tokens: Vec<u32> = (0..CHECKED_ROWS).map(|row| token(row, at)).collect();
+        let inputs: Vec<_> = slots.iter().copied().zip(tokens.iter().copied()).collect();
+        let (ours, theirs) = (gpu.step(&inputs)?, cpu.step(&tokens));
+        let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        if bits(ours) != bits(theirs) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,191 @@
+//! A device that fails: as a GPU does that traps or is lost.
+
+use std::sync::atomic::AtomicBool;
+
+use charlstm_model::decode_step::{
+    Arithmetic, BatchBackend, DecodeError, DecodeWeights, HiddenState, WeightLayout,
+};
+
+use super::*;
+
+/// The CPU, until it fails; batches made afterwards work again, as those of a
+/// GPU do that is replaced by the CPU.
+#[derive(Debug, Default)]
+struct FailingDevice {
+    has_failed: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct FailingWeights {
+    inner: Arc<DecodeWeights>,
+    has_failed: Arc<AtomicBool>,
+}
+
+struct FailingBatch {
+    inner: DecodeBatch,
+    has_failed: Arc<AtomicBool>,
+    /// The device works for this batch, whatever happens to others.
+    is_sound: bool,
+}
+
+impl DecodeDevice for FailingDevice {
+    fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
+        let weights = FailingWeights {
+            inner: Arc::new(Int8Processor::default().prepare(parameters)?),
+            has_failed: Arc::clone(&self.has_failed),
+        };
+        Ok(DecodeWeights::new(
+            parameters.architecture,
+            Box::new(weights),
+        ))
+    }
+}
+
+impl WeightLayout for FailingWeights {
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::INT8
+    }
+
+    fn bytes(&self) -> usize {
+        self.inner.bytes()
+    }
+
+    fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
+        Ok(Box::new(FailingBatch {
+            inner: DecodeBatch::new(Arc::clone(&self.inner), max_rows)?,
+            has_failed: Arc::clone(&self.has_failed),
+            is_sound: self.has_failed.load(Ordering::SeqCst),
+        }))
+    }
+}
+
+impl FailingBatch {
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.has_failed.load(Ordering::SeqCst) && !self.is_sound {
+            return Err(DecodeError("the device is lost".into()));
+        }
+        Ok(())
+    }
+}
+
+impl BatchBackend for FailingBatch {
+    fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError> {
+        self.check()?;
+        while self.inner.rows() > row {
+            self.inner.swap_remove(self.inner.rows() - 1);
+        }
+        self.inner.push(state);
+        Ok(())
+    }
+
+    fn read(&self, row: usize) -> Result<HiddenState, DecodeError> {
+        self.check()?;
+        Ok(self.inner.state(row))
+    }
+
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+        self.check()?;
+        assert_eq!(from + 1, self.inner.rows(), "the last row is moved");
+        self.inner.swap_remove(to);
+        Ok(())
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
+        self.check()?;
+        while self.inner.rows() > tokens.len() {
+            self.inner.swap_remove(self.inner.rows() - 1);
+        }
+        self.inner.step(tokens)
+    }
+
+    fn prefill(
+        &mut self,
+        state: &mut HiddenState,
+        tokens: &[u32],
+        logits: Option<&mut Vec<f32>>,
+    ) -> Result<(), DecodeError> {
+        self.check()?;
+        match logits {
+            None => self.inner.prefill(state, tokens),
+            Some(logits) => {
+                logits.extend(self.inner.prefill_logits(state, tokens)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// An engine whose model `m@1` is on a device, and the switch that makes the
+/// device fail.
+fn start_on_device() -> (Engine, Arc<AtomicBool>) {
+    let device = FailingDevice::default();
+    let (engine, models) = start_in(
+        Precision::Int8,
+        EngineConfig {
+            workers: 1,
+            ..config()
+        },
+        Arc::new(MemorySessions::new(SessionLimits::default())),
+    );
+    let id = models.add("m", 1, 1);
+    let on_device = Arc::new(model(&id, 1, &parameters(1, 20), &device));
+    let mut all = models.models.lock().unwrap();
+    all.get_mut(&id).unwrap().int8 = on_device;
+    drop(all);
+    (engine, device.has_failed)
+}
+
+/// Reads to the end, and returns the text before the error.
+async fn read_to_error(stream: &mut GenerationStream) -> (String, GenerateError) {
+    let mut text = String::new();
+    loop {
+        match stream.next().await.unwrap() {
+            Ok(GenerationEvent::Text(event)) => text.push_str(&event.text),
+            Ok(GenerationEvent::Started(_)) => {}
+            Ok(GenerationEvent::Finished(_)) => panic!("the text must fail"),
+            Err(error) => return (text, error),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_calls_on_a_failed_device_end_and_their_sessions_continue_with_the_same_text() {
+    let (engine, has_failed) = start_on_device();
+    let expected = whole(&engine, seeded_call("reference", "abc", 3_000)).await;
+    let long = seeded_call("s", "abc", 1_000_000);
+    let mut stream = engine.generate(long).await.unwrap();
+    let mut idle = engine.generate(call("abc", 1_000_000)).await.unwrap();
+    let mut got = String::new();
+    while got.len() < 100 {
+        if let GenerationEvent::Text(event) = stream.next().await.unwrap().unwrap() {
+            got.push_str(&event.text);
+        }
+    }
+    has_failed.store(true, Ordering::SeqCst);
+    let (more, error) = read_to_error(&mut stream).await;
+    got.push_str(&more);
+    assert!(error.to_string().contains("the device is lost"), "{error}");
+    let (_, error) = read_to_error(&mut idle).await;
+    assert!(error.to_string().contains("the device is lost"), "{error}");
+
+    let rest = whole(&engine, session_call("s", "", 200)).await;
+    assert_eq!(rest.started.position, 3 + got.len() as u64);
+    got.push_str(&rest.text);
+    let compared = got.len().min(expected.text.len());
+    assert_eq!(got[..compared], expected.text[..compared]);
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_device_that_fails_while_nothing_is_generated_is_replaced_at_the_next_call() {
+    let (engine, has_failed) = start_on_device();
+    let expected = whole(&engine, call("abc", 50)).await;
+    has_failed.store(true, Ordering::SeqCst);
+    let failed = engine.generate(call("abc abc abc", 50)).await.unwrap();
+    let error = read(failed).await.unwrap_err();
+    assert!(error.to_string().contains("the device is lost"), "{error}");
+    assert_eq!(whole(&engine, call("abc", 50)).await.text, expected.text);
+    let scored = score(&engine, &["abc"]).await;
+    assert!(scored.is_ok());
+    engine.stop().await.unwrap();
+}
