@@ -106,6 +106,20 @@ after(async () => {
   await server?.remove();
 });
 
+test("a text that is dropped names its model", async () => {
+  await view("Train");
+  const dataTransfer = await page.evaluateHandle(() => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File(["Once upon a time"], "Über Bücher (1).txt"));
+    return transfer;
+  });
+  await page.locator(".drop").dispatchEvent("drop", { dataTransfer });
+  await page.getByText("Über Bücher (1).txt").waitFor();
+  await page.getByText("16 bytes").waitFor();
+  assert.equal(await page.getByLabel("Name of the model").inputValue(), "Uber-Bucher-1");
+  await page.reload();
+});
+
 test("a text is trained on, and its losses and samples are shown", async () => {
   await view("Train");
   await train(CORPUS, "voyage", EPOCHS, 192);

@@ -100,8 +100,9 @@ function Upload({ onStarted }: { onStarted: (id: string) => void }) {
     setFile(chosen);
     setError("");
     // A name that the server accepts.
-    const stem = chosen.name.replace(/\.[^.]*$/, "").replace(/[^A-Za-z0-9._-]+/g, "-");
-    setModel((current) => current || stem.replace(/^[^A-Za-z0-9]+/, "").slice(0, 64) || "book");
+    const stem = chosen.name.replace(/\.[^.]*$/, "").normalize("NFKD").replace(/\p{M}/gu, "");
+    const name = stem.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "");
+    setModel((current) => current || name.slice(0, 64).replace(/-+$/, "") || "book");
   };
   const start = async (event: Event) => {
     event.preventDefault();
