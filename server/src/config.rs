@@ -25,8 +25,9 @@ pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
-    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration, kernels,
-    log_format, log_level, path, precision, principal_name, role, threads, url,
+    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
+    gpu_failure, kernels, log_format, log_level, path, precision, principal_name, role, threads,
+    url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -48,6 +49,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// What the server does when the GPU fails that it generates on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuFailure {
+    /// It ends with an error, so that a service manager starts it again.
+    Exit,
+    /// It generates on the CPU from then on, which gives the same texts.
+    Cpu,
 }
 
 /// When a change of a session is acknowledged.
@@ -183,6 +193,18 @@ pub struct Config {
         value_parser = Checked(kernels)
     )]
     pub kernels: KernelChoice,
+
+    /// What to do when the GPU fails that texts are generated on: exit, so that
+    /// a service manager starts the server again, or continue on the CPU, which
+    /// gives the same texts
+    #[arg(
+        long,
+        env = "CHARLSTM_GPU_FAILURE",
+        value_name = "exit|cpu",
+        default_value = "exit",
+        value_parser = Checked(gpu_failure)
+    )]
+    pub gpu_failure: GpuFailure,
 
     /// Number of threads that compute; auto: one per physical core
     #[arg(

@@ -103,6 +103,10 @@ pub enum ServeError {
     /// A generation worker ended unexpectedly.
     #[error("a generation worker failed; see the log")]
     Engine,
+    /// The GPU that generates failed, and the server is not to continue on the
+    /// CPU.
+    #[error("the GPU failed; see the log")]
+    Gpu,
     /// Sessions could not be saved at shutdown.
     #[error("the sessions could not be saved: {0}")]
     Sessions(String),
@@ -200,6 +204,7 @@ pub async fn serve(
             biased;
             () = shutdown.cancelled() => None,
             () = data.engine.failed() => Some(ServeError::Engine),
+            () = data.gpu_failed.cancelled() => Some(ServeError::Gpu),
             ended = &mut serving => Some(serving_ended(ended)),
         },
         Err(error) => Some(error),

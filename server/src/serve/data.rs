@@ -7,7 +7,7 @@ use super::ServeError;
 use super::prepared::Prepared;
 use crate::config::Config;
 use crate::data_folder::SNAPSHOT_KEY;
-use crate::devices;
+use crate::devices::{self, GenerationSettings};
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_model::device::Device;
 use charlstm_repository::Repository;
@@ -17,6 +17,7 @@ use charlstm_store::session::{
 };
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
+use tokio_util::sync::CancellationToken;
 
 /// The opened data folder.
 pub(super) struct Data {
@@ -25,6 +26,8 @@ pub(super) struct Data {
     pub(super) sessions: Arc<dyn SessionStorage>,
     pub(super) jobs: Jobs,
     pub(super) engine: Engine,
+    /// Cancelled if the GPU fails and the server is to end then.
+    pub(super) gpu_failed: CancellationToken,
 }
 
 impl Data {
@@ -35,21 +38,30 @@ impl Data {
     /// A part that cannot be opened, or a thread that cannot be started.
     pub(super) fn open(config: &Config, prepared: &Prepared) -> Result<Self, ServeError> {
         let (device, kernels) = (prepared.device, prepared.kernels);
-        let devices = devices::decode_devices(device, config.precision, kernels, config.max_batch);
-        let repository = Repository::open_for(&config.data_dir, devices)?;
+        let generation = devices::generation(&GenerationSettings {
+            device,
+            precision: config.precision,
+            kernels,
+            max_rows: config.max_batch,
+            threads: config.threads,
+            gpu_failure: config.gpu_failure,
+        });
+        let repository = Repository::open_for(&config.data_dir, generation.devices)?;
         let keys = match &config.snapshot_key_file {
             Some(file) => SnapshotKeys::read(file)?,
             None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
         };
         let sessions = open_sessions(config)?;
         let jobs = open_jobs(config, device, &repository)?;
-        let engine = start_engine(config, device, &repository, Arc::clone(&sessions))?;
+        let threads = generation.threads;
+        let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
         Ok(Self {
             repository,
             keys: Arc::new(keys),
             sessions,
             jobs,
             engine,
+            gpu_failed: generation.failed,
         })
     }
 }
@@ -96,12 +108,12 @@ fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError>
 
 fn start_engine(
     config: &Config,
-    device: Device,
+    threads: usize,
     repository: &Repository,
     sessions: Arc<dyn SessionStorage>,
 ) -> Result<Engine, ServeError> {
     let settings = EngineConfig {
-        workers: devices::generation_threads(device, config.precision, config.threads),
+        workers: threads,
         max_batch: config.max_batch,
         max_queue: config.max_queue,
         max_queued_chars: config.max_queued_chars,
