@@ -32,6 +32,32 @@ zero: if it is not set, its default applies. Error details are described at the
 """
 
 TAIL = """
+## Limits and deadlines
+
+- **Message size.** A message to `TrainingService` or `ModelService` may have 64 MiB, so
+  `StartTraining` takes a corpus of that size; `Train`, `ImportModel` and
+  `ScoreStream` take any size in chunks. Other messages may have 4 MiB.
+- **Deadlines.** Every call respects `grpc-timeout`, also while it waits in a queue. A
+  unary call has one response, so set a deadline of what you are willing to wait.
+  For a stream, the deadline covers the whole text; cancel a stream that you no
+  longer read. Without a deadline, a call whose client neither sends nor
+  reads ends after `--transfer-timeout`, a generation after `--reader-timeout`.
+- **Keepalive.** The server pings idle connections itself, and accepts the pings of
+  clients at any rate.
+- **Retries.** `UNAVAILABLE`, `RESOURCE_EXHAUSTED` with `RetryInfo` and a lost
+  connection can be retried. In a session, send `expected_position`, so that a
+  repeated call does not advance it twice.
+
+A request and its responses, as JSON:
+
+```text
+Generate {"model": "book", "prime": "It was ", "max_chars": 2, "sampling": {"seed": 7}}
+{"started": {"model": "book", "version": 1, "seed": 7, "position": 0, "precision": "int8"}}
+{"text": {"text": "a", "position": 8}}
+{"text": {"text": " ", "position": 9}}
+{"finished": {"reason": "FINISH_REASON_LENGTH", "chars": 2, "position": 9, "seconds": 0.001}}
+```
+
 ## Errors
 
 Every error has a canonical gRPC status code and a message that says what is
@@ -41,6 +67,7 @@ wrong, where, and what would be valid. Details are in the trailer
 | code | detail | content |
 | --- | --- | --- |
 | `INVALID_ARGUMENT` | `google.rpc.BadRequest` | the field, as named above, and what is wrong with it |
+| `INVALID_ARGUMENT`, if a client can act on it | also `google.rpc.ErrorInfo` | the reason `UNKNOWN_CHARACTER` or `VOCABULARY_NEEDED` |
 | all others | `google.rpc.ErrorInfo` | a `reason` in UPPER_SNAKE_CASE; the `domain` is `charlstm.v1` |
 | `RESOURCE_EXHAUSTED`, if a limit is reached | also `google.rpc.RetryInfo` | when to retry |
 
@@ -141,12 +168,33 @@ def enum(file: File, index: int) -> list:
     return [*lines, ""]
 
 
+def overview(files: list) -> list:
+    """A table of all methods, with the first sentence of each."""
+    lines = ["## Methods", "", "| method | request and response | |", "| --- | --- | --- |"]
+    for file in files:
+        for index, descriptor in enumerate(file.descriptor.get("service", [])):
+            for number, method in enumerate(descriptor["method"]):
+                name = method["name"]
+                kinds = [
+                    "stream" if method.get(f"{side}Streaming") else "one"
+                    for side in ("client", "server")
+                ]
+                text = file.paragraphs(SERVICES, index, METHODS, number)[0]
+                sentence = re.split(r"(?<=[.:])\s", text)[0].rstrip(".:")
+                title = f"{descriptor['name']}.[{name}](#{name.lower()})"
+                lines.append(f"| {title} | {' → '.join(kinds)} | {cell([sentence])} |")
+    return [*lines, ""]
+
+
 def document(image: dict) -> str:
-    lines = [HEAD]
-    for descriptor in image["file"]:
-        if descriptor.get("bufExtension", {}).get("isImport"):
-            continue
-        file = File(descriptor)
+    files = [
+        File(descriptor)
+        for descriptor in image["file"]
+        if not descriptor.get("bufExtension", {}).get("isImport")
+    ]
+    lines = [HEAD, *overview(files)]
+    for file in files:
+        descriptor = file.descriptor
         for index in range(len(descriptor.get("service", []))):
             lines += service(file, index)
         for index in range(len(descriptor.get("messageType", []))):

@@ -29,7 +29,18 @@ from typing import Iterator, Sequence, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 PROGRAMS = ("charlstm-server", "charlstm-client")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT")
+# What the README and the pages in docs/ refer to, so that their links work.
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+)
+DOCUMENT_FOLDERS = ("docs", "examples", "proto/charlstm")
+# Folders that running an example leaves behind.
+LEFTOVERS = {"__pycache__", "node_modules"}
 # Completion scripts, by the folder in which their shell looks for them.
 COMPLETIONS = (
     ("bash", "share/bash-completion/completions/charlstm-client"),
@@ -58,8 +69,17 @@ def files(programs: Path, libtorch: Path, manual: Path) -> Iterator[Tuple[Path, 
         raise Failure(f"{manual} has no manual pages; run `make man`")
     for path in pages:
         yield path, f"share/man/man1/{path.name}", 0o644
+    for path in documents():
+        yield path, f"share/doc/charlstm/{path.relative_to(ROOT)}", 0o644
+
+
+def documents() -> Iterator[Path]:
     for name in DOCUMENTS:
-        yield existing(ROOT / name, "it belongs to the checkout"), f"share/doc/charlstm/{name}", 0o644
+        yield existing(ROOT / name, "it belongs to the checkout")
+    for folder in DOCUMENT_FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and LEFTOVERS.isdisjoint(path.parts):
+                yield path
 
 
 def existing(path: Path, remedy: str) -> Path:
@@ -158,6 +178,7 @@ echo "$line"
 client=/charlstm/bin/charlstm-client
 $client train --text /text --model trial --hidden-size 16 --epochs 1
 $client generate --model trial --prime "The " --length 60 --seed 1
+echo
 $client status
 kill $server
 wait $server

@@ -10,7 +10,14 @@ set -eu
 cd "$(dirname "$0")/.."
 
 home=target/web
-mode=${1:-build}
+case ${1:-} in
+    '') mode=build ;;
+    --check) mode=--check ;;
+    *)
+        echo "web: unknown argument '$1'; usage: scripts/web.sh [--check]" >&2
+        exit 2
+        ;;
+esac
 
 if ! command -v npm >/dev/null 2>&1; then
     echo "web: skipped: npm is not available" >&2

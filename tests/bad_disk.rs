@@ -1,10 +1,10 @@
 //! Full and read-only disks: clear errors, nothing is left behind, and nothing
 //! that was there is lost. Trainings on a full disk are in `training_faults`.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
+use crate::support::ballast::Ballast;
 use crate::support::server::{Server, command, fail_to_start, on_own_disk};
 use crate::support::{ask, train_small, verse};
 
@@ -25,10 +25,7 @@ fn a_corpus_that_does_not_fit_on_the_disk_is_rejected_and_leaves_nothing_behind(
     let Some(server) = Server::start_on_small_disk(DISK_BYTES, &[]) else {
         return;
     };
-    let mut ballast = File::create(server.small_disk().join("ballast")).unwrap();
-    while ballast.write_all(&[1; 4096]).is_ok() {}
-    let taken = ballast.metadata().unwrap().len();
-    ballast.set_len(taken - FREE_BYTES).unwrap();
+    let _ballast = Ballast::fill_except(&server.small_disk(), FREE_BYTES);
     let text = server.folder().join("large.txt");
     fs::write(&text, verse(30_000).repeat(100)).unwrap();
     let text = text.to_str().unwrap();

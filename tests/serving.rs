@@ -186,7 +186,11 @@ fn a_file_that_is_not_a_certificate_is_an_error_at_the_start() {
     let path = file.path().to_str().unwrap();
     let (code, error) = failure(&["--tls-cert", path, "--tls-key", path]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("cannot set up TLS"), "{error}");
+    let expected = format!(
+        "cannot set up TLS: there is no valid private key in PEM format: no items found; the \
+         files are {path} (--tls-cert), {path} (--tls-key)"
+    );
+    assert!(error.contains(&expected), "{error}");
 }
 
 #[test]

@@ -303,6 +303,22 @@ fn only_the_settings_module_reads_flags_and_environment() {
 }
 
 #[test]
+fn the_comments_of_the_contract_fit_in_80_columns() {
+    let folder = root().join("proto/charlstm/v1");
+    let mut long = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| line.trim_start().starts_with("//") && line.chars().count() > 80);
+        long.extend(lines.map(|(index, _)| format!("{}:{}", path.display(), index + 1)));
+    }
+    assert_none(&long);
+}
+
+#[test]
 fn each_file_begins_with_what_it_contains() {
     for source in sources() {
         let has_doc = source.file.attrs.iter().any(|a| a.path().is_ident("doc"));

@@ -3,8 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::*;
+use futures_util::StreamExt;
+use futures_util::stream::{once, pending};
+use tonic::Code;
 use tonic::codegen::Bytes;
+use tonic_types::StatusExt;
 
 use crate::support::frames::{Frames, OpenCall, framed, headers};
 use crate::support::{Server, ask_ok, train_small};
@@ -84,4 +89,22 @@ async fn stalled_transfers_delay_neither_other_clients_nor_the_end_of_the_server
     // Panics if the server does not stop.
     server.stop();
     drop(stalled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scoring_whose_client_sends_nothing_ends_after_the_transfer_timeout() {
+    let server = Server::start(&["--transfer-timeout", "1s"]);
+    let trained = train_small(&server, "verse", &[]);
+    assert_eq!(trained.code, Some(0), "{}", trained.stderr);
+    let mut client = GenerationServiceClient::new(server.connect().await);
+    let header = score_stream_request::Payload::Header(ScoreStreamHeader::default());
+    let header = ScoreStreamRequest {
+        payload: Some(header),
+    };
+    let silent = once(async { header }).chain(pending());
+    let mut scores = client.score_stream(silent).await.unwrap().into_inner();
+    let status = scores.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "STREAM_STALLED");
 }

@@ -3,10 +3,10 @@
 //! works, and nothing is lost that can be kept.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Lines, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Lines};
 use std::process::{ChildStdout, Stdio};
 
+use crate::support::ballast::Ballast;
 use crate::support::process::Process;
 use crate::support::{Server, ask, ask_ok, client, train_small, verse};
 
@@ -57,33 +57,6 @@ fn assert_each_epoch_is_reported_once(watched: &str) {
             .lines()
             .filter(|line| line.contains("\"event\":\"epoch\"") && line.contains(&number));
         assert_eq!(reported.count(), 1, "epoch {epoch}");
-    }
-}
-
-/// A file that takes all space of a disk. Deleted when this is dropped.
-struct Ballast {
-    path: PathBuf,
-    file: Option<File>,
-}
-
-impl Ballast {
-    fn fill(folder: &Path) -> Self {
-        let path = folder.join("ballast");
-        let mut file = File::create(&path).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-        while file.write_all(&[1]).is_ok() {}
-        Self {
-            path,
-            file: Some(file),
-        }
-    }
-}
-
-impl Drop for Ballast {
-    fn drop(&mut self) {
-        // The space is free when the file is closed and deleted.
-        self.file.take();
-        let _ = fs::remove_file(&self.path);
     }
 }
 

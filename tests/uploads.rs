@@ -81,11 +81,14 @@ async fn upload_with(
     call
 }
 
+/// Number of looks at the metrics before a wait fails: minutes, on any machine.
+const POLLS: usize = 12_000;
+
 /// Waits until only this number of connections is open, and all calls of both
 /// methods have ended.
 fn wait_until_ended(metrics: &str, connections: usize) {
     let open = format!("charlstm_connections {connections}");
-    loop {
+    for _ in 0..POLLS {
         let page = get(metrics, "/metrics").1;
         let count = |name: &str, method: &str| -> f64 {
             page.lines()
@@ -101,6 +104,10 @@ fn wait_until_ended(metrics: &str, connections: usize) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+    panic!(
+        "calls or connections are still open:\n{}",
+        get(metrics, "/metrics").1
+    );
 }
 
 struct Fixture {

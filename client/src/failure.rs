@@ -1,5 +1,6 @@
 //! Defines why a command failed, with its message and its exit code.
 
+use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -131,10 +132,7 @@ impl From<Status> for Failure {
 
 /// Returns true if a text has a character that the model does not know.
 pub(crate) fn is_unknown_character(status: &Status) -> bool {
-    status.code() == Code::InvalidArgument
-        && status
-            .message()
-            .ends_with("is not in the model's vocabulary")
+    reason(status).is_some_and(|reason| reason == "UNKNOWN_CHARACTER")
 }
 
 /// Returns true if the connection was lost or the server is shutting down, so
@@ -142,7 +140,7 @@ pub(crate) fn is_unknown_character(status: &Status) -> bool {
 pub(crate) fn connection_lost(status: &Status) -> bool {
     // Only a status created by this process has a source: it is not sent over
     // the network.
-    let is_local = std::error::Error::source(status).is_some();
+    let is_local = status.source().is_some();
     is_local || (status.code() == Code::Unavailable && storage_delay(status).is_none())
 }
 
@@ -177,6 +175,8 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
         ErrorKind::PermissionDenied => "permission denied".into(),
         ErrorKind::IsADirectory => "is a folder, not a file".into(),
         ErrorKind::InvalidData => "invalid UTF-8".into(),
+        ErrorKind::StorageFull => "no space left on the disk".into(),
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only".into(),
         _ => error.to_string(),
     }
 }
@@ -229,7 +229,7 @@ fn status_text(status: &Status, names: FieldNames) -> String {
         (Code::Unimplemented, "") => "the server does not support this call".into(),
         (Code::Unimplemented, _) => format!("the server does not support this call: {translated}"),
         (code, "") => format!("{code:?}"),
-        _ if std::error::Error::source(status).is_some() => {
+        _ if status.source().is_some() => {
             format!("lost the connection to the server: {message}")
         }
         _ => translated,
@@ -274,6 +274,14 @@ mod tests {
         let details = ErrorDetails::with_bad_request_violation(field, description);
         let message = format!("{field}: {description}");
         Status::with_error_details(Code::InvalidArgument, message, details).into()
+    }
+
+    #[test]
+    fn an_error_of_a_disk_does_not_name_a_temporary_file() {
+        let wrapped = io::Error::new(ErrorKind::StorageFull, "os error 28 at path \"/x/.tmp\"");
+        assert_eq!(io_reason(&wrapped), "no space left on the disk");
+        let original = io::Error::from_raw_os_error(28);
+        assert_eq!(io_reason(&original), "no space left on the disk");
     }
 
     #[test]
@@ -345,6 +353,20 @@ mod tests {
         let mentioned = invalid("clip_norm", "must be over 0");
         assert_eq!(mentioned.describe(train), "--clip-norm: must be over 0");
         assert_eq!(mentioned.to_string(), "clip_norm: must be over 0");
+    }
+
+    #[test]
+    fn an_unknown_character_is_recognised_by_its_reason() {
+        let mut details = ErrorDetails::with_bad_request_violation("prime", "'é' is unknown");
+        let without = Status::with_error_details(
+            Code::InvalidArgument,
+            "prime: character 'é' is not in the model's vocabulary",
+            details.clone(),
+        );
+        assert!(!is_unknown_character(&without));
+        details.set_error_info("UNKNOWN_CHARACTER", "charlstm.v1", []);
+        let with = Status::with_error_details(Code::InvalidArgument, "other words", details);
+        assert!(is_unknown_character(&with));
     }
 
     #[test]

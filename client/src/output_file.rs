@@ -109,7 +109,8 @@ impl OutputFile {
     /// Writes bytes. Blocks.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = match &mut self.sink {
-            Sink::File { temporary, .. } => temporary.write_all(bytes),
+            // Its errors do not name the temporary file.
+            Sink::File { temporary, .. } => temporary.as_file_mut().write_all(bytes),
             Sink::Stream(stream) => stream.write_all(bytes),
             Sink::Stdout => io::stdout().lock().write_all(bytes),
         };

@@ -8,6 +8,7 @@
 mod environment;
 mod error;
 mod file;
+mod help_headings;
 mod http;
 mod value;
 
@@ -24,8 +25,9 @@ pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
-    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration, kernels,
-    log_format, log_level, path, precision, principal_name, role, threads, url,
+    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
+    gpu_failure, kernels, log_format, log_level, path, precision, principal_name, role, threads,
+    url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -47,6 +49,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// What the server does when the GPU fails that it generates on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuFailure {
+    /// It ends with an error, so that a service manager starts it again.
+    Exit,
+    /// It generates on the CPU from then on, which gives the same texts.
+    Cpu,
 }
 
 /// When a change of a session is acknowledged.
@@ -112,7 +123,7 @@ pub struct TlsFiles<'a> {
 #[command(
     name = "charlstm-server",
     version,
-    about = "Trains character-level LSTMs and generates text from them, over gRPC.",
+    about = "Trains character-level LSTMs and generates text from them, over gRPC and HTTP.",
     after_help = "A flag takes precedence over its environment variable, the variable over the \
         file of --config,\nand the file over the default.\n\nWhen the server is ready, it prints \
         one line to standard output:\nlistening on http://HOST:PORT (https with TLS). The log is \
@@ -182,6 +193,18 @@ pub struct Config {
         value_parser = Checked(kernels)
     )]
     pub kernels: KernelChoice,
+
+    /// What to do when the GPU fails that texts are generated on: exit, so that
+    /// a service manager starts the server again, or continue on the CPU, which
+    /// gives the same texts
+    #[arg(
+        long,
+        env = "CHARLSTM_GPU_FAILURE",
+        value_name = "exit|cpu",
+        default_value = "exit",
+        value_parser = Checked(gpu_failure)
+    )]
+    pub gpu_failure: GpuFailure,
 
     /// Number of threads that compute; auto: one per physical core
     #[arg(
@@ -624,7 +647,9 @@ pub fn command() -> Command {
         // number is a wrong value and not an unknown flag `-1`.
         let takes_values = arg.get_action().takes_values();
         let is_switch = arg.get_value_names().is_some_and(|names| names == [SWITCH]);
+        let heading = help_headings::heading(arg.get_id().as_str());
         let arg = arg
+            .help_heading(heading)
             .hide_env_values(true)
             .allow_negative_numbers(takes_values);
         if is_switch {

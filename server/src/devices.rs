@@ -1,13 +1,18 @@
-//! The devices that this build can use for training and generation: those of
-//! libtorch with the cargo feature `torch`, otherwise only the CPU.
+//! The devices that this build can use for training and generation. Training
+//! and float32 on a GPU are computed by libtorch, with the cargo feature
+//! `torch`; int8 on a GPU by the project's own kernels, in every build.
 
 use std::sync::Arc;
 
+use charlstm_cuda::{CudaDecoder, CudaEvent};
 use charlstm_model::decode_step::{DecodeDevice, Int8Processor, Precision, Processor};
 use charlstm_model::device::{Device, DeviceChoice, DeviceError};
 use charlstm_model::kernels::Kernels;
 use charlstm_model::learner::LearnerFactory;
 use charlstm_repository::DecodeDevices;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::GpuFailure;
 
 /// Selects the configured device. May take seconds, if a CUDA driver must be
 /// started.
@@ -18,47 +23,103 @@ pub(crate) fn select(choice: DeviceChoice) -> Result<Device, DeviceError> {
     #[cfg(feature = "torch")]
     let cuda_devices = charlstm_torch::device::cuda_devices;
     #[cfg(not(feature = "torch"))]
-    let cuda_devices = || 0;
+    let cuda_devices = || charlstm_cuda::devices().map_or(0, |devices| devices.len());
     choice.select(cuda_devices)
 }
 
-/// Returns the decode devices, which prepare models for generation in batches
-/// of at most `max_rows` rows. A GPU computes the float32 decode steps of a
-/// server whose precision is float32; everything else is computed on the CPU.
-pub(crate) fn decode_devices(
-    device: Device,
-    precision: Precision,
-    kernels: Kernels,
-    max_rows: usize,
-) -> DecodeDevices {
-    let float32: Arc<dyn DecodeDevice> = match (device, precision) {
+/// The decode devices of a server.
+pub(crate) struct Generation {
+    /// Prepare models.
+    pub(crate) devices: DecodeDevices,
+    /// Number of threads that generate. A GPU computes one large batch faster
+    /// than several small ones.
+    pub(crate) threads: usize,
+    /// Cancelled if the GPU fails and the server is to end then.
+    pub(crate) failed: CancellationToken,
+}
+
+/// The settings that [`generation`] needs.
+pub(crate) struct GenerationSettings {
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    pub(crate) kernels: Kernels,
+    /// Largest batch.
+    #[cfg_attr(not(feature = "torch"), expect(dead_code))]
+    pub(crate) max_rows: usize,
+    /// Threads for the CPU.
+    pub(crate) threads: usize,
+    pub(crate) gpu_failure: GpuFailure,
+}
+
+/// Returns the decode devices, which prepare models for generation. The
+/// precision of the server is computed on its device; sessions of the other
+/// one, and all scores, are computed on the CPU. Blocks for seconds if kernels
+/// must be compiled for a GPU.
+pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
+    let GenerationSettings {
+        device, precision, ..
+    } = *settings;
+    let failed = CancellationToken::new();
+    let float32_on_cpu = || {
+        Arc::new(Processor {
+            kernels: settings.kernels.float32,
+        })
+    };
+    let int8_on_cpu = Int8Processor {
+        kernel: settings.kernels.int8,
+    };
+    let mut threads = settings.threads;
+    let mut float32: Arc<dyn DecodeDevice> = float32_on_cpu();
+    let mut int8: Arc<dyn DecodeDevice> = Arc::new(int8_on_cpu);
+    match (device, precision) {
         #[cfg(feature = "torch")]
         (Device::Cuda(_), Precision::Float32) => {
-            Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows })
+            let max_rows = settings.max_rows;
+            float32 = Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows });
+            threads = 1;
         }
-        _ => {
-            let _ = max_rows;
-            Arc::new(Processor {
-                kernels: kernels.float32,
-            })
+        (Device::Cuda(ordinal), Precision::Int8) => {
+            let on_event = on_event(device, settings.gpu_failure, failed.clone());
+            match CudaDecoder::open(ordinal, int8_on_cpu, on_event) {
+                Ok(decoder) => {
+                    int8 = Arc::new(decoder);
+                    threads = 1;
+                }
+                Err(error) => {
+                    tracing::warn!(%device, %error, "int8 generation runs on the CPU");
+                }
+            }
         }
-    };
-    DecodeDevices {
-        float32,
-        int8: Arc::new(Int8Processor {
-            kernel: kernels.int8,
-        }),
-        precision,
+        _ => {}
+    }
+    Generation {
+        devices: DecodeDevices {
+            float32,
+            int8,
+            precision,
+        },
+        threads,
+        failed,
     }
 }
 
-/// Returns the number of threads that generate. A GPU computes one large batch
-/// faster than several small ones.
-pub(crate) fn generation_threads(device: Device, precision: Precision, threads: usize) -> usize {
-    match (device, precision) {
-        (Device::Cuda(_), Precision::Float32) => 1,
-        _ => threads,
-    }
+/// Logs what happens to the GPU, and ends the server if it is to end.
+fn on_event(
+    device: Device,
+    gpu_failure: GpuFailure,
+    failed: CancellationToken,
+) -> charlstm_cuda::OnEvent {
+    Box::new(move |event| match event {
+        CudaEvent::ModelOnProcessor(error) => {
+            tracing::warn!(%device, %error, "a model runs on the CPU");
+        }
+        CudaEvent::Failed(error) => {
+            tracing::error!(%device, %error, "the GPU failed and is not used any more");
+            if gpu_failure == GpuFailure::Exit {
+                failed.cancel();
+            }
+        }
+    })
 }
 
 /// Returns the factory of the learners, which train networks.

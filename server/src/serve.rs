@@ -2,68 +2,46 @@
 //! until the shutdown, and shuts down within a bounded time. What a service
 //! does is in `rpc`.
 
+mod data;
 mod metrics;
 mod model_usage;
+mod prepared;
 mod reload;
+mod routes;
 mod services;
+mod stop;
 mod transport;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use self::model_usage::EngineModelUsage;
-use self::reload::Reloader;
+use self::data::Data;
+use self::prepared::Prepared;
+use self::routes::RouteContext;
 pub(crate) use self::services::Layers;
 use self::services::Services;
+use self::stop::stop;
 use self::transport::Tls;
 use crate::access::{AccessControl, AccessError, is_exposed};
 use crate::backup;
 use crate::config::Config;
-use crate::data_folder::{self, DataFolderError, SNAPSHOT_KEY};
+use crate::data_folder::{self, DataFolderError};
 use crate::devices;
-use crate::http::{self, ApiState, HttpParts};
-use crate::listener::{self, ListenerConfig};
-use crate::metrics::Metrics;
-use crate::rpc::generation::GenerationRpc;
-use crate::rpc::layers::auth::AuthLayer;
-use crate::rpc::layers::call_log::CallLogLayer;
-use crate::rpc::layers::call_metrics::CallMetricsLayer;
-use crate::rpc::layers::in_flight::InFlightLayer;
-use crate::rpc::layers::request_body::{MAX_MESSAGE_BYTES, RequestBodyLayer};
-use crate::rpc::model::ModelRpc;
-use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
-use crate::rpc::session::SessionRpc;
-use crate::rpc::training::TrainingRpc;
-use crate::rpc::transfers::Transfers;
+use crate::listener;
 use crate::shutdown::Signals;
-use crate::traces::{TracesError, Tracing};
-use crate::training_log::TrainingLog;
-use charlstm_engine::{Engine, EngineConfig};
+use crate::traces::TracesError;
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_model::kernels::{KernelError, Kernels};
-use charlstm_repository::{Repository, RepositoryError};
-use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, KeyFileError, OpenError, SessionLimits,
-    SessionStorage, SnapshotKeys, default_max_bytes,
-};
-use charlstm_training::events::State;
-use charlstm_training::jobs::{Jobs, JobsConfig};
-use charlstm_training::sample;
-
-/// Maximum time that a shutdown waits for calls in flight and for the training.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-
-/// Maximum time that a shutdown waits for the last commits of sessions: long
-/// for a slow disk, and shorter than service managers wait (systemd: 90 s).
-const SAVE_GRACE: Duration = Duration::from_secs(60);
+use charlstm_repository::RepositoryError;
+use charlstm_store::session::{KeyFileError, OpenError, SnapshotKeys};
 
 /// The server could not start, or failed.
 #[derive(Debug, Error)]
@@ -125,6 +103,10 @@ pub enum ServeError {
     /// A generation worker ended unexpectedly.
     #[error("a generation worker failed; see the log")]
     Engine,
+    /// The GPU that generates failed, and the server is not to continue on the
+    /// CPU.
+    #[error("the GPU failed; see the log")]
+    Gpu,
     /// Sessions could not be saved at shutdown.
     #[error("the sessions could not be saved: {0}")]
     Sessions(String),
@@ -170,124 +152,49 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Signals { shutdown, reload } = signals;
     let started = Instant::now();
-    let tls = Tls::of(&config)?;
-    let max_connections = transport::max_connections(config.max_connections);
-    let access = Arc::new(AccessControl::from_files(&config.access_files())?);
-    let traces = Tracing::new(config.otlp_endpoint.as_deref())?;
-    let metrics = Metrics::default();
-    let calls = TaskTracker::new();
-    let in_flight = InFlightLayer::new(calls.clone());
-    let timeout = config.transfer_timeout;
-    let layers = Layers {
-        call_metrics: CallMetricsLayer::new(metrics.clone()),
-        call_log: CallLogLayer::new(config.log_text, traces.clone()),
-        auth: AuthLayer::new(Arc::clone(&access)),
-        request_body: RequestBodyLayer::new(timeout, shutdown.clone()),
-        in_flight: in_flight.clone(),
-    };
-    let device = devices::select(config.device)?;
-    let kernels = config.kernels.select()?;
+    let prepared = Prepared::of(&config)?;
     let _lock = data_folder::lock(&config.data_dir)?;
+    let calls = TaskTracker::new();
+    let layers = prepared.layers(&config, &calls, &shutdown);
     // All that can fail without touching the data comes first.
-    let mut services = Services::new(layers.clone())?;
+    let services = Services::new(layers.clone())?;
     let address = listener.local_addr().map_err(network)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
-    let devices = devices::decode_devices(device, config.precision, kernels, config.max_batch);
-    let repository = Repository::open_for(&config.data_dir, devices)?;
-    let keys = match &config.snapshot_key_file {
-        Some(file) => SnapshotKeys::read(file)?,
-        None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
-    };
-    let keys = Arc::new(keys);
-    let sessions = open_sessions(&config)?;
-    let jobs = open_jobs(&config, device, &repository)?;
-    let engine = start_engine(&config, device, &repository, Arc::clone(&sessions))?;
-
-    let info = ServerInfo {
-        device,
-        precision: config.precision,
-        kernels,
-        threads: config.threads,
-        max_sessions: config.max_sessions,
-        max_batch: config.max_batch,
-        max_queue: config.max_queue,
-        started,
-    };
-    let generation = GenerationRpc::new(engine.clone(), Arc::clone(&keys), metrics.clone());
-    services.add(generation.clone().server());
-    let http = HttpParts {
-        state: ApiState {
-            generation,
-            repository: repository.clone(),
-        },
-        policy: transport::origin_policy(&config, tls.as_ref()),
-        layers: layers.clone(),
-        shutdown: shutdown.clone(),
-    };
-    services.add(SessionRpc::server(engine.clone(), keys));
-    let training_log = TrainingLog::new(traces.clone());
-    for job in jobs.list() {
-        // Resumed at the start.
-        if matches!(job.summary().state, State::Queued | State::Running) {
-            training_log.follow(job);
-        }
-    }
-    let transfers = Transfers::on_disk_of(&config.data_dir);
-    let training = TrainingRpc::server(jobs.clone(), training_log, transfers.clone());
-    services.add(training.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let usage = Arc::new(EngineModelUsage(engine.clone()));
-    let models = ModelRpc::server(repository.clone(), usage, transfers);
-    services.add(models.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let load = load_of(engine.clone(), jobs.clone());
-    let connection_metrics = metrics.connections();
+    let data = Data::open(&config, &prepared)?;
     if let Some(listener) = metrics_listener {
-        let sources = metrics::Sources {
-            metrics,
-            engine: engine.clone(),
-            jobs: jobs.clone(),
-            repository: repository.clone(),
-            access: Arc::clone(&access),
-            data_dir: config.data_dir.clone(),
-        };
-        metrics::start(listener, sources, shutdown.clone())?;
+        metrics::start(listener, prepared.sources(&config, &data), shutdown.clone())?;
     }
-    services.add(ServerRpc::server(info, repository, load));
-
-    let (routes, health) = services.finish().await;
-    let mut routes = routes.into_axum_router();
-    if config.http.is_on {
-        routes = http::router(routes, http);
-    }
-    let listener_config = ListenerConfig {
-        http1: config.http.is_on,
-        ..ListenerConfig::new(max_connections, tls.as_ref().map(Tls::subscribe))
+    let context = RouteContext {
+        config: &config,
+        prepared: &prepared,
+        data: &data,
+        layers: &layers,
+        shutdown: &shutdown,
     };
+    let (routes, health) = context.routes(services, started).await;
+
     let mut serving = tokio::spawn(listener::serve(
         listener,
-        listener_config,
-        connection_metrics,
+        prepared.listener_config(&config),
+        prepared.metrics.connections(),
         routes,
         shutdown.clone(),
     ));
+    let (in_flight, timeout) = (layers.in_flight.clone(), config.transfer_timeout);
     let stopping = shutdown.clone();
     let sweeping = tokio::spawn(async move { in_flight.end_unread(timeout, stopping).await });
+    let sessions = Arc::clone(&data.sessions);
     if let Err(error) = backup::serve_requests(&config.data_dir, sessions, shutdown.clone()) {
         tracing::warn!(%error, "`charlstm-server backup` works only while the server is stopped");
     }
     if is_exposed(address) && config.insecure {
         warn_about_open_address(&config, address);
     }
-    let mut reloader = Reloader::new();
-    if config.access_files().is_any() {
-        reloader.add("principals and tokens", move || access.reload());
-    }
-    if let Some(mut tls) = tls {
-        reloader.add("certificates", move || tls.reload());
-    }
-    tokio::spawn(reloader.run(reload, shutdown.clone()));
+    let (device, kernels, traces) = (prepared.device, prepared.kernels, prepared.traces.clone());
+    tokio::spawn(prepared.reloader(&config).run(reload, shutdown.clone()));
     notify(NotifyState::Ready);
     let announced = announce(&config, address, device, kernels);
 
@@ -296,7 +203,8 @@ pub async fn serve(
             // The shutdown also ends `serving`, which is not a failure then.
             biased;
             () = shutdown.cancelled() => None,
-            () = engine.failed() => Some(ServeError::Engine),
+            () = data.engine.failed() => Some(ServeError::Engine),
+            () = data.gpu_failed.cancelled() => Some(ServeError::Gpu),
             ended = &mut serving => Some(serving_ended(ended)),
         },
         Err(error) => Some(error),
@@ -309,13 +217,7 @@ pub async fn serve(
     // Also if the server failed: no more connections, and no more metrics.
     shutdown.cancel();
     calls.close();
-    // Stopping the engine and the training ends their streams, and with them
-    // the calls in flight.
-    let (saved, (), ()) = tokio::join!(
-        stop_engine(&engine),
-        stop_jobs(jobs),
-        drain(&calls, serving),
-    );
+    let saved = stop(data, &calls, serving).await;
     sweeping.abort();
     // Also the traces of the last calls.
     let exported = tokio::task::spawn_blocking(move || traces.shutdown()).await;
@@ -335,151 +237,6 @@ fn serving_ended(ended: Result<(), tokio::task::JoinError>) -> ServeError {
         Ok(()) => ServeError::Network("the listener was closed".to_owned()),
         Err(error) => network(error),
     }
-}
-
-/// Ends all generations and commits their sessions.
-async fn stop_engine(engine: &Engine) -> Result<(), ServeError> {
-    let stopped = tokio::time::timeout(SAVE_GRACE, engine.stop()).await;
-    let error = match stopped {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("they were not stored within {} s", SAVE_GRACE.as_secs()),
-    };
-    tracing::error!(error, "the sessions could not be saved");
-    Err(ServeError::Sessions(error))
-}
-
-/// Ends the running training, and saves a checkpoint.
-async fn stop_jobs(jobs: Jobs) {
-    let (ended, has_ended) = tokio::sync::oneshot::channel();
-    // A thread of its own: those that may block may all be in use.
-    std::thread::spawn(move || {
-        // The receiver is there until this was sent.
-        let _ = ended.send(jobs.stop(SHUTDOWN_GRACE));
-    });
-    if !has_ended.await.unwrap_or(false) {
-        tracing::error!(
-            "the training did not end in time; it can be resumed from its last checkpoint"
-        );
-    }
-}
-
-/// Opens the session storage of the data folder.
-fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
-    let folder = config.data_dir.join("sessions");
-    let max_bytes = match config.session_store_bytes {
-        Some(bytes) => bytes.as_u64(),
-        None => default_max_bytes(&folder).map_err(|error| ServeError::File {
-            path: folder.clone(),
-            reason: error.to_string(),
-        })?,
-    };
-    let settings = EmbeddedSettings {
-        limits: SessionLimits {
-            max_sessions: config.max_sessions as u64,
-            max_bytes,
-            max_idle: config.session_ttl,
-            ..SessionLimits::default()
-        },
-        durability: config.session_durability.into(),
-        cache_bytes: config.session_cache_bytes.as_u64(),
-    };
-    let sessions = EmbeddedSessions::open(&folder, settings)?;
-    let imported = sessions.imported();
-    if imported != ImportedLegacy::default() {
-        tracing::info!(
-            sessions = imported.sessions,
-            lost = imported.lost,
-            damaged = imported.damaged,
-            "imported the sessions of version 0.1"
-        );
-    }
-    let stats = sessions.stats();
-    tracing::info!(
-        sessions = stats.sessions,
-        bytes = stats.bytes,
-        damaged = stats.damaged,
-        "opened the sessions"
-    );
-    Ok(Arc::new(sessions))
-}
-
-fn start_engine(
-    config: &Config,
-    device: Device,
-    repository: &Repository,
-    sessions: Arc<dyn SessionStorage>,
-) -> Result<Engine, ServeError> {
-    let settings = EngineConfig {
-        workers: devices::generation_threads(device, config.precision, config.threads),
-        max_batch: config.max_batch,
-        max_queue: config.max_queue,
-        max_queued_chars: config.max_queued_chars,
-        reader_timeout: config.reader_timeout,
-        prompt_cache_bytes: config.prompt_cache_bytes.as_u64(),
-        ..EngineConfig::default()
-    };
-    Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
-}
-
-fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
-    let folder = config.data_dir.join("trainings");
-    let jobs = Jobs::open(
-        JobsConfig {
-            keep_ended: config.keep_trainings,
-            tensorboard: config.tensorboard,
-            ..JobsConfig::new(folder.clone())
-        },
-        devices::learners(device, config.threads),
-        Arc::new(repository.clone()),
-        Box::new(sample::write),
-    )
-    .map_err(|error| ServeError::File {
-        path: folder,
-        reason: error.to_string(),
-    })?;
-    if config.resume_interrupted {
-        jobs.resume_interrupted();
-    }
-    Ok(jobs)
-}
-
-fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync + 'static {
-    move || {
-        let (generations, trainings) = (engine.stats(), jobs.load());
-        ServerLoad {
-            sessions: generations.sessions.sessions,
-            generations_running: generations.running,
-            generations_queued: generations.queued,
-            trainings_running: trainings.running,
-            trainings_queued: trainings.queued,
-        }
-    }
-}
-
-/// Waits until all calls have ended and their connections are closed, but not
-/// for idle clients, and at most for the grace period.
-async fn drain(calls: &TaskTracker, mut serving: tokio::task::JoinHandle<()>) {
-    let calls_ended = async {
-        if serving.is_finished() {
-            return calls.wait().await;
-        }
-        tokio::select! {
-            _ = &mut serving => return,
-            () = calls.wait() => {}
-        }
-        // The last bytes of the responses may not have been sent yet; clients
-        // that respond at all close their connections within this time.
-        let _ = tokio::time::timeout(SHUTDOWN_GRACE / 10, &mut serving).await;
-    };
-    if tokio::time::timeout(SHUTDOWN_GRACE, calls_ended)
-        .await
-        .is_err()
-    {
-        let calls = calls.len();
-        tracing::warn!(calls, "calls that did not end in time are aborted");
-    }
-    serving.abort();
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {

@@ -2,6 +2,7 @@
 runs the real archive in a root folder of its own."""
 
 import os
+import re
 import sys
 import tarfile
 import tempfile
@@ -55,6 +56,17 @@ class PackageTest(unittest.TestCase):
         self.assertFalse((self.into / "lib/charlstm/libother.a").exists())
         script = self.into / "share/zsh/site-functions/_charlstm-client"
         self.assertEqual(script.read_text(), "script for zsh\n")
+
+    def test_the_links_of_the_installed_pages_lead_to_installed_files(self):
+        package.install(self.into, *self.sources())
+        folder = self.into / "share/doc/charlstm"
+        pages = [folder / "README.md", *folder.glob("docs/*.md")]
+        self.assertGreater(len(pages), 10)
+        for page in pages:
+            links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+            for link in links:
+                if "://" not in link:
+                    self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
 
     def test_a_second_installation_replaces_files_and_leaves_nothing_else(self):
         count = package.install(self.into, *self.sources())

@@ -1,6 +1,7 @@
 //! What the tests share: the programs under test, and the tools around them.
 //! What the tests ask of them is not here.
 
+pub(crate) mod ballast;
 pub(crate) mod client;
 pub(crate) mod corpus;
 pub(crate) mod files;

@@ -119,7 +119,7 @@ pub(super) async fn follow(
                     return Err(interrupted(&followed, &view));
                 }
                 followed.cancelled_here = true;
-                cancel(connection, &followed.training_id, &view);
+                cancel(connection, &followed, &view);
                 continue;
             }
             waits_for = queue.next(connection, &followed.training_id), if is_waiting => {
@@ -190,10 +190,11 @@ fn show(
                     matches!(finished.state(), State::Cancelled | State::Interrupted);
                 let remedy = can_be_resumed.then(|| {
                     let id = &followed.training_id;
-                    format!(
-                        "run `charlstm-client trainings resume {id}` to resume it from its last \
-                         checkpoint"
-                    )
+                    let what = match followed.has_progress {
+                        true => "resume it from its last checkpoint",
+                        false => "start it after all",
+                    };
+                    format!("run `charlstm-client trainings resume {id}` to {what}")
                 });
                 match remedy {
                     // The user knows why it ended.
@@ -236,13 +237,17 @@ fn failure_of(finished: &TrainingFinished) -> Option<Failure> {
 
 /// Asks the server to cancel the training, in a task of its own: the events
 /// until its end are still to be printed.
-fn cancel(connection: &Connection, training_id: &str, view: &TrainingView) {
-    view.note(
-        "cancelling the training after saving a checkpoint (press Ctrl-C again to exit immediately)",
-    );
+fn cancel(connection: &Connection, followed: &Followed, view: &TrainingView) {
+    let checkpoint = match followed.has_progress {
+        true => " after saving a checkpoint",
+        false => "",
+    };
+    view.note(&format!(
+        "cancelling the training{checkpoint} (press Ctrl-C again to exit immediately)"
+    ));
     let mut client = connection.training();
     let request = CancelTrainingRequest {
-        training_id: training_id.to_owned(),
+        training_id: followed.training_id.clone(),
     };
     let notes = view.notes();
     tokio::spawn(async move {

@@ -21,7 +21,7 @@ use crate::args::{
 };
 use crate::connection::Connection;
 use crate::display;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::json;
 use crate::output::{self, Output};
 use crate::output_file::{Existing, OutputFile};
@@ -273,10 +273,10 @@ async fn import(
 }
 
 /// Creates the failure of an import, with the flags that help if the file lacks
-/// a vocabulary.
+/// a vocabulary that fits.
 fn import_failure(status: Status, args: &ImportModelArgs) -> Failure {
-    let words = ["vocabulary", "give its characters"];
-    let lacks_vocabulary = words.iter().any(|words| status.message().contains(words));
+    let lacks_vocabulary =
+        failure::reason(&status).is_some_and(|reason| reason == "VOCABULARY_NEEDED");
     let failure = Failure::from(status);
     if lacks_vocabulary && args.text.is_none() && args.vocabulary.is_none() {
         return failure.with_remedy(

@@ -455,6 +455,7 @@ impl<'c> Repl<'c> {
         fn or_default<T: ToString>(value: Option<T>, default: &str) -> String {
             value.map_or_else(|| format!("{default} (default)"), |value| value.to_string())
         }
+        let on_or_off = |on| if on { "on" } else { "off" };
         let sampling = self.settings.sampling.to_sampling();
         let stop = self.settings.stop.as_deref().map(display::quoted);
         let pairs = [
@@ -466,7 +467,7 @@ impl<'c> Repl<'c> {
             ("top_p", or_default(sampling.top_p, "1")),
             ("min_p", or_default(sampling.min_p, "0")),
             ("seed", or_default(sampling.seed, "random")),
-            ("greedy", sampling.greedy().to_string()),
+            ("greedy", or_default(sampling.greedy.map(on_or_off), "off")),
             ("stop", or_default(stop, "none")),
             ("unknown", self.settings.unknown.name().to_owned()),
         ];

@@ -178,7 +178,8 @@ pub(super) async fn resume(
     let interrupts = Interrupts::listen();
     let training = response.into_inner().training.unwrap_or_default();
     if !output.json {
-        output.note(&format!(
+        // Not next to the bar, which is on the screen already.
+        view.note(&format!(
             "resuming {id}: {} epochs done, step {} of {}",
             epochs(&training),
             training.step,

@@ -58,7 +58,7 @@ pub enum CorpusError {
     /// The training set does not fill one batch.
     #[error(
         "the corpus has {has} characters, but one batch of {batch_size} x {sequence_length} needs \
-         at least {needed}"
+         at least {needed}; use a longer text, or reduce batch_size or sequence_length"
     )]
     TooShort {
         /// Number of characters needed, including held-out ones.

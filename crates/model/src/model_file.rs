@@ -176,6 +176,23 @@ pub enum ModelFileError {
     Io(#[from] io::Error),
 }
 
+impl ModelFileError {
+    /// Returns true if the file can be read only together with a vocabulary, or
+    /// with another one: it contains none, or none that fits its network.
+    pub fn needs_vocabulary(&self) -> bool {
+        match self {
+            Self::MetadataMissing(key) => *key == header::VOCABULARY_KEY,
+            Self::TorchCheckpoint(error) => matches!(
+                error,
+                TorchCheckpointError::NoVocabulary
+                    | TorchCheckpointError::Characters { .. }
+                    | TorchCheckpointError::VocabularySize { .. }
+            ),
+            _ => false,
+        }
+    }
+}
+
 impl ModelFile {
     /// Writes the file. The same model always gives the same bytes.
     ///

@@ -7,9 +7,9 @@ use super::error::nearest;
 /// What the names of all settings begin with.
 const PREFIX: &str = "CHARLSTM_";
 
-/// Variables of the client and of the tests, which may be set for everything
-/// that a person starts.
-const OTHERS: [&str; 10] = [
+/// Variables of the client, the scripts and the tests, which may be set for
+/// everything that a person starts. A test looks for others in the repository.
+const OTHERS: [&str; 13] = [
     "CHARLSTM_ADDR",
     "CHARLSTM_TOKEN_FILE",
     "CHARLSTM_TLS_CA",
@@ -20,6 +20,9 @@ const OTHERS: [&str; 10] = [
     "CHARLSTM_EXPORTED",
     "CHARLSTM_TORCH_PYTHON",
     "CHARLSTM_POWER_CUTS",
+    "CHARLSTM_PICTURES",
+    "CHARLSTM_STUB",
+    "CHARLSTM_BIN",
 ];
 
 /// Similarity from which a setting is suggested; 1 is the same name.
@@ -63,8 +66,47 @@ fn messages(names: impl Iterator<Item = String>, settings: &[String]) -> Vec<Str
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+
+    /// The variables that the text of a file names, but not those that end with
+    /// an ellipsis or are completed by a program.
+    fn variables(text: &str) -> impl Iterator<Item = &str> {
+        text.match_indices(PREFIX).filter_map(|(start, _)| {
+            let name = &text[start..];
+            let end =
+                name.find(|c: char| !(c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit()));
+            Some(&name[..end?]).filter(|name| !name.ends_with('_'))
+        })
+    }
+
+    fn collect(folder: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !["node_modules", "build", "__pycache__"].contains(&&*name) {
+                collect(&path, found);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                found.extend(variables(&text).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn every_variable_that_the_repository_uses_is_known() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut found = Vec::new();
+        for folder in ["client", "scripts", "tests", "python", "deploy", "examples"] {
+            collect(&root.join(folder), &mut found);
+        }
+        assert!(found.contains(&"CHARLSTM_STUB".to_owned()));
+        let messages = messages(found.into_iter(), &settings());
+        assert!(messages.is_empty(), "{messages:?}");
+    }
 
     #[test]
     fn a_variable_that_is_no_setting_is_reported_with_the_nearest_one() {

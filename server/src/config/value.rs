@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, Command, Error};
 
-use super::{LogFormat, SessionDurability};
+use super::{GpuFailure, LogFormat, SessionDurability};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
@@ -155,6 +155,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err("must be text or json".to_owned()),
+    }
+}
+
+pub(super) fn gpu_failure(text: &str) -> Result<GpuFailure, String> {
+    match text {
+        "exit" => Ok(GpuFailure::Exit),
+        "cpu" => Ok(GpuFailure::Cpu),
+        _ => Err("must be exit or cpu".to_owned()),
     }
 }
 

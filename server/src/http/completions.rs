@@ -126,7 +126,7 @@ async fn open(
     for index in 0..prompts.count() {
         let generate = request.generate_request(prompts.take(index), index);
         texts.push(OpenText {
-            messages: state.generation.open(generate, context, None).await?,
+            messages: state.generation.open(generate, context).await?,
             echo: echoes[prompts.of_text(index)].clone(),
         });
     }

@@ -24,7 +24,7 @@ pub(crate) struct TlsPem<'a> {
 #[derive(Debug, Error)]
 pub(crate) enum TlsError {
     /// A file is not valid PEM, or does not contain what it should.
-    #[error("{what}: {source}")]
+    #[error("there is no valid {what} in PEM format: {source}")]
     Pem {
         /// What the file should contain.
         what: &'static str,
@@ -32,7 +32,7 @@ pub(crate) enum TlsError {
         source: rustls_pki_types::pem::Error,
     },
     /// A file contains no certificate.
-    #[error("{0}: the file contains no certificate")]
+    #[error("there is no {0} in PEM format")]
     NoCertificate(&'static str),
     /// The certificate or key cannot be used.
     #[error(transparent)]
@@ -55,7 +55,7 @@ pub(crate) fn server_config(pem: TlsPem<'_>, http1: bool) -> Result<Arc<ServerCo
         None => builder.with_no_client_auth(),
         Some(pem) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(pem, "certificate authorities of clients")? {
+            for certificate in certificates(pem, "certificate authority of clients")? {
                 roots.add(certificate)?;
             }
             let verifier =

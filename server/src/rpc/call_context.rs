@@ -1,13 +1,16 @@
 //! What the layers have found out about a call when it reaches its service.
 
+use std::time::Instant;
+
 use tonic::Status;
 use tonic::codegen::http::Extensions;
 
 use super::call_record::CallRecord;
 use super::caller::Caller;
+use super::deadline::Deadline;
 use super::principal::Principal;
 
-/// Who calls, and the record for the log.
+/// Who calls, until when, and the record for the log.
 #[derive(Clone)]
 pub struct CallContext {
     /// What the caller may do.
@@ -16,6 +19,8 @@ pub struct CallContext {
     pub caller: Caller,
     /// What is logged of the call.
     pub record: CallRecord,
+    /// When the client stops waiting; `None` if it did not say.
+    pub deadline: Option<Instant>,
 }
 
 impl CallContext {
@@ -29,6 +34,7 @@ impl CallContext {
             principal: Principal::of_extensions(extensions)?,
             caller: Caller::of(extensions),
             record: CallRecord::of(extensions),
+            deadline: extensions.get().map(|&Deadline(deadline)| deadline),
         })
     }
 }

@@ -1,8 +1,13 @@
-//! The deadline of a request, as the `grpc-timeout` header gives it.
+//! The deadline of a request, as the `grpc-timeout` header gives it. The layer
+//! of deadlines reads it once and adds it to the extensions of the request.
 
 use std::time::{Duration, Instant};
 
 use tonic::codegen::http::HeaderMap;
+
+/// When the client of a request stops waiting, as an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline(pub(super) Instant);
 
 /// Returns when the client of a request with these headers stops waiting;
 /// `None` if the request has no deadline, or one that is not valid according to

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use charlstm_engine::{
-    CallerId, Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText,
-    GenerationEvent, ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
+    Engine, FinishReason, Finished, GenerateCall, GenerateError, GeneratedText, GenerationEvent,
+    ScoreCall, Scored, SessionSource, Started, UnknownCharacters,
 };
 use charlstm_model::decode_step::Precision;
 use charlstm_model::sampler::SamplingSettings;
@@ -20,8 +20,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::call_context::CallContext;
 use super::call_record::CallRecord;
-use super::deadline::deadline;
-use super::principal::Principal;
 use super::status;
 use super::usage::StreamGuard;
 use crate::metrics::Metrics;
@@ -84,20 +82,16 @@ impl GenerationRpc {
         &self,
         request: pb::GenerateRequest,
         context: &CallContext,
-        deadline: Option<Instant>,
     ) -> Result<GenerateResponses, Status> {
         let since = Instant::now();
         let CallContext {
-            principal,
-            caller,
-            record,
+            principal, record, ..
         } = context;
         let session = request.session_id.as_deref().unwrap_or_default();
         record.requested(&request.model, session, &request.prime);
-        let mut call = generate_call(request, principal, &self.keys, deadline)?;
-        call.caller = caller.name().into();
+        let call = generate_call(request, context, &self.keys)?;
         let stream = principal.start_stream()?;
-        let started = before(deadline, self.engine.generate(call)).await;
+        let started = before(context.deadline, self.engine.generate(call)).await;
         let events = started.map_err(|error| status::generate_error(&error, "prime"))?;
         let throttle = principal.throttle();
         Ok(GenerateResponses {
@@ -122,10 +116,8 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let deadline = deadline(request.metadata().as_ref());
         let context = CallContext::of(request.extensions())?;
-        let request = request.into_inner();
-        let responses = self.open(request, &context, deadline).await;
+        let responses = self.open(request.into_inner(), &context).await;
         Ok(Response::new(responses?))
     }
 
@@ -133,10 +125,9 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::GenerateTextRequest>,
     ) -> Result<Response<pb::GenerateTextResponse>, Status> {
-        let deadline = deadline(request.metadata().as_ref());
         let context = CallContext::of(request.extensions())?;
         let request = text::stream_request(request.into_inner())?;
-        let responses = self.open(request, &context, deadline).await?;
+        let responses = self.open(request, &context).await?;
         Ok(Response::new(collect(responses).await?))
     }
 
@@ -144,8 +135,12 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<pb::ScoreRequest>,
     ) -> Result<Response<pb::ScoreResponse>, Status> {
-        let deadline = deadline(request.metadata().as_ref());
-        let CallContext { caller, record, .. } = CallContext::of(request.extensions())?;
+        let CallContext {
+            caller,
+            record,
+            deadline,
+            ..
+        } = CallContext::of(request.extensions())?;
         let request = request.into_inner();
         record.requested(&request.model, "", &request.text);
         let logprobs = request.logprobs.unwrap_or_default();
@@ -176,9 +171,8 @@ impl GenerationService for GenerationRpc {
         &self,
         request: Request<Streaming<pb::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        let deadline = deadline(request.metadata().as_ref());
-        let caller = CallContext::of(request.extensions())?.caller.name().into();
-        score_stream::start(self.engine.clone(), request.into_inner(), caller, deadline)
+        let context = CallContext::of(request.extensions())?;
+        score_stream::start(self.engine.clone(), request.into_inner(), &context)
             .await
             .map(Response::new)
     }
@@ -258,10 +252,10 @@ impl Stream for GenerateResponses {
 /// Validates a request.
 fn generate_call(
     request: pb::GenerateRequest,
-    principal: &Principal,
+    context: &CallContext,
     keys: &SnapshotKeys,
-    deadline: Option<Instant>,
 ) -> Result<GenerateCall, Status> {
+    let principal = &context.principal;
     let max_chars = request.max_chars.unwrap_or(DEFAULT_MAX_CHARS);
     if max_chars > MAX_CHARS {
         let message = format!("must be 0 to {MAX_CHARS}, not {max_chars}");
@@ -287,7 +281,7 @@ fn generate_call(
     check_stops(&request.stop)?;
     let sampling = request.sampling.unwrap_or_default();
     Ok(GenerateCall {
-        caller: CallerId::default(),
+        caller: context.caller.name().into(),
         model: request.model,
         prompt: request.prime,
         unknown: unknown_characters(request.unknown)?,
@@ -302,7 +296,7 @@ fn generate_call(
         logprobs: request.logprobs.unwrap_or_default(),
         expected_position: request.expected_position,
         precision,
-        deadline,
+        deadline: context.deadline,
     })
 }
 

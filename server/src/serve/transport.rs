@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
-use super::{ServeError, in_full, read_file};
+use super::{ServeError, read_file};
 use crate::config::{Config, TlsFiles};
 use crate::http::{OriginPolicy, own_names};
 use crate::listener::{RESERVED_FILES, TlsPem, raise_limit, server_config};
@@ -48,7 +48,7 @@ impl Tls {
             key: files.key.to_owned(),
             client_ca: files.client_ca.map(Path::to_owned),
             http1,
-            config: watch::Sender::new(contents.config(http1)?),
+            config: watch::Sender::new(contents.config(files, http1)?),
             names: watch::Sender::new(own_names(&contents.cert)),
             contents,
         }))
@@ -65,15 +65,17 @@ impl Tls {
     /// # Errors
     /// As [`Self::of`]; what was read before stays in force.
     pub(super) fn reload(&mut self) -> Result<bool, ServeError> {
-        let contents = PemFiles::read(TlsFiles {
+        let files = TlsFiles {
             cert: &self.cert,
             key: &self.key,
             client_ca: self.client_ca.as_deref(),
-        })?;
+        };
+        let contents = PemFiles::read(files)?;
         if contents == self.contents {
             return Ok(false);
         }
-        self.config.send_replace(contents.config(self.http1)?);
+        self.config
+            .send_replace(contents.config(files, self.http1)?);
         self.names.send_replace(own_names(&contents.cert));
         self.contents = contents;
         Ok(true)
@@ -89,13 +91,21 @@ impl PemFiles {
         })
     }
 
-    fn config(&self, http1: bool) -> Result<Arc<ServerConfig>, ServeError> {
+    /// Returns the settings of connections. `files` are named in an error.
+    fn config(&self, files: TlsFiles<'_>, http1: bool) -> Result<Arc<ServerConfig>, ServeError> {
         let pem = TlsPem {
             cert: &self.cert,
             key: &self.key,
             client_ca: self.client_ca.as_deref(),
         };
-        server_config(pem, http1).map_err(|error| ServeError::Tls(in_full(&error)))
+        server_config(pem, http1).map_err(|error| {
+            let (cert, key) = (files.cert.display(), files.key.display());
+            let mut names = format!("{cert} (--tls-cert), {key} (--tls-key)");
+            if let Some(authority) = files.client_ca {
+                names.push_str(&format!(", {} (--tls-client-ca)", authority.display()));
+            }
+            ServeError::Tls(format!("{error}; the files are {names}"))
+        })
     }
 }
 

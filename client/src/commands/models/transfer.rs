@@ -38,6 +38,9 @@ pub(super) async fn copy(
 
 /// Copies all versions of a model to a new name and deletes it. Fails before
 /// anything is changed if the name exists or if sessions use the model.
+///
+/// The original is deleted last: if the client or the server ends in between,
+/// it is still there, next to the copies that were complete.
 pub(super) async fn rename(
     connection: &Connection,
     args: RenameModelArgs,
@@ -69,15 +72,27 @@ pub(super) async fn rename(
         ))
         .with_remedy("`charlstm-client models copy` keeps it under both names"));
     }
+    let mut copies = Vec::new();
     for version in &versions {
-        let copied = copy_version(connection, &format!("{name}@{version}"), &new).await;
-        if let Err(failure) = copied {
-            // Nothing is renamed by half. If there is no copy yet, this fails.
-            let _ = delete(connection, &new).await;
-            return Err(failure);
+        match copy_version(connection, &format!("{name}@{version}"), &new).await {
+            Ok(copy) => copies.push(copy),
+            Err(failure) => {
+                delete_copies(connection, &copies).await;
+                return Err(failure);
+            }
         }
     }
-    delete(connection, &name).await?;
+    if let Err(status) = delete(connection, &name).await {
+        // For example, because a session was started on it meanwhile. After any
+        // other error the model may be deleted, and the copies are all there is.
+        if matches!(
+            status.code(),
+            Code::FailedPrecondition | Code::PermissionDenied
+        ) {
+            delete_copies(connection, &copies).await;
+        }
+        return Err(status.into());
+    }
     output.result(
         || {
             let fields = serde_json::json!({"from": name, "name": new, "versions": versions.len()});
@@ -88,6 +103,14 @@ pub(super) async fn rename(
             format!("renamed {name} to {new} ({count})")
         },
     )
+}
+
+/// Deletes the copies of a model that still exists: nothing is renamed by half.
+async fn delete_copies(connection: &Connection, copies: &[Model]) {
+    for copy in copies {
+        // What cannot be deleted is a complete model that the user can delete.
+        let _ = delete(connection, &format!("{}@{}", copy.name, copy.version)).await;
+    }
 }
 
 async fn delete(connection: &Connection, model: &str) -> Result<(), Status> {

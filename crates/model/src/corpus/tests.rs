@@ -89,7 +89,8 @@ fn a_short_corpus_is_rejected_with_the_number_of_characters_needed() {
     let error = split(100, 0.0, 128, 100).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the corpus has 100 characters, but one batch of 128 x 100 needs at least 12800"
+        "the corpus has 100 characters, but one batch of 128 x 100 needs at least 12800; \
+         use a longer text, or reduce batch_size or sequence_length"
     );
 }
 

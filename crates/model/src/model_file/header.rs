@@ -23,7 +23,7 @@ const MAX_HEADER_BYTES: u64 = 2 * 1024 * 1024;
 
 const VERSION_KEY: &str = "format_version";
 const ARCHITECTURE_KEY: &str = "architecture";
-const VOCABULARY_KEY: &str = "vocabulary";
+pub(super) const VOCABULARY_KEY: &str = "vocabulary";
 const TRAINING_KEY: &str = "training";
 
 /// The content of a header, checked.

@@ -120,7 +120,8 @@ class GenerateRequest(google.protobuf.message.Message):
     prime: builtins.str
     """The prompt: text that is fed to the model before it generates. At most
     1000000 characters; `unknown` says what happens to those that are not in
-    the model's vocabulary. May be empty only when an existing session is continued.
+    the model's vocabulary. May be empty only when an existing session is
+    continued.
     """
     max_chars: builtins.int
     """Number of characters to generate. 0 to 1000000; default 200."""
@@ -143,9 +144,9 @@ class GenerateRequest(google.protobuf.message.Message):
     """
     session_snapshot: builtins.bytes
     """Starts from this snapshot, which an earlier call or ExportSession
-    returned, instead of from a session on the server; excludes `session_id`. INVALID_ARGUMENT if it was
-    forged, sealed with an unknown key, or made for another principal, model
-    or precision.
+    returned, instead of from a session on the server; excludes `session_id`.
+    INVALID_ARGUMENT if it was forged, sealed with an unknown key, or made for
+    another principal, model or precision.
     """
     return_session: builtins.bool
     """If true, `GenerationFinished.session_snapshot` is filled in: the client
@@ -448,7 +449,8 @@ class GenerateTextRequest(google.protobuf.message.Message):
     prime: builtins.str
     """The prompt: text that is fed to the model before it generates. At most
     1000000 characters; `unknown` says what happens to those that are not in
-    the model's vocabulary. May be empty only when an existing session is continued.
+    the model's vocabulary. May be empty only when an existing session is
+    continued.
     """
     max_chars: builtins.int
     """Number of characters to generate. 0 to 100000; default 200."""
@@ -471,9 +473,9 @@ class GenerateTextRequest(google.protobuf.message.Message):
     """
     session_snapshot: builtins.bytes
     """Starts from this snapshot, which an earlier call or ExportSession
-    returned, instead of from a session on the server; excludes `session_id`. INVALID_ARGUMENT if it was
-    forged, sealed with an unknown key, or made for another principal, model
-    or precision.
+    returned, instead of from a session on the server; excludes `session_id`.
+    INVALID_ARGUMENT if it was forged, sealed with an unknown key, or made for
+    another principal, model or precision.
     """
     return_session: builtins.bool
     """If true, `GenerationFinished.session_snapshot` is filled in: the client

@@ -73,14 +73,15 @@ class GenerationServiceServicer(object):
         `expected_position` as `started` reported them. The text is the same, and
         a repeat that is cut off never moves the session back.
 
-        Errors: INVALID_ARGUMENT if a sampling parameter is out of range, a
-        character is not in the vocabulary, or the prompt is empty and no existing
-        session is continued; NOT_FOUND if the model is unknown (the message lists
-        the available ones) or the session was evicted (ErrorInfo.reason says
-        why; DeleteSession makes its id usable again); ABORTED if another call is
-        generating in the session; FAILED_PRECONDITION if `expected_position` does
-        not match (ErrorInfo.metadata has `position` and `last_call_position`), or
-        the model version of the session no longer exists; RESOURCE_EXHAUSTED, with
+        Errors: INVALID_ARGUMENT if a sampling parameter is out of range, the
+        prompt is empty and no existing session is continued, or, with the reason
+        UNKNOWN_CHARACTER, a character is not in the vocabulary; NOT_FOUND if the
+        model is unknown (the message lists the available ones) or the session was
+        evicted (ErrorInfo.reason says why; DeleteSession makes its id usable
+        again); ABORTED if another call is generating in the session;
+        FAILED_PRECONDITION if `expected_position` does not match
+        (ErrorInfo.metadata has `position` and `last_call_position`), or the model
+        version of the session no longer exists; RESOURCE_EXHAUSTED, with
         RetryInfo, if the server is at capacity; DEADLINE_EXCEEDED; UNAVAILABLE if
         the server is shutting down, and with the reason STORAGE_UNAVAILABLE and
         RetryInfo if the session store cannot accept changes: a call in a session
@@ -92,8 +93,8 @@ class GenerationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GenerateText(self, request, context):
-        """Generates as `Generate` does, and returns the whole text in one message, for
-        callers that do not want a stream. At most 100000 characters.
+        """Generates as `Generate` does, and returns the whole text in one message,
+        for callers that do not want a stream. At most 100000 characters.
 
         The call advances its session only if its response can be sent: a call that
         is cancelled, or whose deadline passes, leaves the session as it was.
@@ -108,8 +109,9 @@ class GenerationServiceServicer(object):
         """Scores a text: measures how well a model predicts each character from all
         characters before it. The first character is not scored.
 
-        Errors: INVALID_ARGUMENT if the text has fewer than two characters, or a
-        character that is not in the vocabulary; NOT_FOUND if the model is unknown;
+        Errors: INVALID_ARGUMENT if the text has fewer than two characters, or,
+        with the reason UNKNOWN_CHARACTER, a character that is not in the
+        vocabulary; NOT_FOUND if the model is unknown;
         RESOURCE_EXHAUSTED, with RetryInfo, if the server is at capacity;
         DEADLINE_EXCEEDED; UNAVAILABLE if the server is shutting down.
         """
@@ -127,7 +129,7 @@ class GenerationServiceServicer(object):
         Errors: as for `Score`; also INVALID_ARGUMENT if a message is out of order,
         or the text is not valid UTF-8 (the message has the byte offset);
         RESOURCE_EXHAUSTED, with the reason STREAM_STALLED, if the client neither
-        sends nor reads for a minute.
+        sends nor reads for the time of `--transfer-timeout` (a minute by default).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,9 +31,9 @@ class _ModelFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Safetensors, as written by ExportModel."""
     MODEL_FORMAT_PTH: _ModelFormat.ValueType  # 2
     """A PyTorch checkpoint of the notebook's network, saved with torch.save:
-    `n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a `state_dict`
-    alone, or a dict of a training program that contains one. Other data in it
-    is ignored.
+    `n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a
+    `state_dict` alone, or a dict of a training program that contains one.
+    Other data in it is ignored.
     Code in the file is never executed; a file that requires code is rejected.
     """
 
@@ -46,9 +46,9 @@ MODEL_FORMAT_SAFETENSORS: ModelFormat.ValueType  # 1
 """Safetensors, as written by ExportModel."""
 MODEL_FORMAT_PTH: ModelFormat.ValueType  # 2
 """A PyTorch checkpoint of the notebook's network, saved with torch.save:
-`n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a `state_dict`
-alone, or a dict of a training program that contains one. Other data in it
-is ignored.
+`n_hidden`, `n_layers`, `state_dict` and optionally `tokens`, a
+`state_dict` alone, or a dict of a training program that contains one.
+Other data in it is ignored.
 Code in the file is never executed; a file that requires code is rejected.
 """
 Global___ModelFormat: typing_extensions.TypeAlias = ModelFormat

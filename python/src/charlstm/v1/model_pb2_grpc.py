@@ -101,7 +101,13 @@ class ModelServiceServicer(object):
     def ExportModel(self, request, context):
         """Streams one version as a safetensors file.
 
-        Errors: NOT_FOUND if it does not exist.
+        Errors: INVALID_ARGUMENT if the name is not valid, or empty and there are
+        several models; NOT_FOUND if the model does not exist; DATA_LOSS if it is
+        damaged on the server's disk, also after its first chunks (the client must
+        discard them); RESOURCE_EXHAUSTED, with RetryInfo, if too many models and
+        corpora are being transferred, and, with the reason TRANSFER_EVICTED or
+        STREAM_STALLED, if the client reads nothing while others wait, or for too
+        long; UNAVAILABLE if the server is shutting down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,8 +117,21 @@ class ModelServiceServicer(object):
         """Stores a streamed file as a new version. The first message carries
         `header`, each later message a `chunk`.
 
-        Errors: INVALID_ARGUMENT if the file is not a model; PERMISSION_DENIED if
-        the name belongs to another principal.
+        Nothing is stored before the client has half-closed, or if the call fails.
+
+        Errors: INVALID_ARGUMENT if a message is out of order, the name or the
+        format is not valid, the file has another SHA-256 than the header says, or
+        it is not a model: with the reason VOCABULARY_NEEDED if it has no
+        vocabulary that fits, and `header.vocabulary` must supply one;
+        PERMISSION_DENIED if the name belongs to another principal;
+        RESOURCE_EXHAUSTED, with RetryInfo, if too many models and corpora are
+        being transferred or the uploads are too large in total, with the reason
+        TRANSFER_EVICTED or STREAM_STALLED if the client sends nothing while others
+        wait, or for too long, and with the reason DISK_FULL; FAILED_PRECONDITION,
+        with the reason DATA_FOLDER_NOT_WRITABLE, if the disk is read-only;
+        DATA_LOSS if the record of the version numbers of this name is damaged on
+        the server's disk; ABORTED if the client does not complete the stream;
+        UNAVAILABLE if the server is shutting down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

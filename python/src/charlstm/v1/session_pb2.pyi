@@ -196,8 +196,8 @@ class ForkSessionRequest(google.protobuf.message.Message):
     new_session_id: builtins.str
     """Id of the new session."""
     owner: builtins.str
-    """Owner of both sessions. Default: the caller. Another owner requires the role
-    `admin`.
+    """Owner of both sessions. Default: the caller. Another owner requires the
+    role `admin`.
     """
     def __init__(
         self,

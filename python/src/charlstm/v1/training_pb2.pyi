@@ -493,8 +493,8 @@ Global___CheckpointSaved: typing_extensions.TypeAlias = CheckpointSaved
 @typing.final
 class CheckpointFailed(google.protobuf.message.Message):
     """A checkpoint could not be saved, or the finished model not be published,
-    usually because the disk is full. Nothing is lost: the training continues, and
-    the server tries again, for a finished model until it is published. The
+    usually because the disk is full. Nothing is lost: the training continues,
+    and the server tries again, for a finished model until it is published. The
     checkpoint before it is kept.
     """
 

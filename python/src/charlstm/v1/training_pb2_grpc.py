@@ -96,11 +96,12 @@ class TrainingServiceServicer(object):
         training, from `accepted` to `finished`.
 
         Errors: INVALID_ARGUMENT if the spec or the corpus is not valid, before any
-        training starts; NOT_FOUND if the model of `init_from` is unknown;
-        PERMISSION_DENIED if the name of the model belongs to another principal;
-        RESOURCE_EXHAUSTED if too many trainings are waiting or being uploaded, or
-        memory or disk space is not sufficient; UNAVAILABLE if the server is
-        shutting down.
+        training starts (with the reason UNKNOWN_CHARACTER if the model of
+        `init_from` does not know a character of the corpus); NOT_FOUND if the
+        model of `init_from` is unknown; PERMISSION_DENIED if the name of the model
+        belongs to another principal; RESOURCE_EXHAUSTED if too many trainings are
+        waiting or being uploaded, or memory or disk space is not sufficient;
+        UNAVAILABLE if the server is shutting down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,9 +133,9 @@ class TrainingServiceServicer(object):
         checkpoint, or from the beginning if none was ever saved.
 
         Errors: NOT_FOUND if the training is unknown; FAILED_PRECONDITION if it is
-        waiting or running, has succeeded, or its checkpoints or corpus are damaged;
-        RESOURCE_EXHAUSTED if too many trainings are waiting or the disk is full;
-        UNAVAILABLE if the server is shutting down.
+        waiting or running, has succeeded, or its checkpoints or corpus are
+        damaged; RESOURCE_EXHAUSTED if too many trainings are waiting or the disk
+        is full; UNAVAILABLE if the server is shutting down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -240,11 +240,12 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
     training, from `accepted` to `finished`.
 
     Errors: INVALID_ARGUMENT if the spec or the corpus is not valid, before any
-    training starts; NOT_FOUND if the model of `init_from` is unknown;
-    PERMISSION_DENIED if the name of the model belongs to another principal;
-    RESOURCE_EXHAUSTED if too many trainings are waiting or being uploaded, or
-    memory or disk space is not sufficient; UNAVAILABLE if the server is
-    shutting down.
+    training starts (with the reason UNKNOWN_CHARACTER if the model of
+    `init_from` does not know a character of the corpus); NOT_FOUND if the
+    model of `init_from` is unknown; PERMISSION_DENIED if the name of the model
+    belongs to another principal; RESOURCE_EXHAUSTED if too many trainings are
+    waiting or being uploaded, or memory or disk space is not sufficient;
+    UNAVAILABLE if the server is shutting down.
     """
 
     StartTraining: _TrainingServiceStartTrainingType
@@ -267,9 +268,9 @@ class TrainingServiceStub(typing.Generic[_TrainingServiceTrainType, _TrainingSer
     checkpoint, or from the beginning if none was ever saved.
 
     Errors: NOT_FOUND if the training is unknown; FAILED_PRECONDITION if it is
-    waiting or running, has succeeded, or its checkpoints or corpus are damaged;
-    RESOURCE_EXHAUSTED if too many trainings are waiting or the disk is full;
-    UNAVAILABLE if the server is shutting down.
+    waiting or running, has succeeded, or its checkpoints or corpus are
+    damaged; RESOURCE_EXHAUSTED if too many trainings are waiting or the disk
+    is full; UNAVAILABLE if the server is shutting down.
     """
 
     GetTraining: _TrainingServiceGetTrainingType
@@ -352,11 +353,12 @@ class TrainingServiceServicer(metaclass=abc.ABCMeta):
         training, from `accepted` to `finished`.
 
         Errors: INVALID_ARGUMENT if the spec or the corpus is not valid, before any
-        training starts; NOT_FOUND if the model of `init_from` is unknown;
-        PERMISSION_DENIED if the name of the model belongs to another principal;
-        RESOURCE_EXHAUSTED if too many trainings are waiting or being uploaded, or
-        memory or disk space is not sufficient; UNAVAILABLE if the server is
-        shutting down.
+        training starts (with the reason UNKNOWN_CHARACTER if the model of
+        `init_from` does not know a character of the corpus); NOT_FOUND if the
+        model of `init_from` is unknown; PERMISSION_DENIED if the name of the model
+        belongs to another principal; RESOURCE_EXHAUSTED if too many trainings are
+        waiting or being uploaded, or memory or disk space is not sufficient;
+        UNAVAILABLE if the server is shutting down.
         """
 
     @abc.abstractmethod
@@ -394,9 +396,9 @@ class TrainingServiceServicer(metaclass=abc.ABCMeta):
         checkpoint, or from the beginning if none was ever saved.
 
         Errors: NOT_FOUND if the training is unknown; FAILED_PRECONDITION if it is
-        waiting or running, has succeeded, or its checkpoints or corpus are damaged;
-        RESOURCE_EXHAUSTED if too many trainings are waiting or the disk is full;
-        UNAVAILABLE if the server is shutting down.
+        waiting or running, has succeeded, or its checkpoints or corpus are
+        damaged; RESOURCE_EXHAUSTED if too many trainings are waiting or the disk
+        is full; UNAVAILABLE if the server is shutting down.
         """
 
     @abc.abstractmethod

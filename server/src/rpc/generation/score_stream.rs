@@ -1,9 +1,11 @@
 //! `ScoreStream`: decodes a text as it arrives, scores it part by part, and
 //! reports the score so far after each part. One part is in memory at a time.
+//! A client that neither sends nor reads is ended by the layers, as in every
+//! call (`--transfer-timeout`).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use charlstm_engine::{CallerId, Engine, ScoreCall, Scored, TextScorer};
+use charlstm_engine::{Engine, ScoreCall, Scored, TextScorer};
 use charlstm_proto::v1 as pb;
 use pb::score_stream_request::Payload;
 use tokio::sync::mpsc;
@@ -11,15 +13,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{before, status, unknown_characters};
+use crate::rpc::call_context::CallContext;
 
 /// Maximum number of characters of a part: a fraction of a second for a large
 /// model, so that the progress is visible, and far more than the cost of a
 /// message.
 const PART_CHARS: usize = 4096;
-
-/// A call ends if its client neither sends nor reads for this time, since it
-/// holds one of few scoring slots.
-const MAX_IDLE: Duration = Duration::from_secs(60);
 
 /// The messages of a call.
 pub(super) type Responses = ReceiverStream<Result<pb::ScoreStreamResponse, Status>>;
@@ -31,15 +30,15 @@ type Sender = mpsc::Sender<Result<pb::ScoreStreamResponse, Status>>;
 pub(super) async fn start(
     engine: Engine,
     mut messages: Streaming<pb::ScoreStreamRequest>,
-    caller: CallerId,
-    deadline: Option<Instant>,
+    context: &CallContext,
 ) -> Result<Responses, Status> {
-    let first = next(&mut messages).await?;
+    let deadline = context.deadline;
+    let first = messages.message().await?;
     let Some(Payload::Header(header)) = first.and_then(|first| first.payload) else {
         return Err(status::invalid("header", "must be in the first message"));
     };
     let call = ScoreCall {
-        caller,
+        caller: context.caller.name().into(),
         model: header.model,
         unknown: unknown_characters(header.unknown)?,
         logprobs: header.logprobs.unwrap_or_default(),
@@ -62,16 +61,6 @@ pub(super) async fn start(
     Ok(ReceiverStream::new(receiver))
 }
 
-/// Returns the next message, or `None` at the end.
-async fn next(
-    messages: &mut Streaming<pb::ScoreStreamRequest>,
-) -> Result<Option<pb::ScoreStreamRequest>, Status> {
-    match tokio::time::timeout(MAX_IDLE, messages.message()).await {
-        Ok(message) => message,
-        Err(_) => Err(status::score_stalled(MAX_IDLE)),
-    }
-}
-
 async fn score(
     messages: &mut Streaming<pb::ScoreStreamRequest>,
     mut scorer: TextScorer,
@@ -80,7 +69,7 @@ async fn score(
 ) -> Result<(), Status> {
     let failed = |error| status::generate_error(&error, "text_chunk");
     let mut decoder = Utf8Decoder::default();
-    while let Some(message) = next(messages).await? {
+    while let Some(message) = messages.message().await? {
         let Some(Payload::TextChunk(chunk)) = message.payload else {
             let requirement = "must be in each message after the first";
             return Err(status::invalid("text_chunk", requirement));
@@ -92,27 +81,25 @@ async fn score(
             (part, rest) = split(rest);
             let scored = before(deadline, scorer.push(part.to_owned())).await;
             let scored = scored.map_err(failed)?;
-            send(sender, response(scored.so_far, scored.logprobs, false)).await?;
+            send(sender, response(scored.so_far, scored.logprobs, false)).await;
         }
     }
     if let Some(byte) = decoder.incomplete() {
         return Err(invalid_utf8(byte));
     }
     let scored = scorer.finish().map_err(failed)?;
-    send(sender, response(scored, Vec::new(), true)).await
+    send(sender, response(scored, Vec::new(), true)).await;
+    Ok(())
 }
 
 fn invalid_utf8(byte: u64) -> Status {
     status::invalid("text_chunk", format!("is not valid UTF-8 at byte {byte}"))
 }
 
-/// Sends a response. Fails if the client does not read it in time.
-async fn send(sender: &Sender, response: pb::ScoreStreamResponse) -> Result<(), Status> {
-    match sender.send_timeout(Ok(response), MAX_IDLE).await {
-        // If the channel is closed, the client has left, and so does the task.
-        Ok(()) | Err(mpsc::error::SendTimeoutError::Closed(_)) => Ok(()),
-        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(status::score_stalled(MAX_IDLE)),
-    }
+/// Sends a response. Blocks until the client has room for it.
+async fn send(sender: &Sender, response: pb::ScoreStreamResponse) {
+    // Fails only if the client has left, and then so does the task.
+    let _ = sender.send(Ok(response)).await;
 }
 
 fn response(scored: Scored, logprobs: Vec<f32>, done: bool) -> pb::ScoreStreamResponse {

@@ -5,15 +5,24 @@ use charlstm_store::session::{
     ModelVersion, Owner, SessionIdentity, SessionSnapshot, SessionState,
 };
 use tonic::Code;
+use tonic::codegen::http::Extensions;
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::rpc::principal::Principal;
 
 fn request() -> pb::GenerateRequest {
     pb::GenerateRequest {
         prime: "a".to_owned(),
         ..pb::GenerateRequest::default()
     }
+}
+
+/// The context of a call of a server without principals.
+fn context() -> CallContext {
+    let mut extensions = Extensions::new();
+    extensions.insert(Principal::anonymous());
+    CallContext::of(&extensions).unwrap()
 }
 
 /// The keys of a new server.
@@ -23,7 +32,7 @@ fn keys() -> SnapshotKeys {
 }
 
 fn validate(request: pb::GenerateRequest) -> Result<GenerateCall, Status> {
-    generate_call(request, &Principal::anonymous(), &keys(), None)
+    generate_call(request, &context(), &keys())
 }
 
 /// The field that a request is rejected for.
@@ -113,7 +122,7 @@ fn a_sealed_session_is_continued_and_returned() {
     held.session_snapshot = keys.seal(&snapshot()).unwrap();
     held.return_session = Some(true);
     held.expected_position = Some(0);
-    let call = generate_call(held, &Principal::anonymous(), &keys, None).unwrap();
+    let call = generate_call(held, &context(), &keys).unwrap();
     assert_eq!(call.session, SessionSource::Snapshot(Box::new(snapshot())));
     assert_eq!(call.snapshot_for, Some(Owner::admin()));
 }

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 
-use crate::rpc::deadline::deadline;
+use crate::rpc::deadline::{Deadline, deadline};
 use crate::rpc::status;
 
 /// A service whose calls end with DEADLINE_EXCEEDED if they have no response
@@ -38,8 +38,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let deadline = deadline(request.headers());
+        if let Some(deadline) = deadline {
+            // For services whose response outlasts this layer.
+            request.extensions_mut().insert(Deadline(deadline));
+        }
         let response = self.inner.call(request);
         Box::pin(async move {
             let Some(deadline) = deadline else {

@@ -1,14 +1,12 @@
 //! How the errors of the generation engine become statuses.
 
-use std::time::Duration;
-
 use charlstm_engine::{GenerateError, ModelSourceError};
 use charlstm_model::sampler::SamplingError;
 use charlstm_store::session::SealError;
 use tonic::{Code, Status};
 
 use super::session::positions;
-use super::{full, internal, invalid, refused, refused_with, session_error};
+use super::{full, internal, invalid, invalid_because, refused, refused_with, session_error};
 
 /// Returns the status of a sampling parameter that is out of range.
 pub(in crate::rpc) fn bad_sampling(error: &SamplingError) -> Status {
@@ -23,15 +21,6 @@ pub(in crate::rpc) fn bad_precision(name: &str) -> Status {
     )
 }
 
-/// Returns the status of a scoring stream whose client did nothing for too long.
-pub(in crate::rpc) fn score_stalled(limit: Duration) -> Status {
-    refused(
-        Code::ResourceExhausted,
-        "STREAM_STALLED",
-        format!("the client neither sent text nor read scores for {limit:?}"),
-    )
-}
-
 /// Returns the status of a snapshot that a call cannot continue.
 pub(in crate::rpc) fn invalid_snapshot(error: &SealError) -> Status {
     invalid("session_snapshot", error.to_string())
@@ -43,8 +32,10 @@ pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) ->
     let text = error.to_string();
     match error {
         GenerateError::Model(error) => model_source_error(error),
-        GenerateError::UnknownCharacter(_)
-        | GenerateError::EmptyPrompt
+        GenerateError::UnknownCharacter(_) => {
+            invalid_because(text_field, "UNKNOWN_CHARACTER", text)
+        }
+        GenerateError::EmptyPrompt
         | GenerateError::TextTooLong { .. }
         | GenerateError::TextTooShort(_) => invalid(text_field, text),
         GenerateError::Session { id, error } => session_error(id, error),

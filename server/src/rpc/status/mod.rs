@@ -20,9 +20,7 @@ pub(crate) use self::repository::repository;
 pub(super) use self::repository::{model_in_use, model_in_use_by_others};
 use super::principal::Role;
 pub(crate) use excerpt::shorten;
-pub(super) use generation::{
-    bad_precision, bad_sampling, generate_error, invalid_snapshot, score_stalled,
-};
+pub(super) use generation::{bad_precision, bad_sampling, generate_error, invalid_snapshot};
 pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
 };
@@ -39,6 +37,15 @@ const DOMAIN: &str = "charlstm.v1";
 pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
     let message = shorten(message.into());
     let details = ErrorDetails::with_bad_request_violation(field, &message);
+    let text = format!("{field}: {message}");
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+/// As [`invalid`], with an `ErrorInfo` reason that clients can act on.
+pub(super) fn invalid_because(field: &str, reason: &str, message: impl Into<String>) -> Status {
+    let message = shorten(message.into());
+    let mut details = ErrorDetails::with_bad_request_violation(field, &message);
+    details.set_error_info(reason, DOMAIN, []);
     let text = format!("{field}: {message}");
     Status::with_error_details(Code::InvalidArgument, text, details)
 }

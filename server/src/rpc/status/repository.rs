@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{internal, invalid, refused, refused_with};
+use super::{internal, invalid, invalid_because, refused, refused_with};
 use charlstm_repository::RepositoryError;
 
 /// Returns the status of an error about the model that the request names in
@@ -14,6 +14,9 @@ pub(crate) fn repository(field: &str, error: &RepositoryError) -> Status {
         RepositoryError::BadName(_)
         | RepositoryError::BadReference(_)
         | RepositoryError::Ambiguous { .. } => invalid(field, text),
+        RepositoryError::NotAModel(error) if error.needs_vocabulary() => {
+            invalid_because("chunk", "VOCABULARY_NEEDED", text)
+        }
         RepositoryError::NotAModel(_) => invalid("chunk", text),
         RepositoryError::NotFound { .. } => refused(Code::NotFound, "MODEL_NOT_FOUND", text),
         RepositoryError::NoModels => refused(Code::NotFound, "NO_MODELS", text),
@@ -62,6 +65,7 @@ pub(in crate::rpc) fn model_in_use_by_others(reference: &str, sessions: u64) -> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use charlstm_model::torch_checkpoint::TorchCheckpointError;
     use tonic_types::StatusExt;
 
     use super::*;
@@ -77,6 +81,21 @@ mod tests {
         assert!(status.message().contains("a, b"));
         let info = status.get_details_error_info().unwrap();
         assert_eq!(info.reason, "MODEL_NOT_FOUND");
+    }
+
+    #[test]
+    fn a_file_without_a_usable_vocabulary_has_a_reason_of_its_own() {
+        let reason = |error: TorchCheckpointError| {
+            let error = RepositoryError::NotAModel(error.into());
+            let status = repository("header.name", &error);
+            assert_eq!(status.code(), Code::InvalidArgument);
+            let violations = status.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(violations[0].field, "chunk");
+            status.get_details_error_info().map(|info| info.reason)
+        };
+        let needed = Some("VOCABULARY_NEEDED".to_owned());
+        assert_eq!(reason(TorchCheckpointError::NoVocabulary), needed);
+        assert_eq!(reason(TorchCheckpointError::BigEndian), None);
     }
 
     #[test]

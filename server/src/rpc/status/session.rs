@@ -130,3 +130,23 @@ pub(in crate::rpc) fn import_error(error: &ImportError) -> Status {
         ImportError::Internal(error) => internal(error),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_session_beyond_the_quota_of_its_principal_has_the_details_of_a_quota() {
+        let id = SessionId::new("tale").unwrap();
+        let status = session_error(&id, &SessionError::OwnerLimit { limit: 2 });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "QUOTA");
+        assert!(details.retry_info().is_some());
+        let violations = &details.quota_failure().unwrap().violations;
+        assert_eq!(violations[0].subject, "principal");
+    }
+}

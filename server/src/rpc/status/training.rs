@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{full, invalid, quota, refused, repository};
+use super::{full, invalid, invalid_because, quota, refused, repository};
 use charlstm_training::jobs::JobsError;
 
 /// Retry delay of a full queue: trainings take minutes.
@@ -18,7 +18,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Unsupported(_) => refused(Code::Unimplemented, "TRAINING_UNSUPPORTED", text),
         JobsError::Spec(spec) => invalid(spec.field, &spec.message),
         JobsError::Corpus(corpus) => invalid("corpus", corpus.to_string()),
-        JobsError::UnknownCharacters { .. } => invalid("corpus", text),
+        JobsError::UnknownCharacters { .. } => invalid_because("corpus", "UNKNOWN_CHARACTER", text),
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),

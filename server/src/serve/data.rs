@@ -1,0 +1,147 @@
+//! What the data folder holds, opened: models, keys, sessions and trainings, with
+//! the engine that generates.
+
+use std::sync::Arc;
+
+use super::ServeError;
+use super::prepared::Prepared;
+use crate::config::Config;
+use crate::data_folder::SNAPSHOT_KEY;
+use crate::devices::{self, GenerationSettings};
+use charlstm_engine::{Engine, EngineConfig};
+use charlstm_model::device::Device;
+use charlstm_repository::Repository;
+use charlstm_store::session::{
+    EmbeddedSessions, EmbeddedSettings, ImportedLegacy, SessionLimits, SessionStorage,
+    SnapshotKeys, default_max_bytes,
+};
+use charlstm_training::jobs::{Jobs, JobsConfig};
+use charlstm_training::sample;
+use tokio_util::sync::CancellationToken;
+
+/// The opened data folder.
+pub(super) struct Data {
+    pub(super) repository: Repository,
+    pub(super) keys: Arc<SnapshotKeys>,
+    pub(super) sessions: Arc<dyn SessionStorage>,
+    pub(super) jobs: Jobs,
+    pub(super) engine: Engine,
+    /// Cancelled if the GPU fails and the server is to end then.
+    pub(super) gpu_failed: CancellationToken,
+}
+
+impl Data {
+    /// Opens the data folder, which must be locked, and starts the engine and,
+    /// if configured, the interrupted trainings. Blocks.
+    ///
+    /// # Errors
+    /// A part that cannot be opened, or a thread that cannot be started.
+    pub(super) fn open(config: &Config, prepared: &Prepared) -> Result<Self, ServeError> {
+        let (device, kernels) = (prepared.device, prepared.kernels);
+        let generation = devices::generation(&GenerationSettings {
+            device,
+            precision: config.precision,
+            kernels,
+            max_rows: config.max_batch,
+            threads: config.threads,
+            gpu_failure: config.gpu_failure,
+        });
+        let repository = Repository::open_for(&config.data_dir, generation.devices)?;
+        let keys = match &config.snapshot_key_file {
+            Some(file) => SnapshotKeys::read(file)?,
+            None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
+        };
+        let sessions = open_sessions(config)?;
+        let jobs = open_jobs(config, device, &repository)?;
+        let threads = generation.threads;
+        let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
+        Ok(Self {
+            repository,
+            keys: Arc::new(keys),
+            sessions,
+            jobs,
+            engine,
+            gpu_failed: generation.failed,
+        })
+    }
+}
+
+/// Opens the session storage of the data folder.
+fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
+    let folder = config.data_dir.join("sessions");
+    let max_bytes = match config.session_store_bytes {
+        Some(bytes) => bytes.as_u64(),
+        None => default_max_bytes(&folder).map_err(|error| ServeError::File {
+            path: folder.clone(),
+            reason: error.to_string(),
+        })?,
+    };
+    let settings = EmbeddedSettings {
+        limits: SessionLimits {
+            max_sessions: config.max_sessions as u64,
+            max_bytes,
+            max_idle: config.session_ttl,
+            ..SessionLimits::default()
+        },
+        durability: config.session_durability.into(),
+        cache_bytes: config.session_cache_bytes.as_u64(),
+    };
+    let sessions = EmbeddedSessions::open(&folder, settings)?;
+    let imported = sessions.imported();
+    if imported != ImportedLegacy::default() {
+        tracing::info!(
+            sessions = imported.sessions,
+            lost = imported.lost,
+            damaged = imported.damaged,
+            "imported the sessions of version 0.1"
+        );
+    }
+    let stats = sessions.stats();
+    tracing::info!(
+        sessions = stats.sessions,
+        bytes = stats.bytes,
+        damaged = stats.damaged,
+        "opened the sessions"
+    );
+    Ok(Arc::new(sessions))
+}
+
+fn start_engine(
+    config: &Config,
+    threads: usize,
+    repository: &Repository,
+    sessions: Arc<dyn SessionStorage>,
+) -> Result<Engine, ServeError> {
+    let settings = EngineConfig {
+        workers: threads,
+        max_batch: config.max_batch,
+        max_queue: config.max_queue,
+        max_queued_chars: config.max_queued_chars,
+        reader_timeout: config.reader_timeout,
+        prompt_cache_bytes: config.prompt_cache_bytes.as_u64(),
+        ..EngineConfig::default()
+    };
+    Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
+}
+
+fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
+    let folder = config.data_dir.join("trainings");
+    let jobs = Jobs::open(
+        JobsConfig {
+            keep_ended: config.keep_trainings,
+            tensorboard: config.tensorboard,
+            ..JobsConfig::new(folder.clone())
+        },
+        devices::learners(device, config.threads),
+        Arc::new(repository.clone()),
+        Box::new(sample::write),
+    )
+    .map_err(|error| ServeError::File {
+        path: folder,
+        reason: error.to_string(),
+    })?;
+    if config.resume_interrupted {
+        jobs.resume_interrupted();
+    }
+    Ok(jobs)
+}
