@@ -55,7 +55,8 @@ pub struct History {
 
 struct Writer {
     path: PathBuf,
-    file: File,
+    /// Closed once the training has ended: there may be a thousand of them.
+    file: Option<File>,
     /// Bytes of the file that are events. What is beyond is overwritten.
     length: u64,
     next_sequence: u64,
@@ -164,10 +165,11 @@ impl History {
 
     fn with(path: &Path, file: File, length: u64, kept: Kept) -> Self {
         let last = kept.events.last();
+        let has_ended = last.is_some_and(|last| is_finished(&last.event));
         Self {
             writer: Mutex::new(Writer {
                 path: path.to_owned(),
-                file,
+                file: (!has_ended).then_some(file),
                 length,
                 next_sequence: last.map_or(0, |last| last.event.sequence + 1),
                 behind: false,
@@ -449,15 +451,25 @@ impl Writer {
             Err(error) => return (0, Err(error)),
         };
         let bytes = line.len() as u64;
+        (bytes, self.write_line(&line, event))
+    }
+
+    fn write_line(&mut self, line: &[u8], event: &Event) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new().write(true).open(&self.path)?,
+        };
+        let file = self.file.insert(file);
         // If only a part is written, the next event overwrites it.
-        let written = self.file.write_all_at(&line, self.length).and_then(|()| {
-            self.length += bytes;
-            match event.event {
-                EventKind::Step(_) => Ok(()),
-                _ => self.file.sync_data(),
-            }
-        });
-        (bytes, written)
+        file.write_all_at(line, self.length)?;
+        self.length += line.len() as u64;
+        if !matches!(event.event, EventKind::Step(_)) {
+            file.sync_data()?;
+        }
+        if is_finished(event) {
+            self.file = None;
+        }
+        Ok(())
     }
 
     /// Replaces the file by one with the events that are kept.
@@ -473,11 +485,18 @@ impl Writer {
         kept.line_bytes = length;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         // From here on, events go to the new file, whatever else fails.
-        self.file = file.replace()?;
+        self.file = Some(file.replace()?);
         self.length = length;
         self.behind = true;
         atomic_file::sync_folder(self.path.parent().unwrap_or(Path::new(".")))?;
         self.behind = false;
+        if kept
+            .events
+            .last()
+            .is_some_and(|last| is_finished(&last.event))
+        {
+            self.file = None;
+        }
         Ok(())
     }
 }
@@ -595,9 +614,7 @@ impl<'a> FullDisk<'a> {
         let mut writer = lock(&history.writer);
         // Nothing can be created in the folder of this path either.
         let path = std::mem::replace(&mut writer.path, "/dev/full/events.jsonl".into());
-        let file = full
-            .map(|full| std::mem::replace(&mut writer.file, full))
-            .ok();
+        let file = std::mem::replace(&mut writer.file, full.ok());
         Self {
             history,
             path,
@@ -611,9 +628,7 @@ impl Drop for FullDisk<'_> {
     fn drop(&mut self) {
         let mut writer = lock(&self.history.writer);
         writer.path = std::mem::take(&mut self.path);
-        if let Some(file) = self.file.take() {
-            writer.file = file;
-        }
+        writer.file = self.file.take();
     }
 }
 

@@ -432,3 +432,31 @@ fn events_after_a_rewrite_are_in_the_file_that_has_the_name() {
     let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(names.len(), 1, "no temporary file remains");
 }
+
+/// Number of open files of this process with this path.
+#[cfg(target_os = "linux")]
+fn open_files(path: &Path) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+    targets.filter(|target| target == path).count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_history_of_an_ended_training_keeps_no_file_open_and_can_be_continued() {
+    let (folder, history) = new();
+    let path = path(&folder).canonicalize().unwrap();
+    assert_eq!(open_files(&path), 1);
+    history.append_durable(finished(State::Cancelled)).unwrap();
+    assert_eq!(open_files(&path), 0, "after the end");
+    drop(history);
+    let history = open(&folder);
+    assert_eq!(open_files(&path), 0, "after a restart");
+    history.append_durable(resumed(2)).unwrap();
+    assert_eq!(open_files(&path), 1, "while it runs again");
+    history.append(finished(State::Succeeded));
+    assert_eq!(open_files(&path), 0, "after the second end");
+    let expected = kinds(&history);
+    drop(history);
+    assert_eq!(kinds(&open(&folder)), expected);
+}
