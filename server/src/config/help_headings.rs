@@ -14,7 +14,14 @@ const HEADINGS: [(&str, &[&str]); 8] = [
     ),
     (
         "Computation",
-        &["device", "precision", "kernels", "threads", "max_batch"],
+        &[
+            "device",
+            "precision",
+            "kernels",
+            "gpu_failure",
+            "threads",
+            "max_batch",
+        ],
     ),
     (
         "Sessions",
