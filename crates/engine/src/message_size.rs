@@ -19,16 +19,31 @@ const MAX_CHARS: u64 = 8;
 /// four, if that is a third.
 const CHARS_PER_SHARE: f64 = 12.0;
 
-/// Weight of the last turn in the average: the number follows the load within
-/// some tens of turns.
-const WEIGHT: f64 = 1.0 / 32.0;
+/// Weight of the last turn in the average: the number follows the load within a
+/// few hundred turns. A number that changed more often would make the intervals
+/// between messages uneven.
+const WEIGHT: f64 = 1.0 / 256.0;
+
+/// How far the average must be beyond the next number before that is used, in
+/// characters.
+const HYSTERESIS: f64 = 0.25;
 
 /// Measures which part of its core a worker has to share, and decides by that
 /// how many characters a message waits for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MessageSize {
     /// Moving average of the part of the time, 0 to 1, that others take.
     share: f64,
+    chars: u64,
+}
+
+impl Default for MessageSize {
+    fn default() -> Self {
+        Self {
+            share: 0.0,
+            chars: 1,
+        }
+    }
 }
 
 impl MessageSize {
@@ -39,6 +54,11 @@ impl MessageSize {
         if total > 0.0 {
             self.share += WEIGHT * (waited.as_secs_f64() / total - self.share);
         }
+        let wanted = 1.0 + self.share * CHARS_PER_SHARE;
+        let chars = self.chars as f64;
+        if wanted < chars - HYSTERESIS || wanted >= chars + 1.0 + HYSTERESIS {
+            self.chars = (wanted as u64).clamp(1, MAX_CHARS);
+        }
     }
 
     /// Number of characters for which a message waits while the worker steps
@@ -47,7 +67,7 @@ impl MessageSize {
         if rows < MIN_ROWS {
             return 1;
         }
-        (1 + (self.share * CHARS_PER_SHARE) as u64).min(MAX_CHARS)
+        self.chars
     }
 }
 
@@ -57,7 +77,7 @@ mod tests {
 
     fn after(worked: u64, waited: u64) -> MessageSize {
         let mut size = MessageSize::default();
-        for _ in 0..1000 {
+        for _ in 0..5_000 {
             size.turned(Duration::from_micros(worked), Duration::from_micros(waited));
         }
         size
@@ -71,7 +91,7 @@ mod tests {
 
     #[test]
     fn messages_get_longer_the_more_of_the_core_others_take() {
-        assert_eq!(after(200, 100).min_chars(64), 4);
+        assert_eq!(after(200, 110).min_chars(64), 5);
         assert_eq!(after(100, 900).min_chars(64), 8);
     }
 
@@ -83,9 +103,21 @@ mod tests {
     #[test]
     fn the_load_of_the_past_is_forgotten() {
         let mut size = after(100, 900);
-        for _ in 0..200 {
+        for _ in 0..2_000 {
             size.turned(Duration::from_micros(100), Duration::ZERO);
         }
         assert_eq!(size.min_chars(64), 1);
+    }
+
+    #[test]
+    fn the_number_does_not_follow_every_fluctuation() {
+        let mut size = after(200, 110);
+        for turn in 0..2_000 {
+            size.turned(
+                Duration::from_micros(200),
+                Duration::from_micros(90 + 40 * (turn % 2)),
+            );
+            assert_eq!(size.min_chars(64), 5);
+        }
     }
 }
