@@ -15,6 +15,7 @@ import grpc
 import client as rpc
 from base import corpus, train
 from client import Client
+from connections import certificate
 from principals import token_of, write_principals
 from victim import (
     MORE_MEMORY, NOISE, GoodClient, memory_mb, metric, open_files, require, serving, threads,
@@ -219,16 +220,70 @@ def overload(base, full):
     return result
 
 
+class Reloading:
+    """Replaces the principals and the certificate of a server every few seconds."""
+
+    SECONDS = 5
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.both = self.folder / "certificate-and-key.pem"
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.certificates = []
+        self.replace_certificate()
+        self.principals = write_principals(self.folder, ["steady"])
+
+    def replace_certificate(self):
+        """Writes a new certificate and its key as one file, so that no reader finds
+        a key of another certificate."""
+        cert, key = certificate(self.folder)
+        self.certificates.append(cert.read_bytes())
+        new = self.both.with_suffix(".new")
+        new.write_bytes(cert.read_bytes() + key.read_bytes())
+        new.chmod(0o600)
+        new.replace(self.both)
+
+    def flags(self):
+        return ["--principals", str(self.principals),
+                "--tls-cert", str(self.both), "--tls-key", str(self.both)]
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.thread.join(timeout=60)
+
+    def _run(self):
+        number = 0
+        while not self.stopping.wait(self.SECONDS):
+            number += 1
+            self.replace_certificate()
+            aside = self.folder / "aside"
+            aside.mkdir(exist_ok=True)
+            write_principals(aside, ["steady", *["guest"] * (number % 2)]).replace(self.principals)
+
+
 def soak(base, minutes):
-    """Mixed load: memory, open files and threads stay flat, no error is logged."""
-    with serving(base.fresh_copy()) as server:
+    """Mixed load while principals and certificates are replaced: memory, open files
+    and threads stay flat, no error is logged."""
+    folder = base.fresh_copy()
+    reloading = Reloading(folder)
+    with serving(folder, *reloading.flags()) as server:
         samples = []
         with contextlib.ExitStack() as stack:
-            for _ in range(8):
-                stack.enter_context(GoodClient(server.address, chars=100))
+            # Connections stay when the certificate is replaced.
+            access = {"ca": reloading.certificates[0], "token": token_of("steady")}
+            client = Client(server.address, **access)
+            client.list_models()
+            clients = [stack.enter_context(GoodClient(server.address, chars=100, **access))
+                       for _ in range(8)]
+            wait_for(lambda: all(one.seconds for one in clients), 60, "all clients are connected")
+            stack.enter_context(reloading)
             begin = time.monotonic()
             number = 0
-            client = Client(server.address)
             while time.monotonic() - begin < minutes * 60:
                 number += 1
                 client.generate(session=f"s{number % 50}", prime="arma " if number <= 50 else "",
@@ -239,11 +294,17 @@ def soak(base, minutes):
                     require(models, "models")
                 if number % 20 == 0:
                     samples.append((memory_mb(server), open_files(server), threads(server)))
+        for one in clients:
+            require(one.failure is None, f"a client failed: {one.failure}")
+        # With the certificate that is in use now.
+        Client(server.address, ca=reloading.certificates[-1], token=access["token"]).list_models()
+        reloads = server.log().count("reloaded")
+        require(reloads >= minutes * 60 / Reloading.SECONDS, f"only {reloads} reloads")
         quarter = len(samples) // 4
         early, late = samples[quarter], samples[-1]
         require(late[0] < early[0] * 1.1 + 10, f"memory {early[0]:.0f} -> {late[0]:.0f} MB")
         require(late[1] < early[1] + 20, f"open files {early[1]} -> {late[1]}")
         require(late[2] < early[2] + 20, f"threads {early[2]} -> {late[2]}")
         require(" ERROR " not in server.log(), "the log has an error")
-    return (f"{minutes} min: memory {early[0]:.0f} -> {late[0]:.0f} MB, open files {early[1]} -> "
-            f"{late[1]}, threads {early[2]} -> {late[2]}")
+    return (f"{minutes} min: {reloads} reloads, memory {early[0]:.0f} -> {late[0]:.0f} MB, open "
+            f"files {early[1]} -> {late[1]}, threads {early[2]} -> {late[2]}")

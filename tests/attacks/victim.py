@@ -73,8 +73,8 @@ class GoodClient:
     """A client that generates short texts, one after the other, and measures
     how long each takes."""
 
-    def __init__(self, address, chars=20, ca=None):
-        self.client = Client(address, ca=ca)
+    def __init__(self, address, chars=20, ca=None, token=None):
+        self.client = Client(address, ca=ca, token=token)
         self.chars = chars
         self.seconds = []
         self.stopping = threading.Event()

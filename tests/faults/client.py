@@ -32,15 +32,19 @@ class Interrupted(Exception):
 class Client:
     """The calls that the fault suite makes, with plain results."""
 
-    def __init__(self, address, ca=None, channel=None):
-        """Connects, with TLS if the certificates of an authority are given, or
-        uses a channel."""
+    def __init__(self, address, ca=None, token=None, channel=None):
+        """Connects, with TLS if the certificates of an authority are given, and
+        then also with a token, or uses a channel."""
         if channel is not None:
             self.channel = channel
         elif ca is None:
             self.channel = grpc.insecure_channel(address)
         else:
-            self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca))
+            credentials = grpc.ssl_channel_credentials(ca)
+            if token is not None:
+                credentials = grpc.composite_channel_credentials(
+                    credentials, grpc.access_token_call_credentials(token))
+            self.channel = grpc.secure_channel(address, credentials)
         self.generation = _generation_services.GenerationServiceStub(self.channel)
         self.sessions = _session_services.SessionServiceStub(self.channel)
         self.models = _model_services.ModelServiceStub(self.channel)
