@@ -5,7 +5,7 @@
 DEVICE ?= cpu
 # Where `make install` puts the programs.
 PREFIX ?= /usr/local
-# Flags that `make serve`, `bench`, `faults`, `attacks` and `soak` pass on.
+# Flags that `make serve`, `bench`, `faults`, `attacks`, `soak` and `sizing` pass on.
 ARGS ?=
 # Architectures that `make gpu-kernels` compiles for.
 GPU_TARGETS ?= sm_80 sm_90a sm_100

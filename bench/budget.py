@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +22,7 @@ from generation import decode_steps
 
 SIZES = (128, 100, 512, 2, None)
 STREAMS = (1, 8, 64, 256)
-# Of the load test, at its begin and end, that is not measured.
+# Not measured, at the beginning and at the end of the load test.
 MARGIN_SECONDS = 1.0
 NANOSECONDS = 1e9
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -56,14 +55,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=6, help="duration of each load test")
     parser.add_argument("--length", type=int, default=1000, help="characters of each call")
     parser.add_argument("--json", type=Path, help="write the raw results to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.seconds <= 2 * MARGIN_SECONDS:
+        parser.error(f"--seconds must be more than {2 * MARGIN_SECONDS:g}")
+    return options
 
 
 def budget(server: int, address: str, streams: int, options) -> dict:
     """Microseconds of processor time for each character, by part."""
-    command = [str(measure.RELEASE / "charlstm-client"), "--addr", address, "--json", "bench",
-               "--model", "bench", "--sessions", str(streams), "--seconds", str(options.seconds),
-               "--length", str(options.length)]
+    command = measure.load_command(
+        address, streams, options.seconds, "--length", str(options.length))
     usage = {}
 
     def watch(client: int) -> None:
@@ -81,7 +82,7 @@ def budget(server: int, address: str, streams: int, options) -> dict:
         watcher.join()
     if client.returncode != 0 or "parts" not in usage:
         raise measure.Failure(f"the load test failed with exit code {client.returncode}")
-    load = next(line for line in map(json.loads, output.splitlines()) if "chars_per_second" in line)
+    load = measure.load_results(output)
     chars = load["chars_per_second"] * usage["seconds"]
     return {"streams": streams, "chars_per_second": load["chars_per_second"],
             "chars_per_message": load["chars_per_message"],
@@ -90,7 +91,7 @@ def budget(server: int, address: str, streams: int, options) -> dict:
 
 
 def cpu_seconds(server: int, client: int) -> dict:
-    """Processor time so far, in seconds."""
+    """Seconds of processor time so far, by part."""
     parts = {"generate": 0.0, "send": 0.0, "client": 0.0}
     for thread in Path(f"/proc/{server}/task").iterdir():
         name = (thread / "comm").read_text().strip()
@@ -118,10 +119,4 @@ def table(measured: list, steps: dict, threads: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except measure.Failure as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    measure.run(main)

@@ -1,5 +1,5 @@
 """Measures memory and correctness of the server with many dropped streams and
-many sessions. Used by `limits.py`, which prints the results."""
+many sessions. Used by `limits.py` and `sizing.py`, which print the results."""
 
 import asyncio
 import contextlib

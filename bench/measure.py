@@ -1,5 +1,5 @@
 """What all comparisons need: a server to measure, the load test, the scripts of the
-peers, and tables."""
+peers, tables, and what reports a failure."""
 
 import json
 import os
@@ -25,6 +25,18 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "67108864",
 }
+
+
+def run(main) -> None:
+    """Calls `main`, and exits with its result; reports an expected failure without a
+    traceback."""
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def machine() -> str:
@@ -133,11 +145,20 @@ def train(address: str, text: Path, sizes: tuple, model: str) -> dict:
 
 
 def load(address: str, streams: int, seconds: int, *flags: str) -> dict:
-    """Runs `charlstm-client bench` with one number of streams; returns its
-    measurements."""
+    """Runs the load test with one number of streams; returns its measurements."""
+    return load_results(call(load_command(address, streams, seconds, *flags)))
+
+
+def load_command(address: str, streams: int, seconds: int, *flags: str) -> list:
+    """The command of the load test: `charlstm-client bench`."""
     command = [str(RELEASE / "charlstm-client"), "--addr", address, "--json", "bench"]
-    command += ["--model", "bench", "--sessions", str(streams), "--seconds", str(seconds), *flags]
-    for line in call(command).splitlines():
+    return [*command, "--model", "bench", "--sessions", str(streams), "--seconds", str(seconds),
+            *flags]
+
+
+def load_results(output: str) -> dict:
+    """The measurements in the output of the load test."""
+    for line in output.splitlines():
         measured = json.loads(line)
         if "chars_per_second" in measured:
             return measured

@@ -15,13 +15,12 @@ counts.
 import argparse
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import generation
 import measure
-from measure import Failure, fastest, progress, run_peer
+from measure import fastest, progress, run_peer
 
 # batch, sequence, hidden, layers, and the target ratio.
 TRAININGS = ((128, 100, 512, 2, 1.35), (32, 50, 128, 2, 1.2))
@@ -125,10 +124,4 @@ def table(trainings: list) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    measure.run(main)

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import re
 import socket
-import sys
 import tempfile
 import time
 import urllib.request
@@ -24,15 +23,15 @@ import grpc
 import limits
 import many
 import measure
-from release import RELEASE
-
-MODEL = "bench"
 
 # Streams of the load test of one core.
 LOADS = (1, 16, 64)
 
 # Calls that are made at once to create sessions.
 CONCURRENCY = 32
+
+# Sessions that are created before the measured ones: one-time allocations must not count.
+WARMUP_SESSIONS = 500
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -64,12 +63,11 @@ def arguments() -> argparse.Namespace:
 def resident(process) -> int:
     """Returns the resident memory in bytes, once it has settled."""
     time.sleep(1)
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE).group(1)) * 1024
+    return many.resident(process.pid)
 
 
 def client(address: str, *arguments: str) -> str:
-    return measure.call([str(RELEASE / "charlstm-client"), "--addr", address, *arguments])
+    return measure.call([str(measure.RELEASE / "charlstm-client"), "--addr", address, *arguments])
 
 
 def training(options, folder: Path) -> list:
@@ -78,15 +76,15 @@ def training(options, folder: Path) -> list:
         before = resident(process)
         limits.train(address, folder / "text.txt")
         needed = measure.peak_memory(process.pid) - before
-        client(address, "models", "export", MODEL, "--output", str(folder / "model"))
+        client(address, "models", "export", many.MODEL, "--output", str(folder / "model"))
         log = (data / "server.log").read_text()
-    estimate = re.search(r"memory_mib=(\d+)", log)
+    estimate = int(re.search(r"memory_mib=(\d+)", log).group(1)) << 20
     batch, sequence, hidden, layers, _ = limits.SIZES
     size = f"{layers} layers of {hidden}, {batch} sequences of {sequence}"
-    rows = [(f"memory of a training ({size})", megabytes(needed))]
-    if estimate:
-        rows.append(("  as estimated before it starts", f"{int(estimate.group(1)) * 1.048576:,.0f} MB"))
-    return rows
+    return [
+        (f"memory of a training ({size})", megabytes(needed)),
+        ("  as estimated before it starts", megabytes(estimate)),
+    ]
 
 
 def serving(options, folder: Path, pb) -> list:
@@ -101,18 +99,19 @@ def serving(options, folder: Path, pb) -> list:
         target = address.removeprefix("http://")
         start = resident(process)
         rows.append(("memory at start", megabytes(start)))
-        client(address, "models", "import", str(folder / "model"), "--model", MODEL)
-        shown = client(address, "--json", "models", "show", MODEL)
+        client(address, "models", "import", str(folder / "model"), "--model", many.MODEL)
+        shown = client(address, "--json", "models", "show", many.MODEL)
         parameters = int(re.search(r'"parameters":\s*"?(\d+)', shown).group(1))
-        client(address, "generate", "--model", MODEL, "--prime", many.ALPHABET[0], "--length", "100")
+        client(address, "generate", "--model", many.MODEL, "--prime", many.ALPHABET[0],
+               "--length", "100")
         loaded = resident(process)
         rows.append((
             f"memory of a loaded model ({parameters:,} parameters)",
             f"{megabytes(loaded - start)}, {(loaded - start) / parameters:.1f} bytes per parameter"))
-        asyncio.run(create_sessions(pb, target, range(500)))
+        asyncio.run(create_sessions(pb, target, 0, WARMUP_SESSIONS))
         before, stored = resident(process), stored_bytes(data)
         count = options.sessions
-        asyncio.run(create_sessions(pb, target, range(500, 500 + count)))
+        asyncio.run(create_sessions(pb, target, WARMUP_SESSIONS, count))
         rows.append(("memory of a session", f"{(resident(process) - before) / count:,.0f} bytes"))
         rows.append(("disk of a session", f"{(stored_bytes(data) - stored) / count:,.0f} bytes"))
         before = resident(process)
@@ -156,19 +155,18 @@ def connect(target: str) -> socket.socket:
     return one
 
 
-async def create_sessions(pb, target: str, numbers) -> None:
-    """Creates one session for each number, with some characters."""
-    measure.progress(f"{len(numbers):,} sessions")
-    waiting = iter(numbers)
+async def create_sessions(pb, target: str, first: int, count: int) -> None:
+    """Creates sessions with some characters, numbered from `first`."""
+    measure.progress(f"{count:,} sessions")
     async with grpc.aio.insecure_channel(target) as channel:
         stub = pb.GenerationServiceStub(channel)
 
-        async def create() -> None:
-            for number in waiting:
-                await stub.GenerateText(pb.GenerateTextRequest(
-                    model=MODEL, prime=many.ALPHABET[:3], max_chars=2, session_id=f"s-{number}"))
+        async def create(number: int) -> None:
+            await stub.GenerateText(pb.GenerateTextRequest(
+                model=many.MODEL, prime=many.ALPHABET[:3], max_chars=2,
+                session_id=f"s-{first + number}"))
 
-        await asyncio.gather(*(create() for _ in range(CONCURRENCY)))
+        await many.each(count, CONCURRENCY, create)
 
 
 async def open_streams(pb, target: str, process, count: int) -> int:
@@ -176,32 +174,19 @@ async def open_streams(pb, target: str, process, count: int) -> int:
     measure.progress(f"{count} streams at once")
     async with grpc.aio.insecure_channel(target) as channel:
         stub = pb.GenerationServiceStub(channel)
-        request = pb.GenerateRequest(model=MODEL, prime=many.ALPHABET[:3], max_chars=1_000_000)
-        calls = [stub.Generate(request) for _ in range(count)]
-
-        async def read(call) -> None:
-            try:
-                async for _ in call:
-                    pass
-            except asyncio.CancelledError:
-                pass
-
-        readers = [asyncio.create_task(read(call)) for call in calls]
+        request = pb.GenerateRequest(
+            model=many.MODEL, prime=many.ALPHABET[:3], max_chars=1_000_000)
+        readers = [asyncio.create_task(many.read(stub.Generate(request))) for _ in range(count)]
         await asyncio.sleep(5)
         memory = await asyncio.to_thread(resident, process)
+        if any(reader.done() for reader in readers):
+            raise measure.Failure("a stream ended before the memory was measured")
+        # Cancels the calls, too.
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        for call in calls:
-            call.cancel()
     return memory
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except measure.Failure as failure:
-        print(f"sizing: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    measure.run(main)

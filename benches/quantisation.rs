@@ -4,17 +4,17 @@
 //! `cargo bench -p charlstm-model --bench quantisation -- MODEL TEXT [FRACTION]`
 //!
 //! MODEL is a file of `charlstm-client models export`, TEXT the text that it
-//! was trained on, and FRACTION (0.1 by default) the part at its end that was
-//! held out.
+//! was trained on, and FRACTION (0.1 by default) the part of the text, at its
+//! end, that was held out.
 
 #![allow(clippy::print_stdout)]
 
 use std::path::Path;
 use std::sync::Arc;
 
-use charlstm_int8::logsumexp::log_sum_exp;
 use charlstm_model::decode_step::{DecodeBatch, DecodeDevice, Int8Processor, Processor};
 use charlstm_model::model_file::ModelFile;
+use charlstm_model::sampler::log_probability;
 
 /// Characters that are fed at once.
 const CHUNK_CHARS: usize = 64;
@@ -51,7 +51,7 @@ fn main() {
     );
 }
 
-/// Mean number of bits for each character after the first.
+/// Returns the mean number of bits for each character after the first.
 fn bits_per_char(device: &dyn DecodeDevice, model: &ModelFile, tokens: &[u32]) -> f64 {
     let weights = Arc::new(device.prepare(&model.parameters).expect("a CPU"));
     let mut state = weights.zero_state();
@@ -65,7 +65,7 @@ fn bits_per_char(device: &dyn DecodeDevice, model: &ModelFile, tokens: &[u32]) -
             .prefill_logits(&mut state, &tokens[begin..end])
             .expect("a prefill");
         for (row, &next) in logits.chunks_exact(width).zip(&tokens[begin + 1..]) {
-            nats += log_sum_exp(row) - f64::from(row[next as usize]);
+            nats -= log_probability(row, next);
         }
     }
     nats / last as f64 / std::f64::consts::LN_2

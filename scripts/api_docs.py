@@ -38,7 +38,7 @@ TAIL = """
   `StartTraining` takes a corpus of that size; `Train`, `ImportModel` and
   `ScoreStream` take any size in chunks. Other messages may have 4 MiB.
 - **Deadlines.** Every call respects `grpc-timeout`, also while it waits in a queue. A
-  unary call has one response, so set a deadline of what you are willing to wait.
+  unary call has one response, so set a deadline that you are willing to wait for.
   For a stream, the deadline covers the whole text; cancel a stream that you no
   longer read. Without a deadline, a call whose client neither sends nor
   reads ends after `--transfer-timeout`, a generation after `--reader-timeout`.

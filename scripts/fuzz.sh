@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: scripts/fuzz.sh [--optional] SECONDS
-# Runs each fuzz target for so many seconds, within 512 MB. Installs cargo-fuzz into
+# Runs each fuzz target for SECONDS seconds, within 512 MB. Installs cargo-fuzz into
 # target/ if it is missing. With --optional, does nothing if that is not possible,
 # unless CHARLSTM_REQUIRE_ALL is set. The stable compiler is used, with the features
 # that cargo-fuzz needs.

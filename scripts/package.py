@@ -78,7 +78,7 @@ def documents() -> Iterator[Path]:
         yield existing(ROOT / name, "it belongs to the checkout")
     for folder in DOCUMENT_FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and LEFTOVERS.isdisjoint(path.parts):
+            if path.is_file() and LEFTOVERS.isdisjoint(path.relative_to(ROOT).parts):
                 yield path
 
 

@@ -202,9 +202,9 @@ def main() -> int:
     parser.add_argument("--title", help="default: the command")
     parser.add_argument("--columns", type=int, default=110)
     parser.add_argument("--rows", type=int, default=30, help="lines to show, the last ones")
-    words = sys.argv[1:]
-    end = words.index("--") if "--" in words else len(words)
-    arguments, command = parser.parse_args(words[:end]), words[end + 1 :]
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    arguments, command = parser.parse_args(given[:end]), given[end + 1 :]
     if bool(arguments.source) == bool(command):
         parser.error("give either --from FILE or a command after --")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Receives traces and prints them, for a look at what --otlp-endpoint exports.
+"""Receives traces and prints them, to show what --otlp-endpoint exports.
 
     python3 scripts/show_traces.py [HOST:PORT]
 
@@ -31,14 +31,14 @@ class Printer(services.TraceServiceServicer):
 
     def show(self, span, spans, depth):
         milliseconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
-        values = {one.key: one.value for one in span.attributes}
+        values = {attribute.key: attribute.value for attribute in span.attributes}
         shown = [f"{key.removeprefix('charlstm.')}="
                  f"{values[key].string_value or values[key].int_value}"
                  for key in SHOWN if key in values]
         print(f"{'  ' * depth}{span.name:{50 - 2 * depth}} {milliseconds:10.1f} ms  {' '.join(shown)}",
               flush=True)
-        children = (one for one in spans if one.parent_span_id == span.span_id)
-        for child in sorted(children, key=lambda one: one.start_time_unix_nano):
+        children = (child for child in spans if child.parent_span_id == span.span_id)
+        for child in sorted(children, key=lambda child: child.start_time_unix_nano):
             self.show(child, spans, depth + 1)
 
 

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 BIN = Path(os.environ.get("CHARLSTM_BIN", ROOT / "target" / "release")).resolve()
 
-# Seconds after which a step has failed.
-PATIENCE = 60
+# Timeout in seconds for a command, and for the server to become healthy.
+TIMEOUT = 60
 
 LISTEN = "127.0.0.1:50051"
 
@@ -45,27 +45,27 @@ class Image:
         self.steps, self.environment, self.user = [], {}, "root"
         self.entrypoint, self.command, self.health, self.volume = [], [], [], None
         for line in filter(None, map(str.strip, stages[-1].splitlines()[1:])):
-            word, rest = line.split(None, 1)
-            if word in ("RUN", "COPY"):
-                self.steps.append((word, rest))
-            elif word == "ENV":
-                self.environment.update(one.split("=", 1) for one in shlex.split(rest))
-            elif word == "USER":
-                self.user = rest
-            elif word == "VOLUME":
-                self.volume = rest
-            elif word == "ENTRYPOINT":
-                self.entrypoint = json.loads(rest)
-            elif word == "CMD":
-                self.command = json.loads(rest)
-            elif word == "HEALTHCHECK":
-                self.health = json.loads(rest.split("CMD", 1)[1])
-            elif word not in ("EXPOSE", "STOPSIGNAL"):
-                raise SystemExit(f"container: unknown instruction {word} in {DOCKERFILE}")
+            instruction, arguments = line.split(None, 1)
+            if instruction in ("RUN", "COPY"):
+                self.steps.append((instruction, arguments))
+            elif instruction == "ENV":
+                self.environment.update(one.split("=", 1) for one in shlex.split(arguments))
+            elif instruction == "USER":
+                self.user = arguments
+            elif instruction == "VOLUME":
+                self.volume = arguments
+            elif instruction == "ENTRYPOINT":
+                self.entrypoint = json.loads(arguments)
+            elif instruction == "CMD":
+                self.command = json.loads(arguments)
+            elif instruction == "HEALTHCHECK":
+                self.health = json.loads(arguments.split("CMD", 1)[1])
+            elif instruction not in ("EXPOSE", "STOPSIGNAL"):
+                raise SystemExit(f"container: unknown instruction {instruction} in {DOCKERFILE}")
 
 
-def source(path):
-    """Returns what a path of the build stage is in this checkout."""
+def sources(path):
+    """Returns the files of this checkout that a path of the build stage means."""
     path = path.removeprefix("/src/")
     if path.startswith("target/release/"):
         return [BIN / path.removeprefix("target/release/")]
@@ -77,19 +77,19 @@ def source(path):
 
 def copy(arguments, root):
     """Carries out a COPY step."""
-    words = [word for word in shlex.split(arguments) if not word.startswith("--")]
-    target = root / words[-1].lstrip("/")
+    paths = [one for one in shlex.split(arguments) if not one.startswith("--")]
+    target = root / paths.pop().lstrip("/")
     target.mkdir(parents=True, exist_ok=True)
-    for word in words[:-1]:
-        for one in source(word):
-            shutil.copy2(one, target / one.name)
+    for path in paths:
+        for file in sources(path):
+            shutil.copy2(file, target / file.name)
 
 
 def run(*command, **options):
     return subprocess.run(command, check=True, **options)
 
 
-def inside(root, image, command, **options):
+def start(root, image, command, **options):
     """Starts a command as the image's user, as a container engine does."""
     # `docker run --cap-drop ALL --security-opt no-new-privileges`.
     confined = [
@@ -100,13 +100,8 @@ def inside(root, image, command, **options):
     return subprocess.Popen([*confined, *command], env=environment, cwd="/", **options)
 
 
-def code(process):
-    return process.wait(timeout=PATIENCE)
-
-
-def try_image(folder):
-    """Runs all steps; called in namespaces of its own."""
-    image = Image(DOCKERFILE.read_text())
+def build(image, folder):
+    """Runs the steps of the image; returns its root folder."""
     # The upper layer of an overlay cannot be on an overlay itself.
     run("mount", "-t", "tmpfs", "none", str(folder))
     upper, work, root = folder / "upper", folder / "work", folder / "root"
@@ -114,16 +109,23 @@ def try_image(folder):
         one.mkdir()
     run("mount", "-t", "overlay", "overlay", "-o",
         f"lowerdir=/,upperdir={upper},workdir={work}", str(root))
-    for word, arguments in image.steps:
-        print(f"container: {word} {arguments[:70]}", flush=True)
-        if word == "RUN":
+    for instruction, arguments in image.steps:
+        print(f"container: {instruction} {arguments[:70]}", flush=True)
+        if instruction == "RUN":
             run("chroot", str(root), "sh", "-ec", arguments)
         else:
             copy(arguments, root)
+    return root
+
+
+def mount(image, folder, root):
+    """Mounts what a container has: a configuration, a volume for the data, and an
+    empty /tmp; everything else is read-only. Returns the user id of the volume."""
     configuration = root / "etc" / "charlstm"
     configuration.mkdir()
     (configuration / "server.toml").write_text(f'listen = "{LISTEN}"\n')
-    owner = (root / image.volume.lstrip("/")).stat()
+    volume = root / image.volume.lstrip("/")
+    owner = volume.stat()
     data = folder / "data"
     data.mkdir(mode=0o700)
     os.chown(data, owner.st_uid, owner.st_gid)
@@ -131,18 +133,26 @@ def try_image(folder):
     run("mount", "--rbind", "/dev", str(root / "dev"))
     run("mount", "-o", "remount,ro", "overlay", str(root))
     run("mount", "-t", "tmpfs", "none", str(root / "tmp"))
-    run("mount", "--bind", str(data), str(root / image.volume.lstrip("/")))
+    run("mount", "--bind", str(data), str(volume))
+    return owner.st_uid
+
+
+def try_image(folder):
+    """Runs all steps, and checks the server; called in namespaces of its own."""
+    image = Image(DOCKERFILE.read_text())
+    root = build(image, folder)
+    user = mount(image, folder, root)
     run("ip", "link", "set", "lo", "up")
 
-    def check(command):
+    def exit_code(command):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return code(inside(root, image, command, **quiet))
+        return start(root, image, command, **quiet).wait(timeout=TIMEOUT)
 
-    server = inside(root, image, [*image.entrypoint, *image.command],
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    server = start(root, image, [*image.entrypoint, *image.command],
+                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        until = time.monotonic() + PATIENCE
-        while check(image.health) != 0:
+        until = time.monotonic() + TIMEOUT
+        while exit_code(image.health) != 0:
             if server.poll() is not None or time.monotonic() > until:
                 server.kill()
                 raise SystemExit("container: the health check fails:\n" + server.stdout.read())
@@ -151,16 +161,16 @@ def try_image(folder):
         status = (root / "proc" / str(server.pid) / "status").read_text()
         ids = set(re.search(r"^Uid:(.*)$", status, re.MULTILINE).group(1).split())
         capabilities = re.search(r"^CapEff:\s*(\w+)$", status, re.MULTILINE).group(1)
-        require(ids == {str(owner.st_uid)} and "0" not in ids, f"the user ids are {ids}")
+        require(ids == {str(user)} and user != 0, f"the user ids are {ids}")
         require(int(capabilities, 16) == 0, f"it has the capabilities {capabilities}")
-        print(f"container: runs as user {owner.st_uid} without capabilities")
+        print(f"container: runs as user {user} without capabilities")
         for path in ("/usr/local/bin", "/etc/charlstm", "/"):
-            require(check(["touch", f"{path}/x"]) != 0, f"{path} can be written to")
+            require(exit_code(["touch", f"{path}/x"]) != 0, f"{path} can be written to")
         for path in ("/tmp", image.volume):
-            require(check(["touch", f"{path}/x"]) == 0, f"{path} cannot be written to")
+            require(exit_code(["touch", f"{path}/x"]) == 0, f"{path} cannot be written to")
         print(f"container: only /tmp and {image.volume} can be written to")
         server.terminate()
-        stopped = code(server)
+        stopped = server.wait(timeout=TIMEOUT)
         require(stopped == 0, f"SIGTERM: exit code {stopped}")
         print("container: SIGTERM stops it with exit code 0")
     finally:

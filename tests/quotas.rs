@@ -15,12 +15,19 @@ const PRINCIPALS: [Entry; 3] = [
     Entry::new("slow", &["generate"]).with_quotas("chars_per_minute = 600"),
 ];
 
+/// Asserts that a quota is exceeded, and that a retry can succeed.
 #[track_caller]
 fn assert_quota(status: &Status, limit: &str) {
+    assert_violation(status, limit);
+    let details = status.get_error_details();
+    assert!(details.retry_info().unwrap().retry_delay.is_some());
+}
+
+#[track_caller]
+fn assert_violation(status: &Status, limit: &str) {
     assert_status(status, Code::ResourceExhausted, "QUOTA");
     assert!(status.message().contains(limit), "{status}");
     let details = status.get_error_details();
-    assert!(details.retry_info().unwrap().retry_delay.is_some());
     let violations = &details.quota_failure().unwrap().violations;
     assert_eq!(violations[0].description, status.message());
 }
@@ -78,14 +85,11 @@ async fn a_call_beyond_a_quota_is_rejected_with_the_limit_and_a_delay() {
             corpus: "a".repeat(1001).into(),
         },
     );
-    let status = fixture
-        .trainings()
-        .start_training(request)
-        .await
-        .unwrap_err();
-    assert_status(&status, Code::ResourceExhausted, "QUOTA");
-    let delay = status.get_error_details().retry_info().cloned();
-    assert!(delay.is_none(), "the same corpus is too long at any time");
+    let status = fixture.trainings().start_training(request).await;
+    let status = status.unwrap_err();
+    assert_violation(&status, "limit of 1000 bytes");
+    let details = status.get_error_details();
+    assert!(details.retry_info().is_none(), "a retry cannot succeed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,12 +75,11 @@ async fn calls_and_trainings_are_exported_as_traces() {
     request.metadata_mut().insert("traceparent", context);
     let response = wire.generation.generate(request).await.unwrap();
     wire::rest(&mut response.into_inner()).await.unwrap();
+    let (http_trace, http_parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let context = format!("00-{http_trace}-{http_parent}-01");
     let headers = [
         ("content-type", "application/json"),
-        (
-            "traceparent",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ),
+        ("traceparent", context.as_str()),
     ];
     let body = r#"{"model": "verse", "prompt": "arma ", "max_tokens": 9}"#;
     let (status, _) = http_call::send(&wire.server, "POST /v1/completions", &headers, body);
@@ -105,7 +104,8 @@ async fn calls_and_trainings_are_exported_as_traces() {
     let [call] = &calls[..] else {
         panic!("{} spans of the call over HTTP", calls.len());
     };
-    assert_eq!(hex(&call.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(hex(&call.trace_id), http_trace, "the trace of the client");
+    assert_eq!(hex(&call.parent_span_id), http_parent);
     assert_eq!(collector.children(call), phases);
 
     let trainings = collector.named("training");

@@ -81,7 +81,7 @@ async fn upload_with(
     call
 }
 
-/// Number of looks at the metrics before a wait fails: minutes, on any machine.
+/// Maximum number of times that a wait reads the metrics: two minutes or more.
 const POLLS: usize = 12_000;
 
 /// Waits until only this number of connections is open, and all calls of both

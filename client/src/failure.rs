@@ -132,7 +132,7 @@ impl From<Status> for Failure {
 
 /// Returns true if a text has a character that the model does not know.
 pub(crate) fn is_unknown_character(status: &Status) -> bool {
-    reason(status).is_some_and(|reason| reason == "UNKNOWN_CHARACTER")
+    has_reason(status, "UNKNOWN_CHARACTER")
 }
 
 /// Returns true if the connection was lost or the server is shutting down, so
@@ -147,8 +147,8 @@ pub(crate) fn connection_lost(status: &Status) -> bool {
 /// Returns the delay after which to repeat a call that was rejected because the
 /// storage of the server accepts no writes; `None` for any other error.
 pub(crate) fn storage_delay(status: &Status) -> Option<Duration> {
-    let is_storage = status.code() == Code::Unavailable
-        && reason(status).is_some_and(|reason| reason == "STORAGE_UNAVAILABLE");
+    let is_storage =
+        status.code() == Code::Unavailable && has_reason(status, "STORAGE_UNAVAILABLE");
     is_storage.then(|| retry_delay(status).unwrap_or(DEFAULT_STORAGE_DELAY))
 }
 
@@ -165,6 +165,11 @@ pub(crate) fn reason(status: &Status) -> Option<String> {
         .get_details_error_info()
         .map(|info| info.reason)
         .filter(|reason| !reason.is_empty())
+}
+
+/// Returns true if a status has this reason.
+pub(crate) fn has_reason(status: &Status, expected: &str) -> bool {
+    reason(status).is_some_and(|reason| reason == expected)
 }
 
 /// Describes an I/O error on a file, without the number of the error for the

@@ -118,6 +118,15 @@ def test_a_shutdown_before_the_state_is_returned_is_not_the_end() -> None:
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("session", ["tale", ""])
+def test_a_shutdown_before_a_repeat_has_caught_up_is_not_the_end(session: str) -> None:
+    with ScriptedServer((CHARS, lost()), (4, SHUTDOWN), (CHARS, LENGTH)) as server:
+        result = run(server, session=session)
+    assert result.text == TEXT[:CHARS]
+    assert result.finished.chars == CHARS
+    assert len(server.requests) == 3
+
+
 def test_without_a_session_a_call_is_repeated_after_a_shutdown() -> None:
     with ScriptedServer((8, SHUTDOWN), (CHARS, LENGTH)) as server:
         assert run(server, session="").text == TEXT[:CHARS]

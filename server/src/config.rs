@@ -51,7 +51,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What the server does when the GPU fails that it generates on.
+/// What the server does if the GPU that it generates on fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GpuFailure {
     /// It ends with an error, so that a service manager starts it again.
@@ -194,9 +194,9 @@ pub struct Config {
     )]
     pub kernels: KernelChoice,
 
-    /// What to do when the GPU fails that texts are generated on: exit, so that
-    /// a service manager starts the server again, or continue on the CPU, which
-    /// gives the same texts
+    /// What to do if the GPU that generates texts fails: exit, so that a service
+    /// manager starts the server again, or continue on the CPU, which gives the
+    /// same texts
     #[arg(
         long,
         env = "CHARLSTM_GPU_FAILURE",

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use charlstm_cuda::{CudaDecoder, CudaEvent};
-use charlstm_model::decode_step::{DecodeDevice, Int8Processor, Precision, Processor};
+use charlstm_model::decode_step::{Int8Processor, Precision, Processor};
 use charlstm_model::device::{Device, DeviceChoice, DeviceError};
 use charlstm_model::kernels::Kernels;
 use charlstm_model::learner::LearnerFactory;
@@ -59,31 +59,34 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
     let GenerationSettings {
         device, precision, ..
     } = *settings;
-    let failed = CancellationToken::new();
-    let float32_on_cpu = || {
-        Arc::new(Processor {
-            kernels: settings.kernels.float32,
-        })
-    };
     let int8_on_cpu = Int8Processor {
         kernel: settings.kernels.int8,
     };
-    let mut threads = settings.threads;
-    let mut float32: Arc<dyn DecodeDevice> = float32_on_cpu();
-    let mut int8: Arc<dyn DecodeDevice> = Arc::new(int8_on_cpu);
+    let mut generation = Generation {
+        devices: DecodeDevices {
+            float32: Arc::new(Processor {
+                kernels: settings.kernels.float32,
+            }),
+            int8: Arc::new(int8_on_cpu),
+            precision,
+        },
+        threads: settings.threads,
+        failed: CancellationToken::new(),
+    };
     match (device, precision) {
         #[cfg(feature = "torch")]
         (Device::Cuda(_), Precision::Float32) => {
             let max_rows = settings.max_rows;
-            float32 = Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows });
-            threads = 1;
+            generation.devices.float32 =
+                Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows });
+            generation.threads = 1;
         }
         (Device::Cuda(ordinal), Precision::Int8) => {
-            let on_event = on_event(device, settings.gpu_failure, failed.clone());
+            let on_event = on_event(device, settings.gpu_failure, generation.failed.clone());
             match CudaDecoder::open(ordinal, int8_on_cpu, on_event) {
                 Ok(decoder) => {
-                    int8 = Arc::new(decoder);
-                    threads = 1;
+                    generation.devices.int8 = Arc::new(decoder);
+                    generation.threads = 1;
                 }
                 Err(error) => {
                     tracing::warn!(%device, %error, "int8 generation runs on the CPU");
@@ -92,18 +95,11 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
         }
         _ => {}
     }
-    Generation {
-        devices: DecodeDevices {
-            float32,
-            int8,
-            precision,
-        },
-        threads,
-        failed,
-    }
+    generation
 }
 
-/// Logs what happens to the GPU, and ends the server if it is to end.
+/// Returns what handles an event of the GPU: logs it, and ends the server if it
+/// is to end.
 fn on_event(
     device: Device,
     gpu_failure: GpuFailure,

@@ -169,8 +169,8 @@ fn concerns_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// Reports failures to accept, and connections that are rejected, once a minute at
-/// most: at a limit, connections are accepted and rejected in turn.
+/// Reports failures to accept, and connections that are rejected, at most once a
+/// minute: at a limit, connections are accepted and rejected in turn.
 #[derive(Debug, Default)]
 struct FailureLog {
     delay: Option<Duration>,

@@ -38,7 +38,7 @@ use self::principals::PrincipalStats;
 /// one would occupy memory until the server stops.
 const UNKNOWN: &str = "unknown";
 
-/// What the labels call the HTTP API in place of a service of gRPC.
+/// Label of the HTTP API in place of the name of a gRPC service.
 const HTTP: &str = "http";
 
 /// Paths of the HTTP API, as labels. The last one has an id in its place.

@@ -26,7 +26,6 @@ use tokio_util::task::TaskTracker;
 use self::data::Data;
 use self::prepared::Prepared;
 use self::routes::RouteContext;
-pub(crate) use self::services::Layers;
 use self::services::Services;
 use self::stop::stop;
 use self::transport::Tls;

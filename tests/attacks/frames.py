@@ -5,8 +5,8 @@ import struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-DATA, HEADERS, RESET, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
-END_STREAM, END_HEADERS = 1, 4
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+ACK, END_STREAM, END_HEADERS = 1, 1, 4
 CANCEL = 8
 
 
@@ -56,12 +56,33 @@ def message(protobuf):
     return b"\x00" + struct.pack(">I", len(protobuf)) + protobuf
 
 
+def take_frames(received):
+    """Returns the complete frames at the start of a bytearray, as (kind, flags,
+    stream, payload), and removes them from it."""
+    frames, start = [], 0
+    while len(received) >= start + 9:
+        length = int.from_bytes(received[start:start + 3], "big")
+        end = start + 9 + length
+        if len(received) < end:
+            break
+        kind, flags, stream = struct.unpack_from(">BBI", received, start + 3)
+        frames.append((kind, flags, stream, bytes(received[start + 9:end])))
+        start = end
+    del received[:start]
+    return frames
+
+
+def connect(address):
+    """Opens a connection that has sent nothing."""
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
 class Connection:
     """One connection, with frames out and whatever comes in."""
 
     def __init__(self, address, initial_window=None):
-        host, port = address.rsplit(":", 1)
-        self.socket = socket.create_connection((host, int(port)), timeout=30)
+        self.socket = connect(address)
         self.socket.sendall(PREFACE + settings(initial_window))
         self.stream = -1
 
@@ -78,15 +99,10 @@ class Connection:
         """Yields (kind, stream, payload) until the connection ends, or nothing
         has come for this time."""
         self.socket.settimeout(seconds)
-        received = b""
+        received = bytearray()
         while True:
-            while len(received) >= 9:
-                length = int.from_bytes(received[:3], "big")
-                if len(received) < 9 + length:
-                    break
-                stream = int.from_bytes(received[5:9], "big")
-                yield received[3], stream, received[9:9 + length]
-                received = received[9 + length:]
+            for kind, _, stream, payload in take_frames(received):
+                yield kind, stream, payload
             try:
                 more = self.socket.recv(65536)
             except OSError:

@@ -12,12 +12,11 @@ import select
 import struct
 import sys
 
-from frames import Connection, frame, message
+from frames import ACK, PING, SETTINGS, WINDOW_UPDATE, Connection, frame, message, take_frames
 
 GENERATE = "/charlstm.v1.GenerationService/Generate"
-SETTINGS, PING, WINDOW_UPDATE, ACK = 4, 6, 8, 1
 
-# The largest window that HTTP/2 has: the server is never to wait for this client.
+# The largest window in HTTP/2, so that the server never waits for this client.
 WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65535
 
@@ -31,7 +30,7 @@ class Reader:
         self.connection = Connection(address, initial_window=WINDOW)
         self.socket = self.connection.socket
         self._extend_window(WINDOW - DEFAULT_WINDOW)
-        self.received = b""
+        self.received = bytearray()
         self.bytes = 0
         self.unacknowledged = 0
 
@@ -47,19 +46,11 @@ class Reader:
             self._extend_window(self.unacknowledged)
             self.unacknowledged = 0
         self.received += more
-        start = 0
-        while len(self.received) >= start + 9:
-            length = int.from_bytes(self.received[start:start + 3], "big")
-            end = start + 9 + length
-            if len(self.received) < end:
-                break
-            kind, flags = self.received[start + 3], self.received[start + 4]
+        for kind, flags, _, payload in take_frames(self.received):
             if kind == PING and not flags & ACK:
-                self.socket.sendall(frame(PING, ACK, 0, self.received[start + 9:end]))
+                self.socket.sendall(frame(PING, ACK, 0, payload))
             if kind == SETTINGS and not flags & ACK:
                 self.socket.sendall(frame(SETTINGS, ACK, 0))
-            start = end
-        self.received = self.received[start:]
         return bool(more)
 
 
@@ -67,8 +58,7 @@ def main():
     address, token, streams, request = sys.argv[1:]
     streams = int(streams)
     request = message(bytes.fromhex(request))
-    # In the place of a client on another machine, which takes no time from the
-    # server.
+    # Stands for a client on another machine, which takes no time from the server.
     os.nice(10)
     readers = []
     for number in range(streams):

@@ -1,4 +1,4 @@
-"""More load than there is room for, and load for long."""
+"""Overload, callers that take more than their share, and the soak test."""
 
 import contextlib
 import json
@@ -24,23 +24,20 @@ from victim import (
 
 
 def huge_prompts(base, full):
-    """A prompt of a million characters in every slot."""
+    """More prompts of 900,000 characters than the queue accepts."""
     count = 200 if full else 60
     with serving(base.fresh_copy(), "--max-queued-chars", "5000000") as server:
         before = memory_mb(server)
         client = Client(server.address)
         prompt = corpus(900_000)
-        calls, rejected = [], 0
-        for _ in range(count):
-            calls.append(client.generation.Generate(
-                rpc._generation.GenerateRequest(model="verse", prime=prompt, max_chars=5),
-                timeout=60))
+        request = rpc._generation.GenerateRequest(model="verse", prime=prompt, max_chars=5)
+        calls = [client.generation.Generate(request, timeout=60) for _ in range(count)]
         time.sleep(3)
-        good = Client(server.address)
-        rpc.retry(lambda: good.list_models())
+        rpc.retry(Client(server.address).list_models)
         grown = memory_mb(server) - before
         for call in calls:
             call.cancel()
+        rejected = 0
         for call in calls:
             try:
                 for _ in call:
@@ -52,44 +49,39 @@ def huge_prompts(base, full):
     return f"{rejected} of {count} prompts of 0.9 million characters rejected, +{grown:.0f} MB"
 
 
-class Streams:
-    """Streams of one principal, which count their characters."""
+# What the callers of `greedy_caller` request.
+ENDLESS = rpc._generation.GenerateRequest(model="large", prime="arma ", max_chars=1_000_000)
 
-    def __init__(self, address, name, count):
+
+class OneStream:
+    """One stream of a principal, whose characters are counted."""
+
+    def __init__(self, address, name):
         self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
         stub = rpc._generation_services.GenerationServiceStub(self.channel)
         metadata = [("authorization", f"Bearer {token_of(name)}")]
         self.chars = 0
-        self.calls = []
-        for seed in range(count):
-            request = rpc._generation.GenerateRequest(
-                model="large", prime="arma ", max_chars=1_000_000)
-            request.sampling.seed = seed
-            call = stub.Generate(request, metadata=metadata, timeout=300)
-            self.calls.append(call)
-            threading.Thread(target=self._read, args=(call,), daemon=True).start()
+        self.call = stub.Generate(ENDLESS, metadata=metadata, timeout=300)
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def _read(self, call):
+    def _read(self):
         with contextlib.suppress(grpc.RpcError):
-            for event in call:
+            for event in self.call:
                 self.chars += len(event.text.text)
 
     def close(self):
-        for call in self.calls:
-            call.cancel()
+        self.call.cancel()
         self.channel.close()
 
 
-class Greedy:
-    """Hundreds of streams of one principal, read by another process."""
+class ManyStreams:
+    """Hundreds of streams of a principal, read by another process."""
 
     def __init__(self, address, name, count):
-        request = rpc._generation.GenerateRequest(
-            model="large", prime="arma ", max_chars=1_000_000)
         script = pathlib.Path(__file__).with_name("greedy.py")
         self.process = subprocess.Popen(
             [sys.executable, str(script), address, token_of(name), str(count),
-             request.SerializeToString().hex()],
+             ENDLESS.SerializeToString().hex()],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def close(self):
@@ -115,10 +107,11 @@ def greedy_caller(base, full):
 
     with serving(folder, "--principals", str(file), "--threads", "1") as server:
 
-        def rates(greedy):
-            """Returns the characters per second of the nine, and of all."""
-            streams = [Streams(server.address, name, 1) for name in names[1:]]
-            first = greedy(server.address, names[0])
+        def rates(first_caller):
+            """Returns the characters per second of the nine others: the mean and the
+            slowest; and the sum of all ten. The first caller is started by a function."""
+            streams = [OneStream(server.address, name) for name in names[1:]]
+            first = first_caller(server.address, names[0])
             time.sleep(2)
             begin = [one.chars for one in streams]
             total = metric(server, "charlstm_generated_chars_total")
@@ -130,42 +123,39 @@ def greedy_caller(base, full):
             for one in [first, *streams]:
                 one.close()
             wait_for(lambda: metric(server, "charlstm_generations_running") == 0, 30,
-                     "generations remain")
-            return sum(rate) / 9, min(rate), total / passed
+                     "all generations have ended")
+            return statistics.mean(rate), min(rate), total / passed
 
         # In turn: the speed of a busy machine changes.
         alone, attacked = [], []
         for _ in range(rounds):
-            alone.append(rates(lambda address, name: Streams(address, name, 1)))
-            attacked.append(rates(lambda address, name: Greedy(address, name, many)))
-
-        def mean(rates, index):
-            return sum(one[index] for one in rates) / len(rates)
-
-        kept = mean(attacked, 0) / mean(alone, 0)
-        slowest = mean(attacked, 1) / mean(alone, 1)
+            alone.append(rates(OneStream))
+            attacked.append(rates(lambda address, name: ManyStreams(address, name, many)))
+        alone, attacked = (
+            [statistics.mean(column) for column in zip(*measured)] for measured in (alone, attacked))
+        kept, slowest = attacked[0] / alone[0], attacked[1] / alone[1]
         figures = (
-            f"{many} streams: the nine others keep {kept:.2f} of their {mean(alone, 0):.0f} "
+            f"{many} streams: the nine others keep {kept:.2f} of their {alone[0]:.0f} "
             f"characters per second (the slowest {slowest:.2f}); all together have "
-            f"{mean(alone, 2):.0f} without and {mean(attacked, 2):.0f} with the attack")
+            f"{alone[2]:.0f} without and {attacked[2]:.0f} with the attack")
         # A short measurement on a busy machine is not exact.
         require(min(kept, slowest) >= (0.8 if full else 0.6), figures)
     return figures
 
 
-def start_pressing(address, tasks, seconds):
-    """Starts a process that calls with many tasks at once; see press.py."""
-    script = pathlib.Path(__file__).with_name("press.py")
+def start_load(address, tasks, seconds):
+    """Starts a process that calls with many tasks at once; see load_client.py."""
+    script = pathlib.Path(__file__).with_name("load_client.py")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, str(script), address, str(tasks), str(seconds)],
         stdout=subprocess.PIPE, env=environment)
 
 
-def pressed(process):
-    """Returns the figures of such a process."""
+def load_figures(process):
+    """Waits for a process of `start_load`, and returns its figures."""
     out, _ = process.communicate(timeout=300)
-    require(process.returncode == 0, "the process that calls failed")
+    require(process.returncode == 0, "the process with the load failed")
     figures = json.loads(out)
     require(not figures["failures"],
             f"{len(figures['failures'])} calls failed, one with {figures['failures'][:1]}")
@@ -173,24 +163,24 @@ def pressed(process):
 
 
 def overload(base, full):
-    """Ten times as many calls as there is room for."""
-    room = 16
+    """Ten times as many calls as the server admits at a time."""
+    capacity = 16
     flags = ["--max-batch", "8", "--max-queue", "8"]
     seconds = 60 if full else 8
     with serving(base.fresh_copy(), *flags) as server:
-        within = pressed(start_pressing(server.address, room, seconds / 4))
-        require(within["rejected"] == 0, "calls were rejected although there was room")
+        within = load_figures(start_load(server.address, capacity, seconds / 4))
+        require(within["rejected"] == 0, "calls within the capacity were rejected")
         before = memory_mb(server)
-        pressing = start_pressing(server.address, 9 * room, seconds)
-        # As many calls as there is room for, from a process of their own: what
-        # the other process spends on rejections is not to count.
-        same = start_pressing(server.address, room, seconds - 1)
-        # Rejections as a client sees them that does nothing else.
+        excess = start_load(server.address, 9 * capacity, seconds)
+        # From a process of their own, so that the time that the other process
+        # spends on rejections does not count.
+        same = start_load(server.address, capacity, seconds - 1)
+        # Rejections as seen by a client that does nothing else.
         stub = Client(server.address).generation
         request = rpc._generation.GenerateRequest(model="verse", prime="arma ", max_chars=200)
         rejections = []
         time.sleep(1)
-        while pressing.poll() is None:
+        while excess.poll() is None:
             begin = time.monotonic()
             call = stub.Generate(request, timeout=60)
             try:
@@ -200,7 +190,7 @@ def overload(base, full):
                 require(error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, f"{error.code()}")
                 rejections.append(time.monotonic() - begin)
             time.sleep(0.05)
-        others, figures = pressed(pressing), pressed(same)
+        others, figures = load_figures(excess), load_figures(same)
         rejected = others["rejected"] + figures["rejected"]
         grown = memory_mb(server) - before
         begin = time.monotonic()
@@ -290,8 +280,7 @@ def soak(base, minutes):
                                 model="verse" if number <= 50 else "", chars=50)
                 if number % 200 == 0:
                     train(client, "soak")
-                    models = client.list_models()
-                    require(models, "models")
+                    require(client.list_models(), "there are no models")
                 if number % 20 == 0:
                     samples.append((memory_mb(server), open_files(server), threads(server)))
         for one in clients:

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import pathlib
 import random
 import threading
@@ -12,6 +13,7 @@ import grpc
 import client as rpc
 from base import train
 from client import Client, reason_of
+from connections import certificate
 from victim import require, serving
 
 ENTRY = """
@@ -32,6 +34,8 @@ max_streams = {MAX_STREAMS}
 max_sessions = {MAX_SESSIONS}
 max_trainings = {MAX_TRAININGS}
 """
+
+NAMES = ["alice", "bob", "carol"]
 
 # Tasks of each principal that generate text in sessions.
 TASKS = 4
@@ -55,45 +59,9 @@ def write_principals(folder, names, quotas=""):
     return path
 
 
-class _Details(
-    collections.namedtuple("_Details", "method timeout metadata credentials wait_for_ready compression"),
-    grpc.ClientCallDetails,
-):
-    """Details of a call, with other metadata."""
-
-
-class _WithToken(
-    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor, grpc.StreamStreamClientInterceptor,
-):
-    """Adds a token to each call."""
-
-    def __init__(self, token):
-        self.metadata = ("authorization", f"Bearer {token}")
-
-    def _intercept(self, continuation, details, request):
-        metadata = [*(details.metadata or ()), self.metadata]
-        return continuation(_Details(
-            details.method, details.timeout, metadata, details.credentials,
-            details.wait_for_ready, details.compression), request)
-
-    intercept_unary_unary = _intercept
-    intercept_unary_stream = _intercept
-    intercept_stream_unary = _intercept
-    intercept_stream_stream = _intercept
-
-
-class PrincipalClient(Client):
-    """The calls of a principal."""
-
-    def __init__(self, address, name):
-        channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-        super().__init__(address, channel=grpc.intercept_channel(channel, _WithToken(token_of(name))))
-        self.inner = channel
-        self.name = name
-
-    def close(self):
-        self.inner.close()
+def seed_of(number, task):
+    """Returns the seed of a task of a principal: all have their own."""
+    return 1000 * number + task
 
 
 def expect(code, action):
@@ -109,24 +77,24 @@ def expect(code, action):
 class Principal:
     """One principal, which makes all kinds of calls and checks every answer."""
 
-    def __init__(self, address, name, number):
-        self.address = address
-        self.name = name
-        self.client = PrincipalClient(address, name)
+    def __init__(self, connect, number, references):
+        """`connect` opens a connection with the token of a name; `references` has
+        the text of each seed, generated without quotas."""
+        self.connect = connect
+        self.name = NAMES[number]
+        self.client = connect(self.name)
+        self.references = references
         self.chars = 0
         self.calls = collections.Counter()
         self.trainings = []
         self.failures = []
         self.lock = threading.Lock()
         # All principals use these ids; the texts differ by the seed.
-        self.seeds = {f"shared-{task}": 1000 * number + task for task in range(TASKS)}
-        self.own = f"{name}-only"
-
-    def prepare(self, reference):
-        """Creates what the others must not find; `reference` computes texts of a
-        seed without quotas."""
-        self.references = {seed: reference(seed) for seed in self.seeds.values()}
+        self.seeds = {f"shared-{task}": seed_of(number, task) for task in range(TASKS)}
+        self.own = f"{self.name}-only"
+        # What the others must not find.
         self.client.generate(session=self.own, model="verse", prime="arma ", chars=5, seed=1)
+        self.exported = self.client.export(self.own)
         self._train()
 
     def _train(self):
@@ -135,24 +103,22 @@ class Principal:
 
     def run(self, until, principals):
         """Starts the threads; returns them."""
-        jobs = [lambda task=task: self._generate(task, until) for task in range(TASKS)]
-        jobs.append(lambda: self._look_around(until, principals))
-        jobs.append(lambda: self._train_often(until))
-        threads = [threading.Thread(target=self._guarded, args=(job,), daemon=True) for job in jobs]
+        jobs = [(self._generate, session, until) for session in self.seeds]
+        jobs += [(self._access_others, until, principals), (self._train_often, until)]
+        threads = [threading.Thread(target=self._guarded, args=job, daemon=True) for job in jobs]
         for thread in threads:
             thread.start()
         return threads
 
-    def _guarded(self, job):
+    def _guarded(self, job, *arguments):
         try:
-            job()
+            job(*arguments)
         except Exception as error:  # noqa: BLE001 (reported at the end)
             self.failures.append(f"{self.name}: {error!r}")
 
-    def _generate(self, task, until):
+    def _generate(self, session, until):
         """Continues a session whose id others use too, and compares its text."""
-        client = PrincipalClient(self.address, self.name)
-        session = f"shared-{task}"
+        client = self.connect(self.name)
         seed = self.seeds[session]
         expected = self.references[seed]
         draw = random.Random(seed)
@@ -172,11 +138,11 @@ class Principal:
                 done = 0
         client.close()
 
-    def _look_around(self, until, principals):
-        """Looks for what belongs to the others."""
-        allowed = {*self.seeds, self.own, f"copy-of-{self.name}"}
-        client = PrincipalClient(self.address, self.name)
-        denied = grpc.StatusCode.NOT_FOUND
+    def _access_others(self, until, principals):
+        """Tries to list and to access what belongs to the others."""
+        copy = f"copy-of-{self.name}"
+        allowed = {*self.seeds, self.own, copy}
+        client = self.connect(self.name)
         while time.monotonic() < until:
             seen = set(client.list_sessions())
             require(seen <= allowed, f"{self.name} sees the sessions {seen - allowed}")
@@ -185,26 +151,31 @@ class Principal:
             models = {one.spec.model for one in listed}
             require(models <= {f"book-of-{self.name}"}, f"{self.name} sees trainings of {models}")
             for other in principals:
-                if other is self:
-                    continue
-                expect(denied, lambda other=other: client.get_session(other.own))
-                expect(denied, lambda other=other: client.delete(other.own))
-                expect(denied, lambda other=other: client.export(other.own))
-                expect(denied, lambda other=other: client.fork(other.own, "stolen"))
-                training = other.trainings[0]
-                expect(denied, lambda training=training: client.training_state(training))
-                expect(denied, lambda training=training: client.trainings.CancelTraining(
-                    rpc._training.CancelTrainingRequest(training_id=training), timeout=30))
-                expect(denied, lambda training=training: list(client.training_events(training)))
-                if self is not principals[0]:
-                    data = principals[0].exported
-                    expect(grpc.StatusCode.INVALID_ARGUMENT,
-                           lambda data=data: client.import_session(data, f"copy-of-{self.name}"))
-                self.calls["looked"] += 8
-            client.fork(self.own, f"copy-of-{self.name}")
-            client.delete(f"copy-of-{self.name}")
+                if other is not self:
+                    self._access(client, other, copy)
+            client.fork(self.own, copy)
+            client.delete(copy)
             time.sleep(0.02)
         client.close()
+
+    def _access(self, client, other, copy):
+        """Tries each method on the session and the training of another principal."""
+        training = other.trainings[0]
+        for action in (
+            lambda: client.get_session(other.own),
+            lambda: client.delete(other.own),
+            lambda: client.export(other.own),
+            lambda: client.fork(other.own, copy),
+            lambda: client.training_state(training),
+            lambda: client.trainings.CancelTraining(
+                rpc._training.CancelTrainingRequest(training_id=training), timeout=30),
+            lambda: list(client.training_events(training)),
+        ):
+            expect(grpc.StatusCode.NOT_FOUND, action)
+            self.calls["denied"] += 1
+        expect(grpc.StatusCode.INVALID_ARGUMENT,
+               lambda: client.import_session(other.exported, copy))
+        self.calls["denied"] += 1
 
     def _train_often(self, until):
         while time.monotonic() < until:
@@ -212,9 +183,9 @@ class Principal:
             self.calls["train"] += 1
             time.sleep(2)
 
-    def count_streams(self):
-        """Returns how many of too many streams are admitted, and of too many
-        sessions."""
+    def count_admitted(self):
+        """Opens more streams and creates more sessions than the quotas allow; returns
+        how many of each the server has admitted."""
         request = rpc._generation.GenerateRequest(model="verse", prime="arma ", max_chars=1_000_000)
         calls, admitted = [], 0
         for _ in range(MAX_STREAMS + 3):
@@ -243,31 +214,30 @@ class Principal:
 
 def three_principals(base, full):
     """Three principals make all kinds of calls at once, up to their quotas."""
-    names = ["alice", "bob", "carol"]
     seconds = 180 if full else 15
     folder = base.fresh_copy()
+    references = {}
     # Without quotas.
     with serving(folder) as server:
         client = Client(server.address)
-
-        def reference(seed):
-            text, _ = client.generate(model="verse", prime="arma ", chars=REFERENCE_CHARS, seed=seed)
-            return text
-
-        seeds = [1000 * number + task for number in range(3) for task in range(TASKS)]
-        references = {seed: reference(seed) for seed in seeds}
+        for number, task in itertools.product(range(len(NAMES)), range(TASKS)):
+            seed = seed_of(number, task)
+            references[seed], _ = client.generate(
+                model="verse", prime="arma ", chars=REFERENCE_CHARS, seed=seed)
         client.close()
         server.stop()
-    file = write_principals(folder, names, QUOTAS)
-    with serving(folder, "--principals", str(file)) as server:
-        principals = [
-            Principal(server.address, name, number) for number, name in enumerate(names)]
-        for one in principals:
-            one.prepare(references.__getitem__)
-        principals[0].exported = principals[0].client.export(principals[0].own)
-        # Past the burst of each principal.
+    file = write_principals(folder, NAMES, QUOTAS)
+    cert, key = certificate(folder)
+    flags = ["--principals", str(file), "--tls-cert", str(cert), "--tls-key", str(key)]
+    with serving(folder, *flags) as server:
+
+        def connect(name):
+            return Client(server.address, ca=cert.read_bytes(), token=token_of(name))
+
+        principals = [Principal(connect, number, references) for number in range(len(NAMES))]
         begin = time.monotonic()
         threads = [thread for one in principals for thread in one.run(begin + seconds, principals)]
+        # Longer than the burst of each principal lasts.
         time.sleep(3)
         first = [one.chars for one in principals]
         since = time.monotonic()
@@ -278,17 +248,17 @@ def three_principals(base, full):
             thread.join(timeout=120)
         failures = [failure for one in principals for failure in one.failures]
         require(not failures, f"{len(failures)} failures, one with {failures[:1]}")
-        for name, rate in zip(names, rates):
+        for name, rate in zip(NAMES, rates):
             part = rate / CHARS_PER_MINUTE
             # A short measurement has calls at its edges that count as a whole.
             require(abs(part - 1) <= (0.05 if full else 0.2),
                     f"{name} has {rate:.0f} characters per minute of {CHARS_PER_MINUTE}")
         for one in principals:
-            counts = one.count_streams()
+            counts = one.count_admitted()
             require(counts == (MAX_STREAMS, MAX_SESSIONS),
                     f"{one.name} has {counts} streams and sessions")
         calls = sum((one.calls for one in principals), collections.Counter())
         parts = ", ".join(f"{rate / CHARS_PER_MINUTE:.3f}" for rate in rates)
-    return (f"{calls['generate']} texts, {calls['train']} trainings and {calls['looked']} attempts "
-            f"on what belongs to others: no answer was another's; {parts} of the quota of "
+    return (f"{calls['generate']} texts, {calls['train']} trainings and {calls['denied']} attempts "
+            f"to access what belongs to others: no answer was another's; {parts} of the quota of "
             f"characters, exactly {MAX_STREAMS} streams and {MAX_SESSIONS} sessions each")

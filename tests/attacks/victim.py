@@ -55,14 +55,13 @@ def metric(server, name):
     """Returns the sum of all samples of a metric, or the one with these labels."""
     with urllib.request.urlopen(f"http://{metrics_address(server)}/metrics", timeout=30) as page:
         lines = page.read().decode().splitlines()
-    is_sample = (lambda line: line.startswith(f"{name} ")) if "{" in name else (
-        lambda line: re.match(rf"{name}[ {{]", line))
-    values = [line.rsplit(" ", 1)[1] for line in lines if is_sample(line)]
+    sample = re.compile(re.escape(name) + (" " if "{" in name else "[ {]"))
+    values = [line.rsplit(" ", 1)[1] for line in lines if sample.match(line)]
     return sum(map(float, values))
 
 
 def wait_for(condition, seconds, text):
-    """Waits until the condition holds."""
+    """Waits until the condition holds; `text` says what is then the case."""
     until = time.monotonic() + seconds
     while not condition():
         require(time.monotonic() < until, f"not within {seconds} s: {text}")
@@ -135,21 +134,29 @@ def serving(folder, *flags, **options):
         server.kill()
 
 
-def assert_unharmed(server, attack, full, ca=None):
-    """Runs an attack, a function that returns what ends it, next to a
-    well-behaved client, which uses TLS with the authority `ca` if it is given;
-    returns the figures."""
+def attacked(server, attack, full, ca=None):
+    """Runs an attack next to a well-behaved client, which uses TLS with the
+    authority `ca` if it is given. Requires that neither latency nor memory grow
+    much; returns the figures and what the attack has returned."""
     seconds = 10 if full else 3
     idle = measure(server.address, seconds, ca)
     before = memory_mb(server)
     with GoodClient(server.address, ca=ca) as good:
-        end = attack()
+        result = attack()
         time.sleep(seconds)
     during = good.percentile(0.99)
     grown = memory_mb(server) - before
-    end()
     require(during <= max(2 * idle, NOISE), f"p99 {idle:.0f} ms idle, {during:.0f} ms attacked")
     require(grown <= MORE_MEMORY, f"memory grew by {grown:.0f} MB")
-    wait_for(lambda: metric(server, "charlstm_connections") <= 1, 30, "connections remain")
-    wait_for(lambda: threads(server) < 60, 30, "threads remain")
-    return f"p99 {idle:.0f} -> {during:.0f} ms, memory +{max(grown, 0):.0f} MB"
+    return f"p99 {idle:.0f} -> {during:.0f} ms, memory +{max(grown, 0):.0f} MB", result
+
+
+def assert_unharmed(server, attack, full, ca=None):
+    """Runs an attack, a function that returns what ends it, as `attacked` does, and
+    ends it. Requires that no connection and no thread remains; returns the
+    figures."""
+    figures, end = attacked(server, attack, full, ca)
+    end()
+    wait_for(lambda: metric(server, "charlstm_connections") <= 1, 30, "connections are closed")
+    wait_for(lambda: threads(server) < 60, 30, "threads have ended")
+    return figures

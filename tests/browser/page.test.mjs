@@ -89,6 +89,11 @@ async function generate(prompt, chars) {
   await page.getByRole("button", { name: "Generate" }).click();
 }
 
+/** Returns the prompt and its continuation from the API, with the settings of `generate`. */
+const textOfApi = (prompt, chars) => server.complete({
+  model: "voyage", prompt, max_tokens: chars, seed: 7, top_k: 3, echo: true,
+});
+
 const end = (position) => page.getByText(new RegExp(`^${position} characters; `)).first();
 const written = (position) => end(position).waitFor();
 
@@ -163,10 +168,7 @@ test("a text streams in, and is that of the API", async () => {
   await view("Write");
   await generate("The ship", 300);
   await written(308);
-  const expected = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: 300, seed: 7, top_k: 3, echo: true,
-  });
-  assert.equal(await paper().textContent(), expected);
+  assert.equal(await paper().textContent(), await textOfApi("The ship", 300));
 });
 
 test("a session is stopped, continued, and forked into two columns", async () => {
@@ -192,9 +194,7 @@ test("a session is stopped, continued, and forked into two columns", async () =>
   assert.equal(original.length, shared.length + 200);
   assert.ok(original.startsWith(shared) && copy.startsWith(shared));
   assert.notEqual(original, copy, "the copy has a seed of its own");
-  const all = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: original.length - 8, seed: 7, top_k: 3, echo: true,
-  });
+  const all = await textOfApi("The ship", original.length - 8);
   assert.equal(original, all, "stopping and continuing loses and repeats nothing");
   await picture("fork");
   await page.getByRole("button", { name: "Close" }).click();
@@ -249,10 +249,7 @@ test("a reload in the middle of a text continues it", async () => {
   await page.reload();
   await page.waitForFunction(
     (chars) => document.querySelector(".paper").textContent.length === chars, LONG + 8);
-  const expected = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: LONG, seed: 7, top_k: 3, echo: true,
-  });
-  assert.equal(await paper().textContent(), expected);
+  assert.equal(await paper().textContent(), await textOfApi("The ship", LONG));
   await page.getByRole("button", { name: "New text" }).click();
 });
 
@@ -263,10 +260,7 @@ test("a restart of the server in the middle of a text continues it", async () =>
   await server.launch();
   await page.waitForFunction(
     (chars) => document.querySelector(".paper").textContent.length === chars, LONG + 8);
-  const expected = await server.complete({
-    model: "voyage", prompt: "The ship", max_tokens: LONG, seed: 7, top_k: 3, echo: true,
-  });
-  assert.equal(await paper().textContent(), expected);
+  assert.equal(await paper().textContent(), await textOfApi("The ship", LONG));
   await page.getByRole("button", { name: "New text" }).click();
 });
 
@@ -284,10 +278,7 @@ test("a crash of the server in the middle of a text and of a training loses neit
   await page.getByText("Trying again").or(end(LONG + 6)).first().waitFor();
   await server.launch();
   await written(LONG + 6);
-  const expected = await server.complete({
-    model: "voyage", prompt: "In the", max_tokens: LONG, seed: 7, top_k: 3, echo: true,
-  });
-  assert.equal(await paper().textContent(), expected);
+  assert.equal(await paper().textContent(), await textOfApi("In the", LONG));
 
   await view("Train");
   await trainingState("long: interrupted");

@@ -33,7 +33,7 @@ def weights(file):
 
 
 def train(client, model, epochs=1, chars=3000, **spec):
-    """Trains a small model on so many characters, and waits for it."""
+    """Trains a small model on this many characters, and waits for it."""
     small = {"hidden_size": 16, "num_layers": 2, "batch_size": 8, "sequence_length": 20,
              "seed": 5, "sample_chars": 0}
     training = client.start_training(

@@ -32,12 +32,10 @@ class Interrupted(Exception):
 class Client:
     """The calls that the fault suite makes, with plain results."""
 
-    def __init__(self, address, ca=None, token=None, channel=None):
+    def __init__(self, address, ca=None, token=None):
         """Connects, with TLS if the certificates of an authority are given, and
-        then also with a token, or uses a channel."""
-        if channel is not None:
-            self.channel = channel
-        elif ca is None:
+        then also with a token."""
+        if ca is None:
             self.channel = grpc.insecure_channel(address)
         else:
             credentials = grpc.ssl_channel_credentials(ca)

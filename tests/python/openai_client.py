@@ -84,7 +84,7 @@ def check_texts(client: openai.OpenAI, model: str, prompt: str, expected: str) -
     values = [value for part in logprobs for value in part.token_logprobs]
     check(len(values) == 60 and max(values) <= 0, "each character has a logprob")
 
-    long = [part for part in client.completions.create(**ask, max_tokens=20_000, stream=True)]
+    long = list(client.completions.create(**ask, max_tokens=20_000, stream=True))
     check(len(long) > 10, f"a long text arrives in parts while it is generated ({len(long)})")
     check("".join(part.choices[0].text for part in long).startswith(expected), "and is the same")
 

@@ -161,12 +161,8 @@ export class Conversation {
    */
   async generate(): Promise<void> {
     if (this.isRunning) return;
-    if (this.call) {
-      if (this.draft === "" && this.hasRest(this.call)) return this.resume();
-      this.call.maxChars = length(this.partial);
-      await this.resume();
-      if (this.call) return;
-    }
+    if (this.call && this.draft === "" && this.hasRest(this.call)) return this.resume();
+    if (this.call && !(await this.endInterrupted(this.call))) return;
     const { settings, draft } = this;
     const isNew = this.position === 0n;
     this.draft = "";
@@ -202,11 +198,7 @@ export class Conversation {
    * Fails if an interrupted call cannot be finished, or the server rejects it.
    */
   async fork(key: string): Promise<Conversation> {
-    if (this.call) {
-      this.call.maxChars = length(this.partial);
-      await this.resume();
-      if (this.call) throw new NotReady(this.error);
-    }
+    if (this.call && !(await this.endInterrupted(this.call))) throw new NotReady(this.error);
     const copy = new Conversation(this.services, { ...this.settings, seed: newSeed() }, key);
     await this.services.sessions.forkSession({ sessionId: this.id, newSessionId: copy.id });
     copy.complete = [...this.complete];
@@ -245,6 +237,13 @@ export class Conversation {
     } catch {
       this.error = "The text is too long for the browser: a reload of the page loses it.";
     }
+  }
+
+  /** Ends an interrupted call at what is shown. Returns whether it has ended. */
+  private async endInterrupted(call: Call): Promise<boolean> {
+    call.maxChars = length(this.partial);
+    await this.resume();
+    return this.call === undefined;
   }
 
   /** Whether a call has not generated all that it was asked for. */

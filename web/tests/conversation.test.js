@@ -123,11 +123,16 @@ function failAfterThree(server) {
 
 test("a call is repeated until the server is back, and nothing is shown twice", async () => {
   const server = new FakeServer();
+  const conversation = new Conversation(server.services, settings(10), "key");
+  const lengths = [];
   server.before = (call, chars) => {
+    lengths.push(shown(conversation).length);
     if (call < 5 && chars === call) throw lost();
   };
-  const conversation = await begin(server, 10);
+  conversation.setDraft("ab");
+  await conversation.generate();
   assert.equal(shown(conversation), `ab${expected(2, 10)}`);
+  assert.deepEqual(lengths, lengths.toSorted((a, b) => a - b), "the text never becomes shorter");
   assert.equal(conversation.error, "");
   assert.ok(server.calls.slice(1).every(({ model, sampling }) => model === "m@1" && sampling.seed === 7n));
 });
@@ -227,6 +232,7 @@ async function stopAt(server, conversation, count) {
 
 test("a stop leaves the session at what is shown", async () => {
   const server = new FakeServer();
+  server.busyChecks = 2;
   const conversation = new Conversation(server.services, settings(1000), "key");
   await stopAt(server, conversation, 5);
   assert.equal(conversation.status, "Stopped.");
@@ -256,20 +262,12 @@ test("a stop does not wait without end for a session that stays busy", async () 
 test("a stop while the server cannot be reached keeps the text", async () => {
   const server = new FakeServer();
   let isDown = false;
-  server.before = () => {
+  server.before = (call, chars) => {
     if (isDown) throw lost();
+    isDown = call === 1 && chars === 5;
   };
   const conversation = new Conversation(server.services, settings(1000), "key");
-  const { before } = server;
-  server.before = (call, chars) => {
-    before(call, chars);
-    if (call === 1 && chars === 5) {
-      isDown = true;
-      conversation.stop();
-    }
-  };
-  conversation.setDraft("ab");
-  await conversation.generate();
+  await stopAt(server, conversation, 5);
   const text = shown(conversation);
   assert.ok(text.length > 2, text);
   isDown = false;

@@ -18,8 +18,8 @@ const add = (history, name, value) => history.add({ sequence: 0n, event: { case:
 
 function addEpoch(history, epoch, validationLoss, best) {
   const step = BigInt(epoch) * STEPS_PER_EPOCH;
-  const { totalSteps, loss } = { totalSteps: 100n, loss: validationLoss };
-  add(history, "step", { step, totalSteps, loss, etaSeconds: 1, charsPerSecond: 1 });
+  const loss = validationLoss;
+  add(history, "step", { step, totalSteps: 100n, loss, etaSeconds: 1, charsPerSecond: 1 });
   add(history, "epoch", { epoch, step, trainLoss: loss, validationLoss, sample: "", best });
 }
 

@@ -275,8 +275,7 @@ async fn import(
 /// Creates the failure of an import, with the flags that help if the file lacks
 /// a vocabulary that fits.
 fn import_failure(status: Status, args: &ImportModelArgs) -> Failure {
-    let lacks_vocabulary =
-        failure::reason(&status).is_some_and(|reason| reason == "VOCABULARY_NEEDED");
+    let lacks_vocabulary = failure::has_reason(&status, "VOCABULARY_NEEDED");
     let failure = Failure::from(status);
     if lacks_vocabulary && args.text.is_none() && args.vocabulary.is_none() {
         return failure.with_remedy(

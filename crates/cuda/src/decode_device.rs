@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use charlstm_int8::{Batch, PackedNetwork, QuantisedNetwork, State};
+use charlstm_int8::{QuantisedNetwork, State};
+use charlstm_model::decode_step::check::same_results;
 use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, DecodeDevice, DecodeError, DecodeWeights, HiddenState, Int8Processor,
     WeightLayout, quantise,
@@ -19,11 +20,6 @@ use crate::device::CudaDevice;
 use crate::error::CudaError;
 use crate::network::CudaNetwork;
 
-/// Rows and characters of the comparison with the CPU that a model must pass
-/// before the GPU is used for it.
-const CHECKED_ROWS: usize = 5;
-const CHECKED_CHARS: usize = 16;
-
 /// What happened to a GPU that is used for decode steps.
 #[derive(Clone, Copy, Debug)]
 pub enum CudaEvent<'a> {
@@ -33,7 +29,8 @@ pub enum CudaEvent<'a> {
     ModelOnProcessor(&'a CudaError),
 }
 
-/// Is told what happens to a GPU. Called on any thread; must not block.
+/// A callback for what happens to a GPU. It is called on any thread and must not
+/// block.
 pub type OnEvent = Box<dyn Fn(CudaEvent<'_>) + Send + Sync>;
 
 /// A GPU that computes int8 decode steps. If it fails, the generations that it
@@ -98,17 +95,18 @@ impl CudaDecoder {
         })
     }
 
-    /// Uploads a network, and compares its results with those of the CPU.
-    fn upload(
-        &self,
-        network: &QuantisedNetwork,
-        packed: &PackedNetwork,
-    ) -> Result<Arc<CudaNetwork>, CudaError> {
-        let uploaded = Arc::new(CudaNetwork::upload(&self.device, network)?);
-        if results_differ(&uploaded, packed)? {
-            return Err(CudaError::WrongResults);
+    /// Uploads a network. `None` if the GPU cannot be used for it.
+    fn upload(&self, network: &QuantisedNetwork) -> Option<Arc<CudaNetwork>> {
+        if !self.health.is_usable() {
+            return None;
         }
-        Ok(uploaded)
+        match CudaNetwork::upload(&self.device, network) {
+            Ok(uploaded) => Some(Arc::new(uploaded)),
+            Err(error) => {
+                self.health.avoid(error);
+                None
+            }
+        }
     }
 }
 
@@ -122,34 +120,31 @@ impl fmt::Debug for CudaDecoder {
 }
 
 impl DecodeDevice for CudaDecoder {
-    /// A model that the GPU cannot hold or index runs on the CPU.
+    /// A model that the GPU cannot hold or index runs on the CPU. A GPU whose
+    /// results differ from those of the CPU has failed.
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
+        let architecture = parameters.architecture;
         let network = quantise(parameters)?;
-        let packed = PackedNetwork::new(&network, self.processor.kernel)
-            .map_err(|error| DecodeError(Box::new(error)))?;
-        let mut uploaded = None;
-        if self.health.is_usable() {
-            match self.upload(&network, &packed) {
-                Ok(network) => uploaded = Some(network),
-                Err(error) => self.health.avoid(error),
-            }
-        }
+        let on_processor = Arc::new(self.processor.lay_out(architecture, &network)?);
         let layout = CudaWeights {
-            uploaded,
-            packed,
+            uploaded: self.upload(&network),
+            on_processor: Arc::clone(&on_processor),
             health: Arc::clone(&self.health),
         };
-        Ok(DecodeWeights::new(
-            parameters.architecture,
-            Box::new(layout),
-        ))
+        let is_on_gpu = layout.uploaded.is_some();
+        let weights = DecodeWeights::new(architecture, Box::new(layout));
+        // An error has been reported by then.
+        if is_on_gpu && let Ok(false) = same_results(&weights, &on_processor) {
+            drop(self.health.report(CudaError::WrongResults));
+        }
+        Ok(weights)
     }
 }
 
 /// The weights of a model on the GPU, and on the CPU for when it fails.
 struct CudaWeights {
     uploaded: Option<Arc<CudaNetwork>>,
-    packed: PackedNetwork,
+    on_processor: Arc<DecodeWeights>,
     health: Arc<Health>,
 }
 
@@ -157,7 +152,7 @@ impl fmt::Debug for CudaWeights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaWeights")
             .field("uploaded", &self.uploaded)
-            .field("packed", &self.packed)
+            .field("on_processor", &self.on_processor)
             .finish_non_exhaustive()
     }
 }
@@ -170,7 +165,7 @@ impl WeightLayout for CudaWeights {
     fn bytes(&self) -> usize {
         match &self.uploaded {
             Some(network) => network.device_bytes(),
-            None => self.packed.bytes(),
+            None => self.on_processor.bytes(),
         }
     }
 
@@ -191,7 +186,7 @@ impl WeightLayout for CudaWeights {
                 Err(error) => self.health.avoid(error),
             }
         }
-        Ok(Int8Processor::batch_of(&self.packed, max_rows))
+        self.on_processor.backend(max_rows)
     }
 }
 
@@ -225,12 +220,9 @@ impl BatchBackend for CudaRows {
         self.done(state).map(HiddenState::Int8)
     }
 
-    /// The row that is copied is the last one, which is then no longer in use.
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
-        let state = self.batch.get_mut().read(self.slots[from]);
-        let state = self.done(state)?;
-        let written = self.batch.get_mut().write(self.slots[to], &state);
-        self.done(written)
+    fn move_last(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+        self.slots.swap(from, to);
+        Ok(())
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
@@ -269,40 +261,4 @@ fn feed(
     let state = batch.read(slot)?;
     batch.remove(slot)?;
     Ok(state)
-}
-
-/// Whether the GPU and the CPU compute different logits or states, in steps or
-/// in prefill.
-fn results_differ(network: &Arc<CudaNetwork>, packed: &PackedNetwork) -> Result<bool, CudaError> {
-    let shape = *network.shape();
-    let mut gpu = CudaBatch::new(Arc::clone(network), CHECKED_ROWS + 1)?;
-    let mut cpu = Batch::new(packed, CHECKED_ROWS);
-    let token = |row: usize, at: usize| ((row * 31 + at * 17 + 1) % shape.vocabulary_size()) as u32;
-    let text: Vec<u32> = (0..CHECKED_CHARS).map(|at| token(0, at)).collect();
-    let mut expected = State::zeros(&shape);
-    cpu.prefill(&mut expected, &text);
-    let prefilled = feed(&mut gpu, &State::zeros(&shape), &text, None)?;
-    if prefilled != expected {
-        return Ok(true);
-    }
-    let mut slots = Vec::with_capacity(CHECKED_ROWS);
-    for row in 0..CHECKED_ROWS {
-        let state = if row == 0 {
-            expected.clone()
-        } else {
-            State::zeros(&shape)
-        };
-        cpu.push(&state);
-        slots.push(gpu.push(&state)?);
-    }
-    for at in 0..CHECKED_CHARS {
-        let tokens: Vec<u32> = (0..CHECKED_ROWS).map(|row| token(row, at)).collect();
-        let inputs: Vec<_> = slots.iter().copied().zip(tokens.iter().copied()).collect();
-        let (ours, theirs) = (gpu.step(&inputs)?, cpu.step(&tokens));
-        let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        if bits(ours) != bits(theirs) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

@@ -96,6 +96,15 @@ pub(crate) struct Outbox {
     pub(crate) min_chars: u64,
 }
 
+impl Outbox {
+    /// Wakes the readers.
+    pub(crate) fn wake_readers(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.wake();
+        }
+    }
+}
+
 /// A character that was drawn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drawn {

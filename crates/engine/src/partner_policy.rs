@@ -26,7 +26,7 @@ const MAX_RATIO: f64 = 0.9;
 
 /// Decides whether a worker uses a second thread. It does so only while all
 /// other workers are idle, and if characters then come faster: the core may be
-/// needed by those who send them.
+/// needed by the threads that send them.
 #[derive(Debug)]
 pub(crate) struct PartnerPolicy {
     others: Vec<Arc<WorkerLoad>>,

@@ -164,6 +164,9 @@ impl<J: Schedulable> Scheduler<J> {
     /// Returns the waiting caller with the fewest slots that may have one more;
     /// of several, the one that got a slot longest ago.
     fn next_caller(&self, is_surplus: bool) -> Option<CallerId> {
+        if self.waiting.len() == 0 {
+            return None;
+        }
         let callers = self.waiting.callers();
         let demand = self.demand();
         let rank = |caller: &CallerId| (self.slots_of(caller), self.served_at(caller));

@@ -530,7 +530,9 @@ mod tests {
     use crate::caller::CallerId;
     use crate::stream::GenerationStream;
 
-    fn buffer(storage: Arc<MemorySessions>) -> Arc<TextBuffer> {
+    /// The buffer of a call without a session.
+    fn buffer() -> Arc<TextBuffer> {
+        let storage = Arc::new(MemorySessions::new(SessionLimits::default()));
         let started = Started {
             model: ModelId {
                 name: "m".to_owned(),
@@ -555,7 +557,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_polls_all_the_time_gets_a_long_text_in_pieces_too() {
-        let buffer = buffer(Arc::new(MemorySessions::new(SessionLimits::default())));
+        let buffer = buffer();
         let mut stream = GenerationStream::new(Arc::clone(&buffer));
         buffer.start();
         let mut next = || stream.next().now_or_never().flatten();
@@ -574,7 +576,7 @@ mod tests {
 
     #[tokio::test]
     async fn text_that_waits_for_the_rest_of_its_message_is_flushed() {
-        let buffer = buffer(Arc::new(MemorySessions::new(SessionLimits::default())));
+        let buffer = buffer();
         let mut stream = GenerationStream::new(Arc::clone(&buffer));
         buffer.start();
         let mut next = || stream.next().now_or_never().flatten();

@@ -205,7 +205,7 @@ impl Worker {
     fn turn(&mut self) {
         let begin = Instant::now();
         self.take_commands();
-        self.reap(Instant::now());
+        self.reap(begin);
         let is_surplus = self.surplus_budget.is_due() && self.scheduler.has_surplus();
         let moving = Instant::now();
         self.admit(is_surplus);
@@ -224,9 +224,7 @@ impl Worker {
         self.score();
         // Again, since the worker may sleep for long now.
         self.publish_load();
-        for reader in self.outbox.readers.drain(..) {
-            reader.wake();
-        }
+        self.outbox.wake_readers();
         // If all cores are busy, the tokio workers that deliver the text would
         // otherwise not run until the next tick of the system's scheduler,
         // some decode steps later.
@@ -403,8 +401,8 @@ impl Worker {
         self.outbox.min_chars = self.message_size.min_chars(self.scheduler.running());
         let mut has_stepped = false;
         let mut failed = Vec::new();
-        for at in 0..self.batches.len() {
-            let batch = &mut self.batches[at];
+        for index in 0..self.batches.len() {
+            let batch = &mut self.batches[index];
             if batch.is_empty() {
                 continue;
             }
@@ -492,8 +490,7 @@ impl Worker {
     /// Drops the batch of a model whose device has failed, with the generations
     /// in it, whose states are lost. The next batch may be on another device.
     fn drop_batch(&mut self, model: &LoadedModel, error: &DecodeError) {
-        let is_same = |batch: &Batch| Arc::ptr_eq(&batch.model().weights, &model.weights);
-        let Some(at) = self.batches.iter().position(is_same) else {
+        let Some(at) = position_of(&self.batches, model) else {
             return;
         };
         for job in self.batches.remove(at).into_jobs() {
@@ -524,9 +521,7 @@ impl Worker {
         drop(self.scheduler.remove_prefilling());
         self.scheduler.free_all_slots();
         self.scores.clear();
-        for reader in self.outbox.readers.drain(..) {
-            reader.wake();
-        }
+        self.outbox.wake_readers();
     }
 
     /// Ends all generations, and waits until their readers have taken the
@@ -541,9 +536,7 @@ impl Worker {
         }
         let end = Instant::now() + self.config.stop_grace;
         loop {
-            for reader in self.outbox.readers.drain(..) {
-                reader.wake();
-            }
+            self.outbox.wake_readers();
             self.unread
                 .retain(|unread| unread.buffer.upgrade().is_some_and(|b| b.is_unread()));
             let left = end.saturating_duration_since(Instant::now());
@@ -573,14 +566,19 @@ impl Drop for Worker {
     }
 }
 
+/// Returns where the batch of a model is.
+fn position_of(batches: &[Batch], model: &LoadedModel) -> Option<usize> {
+    let is_same = |batch: &Batch| Arc::ptr_eq(&batch.model().weights, &model.weights);
+    batches.iter().position(is_same)
+}
+
 /// Returns the batch of a model, and creates it if there is none.
 fn batch_of<'a>(
     batches: &'a mut Vec<Batch>,
     model: &Arc<LoadedModel>,
     slots: usize,
 ) -> Result<&'a mut Batch, DecodeError> {
-    let is_same = |batch: &Batch| Arc::ptr_eq(&batch.model().weights, &model.weights);
-    let index = match batches.iter().position(is_same) {
+    let index = match position_of(batches, model) {
         Some(index) => index,
         None => {
             if batches.len() >= MAX_READY_MODELS

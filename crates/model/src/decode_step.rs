@@ -117,6 +117,15 @@ impl DecodeWeights {
     pub fn bytes(&self) -> usize {
         self.layout.bytes()
     }
+
+    /// Creates an empty batch without the checks of [`DecodeBatch`], for a
+    /// device that computes some batches on another one.
+    ///
+    /// # Errors
+    /// As [`WeightLayout::batch`].
+    pub fn backend(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
+        self.layout.batch(max_rows)
+    }
 }
 
 /// A device failed, so that a decode step could not be computed.
@@ -135,8 +144,9 @@ pub trait BatchBackend: Send {
     /// Returns a copy of the state of a row.
     fn read(&self, row: usize) -> Result<HiddenState, DecodeError>;
 
-    /// Copies the state of one row over another.
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError>;
+    /// Gives row `to` the state of row `from`, which is the last one and is not
+    /// used again before it is written.
+    fn move_last(&mut self, from: usize, to: usize) -> Result<(), DecodeError>;
 
     /// Feeds `tokens[row]` to each row in `0..tokens.len()`; returns the logits,
     /// `[rows, vocabulary]`.
@@ -188,7 +198,7 @@ impl DecodeBatch {
     /// If the weights were laid out for fewer rows.
     pub fn new(weights: Arc<DecodeWeights>, max_rows: usize) -> Result<Self, DecodeError> {
         let architecture = weights.architecture;
-        let states = weights.layout.batch(max_rows)?;
+        let states = weights.backend(max_rows)?;
         Ok(Self {
             architecture,
             precision: weights.arithmetic().precision,
@@ -225,7 +235,7 @@ impl DecodeBatch {
         let state = self.state(row);
         self.rows -= 1;
         if row < self.rows {
-            expect_done(self.states.copy(self.rows, row));
+            expect_done(self.states.move_last(self.rows, row));
         }
         state
     }

@@ -36,6 +36,12 @@ fn model(seed: f32) -> ModelFile {
     }
 }
 
+/// Publishes a model whose parameters all have this value.
+fn publish(repository: &Repository, name: &str, value: f32) -> ModelId {
+    let published = repository.publish(&Publisher::admin(), name, &model(value));
+    published.unwrap()
+}
+
 fn id(name: &str, version: u64) -> ModelId {
     ModelId {
         name: name.to_owned(),

@@ -244,7 +244,7 @@ impl BatchBackend for TorchBatch {
         read_row(&self.layers, &self.architecture, row).map_err(decode_error)
     }
 
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+    fn move_last(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
         self.copy_row(from, to).map_err(decode_error)
     }
 

@@ -165,11 +165,10 @@ impl History {
 
     fn with(path: &Path, file: File, length: u64, kept: Kept) -> Self {
         let last = kept.events.last();
-        let has_ended = last.is_some_and(|last| is_finished(&last.event));
         Self {
             writer: Mutex::new(Writer {
                 path: path.to_owned(),
-                file: (!has_ended).then_some(file),
+                file: (!kept.has_ended()).then_some(file),
                 length,
                 next_sequence: last.map_or(0, |last| last.event.sequence + 1),
                 behind: false,
@@ -379,6 +378,12 @@ impl Kind {
 }
 
 impl Kept {
+    /// True if the training has ended and was not resumed since.
+    fn has_ended(&self) -> bool {
+        let last = self.events.last();
+        last.is_some_and(|last| is_finished(&last.event))
+    }
+
     fn add(&mut self, event: Arc<Event>, line_bytes: u64) {
         self.summary.add(&event.event);
         self.line_bytes += line_bytes;
@@ -455,11 +460,10 @@ impl Writer {
     }
 
     fn write_line(&mut self, line: &[u8], event: &Event) -> io::Result<()> {
-        let file = match self.file.take() {
+        let file = match &mut self.file {
             Some(file) => file,
-            None => OpenOptions::new().write(true).open(&self.path)?,
+            closed => closed.insert(OpenOptions::new().write(true).open(&self.path)?),
         };
-        let file = self.file.insert(file);
         // If only a part is written, the next event overwrites it.
         file.write_all_at(line, self.length)?;
         self.length += line.len() as u64;
@@ -485,18 +489,12 @@ impl Writer {
         kept.line_bytes = length;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         // From here on, events go to the new file, whatever else fails.
-        self.file = Some(file.replace()?);
+        let file = file.replace()?;
+        self.file = (!kept.has_ended()).then_some(file);
         self.length = length;
         self.behind = true;
         atomic_file::sync_folder(self.path.parent().unwrap_or(Path::new(".")))?;
         self.behind = false;
-        if kept
-            .events
-            .last()
-            .is_some_and(|last| is_finished(&last.event))
-        {
-            self.file = None;
-        }
         Ok(())
     }
 }

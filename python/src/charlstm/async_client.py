@@ -94,7 +94,7 @@ class AsyncClient:
             prime,
             model=model,
             session_snapshot=session_snapshot,
-            return_session=return_session or None,
+            return_session=return_session,
             **options,
         )
         return AsyncGeneration(self._driver, request, self._retry, SessionCursor(), timeout)
@@ -120,7 +120,7 @@ class AsyncClient:
             prime,
             model=model,
             session_snapshot=session_snapshot,
-            return_session=return_session or None,
+            return_session=return_session,
             **options,
         )
         generation = AsyncGeneration(

@@ -143,7 +143,7 @@ class Client:
             prime,
             model=model,
             session_snapshot=session_snapshot,
-            return_session=return_session or None,
+            return_session=return_session,
             **options,
         )
         return Generation(self._driver, request, self._retry, SessionCursor(), timeout)
@@ -186,7 +186,7 @@ class Client:
             prime,
             model=model,
             session_snapshot=session_snapshot,
-            return_session=return_session or None,
+            return_session=return_session,
             **options,
         )
         generation = Generation(

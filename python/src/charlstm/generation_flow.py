@@ -68,7 +68,7 @@ def generate_request(
     session_id: str = "",
     owner: str | None = None,
     session_snapshot: bytes = b"",
-    return_session: bool | None = None,
+    return_session: bool = False,
     max_chars: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -101,7 +101,7 @@ def generate_request(
         expected_position=expected_position,
         precision=precision,
         session_snapshot=session_snapshot,
-        return_session=return_session,
+        return_session=return_session or None,
         unknown=to_message(unknown),
         owner=owner,
     )
@@ -180,7 +180,7 @@ def generate(
             pause = wait_after(_shutting_down(), delay)
         else:
             # ABORTED: the server may not have noticed yet that the previous attempt
-            # is gone, and still reserves the session for it.
+            # has ended, and still reserves the session for it.
             if isinstance(outcome, Aborted) and is_repeated and outcome.reason in _BUSY:
                 delay = backoff.next_delay()
             else:

@@ -131,19 +131,17 @@ class RepeatableCall:
     def after_shutdown(self, finished: GenerationFinished) -> RepeatableCall:
         """Returns the call that generates the rest after the server has shut down.
 
-        In a session that is at the end of the delivered text, this is a new call at
+        The call must not be complete. In a session that is at the end of the delivered text, this is a new call at
         that position. Otherwise the call is repeated: a repeated call that is cut
         off before it has caught up does not move the session, and a call without a
         session has no position.
         """
-        chars_left = self._chars_left()
-        can_continue = self.in_session and self._has_caught_up() and self._is_at_end(finished)
-        if not can_continue or chars_left <= 0:
+        if not (self.in_session and self._has_caught_up() and self._is_at_end(finished)):
             return self
         rest = RepeatableCall(self._request)
         rest._request.expected_position = finished.position
         rest._request.prime = ""
-        rest._request.max_chars = chars_left
+        rest._request.max_chars = self._chars_left()
         # The session keeps its random state.
         rest._request.sampling.ClearField("seed")
         return rest

@@ -140,19 +140,16 @@ impl PrincipalTable {
     pub(super) fn add_tokens(&mut self, text: &str, path: &Path) -> Result<(), AccessError> {
         let lines = text.lines().map(str::trim);
         let tokens = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let mut is_empty = true;
-        let admin = Principal::admin();
-        for token in tokens {
-            is_empty = false;
-            let digest = TokenDigest::of(token);
-            self.tokens.insert(digest, with_own_token(&admin));
-        }
-        if is_empty {
+        let mut tokens = tokens.peekable();
+        if tokens.peek().is_none() {
             return Err(AccessError::Content {
                 path: path.to_owned(),
                 reason: "contains no token".to_owned(),
             });
         }
+        let admin = Principal::admin();
+        self.tokens
+            .extend(tokens.map(|token| (TokenDigest::of(token), with_own_token(&admin))));
         Ok(())
     }
 

@@ -15,9 +15,9 @@ const TOKEN_BYTES: usize = 32;
 const PREFIX: &str = "charlstm_";
 
 /// The SHA-256 of a token. The server keeps no token itself. A digest of a
-/// random token cannot be inverted, so it needs no salt and no slow hash. Nobody
-/// can choose tokens by their digests, so how long a comparison of digests takes
-/// is of no use to anybody.
+/// random token cannot be inverted, so it needs no salt and no slow hash. Digests
+/// need no comparison in constant time: a client cannot choose a token by its
+/// digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest([u8; 32]);
 

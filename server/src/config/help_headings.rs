@@ -50,7 +50,7 @@ const HEADINGS: [(&str, &[&str]); 8] = [
         &["keep_trainings", "resume_interrupted", "tensorboard"],
     ),
     (
-        "Who may call",
+        "Access control",
         &[
             "tls_cert",
             "tls_key",

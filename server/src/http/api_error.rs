@@ -143,8 +143,8 @@ impl ApiError {
         self
     }
 
-    /// Returns the same error, with the id of its request if it is an internal
-    /// one: the log has more under it.
+    /// Returns the same error; if it is internal, with the id of its request: the
+    /// log has more under it.
     pub(super) fn with_request_id(mut self, id: &str) -> Self {
         if self.grpc == Code::Internal {
             let metadata = &mut self.detail.metadata;
@@ -218,7 +218,7 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
-/// The code of gRPC for an error that only HTTP has.
+/// Returns the gRPC code of an error that only HTTP has.
 fn grpc_code(status: StatusCode) -> Code {
     match status {
         StatusCode::FORBIDDEN => Code::PermissionDenied,

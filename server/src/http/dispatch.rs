@@ -1,5 +1,5 @@
-//! Separates gRPC from HTTP, and applies the rules for browsers to all that is not
-//! gRPC before anything else sees it.
+//! Separates gRPC from HTTP, and applies the rules for browsers to all that is
+//! not gRPC before anything else sees it.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

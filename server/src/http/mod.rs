@@ -29,9 +29,9 @@ use self::dispatch::Dispatch;
 pub(crate) use self::origin_policy::{OriginPolicy, allowed_host, cors_origin, own_names};
 use crate::rpc::call_record::REQUEST_ID;
 use crate::rpc::generation::GenerationRpc;
+use crate::rpc::layers::Layers;
 use crate::rpc::layers::call_outcome::CallOutcome;
 use crate::rpc::status;
-use crate::serve::Layers;
 
 /// Maximum size of the body of a request, in bytes: a prompt of the maximum
 /// length, with every character escaped, and some other fields.
@@ -94,8 +94,8 @@ pub(crate) fn router(grpc: Router, parts: HttpParts) -> Router {
     Router::new().fallback_service(dispatch)
 }
 
-/// The API, behind the same metrics, log, authentication and tracking as the gRPC
-/// services.
+/// Returns the API, behind the same metrics, log, authentication and tracking as
+/// the gRPC services.
 fn api(
     state: ApiState,
     layers: Layers,

@@ -211,8 +211,8 @@ fn matches_name(name: &str, host: &str) -> bool {
     }
 }
 
-/// Returns the DNS names, in lower case, of the first certificate of a PEM file; none if it
-/// cannot be read, which setting up TLS reports.
+/// Returns the DNS names, in lower case, of the first certificate of a PEM file.
+/// Empty if it cannot be read, which setting up TLS reports.
 pub(crate) fn own_names(pem: &[u8]) -> Vec<String> {
     let certificate = CertificateDer::from_pem_slice(pem);
     let names = certificate.map_or_else(|_| Vec::new(), |der| dns_names(&der));

@@ -1,4 +1,4 @@
-//! Limits how often something is logged that clients can cause at any rate.
+//! Limits the rate at which incidents are logged that clients can cause at will.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,15 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// Decides which incidents of one kind are logged.
 #[derive(Debug, Default)]
 pub(super) struct IncidentLog {
+    /// Time of the last line.
     logged: Option<Instant>,
+    /// Incidents since then.
     since_last: u64,
 }
 
 impl IncidentLog {
-    /// Counts an incident. Returns the number of incidents since the last line,
-    /// with this one, if there is to be a line.
+    /// Counts an incident. If it is to be logged, returns the number of incidents
+    /// since the last line, including this one.
     pub(super) fn occurred(&mut self, now: Instant) -> Option<u64> {
         self.since_last += 1;
         let is_due = |logged: Instant| now.saturating_duration_since(logged) >= INTERVAL;

@@ -156,8 +156,7 @@ impl CallRecord {
         let mut fields = self.lock();
         fields.model = Some(model);
         // A request over HTTP can have several texts; the first one counts.
-        let now = Some(Moment::now());
-        fields.phases.started = fields.phases.started.or(now);
+        fields.phases.started.get_or_insert_with(Moment::now);
     }
 
     /// Records a text that was handed to the transport.

@@ -1,5 +1,5 @@
-//! What the data folder holds, opened: models, keys, sessions and trainings, with
-//! the engine that generates.
+//! Opens the data folder (models, keys, sessions and trainings), and starts the
+//! engine that generates.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the settings name, checked before anything is changed.
+//! Reads and checks what the settings name, before anything is changed.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use super::ServeError;
 use super::data::Data;
 use super::metrics::Sources;
 use super::reload::Reloader;
-use super::services::Layers;
 use super::transport::{self, Tls};
 use crate::access::AccessControl;
 use crate::config::Config;
 use crate::devices;
 use crate::listener::ListenerConfig;
 use crate::metrics::Metrics;
+use crate::rpc::layers::Layers;
 use crate::rpc::layers::auth::AuthLayer;
 use crate::rpc::layers::call_log::CallLogLayer;
 use crate::rpc::layers::call_metrics::CallMetricsLayer;
@@ -78,7 +78,7 @@ impl Prepared {
         }
     }
 
-    /// Returns where the values of the metrics come from.
+    /// Returns the sources of the metrics.
     pub(super) fn sources(&self, config: &Config, data: &Data) -> Sources {
         Sources {
             metrics: self.metrics.clone(),

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::data::Data;
 use super::model_usage::EngineModelUsage;
 use super::prepared::Prepared;
-use super::services::{Health, Layers, Services};
+use super::services::{Health, Services};
 use super::transport;
 use crate::config::Config;
 use crate::http::{self, ApiState, HttpParts};
 use crate::rpc::generation::GenerationRpc;
+use crate::rpc::layers::Layers;
 use crate::rpc::layers::request_body::MAX_MESSAGE_BYTES;
 use crate::rpc::model::ModelRpc;
 use crate::rpc::server::{ServerInfo, ServerLoad, ServerRpc};
@@ -25,7 +26,7 @@ use charlstm_engine::Engine;
 use charlstm_training::events::State;
 use charlstm_training::jobs::Jobs;
 
-/// What the services are made of.
+/// What the services need.
 pub(super) struct RouteContext<'a> {
     pub(super) config: &'a Config,
     pub(super) prepared: &'a Prepared,
@@ -62,11 +63,11 @@ impl RouteContext<'_> {
         ));
 
         let (routes, health) = services.finish().await;
-        let routes = routes.into_axum_router();
-        match config.http.is_on {
-            true => (http::router(routes, self.http_parts(generation)), health),
-            false => (routes, health),
+        let mut routes = routes.into_axum_router();
+        if config.http.is_on {
+            routes = http::router(routes, self.http_parts(generation));
         }
+        (routes, health)
     }
 
     /// Returns the log of the trainings, which follows those that were resumed

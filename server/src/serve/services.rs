@@ -12,23 +12,9 @@ use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 
 use super::ServeError;
-use crate::rpc::layers::auth::AuthLayer;
-use crate::rpc::layers::call_log::CallLogLayer;
-use crate::rpc::layers::call_metrics::CallMetricsLayer;
+use crate::rpc::layers::Layers;
 use crate::rpc::layers::deadline::DeadlineService;
-use crate::rpc::layers::in_flight::InFlightLayer;
 use crate::rpc::layers::protocol::ProtocolService;
-use crate::rpc::layers::request_body::RequestBodyLayer;
-
-/// The layers around each service.
-#[derive(Clone)]
-pub(crate) struct Layers {
-    pub(crate) call_metrics: CallMetricsLayer,
-    pub(crate) call_log: CallLogLayer,
-    pub(crate) auth: AuthLayer,
-    pub(crate) request_body: RequestBodyLayer,
-    pub(crate) in_flight: InFlightLayer,
-}
 
 pub(super) struct Services {
     layers: Layers,

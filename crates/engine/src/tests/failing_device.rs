@@ -22,7 +22,7 @@ struct FailingWeights {
 }
 
 struct FailingBatch {
-    inner: DecodeBatch,
+    inner: Box<dyn BatchBackend>,
     has_failed: Arc<AtomicBool>,
     /// The device works for this batch, whatever happens to others.
     is_sound: bool,
@@ -52,7 +52,7 @@ impl WeightLayout for FailingWeights {
 
     fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
         Ok(Box::new(FailingBatch {
-            inner: DecodeBatch::new(Arc::clone(&self.inner), max_rows)?,
+            inner: self.inner.backend(max_rows)?,
             has_failed: Arc::clone(&self.has_failed),
             is_sound: self.has_failed.load(Ordering::SeqCst),
         }))
@@ -71,30 +71,21 @@ impl FailingBatch {
 impl BatchBackend for FailingBatch {
     fn write(&mut self, row: usize, state: &HiddenState) -> Result<(), DecodeError> {
         self.check()?;
-        while self.inner.rows() > row {
-            self.inner.swap_remove(self.inner.rows() - 1);
-        }
-        self.inner.push(state);
-        Ok(())
+        self.inner.write(row, state)
     }
 
     fn read(&self, row: usize) -> Result<HiddenState, DecodeError> {
         self.check()?;
-        Ok(self.inner.state(row))
+        self.inner.read(row)
     }
 
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+    fn move_last(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
         self.check()?;
-        assert_eq!(from + 1, self.inner.rows(), "the last row is moved");
-        self.inner.swap_remove(to);
-        Ok(())
+        self.inner.move_last(from, to)
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
         self.check()?;
-        while self.inner.rows() > tokens.len() {
-            self.inner.swap_remove(self.inner.rows() - 1);
-        }
         self.inner.step(tokens)
     }
 
@@ -105,13 +96,7 @@ impl BatchBackend for FailingBatch {
         logits: Option<&mut Vec<f32>>,
     ) -> Result<(), DecodeError> {
         self.check()?;
-        match logits {
-            None => self.inner.prefill(state, tokens),
-            Some(logits) => {
-                logits.extend(self.inner.prefill_logits(state, tokens)?);
-                Ok(())
-            }
-        }
+        self.inner.prefill(state, tokens, logits)
     }
 }
 

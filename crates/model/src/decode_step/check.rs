@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{DecodeBatch, DecodeError, DecodeWeights};
+use super::{DecodeBatch, DecodeError, DecodeWeights, HiddenState};
 
 /// Sizes of the batches in which a row is compared: they leave one, two and
 /// three rows after full blocks of the kernel, and the last has several blocks.
@@ -16,6 +16,10 @@ pub const MAX_ROWS: usize = 13;
 
 /// Characters that each row is fed.
 const STEPS: usize = 3;
+
+/// Rows and characters of the comparison of two devices.
+const COMPARED_ROWS: usize = 5;
+const COMPARED_CHARS: usize = 16;
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,8 +77,45 @@ pub fn check(weights: &Arc<DecodeWeights>) -> Result<DecodeCheck, DecodeError> {
     Ok(result)
 }
 
+/// Returns whether two devices compute the same bits for a network, in prefill,
+/// in steps and in states. Blocks for some tens of steps on each.
+///
+/// # Errors
+/// As [`DecodeBatch::step`].
+pub fn same_results(a: &DecodeWeights, b: &DecodeWeights) -> Result<bool, DecodeError> {
+    Ok(results(a)? == results(b)?)
+}
+
+/// The states after a prefill and after steps, and the bits of all logits.
+fn results(weights: &DecodeWeights) -> Result<(Vec<HiddenState>, Vec<u32>), DecodeError> {
+    let vocabulary = weights.architecture().vocabulary_size;
+    let token = |row: usize, at: usize| ((row * 31 + at * 17 + 1) % vocabulary) as u32;
+    // Not a `DecodeBatch`, which panics if a device fails.
+    let mut batch = weights.backend(COMPARED_ROWS)?;
+    let text: Vec<u32> = (0..COMPARED_CHARS).map(|at| token(0, at)).collect();
+    let mut prefilled = weights.zero_state();
+    batch.prefill(&mut prefilled, &text, None)?;
+    batch.write(0, &prefilled)?;
+    for row in 1..COMPARED_ROWS {
+        batch.write(row, &weights.zero_state())?;
+    }
+    let mut logits = Vec::new();
+    for at in 0..COMPARED_CHARS {
+        let tokens: Vec<u32> = (0..COMPARED_ROWS).map(|row| token(row, at)).collect();
+        logits.extend(batch.step(&tokens)?.iter().map(|logit| logit.to_bits()));
+    }
+    let mut states = vec![prefilled];
+    for row in 0..COMPARED_ROWS {
+        states.push(batch.read(row)?);
+    }
+    Ok((states, logits))
+}
+
 #[cfg(test)]
 mod tests {
+    use charlstm_int8::Kernel;
+
+    use super::super::{DecodeDevice, Int8Processor};
     use super::*;
     use crate::architecture::Architecture;
     use crate::initial::Initial;
@@ -90,5 +131,23 @@ mod tests {
             &Initial::Uniform.parameters(architecture, 2),
         ));
         assert!(check(&weights).expect("steps").row_invariant);
+    }
+
+    #[test]
+    fn devices_with_the_same_results_are_distinguished_from_others() {
+        let architecture = Architecture {
+            vocabulary_size: 20,
+            hidden_size: 50,
+            num_layers: 2,
+        };
+        let prepare = |kernel, seed| {
+            let parameters = Initial::Uniform.parameters(architecture, seed);
+            let device = Int8Processor { kernel };
+            device.prepare(&parameters).expect("a CPU")
+        };
+        let best = prepare(Kernel::best(), 2);
+        let same = |other: &DecodeWeights| same_results(&best, other).expect("steps");
+        assert!(same(&prepare(Kernel::Portable, 2)));
+        assert!(!same(&prepare(Kernel::Portable, 3)));
     }
 }

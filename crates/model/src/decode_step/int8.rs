@@ -9,6 +9,7 @@ use super::state::shape;
 use super::{
     Arithmetic, BatchBackend, DecodeDevice, DecodeError, DecodeWeights, HiddenState, WeightLayout,
 };
+use crate::architecture::Architecture;
 use crate::parameters::Parameters;
 
 /// The CPU with int8 arithmetic, for batches of any size. The kernels give the
@@ -29,10 +30,20 @@ impl Default for Int8Processor {
 }
 
 impl Int8Processor {
-    /// Creates an empty batch with room for `max_rows` rows, for devices that
-    /// fall back on the CPU.
-    pub fn batch_of(weights: &PackedNetwork, max_rows: usize) -> Box<dyn BatchBackend> {
-        Box::new(Int8Batch(Batch::new(weights, max_rows)))
+    /// Lays out a network that has been quantised.
+    ///
+    /// # Errors
+    /// The kernel is not available on this CPU.
+    pub fn lay_out(
+        self,
+        architecture: Architecture,
+        network: &QuantisedNetwork,
+    ) -> Result<DecodeWeights, DecodeError> {
+        let packed = PackedNetwork::new(network, self.kernel).map_err(decode_error)?;
+        Ok(DecodeWeights::new(
+            architecture,
+            Box::new(Int8Weights(packed)),
+        ))
     }
 }
 
@@ -41,12 +52,7 @@ impl DecodeDevice for Int8Processor {
     /// Also if the network cannot be quantised: a weight is not finite or too
     /// large, or a size is.
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
-        let network = quantise(parameters)?;
-        let packed = PackedNetwork::new(&network, self.kernel).map_err(decode_error)?;
-        Ok(DecodeWeights::new(
-            parameters.architecture,
-            Box::new(Int8Weights(packed)),
-        ))
+        self.lay_out(parameters.architecture, &quantise(parameters)?)
     }
 }
 
@@ -93,7 +99,7 @@ impl WeightLayout for Int8Weights {
     }
 
     fn batch(&self, max_rows: usize) -> Result<Box<dyn BatchBackend>, DecodeError> {
-        Ok(Int8Processor::batch_of(&self.0, max_rows))
+        Ok(Box::new(Int8Batch(Batch::new(&self.0, max_rows))))
     }
 }
 
@@ -116,7 +122,7 @@ impl BatchBackend for Int8Batch {
         Ok(HiddenState::Int8(self.0.state(row)))
     }
 
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+    fn move_last(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
         self.0.copy_row(from, to);
         Ok(())
     }

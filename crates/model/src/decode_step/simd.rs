@@ -129,7 +129,7 @@ impl BatchBackend for SimdBatch {
         Ok(read_row(&self.network, &self.layers, row))
     }
 
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
+    fn move_last(&mut self, from: usize, to: usize) -> Result<(), DecodeError> {
         let padded = self.network.padded_hidden();
         let from = from * padded..(from + 1) * padded;
         for layer in &mut self.layers {

@@ -6,12 +6,8 @@ use super::*;
 fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
-    let newest = repository
-        .publish(&Publisher::admin(), "a", &model(0.2))
-        .unwrap();
+    publish(&repository, "a", 0.1);
+    let newest = publish(&repository, "a", 0.2);
     drop(repository);
     let path = file_of(&folder, &newest);
     let length = fs::metadata(&path).unwrap().len();
@@ -23,12 +19,7 @@ fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
     let error = repository.resolve("a@2").unwrap_err().to_string();
     assert!(error.contains("damaged"), "{error}");
     assert_eq!(repository.damaged()[0].id, newest);
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "a", &model(0.3))
-            .unwrap(),
-        id("a", 3)
-    );
+    assert_eq!(publish(&repository, "a", 0.3), id("a", 3));
     repository.remove(&newest).unwrap();
     assert!(repository.damaged().is_empty());
 }
@@ -37,9 +28,7 @@ fn a_truncated_file_is_reported_and_its_name_means_an_older_version() {
 fn an_altered_byte_is_found_when_the_model_is_loaded() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    let a = publish(&repository, "a", 0.1);
     let path = file_of(&folder, &a);
     let mut bytes = fs::read(&path).unwrap();
     // The lowest bit of a weight: the file stays valid, with the same length.
@@ -81,12 +70,7 @@ fn a_folder_that_another_program_put_there_is_not_overwritten() {
     let foreign = folder.path().join("models/a/1");
     fs::create_dir_all(&foreign).unwrap();
     fs::write(foreign.join("note"), "mine").unwrap();
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "a", &model(0.1))
-            .unwrap(),
-        id("a", 2)
-    );
+    assert_eq!(publish(&repository, "a", 0.1), id("a", 2));
     assert_eq!(fs::read(foreign.join("note")).unwrap(), b"mine");
 }
 
@@ -94,9 +78,7 @@ fn a_folder_that_another_program_put_there_is_not_overwritten() {
 fn a_changed_bit_in_a_manifest_is_found() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    publish(&repository, "a", 0.1);
     drop(repository);
     let manifest = models(&folder).join("a/1/manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
@@ -127,12 +109,7 @@ fn a_version_that_cannot_be_made_durable_does_not_exist_and_appears_at_no_later_
     drop(repository);
     let repository = Repository::open(folder.path()).unwrap();
     assert!(repository.list().is_empty());
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "a", &model(0.1))
-            .unwrap(),
-        id("a", 1)
-    );
+    assert_eq!(publish(&repository, "a", 0.1), id("a", 1));
 }
 
 #[test]
@@ -141,11 +118,6 @@ fn a_file_in_the_place_of_a_version_is_not_overwritten() {
     let repository = Repository::open(folder.path()).unwrap();
     fs::create_dir_all(models(&folder).join("a")).unwrap();
     fs::write(models(&folder).join("a/1"), "mine").unwrap();
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "a", &model(0.1))
-            .unwrap(),
-        id("a", 2)
-    );
+    assert_eq!(publish(&repository, "a", 0.1), id("a", 2));
     assert_eq!(fs::read(models(&folder).join("a/1")).unwrap(), b"mine");
 }

@@ -9,9 +9,7 @@ use super::*;
 fn concurrent_loads_of_a_version_share_it() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    let a = publish(&repository, "a", 0.1);
     let barrier = Barrier::new(4);
     let loaded: Vec<Arc<LoadedModel>> = thread::scope(|scope| {
         let loaders: Vec<_> = (0..4)
@@ -32,9 +30,7 @@ fn concurrent_loads_of_a_version_share_it() {
 fn a_version_that_is_removed_while_it_is_loaded_is_not_kept_in_memory() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    let a = publish(&repository, "a", 0.1);
     let description = repository.describe(&a).unwrap();
     let loaded = repository
         .shared
@@ -57,9 +53,7 @@ fn a_version_that_is_removed_while_it_is_loaded_is_not_kept_in_memory() {
 fn a_version_is_loaded_in_each_precision_separately_and_dropped_in_both() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    let a = publish(&repository, "a", 0.1);
     for precision in [Precision::Int8, Precision::Float32] {
         let loaded = repository.load(&a, Some(precision)).unwrap();
         assert_eq!(loaded.precision(), precision);

@@ -9,24 +9,9 @@ use super::*;
 fn versions_are_numbered_upwards_and_a_name_means_the_latest() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "a", &model(0.1))
-            .unwrap(),
-        id("a", 1)
-    );
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "a", &model(0.2))
-            .unwrap(),
-        id("a", 2)
-    );
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "b", &model(0.3))
-            .unwrap(),
-        id("b", 1)
-    );
+    assert_eq!(publish(&repository, "a", 0.1), id("a", 1));
+    assert_eq!(publish(&repository, "a", 0.2), id("a", 2));
+    assert_eq!(publish(&repository, "b", 0.3), id("b", 1));
     assert_eq!(repository.resolve("a").unwrap(), id("a", 2));
     assert_eq!(repository.resolve("a@latest").unwrap(), id("a", 2));
     assert_eq!(repository.resolve("a@1").unwrap(), id("a", 1));
@@ -40,9 +25,7 @@ fn versions_are_numbered_upwards_and_a_name_means_the_latest() {
 fn models_exist_after_the_folder_is_opened_again() {
     let folder = TempDir::new().unwrap();
     let published = Repository::open(folder.path()).unwrap();
-    let a = published
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    let a = publish(&published, "a", 0.1);
     let before = published.describe(&a).unwrap();
     drop(published);
     let repository = Repository::open(folder.path()).unwrap();
@@ -60,16 +43,10 @@ fn the_empty_reference_means_the_only_model() {
     let repository = Repository::open(folder.path()).unwrap();
     let error = repository.resolve("").unwrap_err();
     assert!(matches!(error, RepositoryError::NoModels));
-    repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
-    repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    publish(&repository, "a", 0.1);
+    publish(&repository, "a", 0.1);
     assert_eq!(repository.resolve("").unwrap(), id("a", 2));
-    repository
-        .publish(&Publisher::admin(), "b", &model(0.1))
-        .unwrap();
+    publish(&repository, "b", 0.1);
     let error = repository.resolve("").unwrap_err().to_string();
     assert_eq!(error, "no model was named, and there are several: a, b");
 }
@@ -80,14 +57,10 @@ fn the_error_for_an_unknown_model_lists_those_that_exist() {
     let repository = Repository::open(folder.path()).unwrap();
     let error = |reference| repository.resolve(reference).unwrap_err().to_string();
     assert_eq!(error("x"), "there is no model \"x\"; available: none yet");
-    repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    publish(&repository, "a", 0.1);
     assert_eq!(error("x"), "there is no model \"x\"; available: a");
     assert_eq!(error("a@7"), "there is no model \"a@7\"; available: a@1");
-    repository
-        .publish(&Publisher::admin(), "book", &model(0.1))
-        .unwrap();
+    publish(&repository, "book", 0.1);
     assert_eq!(
         error("bok"),
         "there is no model \"bok\"; available: book, a"
@@ -107,10 +80,7 @@ fn concurrent_publishers_get_a_version_each() {
                 let (repository, barrier) = (repository.clone(), &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    repository
-                        .publish(&Publisher::admin(), "a", &model(n as f32))
-                        .unwrap()
-                        .version
+                    publish(&repository, "a", n as f32).version
                 })
             })
             .collect();
@@ -128,9 +98,7 @@ fn concurrent_publishers_get_a_version_each() {
 fn ten_thousand_versions_are_listed_without_opening_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let first = repository
-        .publish(&Publisher::admin(), "a", &model(1.0))
-        .unwrap();
+    let first = publish(&repository, "a", 1.0);
     let manifest = folder.path().join("models/a/1/manifest.json");
     let file = file_of(&folder, &first);
     for version in 2..=10_000 {
@@ -176,24 +144,15 @@ fn models_of_version_0_1_are_read_as_they_are() {
             description.digest
         );
     }
-    assert_eq!(
-        repository
-            .publish(&Publisher::admin(), "removed", &model(0.1))
-            .unwrap(),
-        id("removed", 4)
-    );
+    assert_eq!(publish(&repository, "removed", 0.1), id("removed", 4));
 }
 
 #[test]
 fn an_empty_reference_never_means_another_model_because_one_is_damaged() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
-    repository
-        .publish(&Publisher::admin(), "b", &model(0.2))
-        .unwrap();
+    let a = publish(&repository, "a", 0.1);
+    publish(&repository, "b", 0.2);
     repository.mark_damaged(&a, "a test says so");
     let error = repository.resolve("").unwrap_err();
     assert!(

@@ -29,9 +29,7 @@ fn a_name_belongs_to_the_first_publisher_also_after_a_restart_and_its_deletion()
     rejected(&repository);
     repository.publish(&alice, "book", &model(0.2)).unwrap();
     // An administrator may, and the name stays with its owner.
-    repository
-        .publish(&Publisher::admin(), "book", &model(0.3))
-        .unwrap();
+    publish(&repository, "book", 0.3);
     assert_eq!(repository.versions("book"), [1, 2, 3]);
     for version in 1..=3 {
         repository.remove(&id("book", version)).unwrap();
@@ -65,9 +63,7 @@ fn a_publication_that_failed_leaves_no_owner() {
     fs::write(models(&folder).join("book/owner"), "alice\n").unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     assert_eq!(owner(&repository, "book"), None);
-    repository
-        .publish(&Publisher::admin(), "book", &model(0.1))
-        .unwrap();
+    publish(&repository, "book", 0.1);
     drop(repository);
     let repository = Repository::open(folder.path()).unwrap();
     assert_eq!(owner(&repository, "book").as_deref(), Some("admin"));

@@ -20,9 +20,7 @@ fn sensitive_model() -> ModelFile {
 fn the_cost_of_int8_is_measured_once_and_stored_next_to_the_version() {
     let folder = TempDir::new().unwrap();
     let repository = Repository::open(folder.path()).unwrap();
-    let a = repository
-        .publish(&Publisher::admin(), "a", &model(0.1))
-        .unwrap();
+    let a = publish(&repository, "a", 0.1);
     let measured = repository.describe(&a).unwrap().quantisation.clone();
     assert_eq!(measured.as_ref().unwrap().objection(), None);
     let stored = fs::read(quantisation_file(&folder)).unwrap();

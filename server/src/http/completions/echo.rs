@@ -49,10 +49,9 @@ impl Echo {
             };
             // A single character has nothing to predict.
             if request.scores_prompts() && prompt.chars().nth(1).is_some() {
-                let scoring = &state.generation;
-                let scored = scoring
-                    .score_prompt(&request.model, prompt, context)
-                    .await?;
+                let generation = &state.generation;
+                let score = generation.score_prompt(&request.model, prompt, context);
+                let scored = score.await?;
                 request.model = scored.model;
                 echo.logprobs = scored.logprobs.into();
             }

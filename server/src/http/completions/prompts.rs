@@ -4,46 +4,48 @@
 #[derive(Clone, Debug)]
 pub(super) struct Prompts {
     texts: Vec<String>,
-    /// Number of characters of each.
-    chars: Vec<u64>,
+    /// Number of characters of the prompts of all texts.
+    total_chars: u64,
     /// Number of texts of each prompt.
     repeats: usize,
 }
 
 impl Prompts {
+    /// Returns prompts, each of which is continued by `repeats` texts.
     pub(super) fn new(texts: Vec<String>, repeats: usize) -> Self {
         let chars = texts.iter().map(|text| text.chars().count() as u64);
         Self {
-            chars: chars.collect(),
+            total_chars: chars.sum::<u64>() * repeats as u64,
             texts,
             repeats,
         }
     }
 
-    /// The prompts, before one is taken.
+    /// Returns the prompts; empty texts in place of those that were taken.
     pub(super) fn texts(&self) -> &[String] {
         &self.texts
     }
 
-    /// Number of texts.
+    /// Returns the number of texts.
     pub(super) fn count(&self) -> usize {
         self.texts.len() * self.repeats
     }
 
-    /// Index of the prompt of a text.
+    /// Returns the index of the prompt of a text.
     pub(super) fn of_text(&self, index: usize) -> usize {
         index / self.repeats
     }
 
-    /// Number of characters of the prompts of all texts.
+    /// Returns the number of characters of the prompts of all texts.
     pub(super) fn total_chars(&self) -> u64 {
-        self.chars.iter().sum::<u64>() * self.repeats as u64
+        self.total_chars
     }
 
     /// Returns the prompt of a text. The texts must be in order: the last one
     /// of a prompt takes it, without a copy.
     pub(super) fn take(&mut self, index: usize) -> String {
-        let prompt = &mut self.texts[index / self.repeats];
+        let prompt = self.of_text(index);
+        let prompt = &mut self.texts[prompt];
         if (index + 1).is_multiple_of(self.repeats) {
             std::mem::take(prompt)
         } else {

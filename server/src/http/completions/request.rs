@@ -246,8 +246,8 @@ impl CompletionRequest {
         }
         let count = texts.len().saturating_mul(n);
         if texts.is_empty() || count > MAX_CHOICES {
-            let most = MAX_CHOICES / n;
-            let message = format!("must have 1 to {most} texts, not {}", texts.len());
+            let max_texts = MAX_CHOICES / n;
+            let message = format!("must have 1 to {max_texts} texts, not {}", texts.len());
             return Err(ApiError::invalid("prompt", message));
         }
         if self.has_session() && count > 1 {

@@ -94,8 +94,8 @@ impl Usage {
 }
 
 impl Logprobs {
-    /// The characters of `text` with their values, as many as there are
-    /// characters; the first has the position `offset`.
+    /// Returns the characters of `text` with the first of `logprobs`, one for each
+    /// character. The first character has the position `offset`.
     pub(super) fn new(
         text: &str,
         logprobs: impl Iterator<Item = Option<f32>>,

@@ -3,7 +3,7 @@
 use charlstm_engine::{ScoreCall, UnknownCharacters};
 use tonic::Status;
 
-use super::{CallContext, GenerationRpc, status};
+use super::{CallContext, GenerationRpc, before, status};
 
 /// A prompt that was scored.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl GenerationRpc {
             model: model.to_owned(),
             unknown: UnknownCharacters::Reject,
             logprobs: true,
-            deadline: None,
+            deadline: context.deadline,
         };
         let score = async {
             let mut scorer = self.engine.score(call).await?;
@@ -42,8 +42,7 @@ impl GenerationRpc {
                 logprobs: part.logprobs,
             })
         };
-        score
-            .await
-            .map_err(|error| status::generate_error(&error, "prime"))
+        let scored = before(context.deadline, score).await;
+        scored.map_err(|error| status::generate_error(&error, "prime"))
     }
 }

@@ -1,7 +1,7 @@
 //! `ScoreStream`: decodes a text as it arrives, scores it part by part, and
 //! reports the score so far after each part. One part is in memory at a time.
-//! A client that neither sends nor reads is ended by the layers, as in every
-//! call (`--transfer-timeout`).
+//! As in every call, the layers end it if the client neither sends nor reads
+//! (`--transfer-timeout`).
 
 use std::time::Instant;
 
@@ -96,7 +96,7 @@ fn invalid_utf8(byte: u64) -> Status {
     status::invalid("text_chunk", format!("is not valid UTF-8 at byte {byte}"))
 }
 
-/// Sends a response. Blocks until the client has room for it.
+/// Sends a response. Waits until the client has room for it.
 async fn send(sender: &Sender, response: pb::ScoreStreamResponse) {
     // Fails only if the client has left, and then so does the task.
     let _ = sender.send(Ok(response)).await;

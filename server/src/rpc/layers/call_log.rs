@@ -3,20 +3,18 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http_body::{Frame, SizeHint};
+use tonic::Code;
 use tonic::body::Body;
-use tonic::codegen::{Bytes, Service, http};
-use tonic::{Code, Status};
+use tonic::codegen::{Service, http};
 use tower::Layer;
 use tracing::{Instrument, Span};
 
-use super::call_outcome::StatusFinder;
 use super::excerpt;
+use super::observed_call::{CallObserver, ObservedCall};
 use crate::metrics::code_name;
 use crate::rpc::call_record::{CallRecord, Moment, REQUEST_ID, request_id};
 use crate::rpc::peer::Peer;
@@ -72,90 +70,44 @@ where
         let record = CallRecord::new(request_id(request.headers()), self.layer.logs_text);
         let method = excerpt(request.uri().path()).to_owned();
         let trace = self.layer.tracing.call(&method, request.headers());
-        let mut call = LoggedCall {
+        // What is logged during the call has its id.
+        let span = tracing::info_span!("call", request_id = record.request_id());
+        let call = ObservedCall::new(LoggedCall {
             peer: Peer::of(request.extensions()).address,
             record: record.clone(),
             method,
             since: Moment::now(),
             trace,
-            status: StatusFinder::default(),
-            is_logged: false,
-        };
-        // What is logged during the call has its id.
-        let span = tracing::info_span!("call", request_id = record.request_id());
+            span: span.clone(),
+        });
         request.extensions_mut().insert(record);
         let response = span.in_scope(|| self.inner.call(request));
-        let response = response.instrument(span.clone());
+        let response = response.instrument(span);
         let logged = response.map(|response| {
             let mut response = response?;
-            if let Ok(id) = call.record.request_id().parse() {
+            if let Ok(id) = call.observer().record.request_id().parse() {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
-            // A response without messages has its status in the headers.
-            if let Some(code) = call.status.begin(&response) {
-                call.end(code, Some(response.headers_mut()));
-            }
-            Ok(response.map(|body| Body::new(LoggedBody { body, call, span })))
+            Ok(call.respond(response))
         });
         logged.boxed()
     }
 }
 
-/// The body of a response whose call is logged.
-struct LoggedBody {
-    body: Body,
-    call: LoggedCall,
-    span: Span,
-}
-
-impl http_body::Body for LoggedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { body, call, span } = &mut *self;
-        let polled = span.in_scope(|| Pin::new(&mut *body).poll_frame(context));
-        let mut frame = match std::task::ready!(polled) {
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            frame => frame.and_then(Result::ok),
-        };
-        let code = call
-            .status
-            .after_frame(frame.as_ref(), body.is_end_stream());
-        if let Some(code) = code {
-            call.end(code, frame.as_mut().and_then(Frame::trailers_mut));
-        }
-        Poll::Ready(frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A call that has not ended. If it is dropped before it has a status, its
-/// client has left.
+/// What is logged of a call when it ends.
 struct LoggedCall {
     record: CallRecord,
     method: String,
     peer: Option<SocketAddr>,
     since: Moment,
     trace: CallTrace,
-    status: StatusFinder,
-    is_logged: bool,
+    span: Span,
 }
 
-impl LoggedCall {
-    /// Logs the call. The status of an internal error, if it is in these headers,
-    /// gets the id of the request: the log has more under it.
-    fn end(&mut self, code: Code, headers: Option<&mut http::HeaderMap>) {
+impl CallObserver for LoggedCall {
+    /// Logs the call. Adds the id of the request to the status of an internal
+    /// error, if it is in these headers: the log has more under it.
+    fn ended(&mut self, code: Code, headers: Option<&mut http::HeaderMap>) {
         if code == Code::Internal
             && let Some(headers) = headers
         {
@@ -164,10 +116,13 @@ impl LoggedCall {
         self.log(code);
     }
 
+    fn poll<T>(&self, poll: impl FnOnce() -> T) -> T {
+        self.span.in_scope(poll)
+    }
+}
+
+impl LoggedCall {
     fn log(&mut self, code: Code) {
-        if std::mem::replace(&mut self.is_logged, true) {
-            return;
-        }
         let fields = self.record.fields();
         let since = self.since.instant;
         let millis = |moment: Option<Moment>| {
@@ -202,11 +157,5 @@ impl LoggedCall {
         );
         self.trace
             .end(code, self.since, self.peer, &self.record, &fields);
-    }
-}
-
-impl Drop for LoggedCall {
-    fn drop(&mut self) {
-        self.log(Code::Cancelled);
     }
 }

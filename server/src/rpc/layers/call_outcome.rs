@@ -14,7 +14,7 @@ use tonic::codegen::{Bytes, http};
 pub(crate) struct CallOutcome(Arc<OnceLock<Code>>);
 
 impl CallOutcome {
-    /// The outcome of a call that is rejected.
+    /// Returns the outcome of a call that is rejected.
     pub(crate) fn failed(code: Code) -> Self {
         Self(Arc::new(OnceLock::from(code)))
     }
@@ -34,7 +34,8 @@ pub(super) struct StatusFinder {
 }
 
 impl StatusFinder {
-    /// Begins with the response, and returns the status if it is known already.
+    /// Takes the beginning of the response. Returns the status if it is already
+    /// known.
     pub(super) fn begin<B: Body>(&mut self, response: &http::Response<B>) -> Option<Code> {
         self.outcome = response.extensions().get().cloned();
         match &self.outcome {

@@ -1,4 +1,4 @@
-//! Checks that requests follow the gRPC protocol, and reports how they do not.
+//! Checks that requests follow the gRPC protocol, and reports violations.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

@@ -4,8 +4,8 @@
 /// recognise one's own text.
 const MAX_QUOTED_CHARS: usize = 200;
 
-/// Maximum length of the message of a status, in bytes. It is sent in a header with
-/// up to 3 bytes for each of its own, and twice in the details with 4 bytes
+/// Maximum length of the message of a status, in bytes. It is sent in a header
+/// with up to 3 bytes for each of its own, and twice in the details with 4 bytes
 /// for 3; some clients accept no more than 8 KiB of headers.
 const MAX_STATUS_BYTES: usize = 1000;
 

@@ -35,17 +35,21 @@ const DOMAIN: &str = "charlstm.v1";
 /// Returns INVALID_ARGUMENT with a `BadRequest` violation of `field`, which is
 /// named as in the contract.
 pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
-    let message = shorten(message.into());
-    let details = ErrorDetails::with_bad_request_violation(field, &message);
-    let text = format!("{field}: {message}");
-    Status::with_error_details(Code::InvalidArgument, text, details)
+    violation(field, None, message.into())
 }
 
-/// As [`invalid`], with an `ErrorInfo` reason that clients can act on.
+/// Returns the status of [`invalid`], with an `ErrorInfo` reason that clients can
+/// act on.
 pub(super) fn invalid_because(field: &str, reason: &str, message: impl Into<String>) -> Status {
-    let message = shorten(message.into());
+    violation(field, Some(reason), message.into())
+}
+
+fn violation(field: &str, reason: Option<&str>, message: String) -> Status {
+    let message = shorten(message);
     let mut details = ErrorDetails::with_bad_request_violation(field, &message);
-    details.set_error_info(reason, DOMAIN, []);
+    if let Some(reason) = reason {
+        details.set_error_info(reason, DOMAIN, []);
+    }
     let text = format!("{field}: {message}");
     Status::with_error_details(Code::InvalidArgument, text, details)
 }

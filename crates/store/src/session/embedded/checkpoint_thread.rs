@@ -202,14 +202,7 @@ impl CheckpointThread {
 
     /// Fills the next log, which nobody else has meanwhile.
     fn fill(&mut self, log: LogWriter) {
-        let filled = loop {
-            match log.fill() {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        match filled {
+        match log.fill() {
             Ok(()) => {
                 self.shared.checkpoints().prepared = Some(log);
                 self.shared.poke();

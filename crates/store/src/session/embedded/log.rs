@@ -166,10 +166,11 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Prepares some of the space so that syncs of frames in it are quick; see
-    /// [`DiskFile::fill_unwritten`]. Returns whether there may be more.
-    pub(super) fn fill(&self) -> io::Result<bool> {
-        self.file.fill_unwritten(FILL_BYTES)
+    /// Prepares the space so that syncs of frames in it are quick; see
+    /// [`DiskFile::fill_unwritten`]. Blocks for some hundred milliseconds.
+    pub(super) fn fill(&self) -> io::Result<()> {
+        while self.file.fill_unwritten(FILL_BYTES)? {}
+        Ok(())
     }
 
     /// Forgets what was written after the header, for another attempt.

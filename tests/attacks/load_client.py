@@ -1,10 +1,10 @@
 """Calls a server with many tasks at once, in a process of its own.
 
-    python tests/attacks/press.py ADDRESS TASKS SECONDS
+    python tests/attacks/load_client.py ADDRESS TASKS SECONDS
 
-A task whose call is rejected waits for 100 ms. Prints the number of calls that were
-admitted, rejected and failed otherwise, and the 99th percentile of the duration of
-the admitted ones in milliseconds, as JSON.
+A task whose call is rejected waits for 100 ms. Prints, as JSON, the numbers of calls
+that were admitted and rejected, the errors of those that failed otherwise, and the
+99th percentile of the duration of the admitted ones in milliseconds.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ import client as rpc
 CHARS = 200
 
 
-class Pressure:
-    """What the tasks have seen."""
+class Results:
+    """The outcomes of the calls of all tasks."""
 
     def __init__(self):
         self.durations = []
@@ -29,7 +29,7 @@ class Pressure:
         self.failures = []
 
     async def call(self, stub, until):
-        """Calls until the time is over."""
+        """Repeats a call until the time is over."""
         request = rpc._generation.GenerateRequest(model="verse", prime="arma ", max_chars=CHARS)
         while time.monotonic() < until:
             begin = time.monotonic()
@@ -45,21 +45,21 @@ class Pressure:
                 await asyncio.sleep(0.1)
 
 
-async def press(address, tasks, seconds):
-    """Returns the figures."""
-    pressure = Pressure()
+async def run(address, tasks, seconds):
+    """Runs the tasks; returns the figures."""
+    results = Results()
     until = time.monotonic() + seconds
     async with grpc.aio.insecure_channel(address) as channel:
         stub = rpc._generation_services.GenerationServiceStub(channel)
-        await asyncio.gather(*(pressure.call(stub, until) for _ in range(tasks)))
-    durations = pressure.durations
+        await asyncio.gather(*(results.call(stub, until) for _ in range(tasks)))
+    durations = results.durations
     cut = statistics.quantiles(durations, n=100, method="inclusive") if len(durations) > 1 else []
     return {
-        "admitted": len(durations), "rejected": pressure.rejected,
-        "failures": pressure.failures, "p99": cut[98] * 1000 if cut else None,
+        "admitted": len(durations), "rejected": results.rejected,
+        "failures": results.failures, "p99": cut[98] * 1000 if cut else None,
     }
 
 
 if __name__ == "__main__":
-    given, tasks, seconds = sys.argv[1:]
-    print(json.dumps(asyncio.run(press(given, int(tasks), float(seconds)))))
+    address, tasks, seconds = sys.argv[1:]
+    print(json.dumps(asyncio.run(run(address, int(tasks), float(seconds)))))
