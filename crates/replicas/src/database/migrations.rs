@@ -13,11 +13,18 @@ use sqlx::{Connection, SqlSafeStr};
 use super::DatabaseError;
 
 /// All migrations: number, name, statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "replicas",
-    include_str!("../../migrations/0001_replicas.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "replicas",
+        include_str!("../../migrations/0001_replicas.sql"),
+    ),
+    (
+        2,
+        "sessions",
+        include_str!("../../migrations/0002_sessions.sql"),
+    ),
+];
 
 /// Number of the advisory lock under which migrations are applied: the first
 /// bytes of "charlstm".
