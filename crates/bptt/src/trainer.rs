@@ -230,6 +230,7 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
         let norm = std::sync::OnceLock::new();
         let (network, optimizer) = (&self.network, &self.optimizer);
         let count = self.config.architecture.parameter_count();
+        let arch = network.arch();
         let begin = Instant::now();
         self.team
             .run(self.team_size.next(), &|member| {
@@ -237,7 +238,7 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
                 let parameters = unsafe { optimizer.parameters.part(0..count) };
                 network.compute(member, parameters, &batch);
                 member.barrier();
-                let value = optimizer.update(member, network.gradient(), &update);
+                let value = optimizer.update(arch, member, network.gradient(), &update);
                 if member.index == 0 {
                     let _ = norm.set(value);
                 }
