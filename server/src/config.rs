@@ -183,9 +183,9 @@ pub struct Config {
     )]
     pub precision: Precision,
 
-    /// CPU kernels of generation, for tests and diagnosis: auto, portable, avx2,
-    /// avxvnni, avx512, vnni or amx; auto selects the fastest. All give the
-    /// same text
+    /// CPU kernels of generation and training, for tests and diagnosis: auto,
+    /// portable, avx2, avxvnni, avx512, vnni or amx; auto selects the fastest.
+    /// All give the same text; portable and avx2 give a training other last bits
     #[arg(
         long,
         env = "CHARLSTM_KERNELS",

@@ -10,7 +10,6 @@ use crate::config::Config;
 use crate::data_folder::SNAPSHOT_KEY;
 use crate::devices::{self, GenerationSettings};
 use charlstm_engine::{Engine, EngineConfig};
-use charlstm_model::device::Device;
 use charlstm_repository::Repository;
 use charlstm_store::session::{
     EmbeddedSessions, EmbeddedSettings, ImportedLegacy, SessionLimits, SessionStorage,
@@ -61,7 +60,7 @@ impl Data {
             Some(replica) => Arc::clone(&replica.sessions) as _,
             None => open_sessions(config)?,
         };
-        let jobs = open_jobs(config, device, &repository)?;
+        let jobs = open_jobs(config, prepared, &repository)?;
         let threads = generation.threads;
         let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
         Ok(Self {
@@ -133,7 +132,11 @@ fn start_engine(
     Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
 }
 
-fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
+fn open_jobs(
+    config: &Config,
+    prepared: &Prepared,
+    repository: &Repository,
+) -> Result<Jobs, ServeError> {
     let folder = config.data_dir.join("trainings");
     let jobs = Jobs::open(
         JobsConfig {
@@ -141,7 +144,7 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
             tensorboard: config.tensorboard,
             ..JobsConfig::new(folder.clone())
         },
-        devices::learners(device, config.threads),
+        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
         Arc::new(repository.clone()),
         Box::new(sample::write),
     )
