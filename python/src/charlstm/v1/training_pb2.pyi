@@ -144,7 +144,8 @@ class TrainingSpec(google.protobuf.message.Message):
     """
     epochs: builtins.int
     """Passes over the training text. 1 to 100000. Default: 4 (fast), 12 (best),
-    both up to 40 for a short text and fewer for a very long one; 20 (notebook).
+    both up to 40 for a short text and fewer for a very long one; 20
+    (notebook).
     """
     dropout: builtins.float
     """Dropout probability between the layers and before the linear layer. At
