@@ -450,11 +450,8 @@ impl ResolvedSpec {
             self.epochs = u32::try_from(epochs)
                 .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
         }
-        let stronger = rule.stronger.iter().rev();
-        if let Some(stronger) = stronger
-            .into_iter()
-            .find(|stronger| self.epochs > stronger.above_epochs)
-        {
+        let applies = |stronger: &&StrongerDropout| self.epochs > stronger.above_epochs;
+        if let Some(stronger) = rule.stronger.iter().rev().find(applies) {
             if requested.dropout.is_none() {
                 self.dropout = stronger.dropout;
             }
