@@ -13,6 +13,7 @@ import grpc
 
 from client import Client, Interrupted, reason_of
 from cluster import Cluster
+from cost import cost
 from ledger import PROMPT, Broken
 from traffic import Traffic
 
@@ -231,6 +232,7 @@ def snapshots(base, folder, _postgres, rng, calls):
 
 SCENARIOS = {
     # name: (function, size in the short suite, in the full suite)
+    "cost": (cost, 60, 600),
     "balanced": (balanced, 600, 10_000),
     "kills": (kills, 3, 50),
     "suspended": (suspended, 1, 20),
