@@ -111,6 +111,7 @@ impl Index {
         is_used.then(|| self.recorded_owner(name))
     }
 
+    /// Removes a version; its number stays used.
     pub(super) fn remove(&mut self, id: &ModelId) {
         if let Some(versions) = self.names.get_mut(&id.name) {
             versions.entries.remove(&id.version);

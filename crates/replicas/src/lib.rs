@@ -1,0 +1,3 @@
+//! What several replicas of the server share: the object store.
+
+pub mod object_store;
