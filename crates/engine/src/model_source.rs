@@ -26,7 +26,7 @@ pub trait ModelSource: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Gone` if it was deleted, `Damaged` if its bytes are wrong, `Failed` if
-    /// it cannot be read, `PrecisionUnavailable`.
+    /// it cannot be read, `Unavailable`, `PrecisionUnavailable`.
     fn load(
         &self,
         id: &ModelId,
@@ -60,6 +60,10 @@ pub enum ModelSourceError {
         /// Why not.
         reason: String,
     },
+    /// The storage that replicas share cannot be read at the moment; the text is
+    /// for clients.
+    #[error("{0}")]
+    Unavailable(String),
     /// The version exists and cannot be read. The text is for the log.
     #[error("a model could not be loaded: {0}")]
     Failed(String),
@@ -90,6 +94,11 @@ impl From<RepositoryError> for ModelSourceError {
     fn from(error: RepositoryError) -> Self {
         let text = error.to_string();
         match error {
+            RepositoryError::Unavailable { .. } => {
+                // The client learns less than the log.
+                tracing::warn!(%error, "a model could not be loaded");
+                Self::Unavailable(error.client_message())
+            }
             RepositoryError::NotFound { .. } | RepositoryError::NoModels => Self::NotFound(text),
             RepositoryError::BadName(_)
             | RepositoryError::BadReference(_)
@@ -103,6 +112,7 @@ impl From<RepositoryError> for ModelSourceError {
             | RepositoryError::NotAModel(_)
             | RepositoryError::VersionsUnknown { .. }
             | RepositoryError::OtherOwner { .. }
+            | RepositoryError::PublishedBefore { .. }
             | RepositoryError::Io { .. } => Self::Failed(text),
         }
     }

@@ -1,3 +1,21 @@
-//! What several replicas of the server share: the object store.
+//! What several replicas of the server share.
+//!
+//! - [`database`] is the connection to PostgreSQL: a bounded pool whose
+//!   statements always end, and the migrations.
+//! - [`registry`] is the list of the replicas that use the database.
+//! - [`object_store`] holds large data that never changes.
+//! - [`models`] are model versions: rows in the database, files in the object
+//!   store.
+//! - [`trainings`] are jobs that one replica at a time runs.
+//!
+//! Everything in the database that is decided by a time is decided by its own
+//! clock (`clock_timestamp()`).
 
+mod blocking;
+pub mod database;
+pub mod models;
 pub mod object_store;
+pub mod registry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod trainings;

@@ -61,12 +61,16 @@ impl Repository {
     ///
     /// # Errors
     /// `NotFound`, `Damaged` (also if its digest turns out to be wrong),
-    /// `NoInt8`, `Device`, `Io`.
+    /// `NoInt8`, `Device`, `Io`, `Unavailable`.
     pub fn load(
         &self,
         id: &ModelId,
         precision: Option<Precision>,
     ) -> Result<Arc<LoadedModel>, RepositoryError> {
+        if self.describe(id).is_err() {
+            // Another replica may have published it a moment ago.
+            self.refresh()?;
+        }
         let precision = self.choose_precision(id, precision)?;
         let description = self.describe(id)?;
         self.shared.cache.get_or_load(

@@ -14,8 +14,8 @@ use super::index::{Entry, Index};
 use super::shared::{NewVersion, SharedModels, SharedModelsError, SharedVersion};
 use super::storage::{Staged, Storage};
 use super::{
-    DecodeDevices, ModelDescription, ModelId, Publisher, Quantisation, Repository,
-    RepositoryError, lock, manifest,
+    DecodeDevices, ModelDescription, ModelId, Publisher, Quantisation, Repository, RepositoryError,
+    lock, manifest,
 };
 
 /// Maximum bytes of cached files: some hundred models of the usual size.

@@ -278,16 +278,17 @@ impl Objects {
         Ok(())
     }
 
-    /// Returns the keys of all objects in a folder.
+    /// Returns the keys of all objects in a folder, in their order.
     ///
     /// # Errors
     /// `Unavailable`.
     pub async fn list(&self, folder: &str) -> Result<Vec<String>, ObjectStoreError> {
         let listed = self.store.list(Some(&Key::from(folder)));
         let keys = listed.map_ok(|meta| meta.location.to_string());
-        keys.try_collect()
-            .await
-            .map_err(|error| self.error(folder, error))
+        let keys: Result<Vec<String>, Error> = keys.try_collect().await;
+        let mut keys = keys.map_err(|error| self.error(folder, error))?;
+        keys.sort_unstable();
+        Ok(keys)
     }
 
     fn error(&self, key: &str, error: Error) -> ObjectStoreError {
