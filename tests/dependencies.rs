@@ -38,6 +38,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "charlstm-training",
         &["tch", "tonic", "prost", "charlstm-engine"],
     ),
+    (
+        "charlstm-replicas",
+        &["tch", "tonic", "prost", "charlstm-engine"],
+    ),
     ("charlstm-client", &["tch", "charlstm-server"]),
     ("charlstm-server", &["charlstm-client"]),
 ];

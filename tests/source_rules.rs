@@ -72,13 +72,15 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether an item exists only in tests: `#[cfg(test)]`.
+/// Whether an item exists only in tests: `#[cfg(test)]`, or also in those of
+/// other crates: `#[cfg(any(test, feature = "testing"))]`.
 fn is_test(attributes: &[Attribute]) -> bool {
+    let conditions = ["test", "any (test , feature = \"testing\")"];
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
             && attribute
-                .parse_args::<syn::Path>()
-                .is_ok_and(|condition| condition.is_ident("test"))
+                .parse_args::<TokenStream>()
+                .is_ok_and(|condition| conditions.contains(&&*condition.to_string()))
     })
 }
 

@@ -494,8 +494,9 @@ impl Opening<'_> {
             }
         }
         if content.end() < valid_end {
+            let name = log::name(number);
             tracing::error!(
-                log = log::name(number),
+                log = name,
                 "the end of a session log is missing; the sessions that changed there are at \
                  earlier positions"
             );

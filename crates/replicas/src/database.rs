@@ -1,0 +1,147 @@
+//! The connection to PostgreSQL.
+
+mod connection;
+mod error;
+mod migrations;
+mod transaction;
+mod url;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions, Connection, Postgres};
+
+pub use self::error::DatabaseError;
+pub use self::transaction::Transaction;
+pub use self::url::DatabaseUrl;
+
+use self::connection::BusyConnection;
+
+/// A statement with its arguments.
+pub type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+/// A connection that was idle for longer is tested before it is used: the
+/// database may have been restarted in between. Under load nothing is tested.
+const TESTED_AFTER: Duration = Duration::from_secs(1);
+
+/// How the database is used.
+#[derive(Clone, Debug)]
+pub struct DatabaseSettings {
+    /// Where it is.
+    pub url: DatabaseUrl,
+    /// Maximum number of connections of this process. PostgreSQL accepts 100 by
+    /// default, which the replicas share.
+    pub max_connections: u32,
+    /// How long to wait for a free connection, including a new one.
+    pub acquire_timeout: Duration,
+    /// How long to wait for the response to one statement. Then its connection
+    /// is closed, and whether the statement was carried out is not known.
+    pub statement_timeout: Duration,
+}
+
+impl DatabaseSettings {
+    /// 16 connections, 2 s for a connection and 4 s for a statement: both
+    /// together are shorter than a lease.
+    pub fn new(url: DatabaseUrl) -> Self {
+        Self {
+            url,
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(4),
+        }
+    }
+}
+
+/// A pool of connections. Clones share it.
+///
+/// Every method ends after at most the acquire and the statement timeout. A
+/// connection whose statement timed out or was dropped half-way is closed and
+/// not used again. Dropping a future is safe; its statement may still be
+/// carried out.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pool: PgPool,
+    settings: Arc<DatabaseSettings>,
+}
+
+impl Database {
+    /// Connects, and applies the migrations that are missing. Several programs
+    /// may do so at the same time: they take turns.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be reached, `Migration` if the schema cannot
+    /// be brought up to date.
+    pub async fn connect(settings: DatabaseSettings) -> Result<Self, DatabaseError> {
+        // Statements are logged by those who send them, with what they mean.
+        let options: PgConnectOptions = settings.url.options().clone().disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(settings.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, usage| {
+                Box::pin(async move {
+                    if usage.idle_for > TESTED_AFTER {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_with(options)
+            .await?;
+        migrations::apply(&pool).await?;
+        Ok(Self {
+            pool,
+            settings: Arc::new(settings),
+        })
+    }
+
+    /// Where the database is; the password is masked when it is printed.
+    pub fn url(&self) -> &DatabaseUrl {
+        &self.settings.url
+    }
+
+    /// Runs one statement and returns its rows.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is not known whether the statement was carried out,
+    /// or if it could not be; `Statement` if the database rejects it.
+    pub async fn fetch_all(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, DatabaseError> {
+        let mut connection = self.acquire().await?;
+        let result = connection.fetch_all(statement).await;
+        if !result.as_ref().is_err_and(DatabaseError::is_unavailable) {
+            connection.release();
+        }
+        result
+    }
+
+    /// As [`Self::fetch_all`], for a statement that returns exactly one row.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub async fn fetch_one(&self, statement: Statement<'_>) -> Result<PgRow, DatabaseError> {
+        let mut rows = self.fetch_all(statement).await?;
+        match rows.len() {
+            1 => Ok(rows.remove(0)),
+            _ => Err(sqlx::Error::RowNotFound.into()),
+        }
+    }
+
+    /// Begins a transaction. It is rolled back if it is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub async fn begin(&self) -> Result<Transaction, DatabaseError> {
+        Transaction::begin(self.acquire().await?).await
+    }
+
+    async fn acquire(&self) -> Result<BusyConnection, DatabaseError> {
+        BusyConnection::acquire(&self.pool, self.settings.statement_timeout).await
+    }
+
+    /// Closes all connections, after the statements that run.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
