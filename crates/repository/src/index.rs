@@ -180,6 +180,19 @@ impl Index {
         }
     }
 
+    /// Returns every name that was ever used, with its owner and its highest
+    /// version number.
+    pub(super) fn names(&self) -> Result<Vec<(String, Owner, u64)>, RepositoryError> {
+        let used = self.names.keys().filter_map(|name| {
+            let owner = self.owner(name)?;
+            Some(
+                self.last_version(name)
+                    .map(|last| (name.clone(), owner, last)),
+            )
+        });
+        used.collect()
+    }
+
     pub(super) fn list(&self) -> Vec<Arc<ModelDescription>> {
         self.names
             .values()

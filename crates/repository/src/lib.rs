@@ -10,6 +10,7 @@
 //! of files that were fetched, and the index follows the shared versions.
 
 mod cache;
+mod copying;
 mod decode_devices;
 mod error;
 mod file_cache;
@@ -38,6 +39,7 @@ use charlstm_store::session::Owner;
 use charlstm_store::unix_time;
 
 use self::cache::Cache;
+pub use self::copying::{UsedName, VersionCopy};
 pub use self::decode_devices::DecodeDevices;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};

@@ -170,7 +170,13 @@ impl Checkpoints {
         fetch: impl FnOnce(&Path, &Path) -> io::Result<()>,
     ) -> io::Result<()> {
         self.delete()?;
-        fetch(&self.folder.join(CURRENT), &self.folder.join(PREVIOUS))
+        let [newest, previous] = self.paths();
+        fetch(&newest, &previous)
+    }
+
+    /// Returns the paths of the newest checkpoint and of the previous one.
+    pub(super) fn paths(&self) -> [PathBuf; 2] {
+        [CURRENT, PREVIOUS].map(|name| self.folder.join(name))
     }
 
     /// Saves a checkpoint as the newest. The one before it is kept as the

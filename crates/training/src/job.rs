@@ -217,6 +217,11 @@ impl Job {
         &self.history
     }
 
+    /// Returns the text of its metadata.
+    pub(super) fn metadata_text(&self) -> io::Result<String> {
+        fs::read_to_string(self.folder.join(METADATA))
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }

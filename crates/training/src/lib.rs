@@ -13,6 +13,7 @@
 
 pub mod checkpoint;
 mod claimed_run;
+pub mod copying;
 pub mod events;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;

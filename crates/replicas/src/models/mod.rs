@@ -7,6 +7,7 @@
 //! part, and a replica that dies in between leaves nothing but a number that is
 //! never used.
 
+mod copying;
 mod rows;
 #[cfg(test)]
 mod tests;

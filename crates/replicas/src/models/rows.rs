@@ -1,7 +1,7 @@
 //! The rows of model names and versions.
 
-use charlstm_repository::ModelId;
 use charlstm_repository::shared::{NewVersion, SharedChanges, SharedModelsError, SharedVersion};
+use charlstm_repository::{ModelId, UsedName, VersionCopy};
 use charlstm_store::session::Owner;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -14,6 +14,14 @@ const UNIQUE_VIOLATION: &str = "23505";
 #[derive(Debug)]
 pub(super) struct ModelRows {
     database: Database,
+}
+
+/// A version that has a row.
+pub(super) enum KnownVersion {
+    Reserved,
+    /// With the SHA-256 of its file.
+    Published([u8; 32]),
+    Removed,
 }
 
 /// What the last step of a publication has found.
@@ -200,6 +208,72 @@ impl ModelRows {
         .bind(revision);
         transaction.fetch_all(record).await?;
         Ok(transaction.commit().await?)
+    }
+
+    /// Creates a name or raises its highest version number. Returns its owner.
+    pub(super) async fn take_over_name(&self, used: &UsedName) -> Result<Owner, SharedModelsError> {
+        let insert = sqlx::query(
+            "INSERT INTO model_names AS known (name, owner, last_version) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE
+             SET last_version = GREATEST(known.last_version, $3),
+                 owner = COALESCE(known.owner, $2)
+             RETURNING owner",
+        )
+        .bind(&used.name)
+        .bind(used.owner.to_string())
+        .bind(signed(used.last_version));
+        owner(&self.database.fetch_one(insert).await?)
+    }
+
+    /// Returns what is known of a version.
+    pub(super) async fn known(
+        &self,
+        id: &ModelId,
+    ) -> Result<Option<KnownVersion>, SharedModelsError> {
+        let select = sqlx::query(
+            "SELECT state, sha256 FROM model_versions WHERE name = $1 AND version = $2",
+        )
+        .bind(&id.name)
+        .bind(signed(id.version));
+        let rows = self.database.fetch_all(select).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let state: &str = row.try_get("state").map_err(DatabaseError::from)?;
+        Ok(Some(match state {
+            "published" => {
+                KnownVersion::Published(row.try_get("sha256").map_err(DatabaseError::from)?)
+            }
+            "removed" => KnownVersion::Removed,
+            _ => KnownVersion::Reserved,
+        }))
+    }
+
+    /// Adds a version that was copied. Returns false if there is one.
+    pub(super) async fn insert_copy(
+        &self,
+        id: &ModelId,
+        copy: &VersionCopy,
+    ) -> Result<bool, SharedModelsError> {
+        let mut transaction = self.database.begin().await?;
+        let revision = next_revision(&mut transaction).await?;
+        let insert = sqlx::query(
+            "INSERT INTO model_versions (name, version, state, revision, sha256, bytes,
+                 manifest, quantisation, training_id)
+             VALUES ($1, $2, 'published', $3, $4, $5, $6, $7, NULLIF($8, ''))
+             ON CONFLICT DO NOTHING RETURNING version",
+        )
+        .bind(&id.name)
+        .bind(signed(id.version))
+        .bind(revision)
+        .bind(copy.digest.as_slice())
+        .bind(signed(copy.bytes))
+        .bind(&copy.manifest)
+        .bind(&copy.quantisation)
+        .bind(&copy.training_id);
+        let is_new = !transaction.fetch_all(insert).await?.is_empty();
+        transaction.commit().await?;
+        Ok(is_new)
     }
 
     /// Returns the versions whose files nobody needs: removed ones, and

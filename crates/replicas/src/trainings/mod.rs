@@ -7,6 +7,7 @@
 //! first one match no row. A checkpoint is an object under the epoch, and the
 //! training has it only once the row points to it.
 
+mod copying;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use charlstm_training::copying::TrainingCopy;
 use charlstm_training::events::{Event, EventKind};
 use charlstm_training::shared::{
     Claim, NewTraining, QueueLimits, SavedCheckpoint, SharedState, SharedTraining,
@@ -96,6 +97,40 @@ impl TrainingRows {
         change.commit().await
     }
 
+    /// Whether there is or was a training of this id.
+    pub(super) async fn exists(&self, id: &str) -> Outcome<bool> {
+        let select = sqlx::query("SELECT FROM trainings WHERE id = $1").bind(id);
+        Ok(!self.database.fetch_all(select).await?.is_empty())
+    }
+
+    /// Adds a training that was copied and has ended. Returns false if there is
+    /// one.
+    pub(super) async fn insert_copy(
+        &self,
+        training: &TrainingCopy,
+        [checkpoint, previous]: &[Option<String>; 2],
+    ) -> Outcome<bool> {
+        let mut change = self.change().await?;
+        let insert = sqlx::query(
+            "INSERT INTO trainings (id, owner, metadata, state, checkpoint, checkpoint_step,
+                 previous_checkpoint, revision)
+             VALUES ($1, $2, $3, 'ended', $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING id",
+        )
+        .bind(&training.id)
+        .bind(training.owner.to_string())
+        .bind(&training.metadata)
+        .bind(checkpoint)
+        .bind(training.checkpoint_step.map(signed))
+        .bind(previous)
+        .bind(change.revision);
+        let is_new = !change.transaction.fetch_all(insert).await?.is_empty();
+        if is_new {
+            change.add_events(&training.id, &training.events).await?;
+        }
+        change.commit().await?;
+        Ok(is_new)
+    }
+
     pub(super) async fn claim(&self, replica: &str) -> Outcome<Option<Claim>> {
         // Without a change, as long as there is nothing to claim.
         let select = sqlx::query(
@@ -177,21 +212,9 @@ impl TrainingRows {
                 false => Err(SharedTrainingsError::Fenced),
             };
         }
-        let sequences: Vec<i64> = events.iter().map(|event| signed(event.sequence)).collect();
-        let texts: Result<Vec<String>, _> = events
-            .iter()
-            .map(|event| serde_json::to_string(&event.event))
-            .collect();
-        let insert = sqlx::query(
-            "INSERT INTO training_events (training, sequence, event, revision)
-             SELECT $1, sequence, event, $4 FROM unnest($2, $3) AS new (sequence, event)
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(&claim.id)
-        .bind(sequences)
-        .bind(texts.map_err(unreadable)?)
-        .bind(change.revision);
-        change.transaction.fetch_all(insert).await?;
+        change
+            .add_events(&claim.id, events.iter().map(AsRef::as_ref))
+            .await?;
         if ends {
             change.end(&claim.id).await?;
         }
@@ -385,6 +408,30 @@ impl Change {
             Some(limit) if of_owner >= limit => Err(SharedTrainingsError::Quota),
             _ => Ok(()),
         }
+    }
+
+    /// Adds events with their sequence numbers, unless they are there already.
+    async fn add_events<'e>(
+        &mut self,
+        id: &str,
+        events: impl IntoIterator<Item = &'e Event>,
+    ) -> Outcome<()> {
+        let (mut sequences, mut texts) = (Vec::new(), Vec::new());
+        for event in events {
+            sequences.push(signed(event.sequence));
+            texts.push(serde_json::to_string(&event.event).map_err(unreadable)?);
+        }
+        let insert = sqlx::query(
+            "INSERT INTO training_events (training, sequence, event, revision)
+             SELECT $1, sequence, event, $4 FROM unnest($2, $3) AS new (sequence, event)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(id)
+        .bind(sequences)
+        .bind(texts)
+        .bind(self.revision);
+        self.transaction.fetch_all(insert).await?;
+        Ok(())
     }
 
     /// Adds the next event of a training that no replica runs.
