@@ -10,7 +10,7 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use charlstm_model::device::Device;
-use charlstm_model::learner::{LearnerConfig, LearnerFactory};
+use charlstm_model::learner::{LearnerConfig, LearnerFactory, Techniques, TrainingPrecision};
 use charlstm_model::tokens::CorpusTokens;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_torch::learner::TorchLearnerFactory;
@@ -41,7 +41,11 @@ struct Options {
     learning_rate: Option<f64>,
     #[arg(long)]
     clip_norm: Option<f64>,
-    /// Fraction of the text, at its end, that is held out.
+    /// Fraction of the text, at its beginning, that is used at all: a search for
+    /// hyperparameters must not see the text on which they are compared.
+    #[arg(long, default_value_t = 1.0)]
+    text_fraction: f64,
+    /// Fraction of the text that is used, at its end, that is held out.
     #[arg(long, default_value_t = 0.1)]
     validation_fraction: f64,
     #[arg(long, default_value_t = 1)]
@@ -50,6 +54,17 @@ struct Options {
     beta2: Option<f64>,
     #[arg(long)]
     weight_decay: Option<f64>,
+    #[arg(long)]
+    locked_dropout: bool,
+    #[arg(long, default_value_t = 0.0)]
+    recurrent_dropout: f64,
+    #[arg(long, default_value_t = 0.0)]
+    input_dropout: f64,
+    #[arg(long)]
+    average_decay: Option<f64>,
+    /// float32 or bf16.
+    #[arg(long, default_value = "float32")]
+    precision: String,
     /// Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -62,7 +77,8 @@ fn main() {
     let options = Options::parse();
     let text = std::fs::read_to_string(&options.text).expect("a text file in UTF-8");
     let vocabulary = Vocabulary::of(text.chars());
-    let tokens = vocabulary.encode(&text).expect("its own characters");
+    let mut tokens = vocabulary.encode(&text).expect("its own characters");
+    tokens.truncate((tokens.len() as f64 * options.text_fraction) as usize);
     let spec = TrainingSpec {
         model: "curve".to_owned(),
         recipe: options.recipe,
@@ -78,7 +94,9 @@ fn main() {
         seed: Some(options.seed),
         ..TrainingSpec::default()
     };
-    let spec = spec.resolve(|| 1).expect("a valid spec");
+    let spec = spec
+        .resolve(TrainingPrecision::Float32, || 1)
+        .expect("a valid spec");
     let mut method = spec.recipe.method();
     method.beta2 = options.beta2.unwrap_or(method.beta2);
     method.weight_decay = options.weight_decay.unwrap_or(method.weight_decay);
@@ -92,6 +110,17 @@ fn main() {
         clip_norm: spec.clip_norm,
         seed: spec.seed,
         optimizer: method,
+        techniques: Techniques {
+            locked_dropout: options.locked_dropout,
+            recurrent_dropout: options.recurrent_dropout,
+            input_dropout: options.input_dropout,
+            average_decay: options.average_decay,
+        },
+        precision: match options.precision.as_str() {
+            "bf16" => TrainingPrecision::Bf16,
+            "float32" => TrainingPrecision::Float32,
+            other => panic!("unknown precision {other}"),
+        },
     };
     let factory = TorchLearnerFactory {
         device: Device::Cpu,
@@ -110,7 +139,12 @@ fn main() {
         let outcome = learner.step().expect("a step");
         if let Some(train_loss) = outcome.epoch_loss {
             let pause = Instant::now();
-            let loss = learner.evaluate(&validation).expect("a loss");
+            let parameters = learner.parameters().expect("parameters");
+            let loss = learner.evaluate(&parameters, &validation).expect("a loss");
+            let average_loss = learner
+                .average()
+                .expect("an average")
+                .map(|average| learner.evaluate(&average, &validation).expect("a loss"));
             evaluating += pause.elapsed().as_secs_f64();
             println!(
                 "{}",
@@ -121,6 +155,7 @@ fn main() {
                     "evaluating": evaluating,
                     "train_loss": train_loss,
                     "validation_loss": loss,
+                    "average_validation_loss": average_loss,
                 })
             );
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::device::Device;
-use charlstm_model::learner::{LearnerConfig, LearnerFactory};
+use charlstm_model::learner::{LearnerConfig, LearnerFactory, Techniques, TrainingPrecision};
 use charlstm_model::optimizer_config::OptimizerConfig;
 use charlstm_model::tokens::CorpusTokens;
 use charlstm_torch::learner::TorchLearnerFactory;
@@ -18,44 +18,61 @@ use tch::{Kind, Tensor};
 fn main() {
     let threads = available_parallelism().map_or(1, usize::from);
     ceiling(threads);
-    for (batch_size, sequence_length, hidden_size, steps) in
-        [(128, 100, 512, 3), (16, 64, 512, 20), (32, 50, 128, 60)]
-    {
-        let architecture = Architecture {
-            vocabulary_size: 78,
-            hidden_size,
-            num_layers: 2,
-        };
-        let config = LearnerConfig {
-            architecture,
-            batch_size,
-            sequence_length,
-            epochs: 1,
-            dropout: 0.5,
-            learning_rate: 0.001,
-            clip_norm: 5.0,
-            seed: 1,
-            optimizer: OptimizerConfig::NOTEBOOK,
-        };
-        let factory = TorchLearnerFactory {
-            device: Device::Cpu,
-            threads,
-        };
-        let tokens: CorpusTokens = (0..373_097u32)
-            .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)
-            .collect();
-        let mut learner = factory.start(&config, tokens, None).expect("a learner");
-        learner.step().expect("a step");
-        let begin = Instant::now();
-        for _ in 0..steps {
-            learner.step().expect("a step");
+    for (batch_size, sequence_length, hidden_size, steps) in [
+        (128, 100, 512, 4),
+        (16, 64, 512, 40),
+        (16, 32, 512, 80),
+        (32, 50, 128, 120),
+    ] {
+        for precision in [TrainingPrecision::Float32, TrainingPrecision::Bf16] {
+            let config = LearnerConfig {
+                architecture: Architecture {
+                    vocabulary_size: 78,
+                    hidden_size,
+                    num_layers: 2,
+                },
+                batch_size,
+                sequence_length,
+                epochs: 1,
+                dropout: 0.5,
+                learning_rate: 0.001,
+                clip_norm: 5.0,
+                seed: 1,
+                optimizer: OptimizerConfig::NOTEBOOK,
+                techniques: Techniques::default(),
+                precision,
+            };
+            measure(&config, steps, threads);
         }
-        let chars = steps * batch_size * sequence_length;
-        println!(
-            "batch {batch_size} x {sequence_length}, hidden {hidden_size}, {threads} threads: {:.0} characters/s",
-            chars as f64 / begin.elapsed().as_secs_f64()
-        );
     }
+}
+
+fn measure(config: &LearnerConfig, steps: usize, threads: usize) {
+    let factory = TorchLearnerFactory {
+        device: Device::Cpu,
+        threads,
+    };
+    let tokens: CorpusTokens = (0..373_097u32)
+        .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)
+        .collect();
+    let mut learner = factory.start(config, tokens, None).expect("a learner");
+    for _ in 0..2 {
+        learner.step().expect("a step");
+    }
+    let begin = Instant::now();
+    for _ in 0..steps {
+        learner.step().expect("a step");
+    }
+    let chars = steps * config.batch_size * config.sequence_length;
+    println!(
+        "batch {} x {}, hidden {}, {} ({}), {threads} threads: {:.0} characters/s",
+        config.batch_size,
+        config.sequence_length,
+        config.architecture.hidden_size,
+        config.precision.name(),
+        factory.instructions(config.precision),
+        chars as f64 / begin.elapsed().as_secs_f64()
+    );
 }
 
 /// Measures libtorch's matrix product on this machine, which limits the speed of

@@ -26,6 +26,18 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "charlstm-int8",
         &["tch", "tokio", "tonic", "prost", "charlstm-*"],
     ),
+    (
+        "charlstm-bptt",
+        &[
+            "tch",
+            "tokio",
+            "tonic",
+            "prost",
+            "charlstm-*",
+            "!charlstm-model",
+            "!charlstm-int8",
+        ],
+    ),
     ("charlstm-cuda", &["tch", "tokio", "tonic", "prost"]),
     ("charlstm-torch", &["tokio", "tonic", "prost"]),
     ("charlstm-store", &["tch", "tonic", "prost"]),

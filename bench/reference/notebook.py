@@ -56,8 +56,12 @@ def batches(data: numpy.ndarray, batch: int, sequence: int):
 class Trainer:
     """Takes optimizer steps as the notebook does."""
 
-    def __init__(self, model: CharLstm, tokens: int, learning_rate: float, clip: float):
-        self.model, self.tokens, self.clip = model, tokens, clip
+    def __init__(
+        self, model: CharLstm, tokens: int, learning_rate: float, clip: float, bf16: bool = False
+    ):
+        """With `bf16`, `torch.autocast` computes the products in bfloat16; the
+        parameters and the optimizer stay in float32."""
+        self.model, self.tokens, self.clip, self.bf16 = model, tokens, clip, bf16
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         self.loss = nn.NLLLoss()
         self.state = None
@@ -70,10 +74,11 @@ class Trainer:
         """Computes the gradients, without clipping; returns the loss."""
         features = torch.from_numpy(one_hot(inputs, self.tokens))
         goal = torch.from_numpy(numpy.ascontiguousarray(targets)).reshape(-1)
-        output, state = self.model(features, self.state)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            output, state = self.model(features, self.state)
+            loss = self.loss(output, goal)
         self.state = tuple(part.detach() for part in state)
         self.optimizer.zero_grad()
-        loss = self.loss(output, goal)
         loss.backward()
         return loss.item()
 

@@ -79,6 +79,12 @@ const TRAIN: &[Entry] = &[
     ("sample_prime", "--sample-prime"),
     ("sample_chars", "--sample-chars"),
     ("extend_vocabulary", "--extend-vocabulary"),
+    ("precision", "--precision"),
+    ("weight_decay", "--weight-decay"),
+    ("locked_dropout", "--locked-dropout"),
+    ("recurrent_dropout", "--recurrent-dropout"),
+    ("input_dropout", "--input-dropout"),
+    ("average_decay", "--average-decay"),
 ];
 
 /// What `run` has in addition to the flags of `train`.

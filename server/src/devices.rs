@@ -135,7 +135,8 @@ pub(crate) fn learners(device: Device, _threads: usize) -> Arc<dyn LearnerFactor
 mod inference_only {
     use charlstm_model::device::Device;
     use charlstm_model::learner::{
-        LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, TrainingUnsupported,
+        LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, TrainingPrecision,
+        TrainingUnsupported,
     };
     use charlstm_model::parameters::Parameters;
     use charlstm_model::tokens::CorpusTokens;
@@ -152,6 +153,10 @@ mod inference_only {
 
         fn threads(&self) -> usize {
             0
+        }
+
+        fn instructions(&self, _: TrainingPrecision) -> String {
+            String::new()
         }
 
         fn check_supported(&self) -> Result<(), TrainingUnsupported> {

@@ -78,6 +78,7 @@ export class LossHistory {
         this.finished = undefined;
         this.isRunning = false;
         this.notes.push(`Resumed at step ${event.value.step}.`);
+        if (event.value.message !== "") this.notes.push(event.value.message);
         break;
       case "checkpointFailed":
         this.notes.push(`A checkpoint could not be saved: ${event.value.message}`);

@@ -29,6 +29,27 @@ pub(crate) struct SpecFlags {
     /// notebook: 0.5]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
+    /// Drop the same outputs at all time steps of a sequence
+    #[arg(long)]
+    pub(crate) locked_dropout: bool,
+    /// Probability of dropping a recurrent weight during a batch [default: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) recurrent_dropout: Option<f64>,
+    /// Probability of dropping a character of the vocabulary as an input during
+    /// a batch [default: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) input_dropout: Option<f64>,
+    /// Decay rate of a moving average of the weights, which is published if it
+    /// is better; 0 means no average [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) average_decay: Option<f64>,
+    /// Weight decay [fast: 0.01, notebook: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) weight_decay: Option<f64>,
+    /// Number format of the inputs of matrix products: `float32`, `bf16`, or
+    /// `auto`, the faster one on the server's processor [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) precision: Option<String>,
     /// Learning rate of the optimizer [fast: 0.003, notebook: 0.001]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) learning_rate: Option<f64>,
@@ -88,6 +109,12 @@ impl SpecFlags {
             (self.recipe.is_some(), "--recipe"),
             (self.init_from.is_some(), "--init-from"),
             (self.extend_vocabulary, "--extend-vocabulary"),
+            (self.precision.is_some(), "--precision"),
+            (self.weight_decay.is_some(), "--weight-decay"),
+            (self.locked_dropout, "--locked-dropout"),
+            (self.recurrent_dropout.is_some(), "--recurrent-dropout"),
+            (self.input_dropout.is_some(), "--input-dropout"),
+            (self.average_decay.is_some(), "--average-decay"),
             (self.cancel_on_disconnect, "--cancel-on-disconnect"),
             (self.sample_prime.is_some(), "--sample-prime"),
             (self.sample_chars.is_some(), "--sample-chars"),
@@ -117,6 +144,12 @@ impl SpecFlags {
             sample_prime: self.sample_prime.clone(),
             sample_chars: self.sample_chars,
             extend_vocabulary: self.extend_vocabulary.then_some(true),
+            precision: self.precision.clone(),
+            weight_decay: self.weight_decay,
+            locked_dropout: self.locked_dropout.then_some(true),
+            recurrent_dropout: self.recurrent_dropout,
+            input_dropout: self.input_dropout,
+            average_decay: self.average_decay,
         }
     }
 }
@@ -132,7 +165,8 @@ mod tests {
     const ALL: &str = "--hidden-size 1 --num-layers 2 --batch-size 3 --sequence-length 4 --epochs 5 \
          --dropout 0.6 --learning-rate 0.7 --clip-norm 0.8 --validation-fraction 0.9 \
          --seed 10 --skip-chars 11 --recipe r --init-from i --extend-vocabulary --cancel-on-disconnect \
-         --sample-prime p --sample-chars 12";
+         --sample-prime p --sample-chars 12 --precision bf16 --weight-decay 0.13 --locked-dropout \
+         --recurrent-dropout 0.14 --input-dropout 0.15 --average-decay 0.16";
 
     fn parse(flags: &[&str]) -> TrainArgs {
         let line = ["charlstm-client", "train", "--text", "-", "--model", "m"];
@@ -193,6 +227,12 @@ mod tests {
             sample_prime: Some("p".into()),
             sample_chars: Some(12),
             extend_vocabulary: Some(true),
+            precision: Some("bf16".to_owned()),
+            weight_decay: Some(0.13),
+            locked_dropout: Some(true),
+            recurrent_dropout: Some(0.14),
+            input_dropout: Some(0.15),
+            average_decay: Some(0.16),
         };
         assert_eq!(spec(&flags), expected);
     }

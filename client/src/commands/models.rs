@@ -418,10 +418,14 @@ fn description(response: &GetModelResponse) -> String {
         pairs.push((
             "trained",
             format!(
-                "{}, {}, recipe {}, on {} (sha256 {})",
+                "{}, {}, recipe {}{}, on {} (sha256 {})",
                 display::plural(training.epochs.into(), "epoch"),
                 display::plural(training.steps, "step"),
                 training.recipe,
+                match training.precision.as_str() {
+                    "" => String::new(),
+                    precision => format!(", {precision}"),
+                },
                 display::plural(training.corpus_chars, "character"),
                 training.corpus_sha256
             ),

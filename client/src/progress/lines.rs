@@ -34,7 +34,7 @@ pub(super) fn accepted_lines(training_id: &str, accepted: &TrainingAccepted) -> 
     if let Some(spec) = &accepted.resolved_spec {
         line.push_str(&format!(
             "\n{}, recipe {}, {} x {} hidden, batches of {} x {}, dropout {}, \
-             learning rate {}, seed {}",
+             learning rate {}, {}, seed {}",
             display::plural(spec.epochs().into(), "epoch"),
             spec.recipe(),
             spec.num_layers(),
@@ -43,6 +43,8 @@ pub(super) fn accepted_lines(training_id: &str, accepted: &TrainingAccepted) -> 
             spec.sequence_length(),
             spec.dropout(),
             spec.learning_rate(),
+            // A server of version 0.1 does not say it.
+            spec.precision.as_deref().unwrap_or("float32"),
             spec.seed(),
         ));
     }
@@ -102,9 +104,14 @@ pub(super) fn rolled_back_line(back: &TrainingRolledBack) -> String {
 
 /// Describes where a training was resumed.
 pub(super) fn resumed_line(resumed: &TrainingResumed) -> String {
-    match resumed.step {
+    let line = match resumed.step {
         0 => "resumed from the beginning".to_owned(),
         step => format!("resumed at step {step}"),
+    };
+    if resumed.message.is_empty() {
+        line
+    } else {
+        format!("{line}; {}", resumed.message)
     }
 }
 

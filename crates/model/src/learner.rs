@@ -4,6 +4,7 @@
 
 use std::error::Error;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::architecture::Architecture;
@@ -33,6 +34,50 @@ pub struct LearnerConfig {
     pub seed: u64,
     /// Initialisation, optimizer and schedule.
     pub optimizer: OptimizerConfig,
+    /// What is done in training only.
+    pub techniques: Techniques,
+    /// The type of the inputs of products.
+    pub precision: TrainingPrecision,
+}
+
+/// Regularisation and averaging, which leave no trace in the shape of a model.
+/// By default all are off.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Techniques {
+    /// Whether dropout drops the same outputs at all time steps of a sequence
+    /// (Gal and Ghahramani, 2016).
+    pub locked_dropout: bool,
+    /// Probability of dropping a recurrent weight during a batch (DropConnect;
+    /// Merity et al., 2018).
+    pub recurrent_dropout: f64,
+    /// Probability of dropping a character of the vocabulary as an input during
+    /// a batch.
+    pub input_dropout: f64,
+    /// Decay rate of an exponential moving average of the weights; `None`: there
+    /// is no average.
+    pub average_decay: Option<f64>,
+}
+
+/// The type of the inputs of all products of a training. Sums, cells, gradients
+/// summed over time, moments and weights are float32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainingPrecision {
+    /// float32.
+    #[default]
+    Float32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl TrainingPrecision {
+    /// Returns the name in specs and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// A training could not be started or a step could not be computed.
@@ -106,6 +151,8 @@ pub struct LearnerState {
     pub first_moments: Vec<f32>,
     /// Second moments of Adam.
     pub second_moments: Vec<f32>,
+    /// Moving average of the parameters; empty if there is none.
+    pub average: Vec<f32>,
     /// Carried hidden state, `[batch, layers, 2, hidden]`.
     pub hidden: Vec<f32>,
 }
@@ -118,6 +165,7 @@ impl LearnerState {
         all(&self.parameters)
             && all(&self.first_moments)
             && all(&self.second_moments)
+            && all(&self.average)
             && all(&self.hidden)
             && self.epoch_loss_sum.is_finite()
     }
@@ -142,19 +190,30 @@ pub trait Learner {
     ///
     /// # Errors
     /// The backend failed.
-    fn parameters(&self) -> Result<Parameters, LearnError>;
+    fn parameters(&mut self) -> Result<Parameters, LearnError>;
 
-    /// Returns the mean loss on a text, without dropout, in nats per character.
+    /// Returns a copy of the moving average of the weights, if there is one.
     ///
     /// # Errors
     /// The backend failed.
-    fn evaluate(&mut self, tokens: &CorpusTokens) -> Result<f64, LearnError>;
+    fn average(&mut self) -> Result<Option<Parameters>, LearnError>;
+
+    /// Returns the mean loss of some weights on a text, without dropout, in nats
+    /// per character.
+    ///
+    /// # Errors
+    /// The backend failed.
+    fn evaluate(
+        &mut self,
+        parameters: &Parameters,
+        tokens: &CorpusTokens,
+    ) -> Result<f64, LearnError>;
 
     /// Returns everything needed to resume from here.
     ///
     /// # Errors
     /// The backend failed.
-    fn state(&self) -> Result<LearnerState, LearnError>;
+    fn state(&mut self) -> Result<LearnerState, LearnError>;
 }
 
 /// Creates learners for one device. Called on the training thread.
@@ -164,6 +223,15 @@ pub trait LearnerFactory: Send + Sync {
 
     /// Returns the number of CPU threads that a learner computes with.
     fn threads(&self) -> usize;
+
+    /// Returns the precision in which this device trains fastest.
+    fn fastest_precision(&self) -> TrainingPrecision {
+        TrainingPrecision::Float32
+    }
+
+    /// Returns the instruction set, or the type of the device, that a learner of
+    /// this precision computes with. With another, it computes other bits.
+    fn instructions(&self, precision: TrainingPrecision) -> String;
 
     /// Checks whether this factory can create learners at all, so that a
     /// training is rejected before its corpus is uploaded.

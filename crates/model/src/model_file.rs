@@ -68,6 +68,10 @@ pub struct ModelMetadata {
     pub train_loss: Option<f64>,
     /// Loss on the held-out set, in nats per character.
     pub validation_loss: Option<f64>,
+    /// Type of the inputs of all products of the training; empty for a model of
+    /// version 0.1 or an imported one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub precision: String,
     /// Time of creation, in milliseconds since 1970-01-01 UTC.
     pub created_unix_ms: u64,
 }

@@ -30,6 +30,7 @@ fn model(seed: f32) -> ModelFile {
         metadata: ModelMetadata {
             training_id: "t-1".to_owned(),
             train_loss: Some(1.5),
+            precision: String::new(),
             created_unix_ms: 7,
             ..ModelMetadata::default()
         },

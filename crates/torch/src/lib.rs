@@ -1,6 +1,5 @@
-//! Everything that uses libtorch: backpropagation through time and the
-//! optimizer behind `charlstm_model::learner`, the decode step on a GPU, and
-//! the detection of CUDA devices.
+//! Everything that uses libtorch: training on a GPU, the float32 decode step on a
+//! GPU, and the detection of CUDA devices.
 //!
 //! All functions block the calling thread. libtorch has state that belongs to
 //! the whole process, which this crate changes: on the CPU it computes on one
@@ -8,13 +7,12 @@
 //! on a GPU. Do not use libtorch elsewhere in the same process.
 
 mod autograd;
-mod bptt;
-mod data_parallel;
+mod cuda_trainer;
 pub mod decode_step;
 pub mod device;
-mod error;
+#[cfg(test)]
+mod gradient_tests;
 pub mod learner;
-mod matrix;
 mod named_parameters;
 mod optimizer;
 mod process_state;

@@ -1,5 +1,4 @@
-//! The parameters of a network by name, in whatever form they are accessed:
-//! as slices of a flat buffer on the CPU, or as tensors on a device.
+//! The parameters of a network by name, as tensors on a device.
 
 use tch::{TchError, Tensor};
 
@@ -61,36 +60,6 @@ impl<T> NamedParameters<T> {
     }
 }
 
-impl<'a> NamedParameters<&'a [f32]> {
-    /// Returns the slices of `flat`, which is in the order of [`layout`].
-    ///
-    /// # Panics
-    /// If `flat` is shorter than the layout.
-    pub(crate) fn slices(architecture: &Architecture, flat: &'a [f32]) -> Self {
-        let slices = layout(architecture)
-            .into_iter()
-            .map(|view| Ok(&flat[view.range]));
-        Self::assign(architecture, slices).expect("slicing has no libtorch errors")
-    }
-}
-
-impl<'a> NamedParameters<&'a mut [f32]> {
-    /// Returns the mutable slices of `flat`, which is in the order of
-    /// [`layout`].
-    ///
-    /// # Panics
-    /// If `flat` is shorter than the layout.
-    pub(crate) fn slices_mut(architecture: &Architecture, flat: &'a mut [f32]) -> Self {
-        let mut rest = flat;
-        let slices = layout(architecture).into_iter().map(|view| {
-            let (slice, after) = std::mem::take(&mut rest).split_at_mut(view.range.len());
-            rest = after;
-            Ok(slice)
-        });
-        Self::assign(architecture, slices).expect("slicing has no libtorch errors")
-    }
-}
-
 impl NamedParameters<Tensor> {
     /// Returns views of the tensor `flat`, which is in the order of [`layout`].
     ///
@@ -111,32 +80,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_tensors_and_the_layout_name_the_same_values() {
+    fn tensors_and_the_layout_name_the_same_values() {
         let architecture = Architecture {
             vocabulary_size: 5,
             hidden_size: 3,
             num_layers: 2,
         };
-        let mut flat: Vec<f32> = (0..architecture.parameter_count())
+        let flat: Vec<f32> = (0..architecture.parameter_count())
             .map(|index| index as f32)
             .collect();
-        let tensor = Tensor::from_slice(&flat);
-        let tensors = NamedParameters::tensors(&architecture, &tensor).expect("a long tensor");
-        let expected = flat.clone();
-        let views = layout(&architecture);
-        let named = |name: &str| {
-            let view = views.iter().find(|view| view.name == name);
-            expected[view.expect("a name of the layout").range.clone()].to_vec()
-        };
-        let slices = NamedParameters::slices_mut(&architecture, &mut flat);
-        assert_eq!(*slices.layers[1].weight_hh, named("lstm.weight_hh_l1"));
-        assert_eq!(*slices.layers[0].bias_ih, named("lstm.bias_ih_l0"));
-        assert_eq!(*slices.fc_bias, named("fc.bias"));
-        let slices = NamedParameters::slices(&architecture, &expected);
-        assert_eq!(*slices.layers[1].weight_hh, named("lstm.weight_hh_l1"));
-        assert_eq!(*slices.fc_weight, named("fc.weight"));
+        let tensors = NamedParameters::tensors(&architecture, &Tensor::from_slice(&flat))
+            .expect("a long tensor");
+        let view = layout(&architecture)
+            .into_iter()
+            .find(|view| view.name == "lstm.weight_ih_l1")
+            .expect("a name of the layout");
         let weight = tensors.layers[1].weight_ih.reshape(-1);
         let weight = Vec::<f32>::try_from(weight).expect("float32");
-        assert_eq!(weight, named("lstm.weight_ih_l1"));
+        assert_eq!(weight, flat[view.range]);
     }
 }

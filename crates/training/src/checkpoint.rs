@@ -63,6 +63,11 @@ pub struct Position {
     pub validation_loss: Option<f64>,
     /// The epoch with the lowest validation loss so far.
     pub best: Option<Best>,
+    /// What the learner computed with
+    /// (`charlstm_model::learner::LearnerFactory::instructions`). Empty if a
+    /// version of the server that did not store it saved the checkpoint.
+    #[serde(default)]
+    pub instructions: String,
 }
 
 /// The epoch with the lowest validation loss so far.
@@ -78,15 +83,24 @@ pub struct Best {
     pub validation_loss: f64,
 }
 
+/// A sound checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Steps taken.
+    pub step: u64,
+    /// What it was computed with ([`Position::instructions`]).
+    pub instructions: String,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     training_id: String,
     step: u64,
     epoch_loss_sum: f64,
     position: Position,
-    /// Lengths of the parameters, the two moments, the hidden state and the
-    /// best parameters.
-    lengths: [usize; 5],
+    /// Lengths of the parameters, the two moments, the hidden state, the best
+    /// parameters and, if there is one, the moving average of the parameters.
+    lengths: Vec<usize>,
 }
 
 /// No checkpoint can be read.
@@ -249,11 +263,11 @@ impl Checkpoints {
     }
 
     /// Checks the newest sound checkpoint, as [`Self::load`] would find it, and
-    /// returns its step. Changes nothing, and holds no weights in memory.
+    /// describes it. Changes nothing, and holds no weights in memory.
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn verify(&self) -> Result<u64, LoadError> {
+    pub fn verify(&self) -> Result<Verified, LoadError> {
         let verify = |name: &str| {
             let mut reader = CheckpointReader::open(&self.folder.join(name))?;
             let header = reader.header(&self.training_id)?;
@@ -261,7 +275,10 @@ impl Checkpoints {
                 reader.skip(length)?;
             }
             reader.finish()?;
-            Ok(header.step)
+            Ok(Verified {
+                step: header.step,
+                instructions: header.position.instructions,
+            })
         };
         let verified = verify(NEW).or_else(|_: ReadError| verify(CURRENT));
         verified
@@ -368,20 +385,22 @@ impl Checkpoints {
     fn read(&self, name: &str) -> Result<Checkpoint, ReadError> {
         let mut reader = CheckpointReader::open(&self.folder.join(name))?;
         let header = reader.header(&self.training_id)?;
-        let [parameters, first, second, hidden, best] = header.lengths;
+        let mut lengths = header.lengths.into_iter();
+        let mut next = || reader.values(lengths.next().unwrap_or(0));
+        let mut learner = LearnerState {
+            step: header.step,
+            epoch_loss_sum: header.epoch_loss_sum,
+            parameters: next()?,
+            first_moments: next()?,
+            second_moments: next()?,
+            hidden: next()?,
+            average: Vec::new(),
+        };
+        let best = next()?;
+        learner.average = next()?;
         let checkpoint = Checkpoint {
-            learner: LearnerState {
-                step: header.step,
-                epoch_loss_sum: header.epoch_loss_sum,
-                parameters: reader.values(parameters)?,
-                first_moments: reader.values(first)?,
-                second_moments: reader.values(second)?,
-                hidden: reader.values(hidden)?,
-            },
-            best_parameters: match best {
-                0 => None,
-                length => Some(Arc::new(reader.values(length)?)),
-            },
+            learner,
+            best_parameters: (!best.is_empty()).then(|| Arc::new(best)),
             position: header.position,
         };
         reader.finish()?;
@@ -411,19 +430,22 @@ fn remove_if_exists(path: &Path) -> io::Result<bool> {
 fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<File> {
     let learner = &checkpoint.learner;
     let best = checkpoint.best_parameters.as_deref();
-    let parts: [&[f32]; 5] = [
+    let mut parts: Vec<&[f32]> = vec![
         &learner.parameters,
         &learner.first_moments,
         &learner.second_moments,
         &learner.hidden,
         best.map_or(&[], Vec::as_slice),
     ];
+    if !learner.average.is_empty() {
+        parts.push(&learner.average);
+    }
     let header = serde_json::to_vec(&Header {
         training_id: training_id.to_owned(),
         step: learner.step,
         epoch_loss_sum: learner.epoch_loss_sum,
         position: checkpoint.position.clone(),
-        lengths: parts.map(<[f32]>::len),
+        lengths: parts.iter().map(|part| part.len()).collect(),
     })?;
     let mut out = Digesting::new(BufWriter::with_capacity(BUFFER_BYTES, file));
     out.write_all(MAGIC)?;
@@ -490,6 +512,9 @@ impl CheckpointReader {
             .and_then(|count| count.checked_mul(4));
         if values.map(|bytes| bytes as u64) != Some(self.rest) {
             return Err(ReadError::Damaged("its lengths do not match its size"));
+        }
+        if !(5..=6).contains(&header.lengths.len()) {
+            return Err(ReadError::Damaged("it does not have five or six parts"));
         }
         Ok(header)
     }

@@ -179,11 +179,16 @@ pub struct Resumed {
     pub replica: String,
     /// Device that trains.
     pub device: String,
-    /// CPU threads that train. Another number may change the last bits of the
-    /// weights.
+    /// CPU threads that train. Their number does not change the result.
     pub threads: u32,
-    /// Number format of the training arithmetic.
+    /// Type of the inputs of all products.
     pub precision: String,
+    /// Instruction set that trains. Events of version 0.1 have none.
+    #[serde(default)]
+    pub instructions: String,
+    /// Set if the training was computed with other instructions before.
+    #[serde(default)]
+    pub message: String,
 }
 
 /// The training ended.

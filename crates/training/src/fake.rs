@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use charlstm_model::learner::{
     LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, StepOutcome,
+    TrainingPrecision,
 };
 use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
@@ -109,6 +110,10 @@ impl LearnerFactory for FakeLearners {
         1
     }
 
+    fn instructions(&self, _precision: TrainingPrecision) -> String {
+        "fake".to_owned()
+    }
+
     fn start(
         &self,
         config: &LearnerConfig,
@@ -122,6 +127,7 @@ impl LearnerFactory for FakeLearners {
             first_moments: vec![0.0; parameters.values.len()],
             second_moments: vec![0.0; parameters.values.len()],
             parameters: parameters.values,
+            average: Vec::new(),
             hidden: vec![0.0; config.batch_size],
         };
         Ok(self.learner(config, &tokens, snapshot))
@@ -226,7 +232,11 @@ impl Learner for FakeLearner {
         })
     }
 
-    fn parameters(&self) -> Result<Parameters, LearnError> {
+    fn average(&mut self) -> Result<Option<Parameters>, LearnError> {
+        Ok(None)
+    }
+
+    fn parameters(&mut self) -> Result<Parameters, LearnError> {
         Ok(Parameters {
             architecture: self.config.architecture,
             values: self.snapshot.parameters.clone(),
@@ -234,12 +244,16 @@ impl Learner for FakeLearner {
     }
 
     /// Lowest after the second epoch, and never exploded.
-    fn evaluate(&mut self, _tokens: &CorpusTokens) -> Result<f64, LearnError> {
+    fn evaluate(
+        &mut self,
+        _parameters: &Parameters,
+        _tokens: &CorpusTokens,
+    ) -> Result<f64, LearnError> {
         let epoch = self.snapshot.step / self.steps_per_epoch;
         Ok(self.loss(3.0 + (epoch as f64 - 2.0).abs().min(2.0)))
     }
 
-    fn state(&self) -> Result<LearnerState, LearnError> {
+    fn state(&mut self) -> Result<LearnerState, LearnError> {
         Ok(self.snapshot.clone())
     }
 }

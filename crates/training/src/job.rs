@@ -381,7 +381,9 @@ impl Job {
             learning_rate: spec.learning_rate,
             clip_norm: spec.clip_norm,
             seed: spec.seed,
-            optimizer: spec.recipe.method(),
+            optimizer: spec.optimizer(),
+            techniques: spec.techniques(),
+            precision: spec.precision,
         }
     }
 

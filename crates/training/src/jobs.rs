@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use self::folder::{new_id, read_all};
 use self::sharing::Sharing;
 use self::upload::MAX_UPLOADS;
-use super::checkpoint::LoadError;
+use super::checkpoint::{LoadError, Verified};
 use super::events::{EventKind, Resumed, State};
 use super::job::{Job, NewJob, Resumability, StopRequest};
 use super::memory::{self, Memory};
@@ -40,9 +40,6 @@ pub use self::upload::Upload;
 
 #[cfg(test)]
 mod tests;
-
-/// Number format of the training arithmetic.
-const PRECISION: &str = "float32";
 
 /// Maximum time that a deletion waits for a training that has just ended: far
 /// longer than its last files take.
@@ -228,8 +225,9 @@ impl Jobs {
     /// requester is reached, too many corpora are being uploaded, or the folder
     /// is not writable.
     pub fn begin(&self, spec: &TrainingSpec, requester: Requester) -> Result<Upload, JobsError> {
-        self.shared.context.learners.check_supported()?;
-        let mut resolved = spec.resolve(rand::random)?;
+        let learners = &self.shared.context.learners;
+        learners.check_supported()?;
+        let mut resolved = spec.resolve(learners.fastest_precision(), rand::random)?;
         let models = &self.shared.context.models;
         models.check_publisher(&resolved.model, &requester.publisher)?;
         self.shared
@@ -614,22 +612,44 @@ impl Shared {
         if job.resumability() == Resumability::Impossible {
             return Err(JobsError::NoCorpus { id: id() });
         }
-        let step = match job.checkpoints().verify() {
-            Ok(step) => step,
-            Err(LoadError::Missing) => 0,
+        let verified = match job.checkpoints().verify() {
+            Ok(verified) => verified,
+            Err(LoadError::Missing) => Verified::default(),
             Err(reason) => return Err(JobsError::NoCheckpoint { id: id(), reason }),
         };
-        let learners = &self.context.learners;
-        job.history().append_durable(EventKind::Resumed(Resumed {
-            run: job.summary().run.saturating_add(1),
-            step,
-            replica: String::new(),
-            device: learners.device(),
-            threads: u32::try_from(learners.threads()).unwrap_or(u32::MAX),
-            precision: PRECISION.to_owned(),
-        }))?;
+        let run = job.summary().run.saturating_add(1);
+        let resumed = self.resumed(job, run, verified, "");
+        job.history().append_durable(EventKind::Resumed(resumed))?;
         job.forget_outcome();
         Ok(())
+    }
+
+    /// Returns the event of a run of this server that continues from a
+    /// checkpoint.
+    fn resumed(&self, job: &Job, run: u32, from: Verified, replica: &str) -> Resumed {
+        let learners = &self.context.learners;
+        let precision = job.metadata().spec.precision;
+        let instructions = learners.instructions(precision);
+        let message = if from.instructions.is_empty() || from.instructions == instructions {
+            String::new()
+        } else {
+            format!(
+                "the checkpoint was computed with {} and the training continues with \
+                 {instructions}: it is the same training, but the last bits of its weights differ \
+                 from those without the interruption",
+                from.instructions
+            )
+        };
+        Resumed {
+            run,
+            step: from.step,
+            replica: replica.to_owned(),
+            device: learners.device(),
+            threads: u32::try_from(learners.threads()).unwrap_or(u32::MAX),
+            precision: precision.name().to_owned(),
+            instructions,
+            message,
+        }
     }
 
     /// Moves a training that was resumed to the queue, or ends it if it was

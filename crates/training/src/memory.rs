@@ -115,6 +115,7 @@ fn meminfo_bytes(meminfo: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::spec::TrainingSpec;
+    use charlstm_model::learner::TrainingPrecision;
 
     fn spec(hidden_size: u32, batch_size: u32) -> ResolvedSpec {
         let spec = TrainingSpec {
@@ -123,7 +124,7 @@ mod tests {
             batch_size: Some(batch_size),
             ..TrainingSpec::default()
         };
-        spec.resolve(|| 0).unwrap()
+        spec.resolve(TrainingPrecision::Float32, || 0).unwrap()
     }
 
     #[test]

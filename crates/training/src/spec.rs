@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use charlstm_model::architecture::Architecture;
+use charlstm_model::learner::{Techniques, TrainingPrecision};
 use charlstm_model::model_id::{check_name, shortened};
 use charlstm_model::optimizer_config::OptimizerConfig;
 
@@ -66,6 +67,19 @@ pub struct TrainingSpec {
     /// Whether characters that the model of `init_from` does not have are added
     /// to its vocabulary.
     pub extend_vocabulary: Option<bool>,
+    /// `auto`, `float32` or `bf16`: the type of the inputs of all products.
+    pub precision: Option<String>,
+    /// Decoupled weight decay.
+    pub weight_decay: Option<f64>,
+    /// Whether dropout drops the same outputs at all time steps.
+    pub locked_dropout: Option<bool>,
+    /// Probability of dropping a recurrent weight during a batch.
+    pub recurrent_dropout: Option<f64>,
+    /// Probability of dropping a character of the vocabulary as an input during
+    /// a batch.
+    pub input_dropout: Option<f64>,
+    /// Decay rate of a moving average of the weights; 0: none.
+    pub average_decay: Option<f64>,
 }
 
 /// A named preset.
@@ -119,6 +133,27 @@ pub struct ResolvedSpec {
     /// to its vocabulary.
     #[serde(default)]
     pub extend_vocabulary: bool,
+    /// The type of the inputs of all products. A spec of version 0.1 has none:
+    /// it is float32.
+    #[serde(default)]
+    pub precision: TrainingPrecision,
+    /// Decoupled weight decay. A spec of version 0.1 has none: it is the
+    /// recipe's of that version.
+    #[serde(default)]
+    pub weight_decay: Option<f64>,
+    /// Whether dropout drops the same outputs at all time steps.
+    #[serde(default)]
+    pub locked_dropout: bool,
+    /// Probability of dropping a recurrent weight during a batch.
+    #[serde(default)]
+    pub recurrent_dropout: f64,
+    /// Probability of dropping a character of the vocabulary as an input during
+    /// a batch.
+    #[serde(default)]
+    pub input_dropout: f64,
+    /// Decay rate of a moving average of the weights; 0: none.
+    #[serde(default)]
+    pub average_decay: f64,
 }
 
 /// A field of the spec is not valid. The message says what is allowed and what
@@ -202,6 +237,12 @@ impl Recipe {
                 sample_prime: None,
                 sample_chars: 200,
                 extend_vocabulary: false,
+                precision: TrainingPrecision::Float32,
+                weight_decay: Some(self.method().weight_decay),
+                locked_dropout: false,
+                recurrent_dropout: 0.0,
+                input_dropout: 0.0,
+                average_decay: 0.0,
             },
             // Found by `cargo bench --bench curve` on held-out text.
             Recipe::Fast => ResolvedSpec {
@@ -212,6 +253,7 @@ impl Recipe {
                 learning_rate: 0.003,
                 validation_fraction: 0.1,
                 recipe: self,
+                weight_decay: Some(self.method().weight_decay),
                 ..Recipe::Notebook.defaults()
             },
         }
@@ -220,11 +262,15 @@ impl Recipe {
 
 impl TrainingSpec {
     /// Fills in missing values and validates all values. `draw_seed` returns
-    /// the seed if none is given.
+    /// the seed if none is given; `fastest` is the precision `auto`.
     ///
     /// # Errors
     /// The first field that is outside its range.
-    pub fn resolve(&self, draw_seed: impl FnOnce() -> u64) -> Result<ResolvedSpec, SpecError> {
+    pub fn resolve(
+        &self,
+        fastest: TrainingPrecision,
+        draw_seed: impl FnOnce() -> u64,
+    ) -> Result<ResolvedSpec, SpecError> {
         check_name(&self.model).map_err(|error| SpecError::new("model", error.to_string()))?;
         let recipe = match self.recipe.as_deref() {
             None | Some("") => Recipe::DEFAULT,
@@ -243,13 +289,7 @@ impl TrainingSpec {
                 4096,
             )?,
             epochs: integer("epochs", self.epochs, by.epochs, 100_000)?,
-            dropout: number(
-                "dropout",
-                self.dropout,
-                by.dropout,
-                "at least 0, under 1",
-                |v| (0.0..1.0).contains(&v),
-            )?,
+            dropout: probability("dropout", self.dropout, by.dropout)?,
             learning_rate: number(
                 "learning_rate",
                 self.learning_rate,
@@ -279,6 +319,22 @@ impl TrainingSpec {
             sample_prime: check_prime(self.sample_prime.as_deref())?,
             sample_chars: check_sample_chars(self.sample_chars.unwrap_or(by.sample_chars))?,
             extend_vocabulary: self.check_extend_vocabulary()?,
+            precision: precision(self.precision.as_deref(), fastest)?,
+            weight_decay: Some(number(
+                "weight_decay",
+                self.weight_decay,
+                by.weight_decay.unwrap_or(0.0),
+                "0 to 1",
+                |v| (0.0..=1.0).contains(&v),
+            )?),
+            locked_dropout: self.locked_dropout.unwrap_or(by.locked_dropout),
+            recurrent_dropout: probability(
+                "recurrent_dropout",
+                self.recurrent_dropout,
+                by.recurrent_dropout,
+            )?,
+            input_dropout: probability("input_dropout", self.input_dropout, by.input_dropout)?,
+            average_decay: probability("average_decay", self.average_decay, by.average_decay)?,
         })
     }
 
@@ -293,6 +349,25 @@ impl TrainingSpec {
 }
 
 impl ResolvedSpec {
+    /// Returns initialisation, optimizer and schedule.
+    pub fn optimizer(&self) -> OptimizerConfig {
+        let mut optimizer = self.recipe.method();
+        if let Some(weight_decay) = self.weight_decay {
+            optimizer.weight_decay = weight_decay;
+        }
+        optimizer
+    }
+
+    /// Returns what is done in training only.
+    pub fn techniques(&self) -> Techniques {
+        Techniques {
+            locked_dropout: self.locked_dropout,
+            recurrent_dropout: self.recurrent_dropout,
+            input_dropout: self.input_dropout,
+            average_decay: (self.average_decay > 0.0).then_some(self.average_decay),
+        }
+    }
+
     /// Returns the shape of the network for a vocabulary of that size.
     pub fn architecture(&self, vocabulary_size: usize) -> Architecture {
         Architecture {
@@ -388,6 +463,28 @@ fn number(
             field,
             format!("must be {range}, not {value}"),
         ))
+    }
+}
+
+fn probability(field: &'static str, given: Option<f64>, default: f64) -> Result<f64, SpecError> {
+    number(field, given, default, "at least 0, under 1", |v| {
+        (0.0..1.0).contains(&v)
+    })
+}
+
+fn precision(
+    given: Option<&str>,
+    fastest: TrainingPrecision,
+) -> Result<TrainingPrecision, SpecError> {
+    match given {
+        None | Some("" | "auto") => Ok(fastest),
+        Some("float32") => Ok(TrainingPrecision::Float32),
+        Some("bf16") => Ok(TrainingPrecision::Bf16),
+        Some(other) => {
+            let other = shortened(other);
+            let message = format!("must be one of auto, float32, bf16, not {other:?}");
+            Err(SpecError::new("precision", message))
+        }
     }
 }
 

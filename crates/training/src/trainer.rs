@@ -224,6 +224,7 @@ impl<'a> Run<'a> {
             }
         };
         position.rollbacks = rollbacks(&position);
+        position.instructions = context.learners.instructions(config.precision);
         let step = learner.step_count();
         let mut run = Self {
             job,
@@ -308,12 +309,8 @@ impl<'a> Run<'a> {
     fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
         let seconds = self.position.epoch_seconds + self.clocks.epoch_seconds();
         let is_last = self.step == self.total_steps;
-        let held_out = &self.tokens.validation;
-        let validation_loss = if held_out.is_empty() {
-            None
-        } else {
-            Some(self.learner.evaluate(held_out)?)
-        };
+        let evaluated = self.evaluate_epoch()?;
+        let validation_loss = evaluated.as_ref().map(|(loss, _)| *loss);
         let divergence = match validation_loss {
             Some(loss) => self.divergence_of(loss),
             // No step follows that would show it.
@@ -329,10 +326,10 @@ impl<'a> Run<'a> {
         let best = validation_loss.filter(|&loss| best_so_far.is_none_or(|lowest| loss < lowest));
         let is_reported = epoch > self.reported_epochs;
         let with_sample = is_reported && self.job.metadata().spec.sample_chars > 0;
-        let parameters = if with_sample || best.is_some() {
-            Some(self.learner.parameters()?)
-        } else {
-            None
+        let parameters = match evaluated {
+            Some((_, parameters)) => Some(parameters),
+            None if with_sample => Some(self.last_parameters()?),
+            None => None,
         };
         if is_reported {
             let chars = self.learner.steps_per_epoch() as f64 * self.batch_chars();
@@ -375,6 +372,37 @@ impl<'a> Run<'a> {
             self.capture_pending()?;
         }
         Ok(())
+    }
+
+    /// Returns the validation loss of the weights, or, if that is lower, of their
+    /// moving average, with the weights that have this loss; `None` if nothing is
+    /// held out.
+    fn evaluate_epoch(&mut self) -> Result<Option<(f64, Parameters)>, Failure> {
+        let held_out = &self.tokens.validation;
+        if held_out.is_empty() {
+            return Ok(None);
+        }
+        let parameters = self.learner.parameters()?;
+        let loss = self.learner.evaluate(&parameters, held_out)?;
+        let Some(average) = self.learner.average()? else {
+            return Ok(Some((loss, parameters)));
+        };
+        let average_loss = self.learner.evaluate(&average, held_out)?;
+        // A loss that is not a number must be seen.
+        if average_loss < loss {
+            Ok(Some((average_loss, average)))
+        } else {
+            Ok(Some((loss, parameters)))
+        }
+    }
+
+    /// Returns the weights that are published if nothing is held out: their
+    /// average, or the last ones if there is none.
+    fn last_parameters(&mut self) -> Result<Parameters, Failure> {
+        match self.learner.average()? {
+            Some(average) => Ok(average),
+            None => Ok(self.learner.parameters()?),
+        }
     }
 
     /// Returns the text generated after an epoch, including its prompt. If it
@@ -562,6 +590,7 @@ impl<'a> Run<'a> {
             None => {
                 self.position = Position {
                     rollbacks,
+                    instructions: std::mem::take(&mut self.position.instructions),
                     ..Position::default()
                 };
                 self.best_parameters = None;
@@ -583,7 +612,8 @@ impl<'a> Run<'a> {
         let Some(text) = training.range(0..training.len().min(CHECK_CHARS)) else {
             return Ok(None);
         };
-        let loss = self.learner.evaluate(&text)?;
+        let parameters = self.learner.parameters()?;
+        let loss = self.learner.evaluate(&parameters, &text)?;
         Ok(self.divergence_of(loss))
     }
 

@@ -56,6 +56,9 @@ class ModelTraining:
     corpus_chars: int
     #: SHA-256 of the corpus, encoded as UTF-8, in hexadecimal.
     corpus_sha256: str
+    #: Type of the inputs of all matrix products of the training: ``float32`` or ``bf16``;
+    #: empty if it is not known.
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True)

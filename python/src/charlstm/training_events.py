@@ -50,6 +50,12 @@ class TrainingSpec:
     sample_prime: str | None
     sample_chars: int | None
     extend_vocabulary: bool | None
+    precision: str | None
+    weight_decay: float | None
+    locked_dropout: bool | None
+    recurrent_dropout: float | None
+    input_dropout: float | None
+    average_decay: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +164,12 @@ class TrainingResumed(TrainingEvent):
     device: str
     #: CPU threads that train.
     threads: int
-    #: Number format of the training arithmetic.
+    #: Type of the inputs of all matrix products: ``float32`` or ``bf16``.
     precision: str
+    #: Instruction set that trains, such as ``avx512``, or ``cuda``.
+    instructions: str
+    #: Set if the training was computed with other instructions before.
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)

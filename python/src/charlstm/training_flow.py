@@ -49,6 +49,12 @@ class TrainingOptions(TypedDict, total=False):
     sample_prime: str | None
     sample_chars: int | None
     extend_vocabulary: bool | None
+    precision: str | None
+    weight_decay: float | None
+    locked_dropout: bool | None
+    recurrent_dropout: float | None
+    input_dropout: float | None
+    average_decay: float | None
 
 
 def _rpc(method: str) -> Rpc:

@@ -23,6 +23,7 @@ pub(super) fn model(repository: &Repository, description: &ModelDescription) -> 
         steps: metadata.steps,
         corpus_chars: metadata.corpus_chars,
         corpus_sha256: metadata.corpus_sha256.clone(),
+        precision: metadata.precision.clone(),
     });
     pb::Model {
         name: description.id.name.clone(),

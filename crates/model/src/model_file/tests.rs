@@ -31,6 +31,7 @@ fn model() -> ModelFile {
             training_id: "t-1".to_owned(),
             train_loss: Some(1.75),
             validation_loss: None,
+            precision: "bf16".to_owned(),
             created_unix_ms: 1_700_000_000_000,
         },
     }

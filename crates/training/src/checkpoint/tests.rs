@@ -13,6 +13,7 @@ fn checkpoint(step: u64) -> Checkpoint {
             first_moments: vec![2.0; 3],
             second_moments: vec![3.0; 3],
             hidden: vec![4.0; 5],
+            average: vec![6.0; 3],
         },
         position: Position {
             rollbacks: 1,
@@ -25,6 +26,7 @@ fn checkpoint(step: u64) -> Checkpoint {
                 train_loss: 3.0,
                 validation_loss: 4.0,
             }),
+            instructions: "avx512".to_owned(),
         },
         best_parameters: Some(Arc::new(vec![5.0; 3])),
     }
@@ -54,7 +56,7 @@ impl Fixture {
     }
 
     fn load(&self) -> u64 {
-        let verified = self.checkpoints.verify().unwrap();
+        let verified = self.checkpoints.verify().unwrap().step;
         let step = self.checkpoints.load().unwrap().learner.step;
         assert_eq!(verified, step, "verify finds what load finds");
         step

@@ -63,6 +63,8 @@ fn resumed(run: u32) -> EventKind {
         device: "cpu".to_owned(),
         threads: 2,
         precision: "float32".to_owned(),
+        instructions: "avx512".to_owned(),
+        message: String::new(),
     })
 }
 

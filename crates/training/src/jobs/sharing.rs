@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use charlstm_store::session::Owner;
 
-use super::{Jobs, JobsError, ListState, PRECISION, Requester, Shared, lock};
+use super::{Jobs, JobsError, ListState, Requester, Shared, lock};
+use crate::checkpoint::Verified;
 use crate::claimed_run::ClaimedRun;
-use crate::events::{EventKind, Finished, Resumed, State};
+use crate::events::{EventKind, Finished, State};
 use crate::job::{Job, NewJob, StopRequest};
 use crate::shared::{NewTraining, QueueLimits, SharedState, SharedTrainings, SharedTrainingsError};
 
@@ -272,7 +273,15 @@ impl Shared {
             State::Running => return not_resumable("is running"),
             State::Succeeded => return not_resumable("has succeeded"),
         }
-        let resumed = self.resumed(sharing, &job, job.summary().run.saturating_add(1));
+        let run = job.summary().run.saturating_add(1);
+        let from = Verified {
+            step: job.checkpoint_step().unwrap_or(0),
+            // What the checkpoint was computed with is known to the replica that
+            // reads it, which reports it.
+            instructions: String::new(),
+        };
+        let resumed = self.resumed(&job, run, from, sharing.trainings.replica());
+        let resumed = EventKind::Resumed(resumed);
         let limits = self.queue_limits(requester, job.owner());
         match sharing.trainings.resume(id, resumed, limits) {
             Err(SharedTrainingsError::NotEnded) => {
@@ -283,18 +292,6 @@ impl Shared {
         self.refresh(sharing)?;
         self.changed.notify_all();
         Ok(job)
-    }
-
-    fn resumed(&self, sharing: &Sharing, job: &Job, run: u32) -> EventKind {
-        let learners = &self.context.learners;
-        EventKind::Resumed(Resumed {
-            run,
-            step: job.checkpoint_step().unwrap_or(0),
-            replica: sharing.trainings.replica().to_owned(),
-            device: learners.device(),
-            threads: u32::try_from(learners.threads()).unwrap_or(u32::MAX),
-            precision: PRECISION.to_owned(),
-        })
     }
 
     /// Deletes a training that has ended, for all replicas.
@@ -405,15 +402,16 @@ impl Shared {
         // A training that has only been accepted begins here.
         if events.len() > 1 {
             let next_run = job.summary().run.saturating_add(1);
-            let resumed = match last {
-                // By a request; what runs it is known now.
-                Some(EventKind::Resumed(by_request)) => {
-                    let resumed = self.resumed(sharing, job, by_request.run);
-                    (last != Some(&resumed)).then_some(resumed)
-                }
-                _ => Some(self.resumed(sharing, job, next_run)),
+            // A checkpoint that is damaged is reported by the run.
+            let from = job.checkpoints().verify().unwrap_or_default();
+            let run = match last {
+                // By a request; what continues it is known now.
+                Some(EventKind::Resumed(by_request)) => by_request.run,
+                _ => next_run,
             };
-            if let Some(resumed) = resumed {
+            let resumed = self.resumed(job, run, from, sharing.trainings.replica());
+            let resumed = EventKind::Resumed(resumed);
+            if last != Some(&resumed) {
                 history.append(resumed);
                 history.flush()?;
                 history.set_running();

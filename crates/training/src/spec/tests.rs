@@ -14,7 +14,9 @@ fn named() -> TrainingSpec {
 fn rejection(change: impl FnOnce(&mut TrainingSpec)) -> String {
     let mut spec = named();
     change(&mut spec);
-    spec.resolve(|| 0).unwrap_err().to_string()
+    spec.resolve(TrainingPrecision::Float32, || 0)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -23,7 +25,7 @@ fn the_recipe_notebook_is_the_notebook() {
         recipe: Some("notebook".to_owned()),
         ..named()
     };
-    let spec = spec.resolve(|| 77).unwrap();
+    let spec = spec.resolve(TrainingPrecision::Float32, || 77).unwrap();
     assert_eq!((spec.hidden_size, spec.num_layers), (512, 2));
     assert_eq!((spec.batch_size, spec.sequence_length), (128, 100));
     assert_eq!((spec.epochs, spec.dropout), (20, 0.5));
@@ -34,7 +36,7 @@ fn the_recipe_notebook_is_the_notebook() {
 
 #[test]
 fn an_empty_spec_is_fast_and_a_given_value_overrides_it() {
-    let spec = named().resolve(|| 77).unwrap();
+    let spec = named().resolve(TrainingPrecision::Float32, || 77).unwrap();
     assert_eq!(spec.recipe.name(), "fast");
     assert_eq!((spec.hidden_size, spec.num_layers), (512, 2));
     assert_eq!(spec.validation_fraction, 0.1);
@@ -42,7 +44,13 @@ fn an_empty_spec_is_fast_and_a_given_value_overrides_it() {
         validation_fraction: Some(0.0),
         ..named()
     };
-    assert_eq!(given.resolve(|| 77).unwrap().validation_fraction, 0.0);
+    assert_eq!(
+        given
+            .resolve(TrainingPrecision::Float32, || 77)
+            .unwrap()
+            .validation_fraction,
+        0.0
+    );
 }
 
 #[test]
@@ -103,7 +111,7 @@ fn the_sizes_are_those_of_the_model_of_init_from() {
         num_layers: 1,
     };
     let mut requested = named();
-    let mut spec = requested.resolve(|| 0).unwrap();
+    let mut spec = requested.resolve(TrainingPrecision::Float32, || 0).unwrap();
     spec.inherit(&requested, "base@2", &architecture).unwrap();
     assert_eq!((spec.hidden_size, spec.num_layers), (8, 1));
     assert_eq!(spec.init_from.as_deref(), Some("base@2"));
@@ -116,7 +124,9 @@ fn the_sizes_are_those_of_the_model_of_init_from() {
 
 #[test]
 fn a_stored_spec_is_read_back_to_the_last_bit() {
-    let mut spec = named().resolve(|| u64::MAX).unwrap();
+    let mut spec = named()
+        .resolve(TrainingPrecision::Float32, || u64::MAX)
+        .unwrap();
     spec.learning_rate = 0.1 + 0.2;
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<ResolvedSpec>(&text).unwrap(), spec);
@@ -125,7 +135,7 @@ fn a_stored_spec_is_read_back_to_the_last_bit() {
 #[test]
 fn fast_trains_on_a_short_text_for_more_epochs_and_on_a_long_one_for_fewer() {
     let adapted = |spec: TrainingSpec, chars| {
-        let mut resolved = spec.resolve(|| 1).unwrap();
+        let mut resolved = spec.resolve(TrainingPrecision::Float32, || 1).unwrap();
         resolved.adapt_to_length(&spec, chars);
         (resolved.epochs, resolved.dropout)
     };

@@ -94,7 +94,7 @@ impl Run<'_> {
         })
     }
 
-    fn model(&self) -> Result<ModelFile, Failure> {
+    fn model(&mut self) -> Result<ModelFile, Failure> {
         let (parameters, steps) = match (&self.position.best, &self.best_parameters) {
             (Some(best), Some(values)) => {
                 let parameters = Parameters {
@@ -103,7 +103,7 @@ impl Run<'_> {
                 };
                 (parameters, best.step)
             }
-            _ => (self.learner.parameters()?, self.step),
+            _ => (self.last_parameters()?, self.step),
         };
         let metadata = self.job.metadata();
         let (train_loss, validation_loss) = self.published_losses();
@@ -120,6 +120,7 @@ impl Run<'_> {
                 training_id: metadata.id.clone(),
                 train_loss,
                 validation_loss,
+                precision: metadata.spec.precision.name().to_owned(),
                 // Set when the model is stored.
                 created_unix_ms: 0,
             },

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63harlstm/v1/model.proto\x12\x0b\x63harlstm.v1\"\xbe\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nvocabulary\x18\x03 \x01(\t\x12\x13\n\x0bhidden_size\x18\x04 \x01(\r\x12\x12\n\nnum_layers\x18\x05 \x01(\r\x12\x12\n\nparameters\x18\x06 \x01(\x04\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\x17\n\x0f\x63reated_unix_ms\x18\x08 \x01(\x04\x12\x13\n\x0btraining_id\x18\t \x01(\t\x12\x17\n\ntrain_loss\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fvalidation_loss\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x32\n\x08training\x18\x0c \x01(\x0b\x32 .charlstm.v1.TrainingSpecSummary\x12\r\n\x05owner\x18\r \x01(\t\x12\x11\n\tprecision\x18\x14 \x01(\t\x12$\n\x17int8_loss_bits_per_char\x18\x15 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0eint8_objection\x18\x16 \x01(\tB\r\n\x0b_train_lossB\x12\n\x10_validation_lossB\x1a\n\x18_int8_loss_bits_per_char\"q\n\x13TrainingSpecSummary\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x14\n\x0c\x63orpus_chars\x18\x04 \x01(\x04\x12\x15\n\rcorpus_sha256\x18\x05 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.charlstm.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"G\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charlstm.v1.Model\x12\x10\n\x08versions\x18\x02 \x03(\x04\"A\n\x12\x44\x65leteModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\x05\x66orce\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_force\"\'\n\x13\x44\x65leteModelResponse\x12\x10\n\x08versions\x18\x01 \x03(\x04\"#\n\x12\x45xportModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"c\n\x13\x45xportModelResponse\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.ExportModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"Q\n\x11\x45xportModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"b\n\x12ImportModelRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.ImportModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"o\n\x11ImportModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.charlstm.v1.ModelFormat\x12\x12\n\nvocabulary\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"8\n\x13ImportModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charlstm.v1.Model*_\n\x0bModelFormat\x12\x1c\n\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x1c\n\x18MODEL_FORMAT_SAFETENSORS\x10\x01\x12\x14\n\x10MODEL_FORMAT_PTH\x10\x02\x32\xa0\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.charlstm.v1.ListModelsRequest\x1a\x1f.charlstm.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.charlstm.v1.GetModelRequest\x1a\x1d.charlstm.v1.GetModelResponse\x12P\n\x0b\x44\x65leteModel\x12\x1f.charlstm.v1.DeleteModelRequest\x1a .charlstm.v1.DeleteModelResponse\x12R\n\x0b\x45xportModel\x12\x1f.charlstm.v1.ExportModelRequest\x1a .charlstm.v1.ExportModelResponse0\x01\x12R\n\x0bImportModel\x12\x1f.charlstm.v1.ImportModelRequest\x1a .charlstm.v1.ImportModelResponse(\x01\x42%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63harlstm/v1/model.proto\x12\x0b\x63harlstm.v1\"\xbe\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nvocabulary\x18\x03 \x01(\t\x12\x13\n\x0bhidden_size\x18\x04 \x01(\r\x12\x12\n\nnum_layers\x18\x05 \x01(\r\x12\x12\n\nparameters\x18\x06 \x01(\x04\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\x17\n\x0f\x63reated_unix_ms\x18\x08 \x01(\x04\x12\x13\n\x0btraining_id\x18\t \x01(\t\x12\x17\n\ntrain_loss\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fvalidation_loss\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x32\n\x08training\x18\x0c \x01(\x0b\x32 .charlstm.v1.TrainingSpecSummary\x12\r\n\x05owner\x18\r \x01(\t\x12\x11\n\tprecision\x18\x14 \x01(\t\x12$\n\x17int8_loss_bits_per_char\x18\x15 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0eint8_objection\x18\x16 \x01(\tB\r\n\x0b_train_lossB\x12\n\x10_validation_lossB\x1a\n\x18_int8_loss_bits_per_char\"\x84\x01\n\x13TrainingSpecSummary\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x14\n\x0c\x63orpus_chars\x18\x04 \x01(\x04\x12\x15\n\rcorpus_sha256\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.charlstm.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"G\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charlstm.v1.Model\x12\x10\n\x08versions\x18\x02 \x03(\x04\"A\n\x12\x44\x65leteModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\x05\x66orce\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_force\"\'\n\x13\x44\x65leteModelResponse\x12\x10\n\x08versions\x18\x01 \x03(\x04\"#\n\x12\x45xportModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"c\n\x13\x45xportModelResponse\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.ExportModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"Q\n\x11\x45xportModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"b\n\x12ImportModelRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.charlstm.v1.ImportModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"o\n\x11ImportModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.charlstm.v1.ModelFormat\x12\x12\n\nvocabulary\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"8\n\x13ImportModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charlstm.v1.Model*_\n\x0bModelFormat\x12\x1c\n\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x1c\n\x18MODEL_FORMAT_SAFETENSORS\x10\x01\x12\x14\n\x10MODEL_FORMAT_PTH\x10\x02\x32\xa0\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.charlstm.v1.ListModelsRequest\x1a\x1f.charlstm.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.charlstm.v1.GetModelRequest\x1a\x1d.charlstm.v1.GetModelResponse\x12P\n\x0b\x44\x65leteModel\x12\x1f.charlstm.v1.DeleteModelRequest\x1a .charlstm.v1.DeleteModelResponse\x12R\n\x0b\x45xportModel\x12\x1f.charlstm.v1.ExportModelRequest\x1a .charlstm.v1.ExportModelResponse0\x01\x12R\n\x0bImportModel\x12\x1f.charlstm.v1.ImportModelRequest\x1a .charlstm.v1.ImportModelResponse(\x01\x42%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,36 +32,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charlstm.v1.model_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013charlstm.v1Z\026charlstm/v1;charlstmv1'
-  _globals['_MODELFORMAT']._serialized_start=1390
-  _globals['_MODELFORMAT']._serialized_end=1485
+  _globals['_MODELFORMAT']._serialized_start=1410
+  _globals['_MODELFORMAT']._serialized_end=1505
   _globals['_MODEL']._serialized_start=41
   _globals['_MODEL']._serialized_end=487
-  _globals['_TRAININGSPECSUMMARY']._serialized_start=489
-  _globals['_TRAININGSPECSUMMARY']._serialized_end=602
-  _globals['_LISTMODELSREQUEST']._serialized_start=604
-  _globals['_LISTMODELSREQUEST']._serialized_end=623
-  _globals['_LISTMODELSRESPONSE']._serialized_start=625
-  _globals['_LISTMODELSRESPONSE']._serialized_end=681
-  _globals['_GETMODELREQUEST']._serialized_start=683
-  _globals['_GETMODELREQUEST']._serialized_end=715
-  _globals['_GETMODELRESPONSE']._serialized_start=717
-  _globals['_GETMODELRESPONSE']._serialized_end=788
-  _globals['_DELETEMODELREQUEST']._serialized_start=790
-  _globals['_DELETEMODELREQUEST']._serialized_end=855
-  _globals['_DELETEMODELRESPONSE']._serialized_start=857
-  _globals['_DELETEMODELRESPONSE']._serialized_end=896
-  _globals['_EXPORTMODELREQUEST']._serialized_start=898
-  _globals['_EXPORTMODELREQUEST']._serialized_end=933
-  _globals['_EXPORTMODELRESPONSE']._serialized_start=935
-  _globals['_EXPORTMODELRESPONSE']._serialized_end=1034
-  _globals['_EXPORTMODELHEADER']._serialized_start=1036
-  _globals['_EXPORTMODELHEADER']._serialized_end=1117
-  _globals['_IMPORTMODELREQUEST']._serialized_start=1119
-  _globals['_IMPORTMODELREQUEST']._serialized_end=1217
-  _globals['_IMPORTMODELHEADER']._serialized_start=1219
-  _globals['_IMPORTMODELHEADER']._serialized_end=1330
-  _globals['_IMPORTMODELRESPONSE']._serialized_start=1332
-  _globals['_IMPORTMODELRESPONSE']._serialized_end=1388
-  _globals['_MODELSERVICE']._serialized_start=1488
-  _globals['_MODELSERVICE']._serialized_end=1904
+  _globals['_TRAININGSPECSUMMARY']._serialized_start=490
+  _globals['_TRAININGSPECSUMMARY']._serialized_end=622
+  _globals['_LISTMODELSREQUEST']._serialized_start=624
+  _globals['_LISTMODELSREQUEST']._serialized_end=643
+  _globals['_LISTMODELSRESPONSE']._serialized_start=645
+  _globals['_LISTMODELSRESPONSE']._serialized_end=701
+  _globals['_GETMODELREQUEST']._serialized_start=703
+  _globals['_GETMODELREQUEST']._serialized_end=735
+  _globals['_GETMODELRESPONSE']._serialized_start=737
+  _globals['_GETMODELRESPONSE']._serialized_end=808
+  _globals['_DELETEMODELREQUEST']._serialized_start=810
+  _globals['_DELETEMODELREQUEST']._serialized_end=875
+  _globals['_DELETEMODELRESPONSE']._serialized_start=877
+  _globals['_DELETEMODELRESPONSE']._serialized_end=916
+  _globals['_EXPORTMODELREQUEST']._serialized_start=918
+  _globals['_EXPORTMODELREQUEST']._serialized_end=953
+  _globals['_EXPORTMODELRESPONSE']._serialized_start=955
+  _globals['_EXPORTMODELRESPONSE']._serialized_end=1054
+  _globals['_EXPORTMODELHEADER']._serialized_start=1056
+  _globals['_EXPORTMODELHEADER']._serialized_end=1137
+  _globals['_IMPORTMODELREQUEST']._serialized_start=1139
+  _globals['_IMPORTMODELREQUEST']._serialized_end=1237
+  _globals['_IMPORTMODELHEADER']._serialized_start=1239
+  _globals['_IMPORTMODELHEADER']._serialized_end=1350
+  _globals['_IMPORTMODELRESPONSE']._serialized_start=1352
+  _globals['_IMPORTMODELRESPONSE']._serialized_end=1408
+  _globals['_MODELSERVICE']._serialized_start=1508
+  _globals['_MODELSERVICE']._serialized_end=1924
 # @@protoc_insertion_point(module_scope)

@@ -160,6 +160,7 @@ class TrainingSpecSummary(google.protobuf.message.Message):
     STEPS_FIELD_NUMBER: builtins.int
     CORPUS_CHARS_FIELD_NUMBER: builtins.int
     CORPUS_SHA256_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
     recipe: builtins.str
     """Preset (recipe)."""
     epochs: builtins.int
@@ -170,6 +171,10 @@ class TrainingSpecSummary(google.protobuf.message.Message):
     """Number of characters in the corpus."""
     corpus_sha256: builtins.str
     """SHA-256 of the corpus, encoded as UTF-8, in hexadecimal."""
+    precision: builtins.str
+    """Type of the inputs of all matrix products of the training: "float32" or
+    "bf16".
+    """
     def __init__(
         self,
         *,
@@ -178,8 +183,9 @@ class TrainingSpecSummary(google.protobuf.message.Message):
         steps: builtins.int = ...,
         corpus_chars: builtins.int = ...,
         corpus_sha256: builtins.str = ...,
+        precision: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["corpus_chars", b"corpus_chars", "corpus_sha256", b"corpus_sha256", "epochs", b"epochs", "recipe", b"recipe", "steps", b"steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["corpus_chars", b"corpus_chars", "corpus_sha256", b"corpus_sha256", "epochs", b"epochs", "precision", b"precision", "recipe", b"recipe", "steps", b"steps"]) -> None: ...
 
 Global___TrainingSpecSummary: typing_extensions.TypeAlias = TrainingSpecSummary
 

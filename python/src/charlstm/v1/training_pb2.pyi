@@ -118,6 +118,12 @@ class TrainingSpec(google.protobuf.message.Message):
     SAMPLE_PRIME_FIELD_NUMBER: builtins.int
     SAMPLE_CHARS_FIELD_NUMBER: builtins.int
     EXTEND_VOCABULARY_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: builtins.int
+    LOCKED_DROPOUT_FIELD_NUMBER: builtins.int
+    RECURRENT_DROPOUT_FIELD_NUMBER: builtins.int
+    INPUT_DROPOUT_FIELD_NUMBER: builtins.int
+    AVERAGE_DECAY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; the training publishes a new version of it. 1 to 64 of
     [a-z A-Z 0-9 . _ -], starting with a letter or a digit. Required.
@@ -192,6 +198,32 @@ class TrainingSpec(google.protobuf.message.Message):
     such characters are rejected with INVALID_ARGUMENT. Requires `init_from`.
     Default false.
     """
+    precision: builtins.str
+    """Type of the inputs of all matrix products of the training: "float32",
+    "bf16" (bfloat16; sums, gradients, moments and weights stay in float32), or
+    "auto" (the default), which is the one in which the device trains fastest.
+    `resolved_spec` has the result. Without instructions for bfloat16, a CPU
+    trains in bf16 more slowly than in float32.
+    """
+    weight_decay: builtins.float
+    """Decoupled weight decay. 0 to 1. Default: 0.01 (fast), 0 (notebook)."""
+    locked_dropout: builtins.bool
+    """If true, dropout drops the same outputs at all time steps of a sequence.
+    Default false.
+    """
+    recurrent_dropout: builtins.float
+    """Probability of dropping a recurrent weight during a batch (DropConnect). At
+    least 0, less than 1. Default 0.
+    """
+    input_dropout: builtins.float
+    """Probability of dropping a character of the vocabulary as an input during a
+    batch. At least 0, less than 1. Default 0.
+    """
+    average_decay: builtins.float
+    """Decay rate of an exponential moving average of the weights. If it is not 0,
+    each epoch evaluates the weights and their average, and the better ones are
+    published. At least 0, less than 1. Default 0.
+    """
     def __init__(
         self,
         *,
@@ -213,9 +245,17 @@ class TrainingSpec(google.protobuf.message.Message):
         sample_prime: builtins.str | None = ...,
         sample_chars: builtins.int | None = ...,
         extend_vocabulary: builtins.bool | None = ...,
+        precision: builtins.str | None = ...,
+        weight_decay: builtins.float | None = ...,
+        locked_dropout: builtins.bool | None = ...,
+        recurrent_dropout: builtins.float | None = ...,
+        input_dropout: builtins.float | None = ...,
+        average_decay: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_batch_size", b"_batch_size", "_cancel_on_disconnect", b"_cancel_on_disconnect", "_clip_norm", b"_clip_norm", "_dropout", b"_dropout", "_epochs", b"_epochs", "_extend_vocabulary", b"_extend_vocabulary", "_hidden_size", b"_hidden_size", "_init_from", b"_init_from", "_learning_rate", b"_learning_rate", "_num_layers", b"_num_layers", "_recipe", b"_recipe", "_sample_chars", b"_sample_chars", "_sample_prime", b"_sample_prime", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_skip_chars", b"_skip_chars", "_validation_fraction", b"_validation_fraction", "batch_size", b"batch_size", "cancel_on_disconnect", b"cancel_on_disconnect", "clip_norm", b"clip_norm", "dropout", b"dropout", "epochs", b"epochs", "extend_vocabulary", b"extend_vocabulary", "hidden_size", b"hidden_size", "init_from", b"init_from", "learning_rate", b"learning_rate", "num_layers", b"num_layers", "recipe", b"recipe", "sample_chars", b"sample_chars", "sample_prime", b"sample_prime", "seed", b"seed", "sequence_length", b"sequence_length", "skip_chars", b"skip_chars", "validation_fraction", b"validation_fraction"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_batch_size", b"_batch_size", "_cancel_on_disconnect", b"_cancel_on_disconnect", "_clip_norm", b"_clip_norm", "_dropout", b"_dropout", "_epochs", b"_epochs", "_extend_vocabulary", b"_extend_vocabulary", "_hidden_size", b"_hidden_size", "_init_from", b"_init_from", "_learning_rate", b"_learning_rate", "_num_layers", b"_num_layers", "_recipe", b"_recipe", "_sample_chars", b"_sample_chars", "_sample_prime", b"_sample_prime", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_skip_chars", b"_skip_chars", "_validation_fraction", b"_validation_fraction", "batch_size", b"batch_size", "cancel_on_disconnect", b"cancel_on_disconnect", "clip_norm", b"clip_norm", "dropout", b"dropout", "epochs", b"epochs", "extend_vocabulary", b"extend_vocabulary", "hidden_size", b"hidden_size", "init_from", b"init_from", "learning_rate", b"learning_rate", "model", b"model", "num_layers", b"num_layers", "recipe", b"recipe", "sample_chars", b"sample_chars", "sample_prime", b"sample_prime", "seed", b"seed", "sequence_length", b"sequence_length", "skip_chars", b"skip_chars", "validation_fraction", b"validation_fraction"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_average_decay", b"_average_decay", "_batch_size", b"_batch_size", "_cancel_on_disconnect", b"_cancel_on_disconnect", "_clip_norm", b"_clip_norm", "_dropout", b"_dropout", "_epochs", b"_epochs", "_extend_vocabulary", b"_extend_vocabulary", "_hidden_size", b"_hidden_size", "_init_from", b"_init_from", "_input_dropout", b"_input_dropout", "_learning_rate", b"_learning_rate", "_locked_dropout", b"_locked_dropout", "_num_layers", b"_num_layers", "_precision", b"_precision", "_recipe", b"_recipe", "_recurrent_dropout", b"_recurrent_dropout", "_sample_chars", b"_sample_chars", "_sample_prime", b"_sample_prime", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_skip_chars", b"_skip_chars", "_validation_fraction", b"_validation_fraction", "_weight_decay", b"_weight_decay", "average_decay", b"average_decay", "batch_size", b"batch_size", "cancel_on_disconnect", b"cancel_on_disconnect", "clip_norm", b"clip_norm", "dropout", b"dropout", "epochs", b"epochs", "extend_vocabulary", b"extend_vocabulary", "hidden_size", b"hidden_size", "init_from", b"init_from", "input_dropout", b"input_dropout", "learning_rate", b"learning_rate", "locked_dropout", b"locked_dropout", "num_layers", b"num_layers", "precision", b"precision", "recipe", b"recipe", "recurrent_dropout", b"recurrent_dropout", "sample_chars", b"sample_chars", "sample_prime", b"sample_prime", "seed", b"seed", "sequence_length", b"sequence_length", "skip_chars", b"skip_chars", "validation_fraction", b"validation_fraction", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_average_decay", b"_average_decay", "_batch_size", b"_batch_size", "_cancel_on_disconnect", b"_cancel_on_disconnect", "_clip_norm", b"_clip_norm", "_dropout", b"_dropout", "_epochs", b"_epochs", "_extend_vocabulary", b"_extend_vocabulary", "_hidden_size", b"_hidden_size", "_init_from", b"_init_from", "_input_dropout", b"_input_dropout", "_learning_rate", b"_learning_rate", "_locked_dropout", b"_locked_dropout", "_num_layers", b"_num_layers", "_precision", b"_precision", "_recipe", b"_recipe", "_recurrent_dropout", b"_recurrent_dropout", "_sample_chars", b"_sample_chars", "_sample_prime", b"_sample_prime", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_skip_chars", b"_skip_chars", "_validation_fraction", b"_validation_fraction", "_weight_decay", b"_weight_decay", "average_decay", b"average_decay", "batch_size", b"batch_size", "cancel_on_disconnect", b"cancel_on_disconnect", "clip_norm", b"clip_norm", "dropout", b"dropout", "epochs", b"epochs", "extend_vocabulary", b"extend_vocabulary", "hidden_size", b"hidden_size", "init_from", b"init_from", "input_dropout", b"input_dropout", "learning_rate", b"learning_rate", "locked_dropout", b"locked_dropout", "model", b"model", "num_layers", b"num_layers", "precision", b"precision", "recipe", b"recipe", "recurrent_dropout", b"recurrent_dropout", "sample_chars", b"sample_chars", "sample_prime", b"sample_prime", "seed", b"seed", "sequence_length", b"sequence_length", "skip_chars", b"skip_chars", "validation_fraction", b"validation_fraction", "weight_decay", b"weight_decay"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_average_decay", b"_average_decay"]) -> typing.Literal["average_decay"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_batch_size", b"_batch_size"]) -> typing.Literal["batch_size"] | None: ...
     @typing.overload
@@ -233,11 +273,19 @@ class TrainingSpec(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_init_from", b"_init_from"]) -> typing.Literal["init_from"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_input_dropout", b"_input_dropout"]) -> typing.Literal["input_dropout"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_learning_rate", b"_learning_rate"]) -> typing.Literal["learning_rate"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_locked_dropout", b"_locked_dropout"]) -> typing.Literal["locked_dropout"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_num_layers", b"_num_layers"]) -> typing.Literal["num_layers"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_precision", b"_precision"]) -> typing.Literal["precision"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_recipe", b"_recipe"]) -> typing.Literal["recipe"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_recurrent_dropout", b"_recurrent_dropout"]) -> typing.Literal["recurrent_dropout"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_sample_chars", b"_sample_chars"]) -> typing.Literal["sample_chars"] | None: ...
     @typing.overload
@@ -250,6 +298,8 @@ class TrainingSpec(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_skip_chars", b"_skip_chars"]) -> typing.Literal["skip_chars"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_validation_fraction", b"_validation_fraction"]) -> typing.Literal["validation_fraction"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_weight_decay", b"_weight_decay"]) -> typing.Literal["weight_decay"] | None: ...
 
 Global___TrainingSpec: typing_extensions.TypeAlias = TrainingSpec
 
@@ -530,6 +580,8 @@ class TrainingResumed(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     THREADS_FIELD_NUMBER: builtins.int
     PRECISION_FIELD_NUMBER: builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
     run: builtins.int
     """Number of the run that begins: 2 at the first resume."""
     step: builtins.int
@@ -541,11 +593,16 @@ class TrainingResumed(google.protobuf.message.Message):
     device: builtins.str
     """Device that trains: "cpu" or "cuda:N"."""
     threads: builtins.int
-    """CPU threads that train. Another number than before may change the last bits
-    of the weights.
-    """
+    """CPU threads that train. Their number does not change the result."""
     precision: builtins.str
-    """Number format of the training arithmetic."""
+    """Type of the inputs of all matrix products: "float32" or "bf16"."""
+    instructions: builtins.str
+    """Instruction set that trains, such as "avx512", or "cuda"."""
+    message: builtins.str
+    """Set if the training was computed with other instructions before: it is the
+    same training, but its weights will not have the same bits as without the
+    interruption. A sentence for people.
+    """
     def __init__(
         self,
         *,
@@ -555,8 +612,10 @@ class TrainingResumed(google.protobuf.message.Message):
         device: builtins.str = ...,
         threads: builtins.int = ...,
         precision: builtins.str = ...,
+        instructions: builtins.str = ...,
+        message: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["device", b"device", "precision", b"precision", "replica", b"replica", "run", b"run", "step", b"step", "threads", b"threads"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "instructions", b"instructions", "message", b"message", "precision", b"precision", "replica", b"replica", "run", b"run", "step", b"step", "threads", b"threads"]) -> None: ...
 
 Global___TrainingResumed: typing_extensions.TypeAlias = TrainingResumed
 

@@ -28,6 +28,12 @@ pub(super) fn spec_from(spec: pb::TrainingSpec) -> TrainingSpec {
         sample_prime: spec.sample_prime,
         sample_chars: spec.sample_chars,
         extend_vocabulary: spec.extend_vocabulary,
+        precision: spec.precision,
+        weight_decay: spec.weight_decay,
+        locked_dropout: spec.locked_dropout,
+        recurrent_dropout: spec.recurrent_dropout,
+        input_dropout: spec.input_dropout,
+        average_decay: spec.average_decay,
     }
 }
 
@@ -51,6 +57,12 @@ fn spec_to(spec: &ResolvedSpec) -> pb::TrainingSpec {
         sample_prime: spec.sample_prime.clone(),
         sample_chars: Some(spec.sample_chars),
         extend_vocabulary: Some(spec.extend_vocabulary),
+        precision: Some(spec.precision.name().to_owned()),
+        weight_decay: Some(spec.optimizer().weight_decay),
+        locked_dropout: Some(spec.locked_dropout),
+        recurrent_dropout: Some(spec.recurrent_dropout),
+        input_dropout: Some(spec.input_dropout),
+        average_decay: Some(spec.average_decay),
     }
 }
 
@@ -127,6 +139,8 @@ fn event_to(job: &Job, event: &EventKind) -> train_response::Event {
             device: resumed.device.clone(),
             threads: resumed.threads,
             precision: resumed.precision.clone(),
+            instructions: resumed.instructions.clone(),
+            message: resumed.message.clone(),
         }),
         EventKind::RolledBack(back) => To::RolledBack(pb::TrainingRolledBack {
             step: back.step,

@@ -5,7 +5,7 @@
 /// Inverted dropout (Srivastava et al., 2014): keeps each value with a fixed
 /// probability, and divides the kept values by that probability.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Dropout {
+pub struct Dropout {
     /// A value is kept if its draw is below this.
     threshold: u32,
     /// 1 / probability of keeping, exact for the threshold.
@@ -17,7 +17,7 @@ const DRAWS: u32 = 1 << 16;
 
 impl Dropout {
     /// Drops with this probability, rounded to a multiple of 1/65536.
-    pub(crate) fn new(probability: f64) -> Self {
+    pub fn new(probability: f64) -> Self {
         let threshold = ((1.0 - probability) * f64::from(DRAWS)).round() as u32;
         let threshold = threshold.clamp(1, DRAWS);
         Self {
@@ -27,33 +27,46 @@ impl Dropout {
     }
 
     /// Draws the mask of one row: 1 keeps, 0 drops.
-    pub(super) fn draw(self, mask: &mut [u8], key: u64) {
-        for (counter, four) in (0u64..).zip(mask.chunks_mut(4)) {
-            let bits = mix(key.wrapping_add(counter.wrapping_mul(GOLDEN)));
-            for (index, keep) in four.iter_mut().enumerate() {
+    pub fn draw(self, mask: &mut [u8], key: u64) {
+        self.draw_from(0, mask, key);
+    }
+
+    /// Draws the part of the mask of one row that begins at `first`.
+    pub(crate) fn draw_from(self, first: usize, mask: &mut [u8], key: u64) {
+        // One output of the generator decides about four values.
+        let mut group = first as u64 / 4;
+        let mut skipped = first % 4;
+        let mut rest = mask;
+        while !rest.is_empty() {
+            let count = (4 - skipped).min(rest.len());
+            let (values, after) = rest.split_at_mut(count);
+            let bits = mix(key.wrapping_add(group.wrapping_mul(GOLDEN)));
+            for (index, keep) in (skipped..).zip(values) {
                 let draw = (bits >> (16 * index)) as u32 & (DRAWS - 1);
                 *keep = u8::from(draw < self.threshold);
             }
+            rest = after;
+            group += 1;
+            skipped = 0;
         }
     }
 
     /// Computes `out = values * mask * scale`.
-    pub(super) fn apply(self, values: &[f32], mask: &[u8], out: &mut [f32]) {
+    pub(crate) fn apply(self, values: &[f32], mask: &[u8], out: &mut [f32]) {
         for ((out, value), keep) in out.iter_mut().zip(values).zip(mask) {
             *out = value * (self.scale * f32::from(*keep));
         }
     }
 
     /// Computes `values *= mask * scale`.
-    pub(super) fn apply_in_place(self, values: &mut [f32], mask: &[u8]) {
+    pub(crate) fn apply_in_place(self, values: &mut [f32], mask: &[u8]) {
         for (value, keep) in values.iter_mut().zip(mask) {
             *value *= self.scale * f32::from(*keep);
         }
     }
 
     /// Returns the factor of a value with this mask.
-    #[cfg(test)]
-    pub(super) fn factor(self, keep: u8) -> f32 {
+    pub fn factor(self, keep: u8) -> f32 {
         self.scale * f32::from(keep)
     }
 }
@@ -69,8 +82,14 @@ pub(crate) fn mix(value: u64) -> u64 {
 }
 
 /// Derives the key of `part` from `key`.
-pub(crate) fn subkey(key: u64, part: u64) -> u64 {
+pub fn subkey(key: u64, part: u64) -> u64 {
     mix(key ^ mix(part.wrapping_add(GOLDEN)))
+}
+
+/// Derives the key of a mask, such as that of a layer, time step and row, from
+/// the key of a step.
+pub fn mask_key(key: u64, parts: &[u64]) -> u64 {
+    parts.iter().fold(key, |key, &part| subkey(key, part))
 }
 
 #[cfg(test)]
