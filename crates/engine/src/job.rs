@@ -212,6 +212,13 @@ impl Job {
                         error: SessionError::Fenced { replica },
                     }));
                 }
+                LeaseStatus::Expired => {
+                    let position = progress.begin_position();
+                    return Some(Err(GenerateError::Session {
+                        id: id.clone(),
+                        error: SessionError::LeaseExpired { position },
+                    }));
+                }
             }
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {

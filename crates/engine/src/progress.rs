@@ -98,6 +98,11 @@ impl Progress {
         }
     }
 
+    /// Where the call began.
+    pub(crate) fn begin_position(&self) -> u64 {
+        self.session.begin.position
+    }
+
     /// The id of a stored session.
     pub(crate) fn id(&self) -> Option<&SessionId> {
         match &self.session.destination {

@@ -1,7 +1,7 @@
 //! The clock that idle time is measured with.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Maximum time that one look at the clock adds. The store looks at least once
 /// a second, so a longer gap means that the machine was suspended or that the
@@ -63,12 +63,4 @@ impl RunningClock {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The time of day, in milliseconds since 1970.
-pub(super) fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
 }

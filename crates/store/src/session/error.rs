@@ -123,6 +123,16 @@ pub enum SessionError {
         /// The other replica, if it is known.
         replica: Option<Arc<str>>,
     },
+    /// The lease could not be renewed in time, and the call ended before another
+    /// replica could take the session over.
+    #[error(
+        "the session's lease could not be renewed in time; its last commit is at position \
+         {position}"
+    )]
+    LeaseExpired {
+        /// Where the call began, which is the session's last commit.
+        position: u64,
+    },
     /// The change breaks a limit or a rule of the record. Nothing was stored.
     #[error(transparent)]
     Record(#[from] RecordError),

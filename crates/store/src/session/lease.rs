@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -35,30 +36,70 @@ pub enum LeaseStatus {
     Held,
     /// The session was deleted: the call ends with CANCELLED.
     Deleted,
-    /// Another replica took the session over, or the lease could not be
-    /// renewed: the call ends with ABORTED.
+    /// Another replica took the session over: the call ends with ABORTED.
     Fenced {
         /// The other replica, if it is known.
         replica: Option<Arc<str>>,
     },
+    /// The lease could not be renewed in time, and any other replica may take
+    /// the session over: the call ends with UNAVAILABLE.
+    Expired,
 }
 
-/// What the store, the call and its reader share about a lease.
+/// A moment on a clock that runs on while the machine or the process is
+/// suspended, and that nobody can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    /// The current time.
+    pub fn now() -> Self {
+        let time = rustix::time::clock_gettime(CLOCK);
+        // Counts from the start of the machine: both fields are positive.
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
+        Self(Duration::new(seconds, nanoseconds))
+    }
+
+    /// This time after that.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(time))
+    }
+
+    fn milliseconds(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// CLOCK_BOOTTIME; other systems count suspended time in CLOCK_MONOTONIC, or
+/// cannot be suspended unnoticed.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+
+/// What the store, the call and its reader share about a lease. Only backends
+/// use it; calls have a [`SessionLease`].
 #[derive(Debug)]
-pub(super) struct LeaseState {
+pub struct LeaseState {
     pub(super) key: SessionKey,
     pub(super) token: LeaseToken,
     /// Held by the store itself, for the moment that a change takes: callers
     /// wait for its end instead of getting an error that it is busy.
     pub(super) is_internal: bool,
     leaving: AtomicBool,
+    /// When it expires, in milliseconds of [`BootTime`]; `u64::MAX`: never.
+    expires: AtomicU64,
     status: Mutex<LeaseStatus>,
     ended: AtomicBool,
     end: Notify,
 }
 
 impl LeaseState {
-    pub(super) fn of_call(key: SessionKey) -> Arc<Self> {
+    /// A new lease, held by a call. It never expires, until
+    /// [`Self::expire_at`].
+    pub fn of_call(key: SessionKey) -> Arc<Self> {
         Self::new(key, false)
     }
 
@@ -72,22 +113,47 @@ impl LeaseState {
             token: LeaseToken::random(),
             is_internal,
             leaving: AtomicBool::new(false),
+            expires: AtomicU64::new(u64::MAX),
             status: Mutex::new(LeaseStatus::Held),
             ended: AtomicBool::new(false),
             end: Notify::new(),
         })
     }
 
-    pub(super) fn is_leaving(&self) -> bool {
+    /// The session.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// The name of this lease.
+    pub fn token(&self) -> LeaseToken {
+        self.token
+    }
+
+    /// Whether the reader of the call has left.
+    pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
 
-    fn status(&self) -> LeaseStatus {
-        self.lock_status().clone()
+    /// Sets when the lease expires, unless it is renewed by another call of
+    /// this method. It is `Held` again if it had expired.
+    pub fn expire_at(&self, time: BootTime) {
+        self.expires.store(time.milliseconds(), Ordering::Release);
+    }
+
+    /// Whether the call may continue.
+    pub fn status(&self) -> LeaseStatus {
+        let status = self.lock_status().clone();
+        let expires = self.expires.load(Ordering::Acquire);
+        let is_expired = || expires != u64::MAX && BootTime::now().milliseconds() >= expires;
+        if status == LeaseStatus::Held && is_expired() {
+            return LeaseStatus::Expired;
+        }
+        status
     }
 
     /// Takes the right away; the first reason stays.
-    pub(super) fn revoke(&self, reason: LeaseStatus) {
+    pub fn revoke(&self, reason: LeaseStatus) {
         let mut status = self.lock_status();
         if *status == LeaseStatus::Held {
             *status = reason;
@@ -95,13 +161,13 @@ impl LeaseState {
     }
 
     /// Wakes those that wait for the session. Called once the session is free.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.end.notify_waiters();
     }
 
     /// Completes once the lease has ended.
-    pub(super) async fn wait_until_ended(&self) {
+    pub async fn wait_until_ended(&self) {
         let notified = self.end.notified();
         tokio::pin!(notified);
         // Registered before the flag is read: an end in between is not missed.
@@ -117,7 +183,8 @@ impl LeaseState {
 }
 
 /// Takes back leases. Implemented by each backend; must not block.
-pub(super) trait ReleaseLease: fmt::Debug + Send + Sync {
+pub trait ReleaseLease: fmt::Debug + Send + Sync {
+    /// Ends a lease whose call changes nothing.
     fn release(&self, lease: &Arc<LeaseState>);
 }
 
@@ -135,17 +202,18 @@ pub struct SessionLease {
 
 /// The session as a call found it, for the rules of the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StartPoint {
+pub struct StartPoint {
     /// Position from which the call continues.
-    pub(super) position: u64,
+    pub position: u64,
     /// The call repeats the last call or replaces it.
-    pub(super) is_rewind: bool,
+    pub is_rewind: bool,
     /// The parameters of that last call, once its record was read.
-    pub(super) parameters: Option<ParametersDigest>,
+    pub parameters: Option<ParametersDigest>,
 }
 
 impl SessionLease {
-    pub(super) fn new(
+    /// Hands a lease to a call. `owner` is told if the call drops it.
+    pub fn new(
         state: Arc<LeaseState>,
         start: Option<StartPoint>,
         owner: Arc<dyn ReleaseLease>,
@@ -179,9 +247,14 @@ impl SessionLease {
     }
 
     /// The state of the lease, which is now the caller's to end.
-    pub(super) fn into_state(mut self) -> Arc<LeaseState> {
+    pub fn into_state(mut self) -> Arc<LeaseState> {
         self.owner = None;
         Arc::clone(&self.state)
+    }
+
+    /// Where the call began, `None` if the session is to be created.
+    pub fn start(&self) -> Option<&StartPoint> {
+        self.start.as_ref()
     }
 }
 

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::cache::RecordCache;
-use super::clock::{RunningClock, now_unix_ms};
+use super::clock::RunningClock;
+use super::commit_plan::CommitPlan;
 use super::error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 use super::identity::{ModelVersion, SessionIdentity};
 use super::index::{Applied, Change, Index, OpenStep, Plan, RecordVersion};
@@ -22,6 +23,7 @@ use super::storage::{
     OpenRequest, OpenedSession, SessionCommit, SessionInfo, SessionPage, SessionStart,
     SessionStats, SessionStorage, StorageFuture,
 };
+use crate::unix_time::now_ms;
 
 /// Maximum number of evictions in one change, so that it stays a matter of
 /// milliseconds.
@@ -330,42 +332,17 @@ impl LocalSessions {
     ) -> Result<(CommitOutcome, Option<Outcome>), SessionError> {
         let held = self.index().held_session(&lease.state);
         let held = held.ok_or(SessionError::Deleted)?;
-        if held.identity != commit.identity {
-            return Err(RecordError::Content("a commit must not change the identity").into());
+        match CommitPlan::new(&lease, &held, commit, now_ms())? {
+            CommitPlan::Unchanged(outcome) => Ok((outcome, None)),
+            CommitPlan::Put(record, outcome) => {
+                let last_used_ms = self.clock.now_ms();
+                let record = SessionRecord {
+                    last_used_ms,
+                    ..record
+                };
+                Ok((outcome, Some(self.put(lease, record)?)))
+            }
         }
-        let start = lease.start.as_ref().map_or(0, |start| start.position);
-        if commit.begin.position != start {
-            return Err(
-                RecordError::Content("a commit must begin where the session was opened").into(),
-            );
-        }
-        let unchanged = CommitOutcome {
-            position: held.position,
-            last_call_position: held.last_call_position,
-            changed: false,
-        };
-        if commit.end.position == commit.begin.position {
-            return Ok((unchanged, None));
-        }
-        let goes_back = commit.end.position < held.position;
-        if goes_back && commit.cut_off && repeats_last_call(&lease, &commit) {
-            return Ok((unchanged, None));
-        }
-        let record = SessionRecord {
-            key: lease.key().clone(),
-            identity: commit.identity,
-            begin: commit.begin,
-            end: commit.end,
-            last_call: commit.last_call,
-            created_unix_ms: held.created_unix_ms.unwrap_or_else(now_unix_ms),
-            last_used_ms: self.clock.now_ms(),
-        };
-        let outcome = CommitOutcome {
-            position: record.end.position,
-            last_call_position: record.begin.position,
-            changed: true,
-        };
-        Ok((outcome, Some(self.put(lease, record)?)))
     }
 
     /// Submits the record of a leased session.
@@ -414,7 +391,7 @@ impl LocalSessions {
         }
         let lease = self.lease(lease, None);
         let record = SessionRecord {
-            created_unix_ms: now_unix_ms(),
+            created_unix_ms: now_ms(),
             last_used_ms: self.clock.now_ms(),
             ..record
         };
@@ -510,16 +487,6 @@ impl ReleaseLease for LocalSessions {
         self.index().release(lease);
         lease.end();
     }
-}
-
-/// Whether a call repeats the last call of its session, instead of replacing
-/// it by another.
-fn repeats_last_call(lease: &SessionLease, commit: &SessionCommit) -> bool {
-    lease.start.as_ref().is_some_and(|start| {
-        start.is_rewind
-            && start.parameters.is_some()
-            && start.parameters == commit.last_call.parameters
-    })
 }
 
 async fn settled(outcome: Outcome) -> Result<(), SessionError> {

@@ -18,6 +18,7 @@
 
 mod cache;
 mod clock;
+mod commit_plan;
 mod embedded;
 mod encoding;
 mod error;
@@ -33,17 +34,23 @@ mod storage;
 mod token_ids;
 mod tombstones;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use clock::RunningClock;
+pub use commit_plan::{CommitPlan, HeldSession};
 pub use embedded::{
     EmbeddedSessions, EmbeddedSettings, ImportedLegacy, OpenError, default_max_bytes,
 };
 pub use encoding::RECORD_FORMAT;
 pub use error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 pub use identity::{ARITHMETIC_REVISION, ModelVersion, Precision, SessionIdentity};
-pub use lease::{LeaseHandle, LeaseStatus, LeaseToken, SessionLease};
+pub use lease::{
+    BootTime, LeaseHandle, LeaseState, LeaseStatus, LeaseToken, ReleaseLease, SessionLease,
+    StartPoint,
+};
 pub use memory::MemorySessions;
 pub use name::{MAX_NAME_CHARS, NameError, Owner, SessionId, SessionKey};
 pub use record::{

@@ -131,6 +131,12 @@ pub struct SessionRecord {
 }
 
 impl SessionRecord {
+    /// The space that a session takes whose record has `record_bytes`, for
+    /// [`SessionLimits::max_bytes`](super::SessionLimits::max_bytes).
+    pub fn stored_bytes(record_bytes: usize) -> u32 {
+        super::index::stored_bytes(record_bytes)
+    }
+
     /// Checks the limits and that the fields fit together. Every record is
     /// checked when it is stored and when it is read.
     ///

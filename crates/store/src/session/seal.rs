@@ -463,7 +463,7 @@ fn create(path: &Path) -> io::Result<()> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::fixture::{identity, key, parameters, state};
+    use super::super::testing::fixture::{identity, key, parameters, state};
     use super::*;
 
     const FIRST: &str = "0101010101010101010101010101010101010101010101010101010101010101";

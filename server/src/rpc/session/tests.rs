@@ -66,6 +66,11 @@ fn each_reason_that_a_session_cannot_be_used_has_its_own_code_and_name() {
         (E::Deleted, Code::Aborted, "SESSION_DELETED"),
         (fenced, Code::Aborted, "SESSION_FENCED"),
         (E::CommitUnknown, Code::Unavailable, "COMMIT_UNKNOWN"),
+        (
+            E::LeaseExpired { position: 3 },
+            Code::Unavailable,
+            "STORAGE_UNAVAILABLE",
+        ),
         (E::Stopping, Code::Unavailable, "SERVER_STOPPING"),
         (
             E::UnknownRevision(7),

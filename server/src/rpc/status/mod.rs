@@ -95,8 +95,19 @@ pub(super) fn unavailable(
     message: impl Into<String>,
     retry_after: Duration,
 ) -> Status {
+    unavailable_with(reason, message, retry_after, [])
+}
+
+/// Returns the status of [`unavailable`] with metadata, see [`refused_with`].
+pub(super) fn unavailable_with<const N: usize>(
+    reason: &str,
+    message: impl Into<String>,
+    retry_after: Duration,
+    metadata: [(&str, String); N],
+) -> Status {
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
     let mut details = ErrorDetails::with_retry_info(Some(retry_after));
-    details.set_error_info(reason, DOMAIN, []);
+    details.set_error_info(reason, DOMAIN, metadata);
     Status::with_error_details(Code::Unavailable, shorten(message.into()), details)
 }
 

@@ -8,7 +8,7 @@ use charlstm_store::session::{
 };
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, quota, refused, refused_with, unavailable};
+use super::{full, internal, invalid, quota, refused, refused_with, unavailable, unavailable_with};
 
 /// A session becomes free when the generation in it ends; a second is the time
 /// of some hundred characters.
@@ -59,6 +59,10 @@ fn about(session: &str, error: &SessionError) -> Status {
         SessionError::Fenced { replica } => {
             let replica = replica.as_deref().unwrap_or_default();
             refused_with(Code::Aborted, "SESSION_FENCED", text, by(replica))
+        }
+        SessionError::LeaseExpired { position } => {
+            let position = [("position", position.to_string())];
+            unavailable_with("STORAGE_UNAVAILABLE", text, RETRY_AFTER, position)
         }
         SessionError::Record(RecordError::Format(_)) => {
             refused(Code::FailedPrecondition, "SESSION_OTHER_FORMAT", text)

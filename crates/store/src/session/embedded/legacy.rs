@@ -38,7 +38,6 @@ use super::change::{reason_of, row_of};
 use super::database::{Database, DatabaseError, Tables, database_key};
 use super::disk::{Disk, DiskFile};
 use crate::atomic_file::Digesting;
-use crate::session::clock::now_unix_ms;
 use crate::session::encoding::Reader;
 use crate::session::error::{EvictionReason, RecordError};
 use crate::session::identity::{Precision, SessionIdentity};
@@ -48,6 +47,7 @@ use crate::session::record::{
 };
 use crate::session::token_ids::TokenIds;
 use crate::session::tombstones::{NameDigest, Tombstone};
+use crate::unix_time::now_ms;
 
 const SESSIONS: &str = "sessions.bin";
 const NAMES: &str = "sessions.ids";
@@ -154,7 +154,7 @@ impl Import<'_> {
             names: std::collections::HashSet::new(),
             buried: std::collections::HashSet::new(),
             sequence: 0,
-            now_unix_ms: now_unix_ms(),
+            now_unix_ms: now_ms(),
             imported,
         };
         if there.contains(&SESSIONS) {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::commit_plan::HeldSession;
 use super::error::{EvictionReason, SessionError};
 use super::identity::{ARITHMETIC_REVISION, ModelVersion, SessionIdentity};
 use super::lease::{LeaseState, StartPoint};
@@ -41,8 +42,8 @@ const TOMBSTONE_BYTES: u64 = 60;
 /// that looked its model up before the deletion is milliseconds old.
 const MAX_RETIRED_MODELS: usize = 10_000;
 
-/// The space that a record takes in the database, with its row in the index.
-/// redb stores a value of more than a page in a power of two of pages.
+/// The space that a session takes with a record of some size, in bytes, in
+/// every backend. redb stores a value of more than a page in a power of two of pages.
 pub(in crate::session) fn stored_bytes(record_bytes: usize) -> u32 {
     /// Page of redb.
     const PAGE: usize = 4096;
@@ -629,16 +630,6 @@ impl Index {
         let entry = self.entries.get(slot.slot as usize)?.as_ref()?;
         (entry.serial == slot.serial).then_some(entry)
     }
-}
-
-/// What a lease holds.
-#[derive(Debug)]
-pub(in crate::session) struct HeldSession {
-    pub(in crate::session) identity: SessionIdentity,
-    /// `None` if the session is to be created.
-    pub(in crate::session) created_unix_ms: Option<u64>,
-    pub(in crate::session) position: u64,
-    pub(in crate::session) last_call_position: u64,
 }
 
 fn check_revision(identity: &SessionIdentity) -> Result<(), SessionError> {

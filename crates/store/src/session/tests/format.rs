@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::fixture::{identity, key, parameters, state};
+use crate::session::testing::fixture::{identity, key, parameters, state};
 use crate::session::{
     LastCall, MAX_POSITION, MAX_REPLAY_CHARS, MAX_STATE_BYTES, Owner, Precision, RECORD_FORMAT,
     RandomState, RecordError, SessionId, SessionIdentity, SessionKey, SessionRecord, SessionState,

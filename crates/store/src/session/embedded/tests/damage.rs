@@ -9,7 +9,7 @@ use super::simulated_disk::SimulatedDisk;
 use super::{OpenError, open, open_with, small};
 use crate::session::embedded::database::Database;
 use crate::session::embedded::disk::Disk;
-use crate::session::tests::fixture::{Fixture, key, state};
+use crate::session::testing::fixture::{Fixture, key, state};
 use crate::session::{Durability, EvictionReason, SessionError, SessionLimits};
 
 type Files = BTreeMap<String, Vec<u8>>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::simulated_disk::{Fault, SimulatedDisk, What};
 use super::{EmbeddedSessions, EmbeddedSettings, open, open_with, small};
-use crate::session::tests::fixture::{Fixture, abandon, key, state};
+use crate::session::testing::fixture::{Fixture, abandon, key, state};
 use crate::session::{Durability, RunningClock, SessionError, SessionLimits, SessionStorage};
 
 /// Waits for something that the threads of the store will do.
@@ -61,7 +61,7 @@ async fn a_commit_is_neither_acknowledged_nor_visible_before_it_is_synced() {
     recovered(&fixture, &disk).await;
     disk.hold_syncs(true);
     let opened = fixture.open("a").await.unwrap();
-    let commit = crate::session::tests::fixture::commit(&opened, 5, "p");
+    let commit = crate::session::testing::fixture::commit(&opened, 5, "p");
     let waiting = tokio::spawn(fixture.storage.commit(opened.lease, commit));
     until("the sync begins", async || disk.held_syncs() > 0).await;
     assert!(!waiting.is_finished());
@@ -94,7 +94,7 @@ async fn one_sync_covers_all_commits_that_wait() {
     disk.hold_syncs(true);
     let mut waiting = Vec::new();
     for opened in opened {
-        let commit = crate::session::tests::fixture::commit(&opened, 5, "p");
+        let commit = crate::session::testing::fixture::commit(&opened, 5, "p");
         waiting.push(fixture.storage.commit(opened.lease, commit));
         if waiting.len() == 1 {
             until("the first sync begins", async || disk.held_syncs() > 0).await;
@@ -113,7 +113,7 @@ async fn a_commit_is_carried_out_even_if_nobody_waits_for_it() {
     let disk = SimulatedDisk::new(1);
     let fixture = open(&disk).unwrap();
     let opened = fixture.open("a").await.unwrap();
-    let commit = crate::session::tests::fixture::commit(&opened, 5, "p");
+    let commit = crate::session::testing::fixture::commit(&opened, 5, "p");
     drop(fixture.storage.commit(opened.lease, commit));
     fixture.storage.released(&key("a")).await;
     assert_eq!(fixture.position("a").await, 5);
@@ -435,7 +435,7 @@ async fn a_slow_disk_holds_up_commits_and_nothing_else() {
     let mut waiting = Vec::new();
     for at in 0..50 {
         let opened = fixture.open(&format!("s{at}")).await.unwrap();
-        let commit = crate::session::tests::fixture::commit(&opened, 5, "p");
+        let commit = crate::session::testing::fixture::commit(&opened, 5, "p");
         waiting.push(fixture.storage.commit(opened.lease, commit));
     }
     assert_eq!(fixture.position("a").await, 3);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EmbeddedSessions, EmbeddedSettings, OpenError, Tuning};
-use crate::session::tests::fixture::Fixture;
+use crate::session::testing::fixture::{Fixture, StartFuture};
 use crate::session::{Durability, RunningClock, SessionLimits};
 use simulated_disk::SimulatedDisk;
 
@@ -56,19 +56,23 @@ fn open(disk: &SimulatedDisk) -> Result<Fixture, OpenError> {
 }
 
 /// For the rules that all backends follow.
-pub(crate) fn start_simulated(limits: SessionLimits) -> Fixture {
+pub(crate) fn start_simulated(limits: SessionLimits) -> StartFuture {
     let tuning = small(Durability::Committed);
-    open_with(&SimulatedDisk::new(1), limits, tuning).unwrap()
+    open_with(&SimulatedDisk::new(1), limits, tuning)
+        .unwrap()
+        .into()
 }
 
 /// The same, relaxed.
-pub(crate) fn start_relaxed(limits: SessionLimits) -> Fixture {
+pub(crate) fn start_relaxed(limits: SessionLimits) -> StartFuture {
     let tuning = small(Durability::Relaxed);
-    open_with(&SimulatedDisk::new(1), limits, tuning).unwrap()
+    open_with(&SimulatedDisk::new(1), limits, tuning)
+        .unwrap()
+        .into()
 }
 
 /// The same in a real folder, without a cache.
-pub(crate) fn start_in_folder(limits: SessionLimits) -> Fixture {
+pub(crate) fn start_in_folder(limits: SessionLimits) -> StartFuture {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(RunningClock::manual());
     let settings = EmbeddedSettings {
@@ -82,5 +86,5 @@ pub(crate) fn start_in_folder(limits: SessionLimits) -> Fixture {
     let sessions =
         EmbeddedSessions::open_on(disk, folder.path(), settings, tuning, clock_too).unwrap();
     let fixture = Fixture::new(Arc::new(sessions), clock);
-    fixture.keeping(folder)
+    fixture.keeping(folder).into()
 }

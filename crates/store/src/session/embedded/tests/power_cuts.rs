@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::simulated_disk::SimulatedDisk;
 use super::{open_with, small};
-use crate::session::tests::fixture::{Fixture, abandon, key, state};
+use crate::session::testing::fixture::{Fixture, abandon, key, state};
 use crate::session::{
     Durability, EvictionReason, ForkRequest, SessionError, SessionId, SessionLimits,
 };

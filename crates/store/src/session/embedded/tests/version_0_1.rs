@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::simulated_disk::SimulatedDisk;
 use super::{EmbeddedSessions, EmbeddedSettings, OpenError, open, small};
-use crate::session::tests::fixture::{Fixture, identity, key};
+use crate::session::testing::fixture::{Fixture, identity, key};
 use crate::session::{
     Durability, EvictionReason, ImportedLegacy, Owner, Precision, RandomState, RunningClock,
     SessionError, SessionIdentity, SessionRecord, SessionStorage, TokenIds,

@@ -1,16 +1,14 @@
 //! Deleting, copying and listing sessions, and the models that they use.
 
 use super::{evicted, plenty};
-use crate::session::tests::fixture::{Start, commit, identity, key, model, request, state};
+use crate::session::testing::fixture::{Start, commit, identity, key, model, request, state};
 use crate::session::{
     AllowedSessions, EvictionReason, ForkRequest, ImportRequest, LeaseStatus, ListRequest,
     OpenRequest, Owner, SessionCommit, SessionError, SessionId, SessionKey, SessionRecord,
 };
 
-pub(in crate::session::tests) async fn deleting_ends_a_running_call_and_frees_the_name(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn deleting_ends_a_running_call_and_frees_the_name(start: Start) {
+    let fixture = start(plenty()).await;
     assert_eq!(
         fixture.storage.delete(&key("a")).await,
         Err(SessionError::Unknown)
@@ -41,10 +39,8 @@ pub(in crate::session::tests) async fn deleting_ends_a_running_call_and_frees_th
     assert_eq!(fixture.get("b").await, Err(SessionError::Unknown));
 }
 
-pub(in crate::session::tests) async fn a_fork_is_where_the_original_is_and_leaves_it_alone(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn a_fork_is_where_the_original_is_and_leaves_it_alone(start: Start) {
+    let fixture = start(plenty()).await;
     let fork = |from: &str, to: &str| {
         fixture.storage.fork(ForkRequest {
             key: key(from),
@@ -66,10 +62,8 @@ pub(in crate::session::tests) async fn a_fork_is_where_the_original_is_and_leave
     assert_eq!(repeat.start.as_ref().unwrap().state, state(10));
 }
 
-pub(in crate::session::tests) async fn an_exported_record_can_be_imported_under_another_name(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn an_exported_record_can_be_imported_under_another_name(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 10).await.unwrap();
     let record = fixture.export("a").await.unwrap();
     let import = |record: SessionRecord| {
@@ -93,11 +87,11 @@ pub(in crate::session::tests) async fn an_exported_record_can_be_imported_under_
     let error = import(wrong).await.unwrap_err();
     assert!(matches!(error, SessionError::Record(_)));
     assert_eq!(fixture.get("c").await, Err(SessionError::Unknown));
-    assert_eq!(fixture.storage.stats().pending_creates, 0);
+    assert_eq!(fixture.stats().await.pending_creates, 0);
 }
 
-pub(in crate::session::tests) async fn two_owners_can_use_the_same_id(start: Start) {
-    let fixture = start(plenty());
+pub async fn two_owners_can_use_the_same_id(start: Start) {
+    let fixture = start(plenty()).await;
     let owned = |name: &str| SessionKey::new(Owner::new(name).unwrap(), key("tale").id);
     for (owner, chars) in [("alice", 3), ("bob", 4)] {
         let request = OpenRequest {
@@ -127,10 +121,8 @@ pub(in crate::session::tests) async fn two_owners_can_use_the_same_id(start: Sta
     assert_eq!(alice.position, 3);
 }
 
-pub(in crate::session::tests) async fn pages_go_from_the_most_recently_used_to_the_least(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn pages_go_from_the_most_recently_used_to_the_least(start: Start) {
+    let fixture = start(plenty()).await;
     for id in ["a", "b", "c", "d", "e"] {
         fixture.call(id, 1).await.unwrap();
     }
@@ -161,10 +153,8 @@ pub(in crate::session::tests) async fn pages_go_from_the_most_recently_used_to_t
     assert_eq!(whole, ["b", "e", "d", "c", "a"]);
 }
 
-pub(in crate::session::tests) async fn model_versions_in_use_are_counted_and_can_be_retired(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn model_versions_in_use_are_counted_and_can_be_retired(start: Start) {
+    let fixture = start(plenty()).await;
     let one = model("book", 1);
     fixture.call("a", 1).await.unwrap();
     let storage = &fixture.storage;
@@ -211,8 +201,8 @@ pub(in crate::session::tests) async fn model_versions_in_use_are_counted_and_can
     assert_eq!(error, SessionError::ModelRetired(two));
 }
 
-pub(in crate::session::tests) async fn sessions_of_a_model_can_be_evicted(start: Start) {
-    let fixture = start(plenty());
+pub async fn sessions_of_a_model_can_be_evicted(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 1).await.unwrap();
     fixture.call("b", 1).await.unwrap();
     let other = OpenRequest {

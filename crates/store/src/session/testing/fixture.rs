@@ -1,51 +1,98 @@
 //! A backend under test, and short ways to use it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::session::{
-    ARITHMETIC_REVISION, CommitOutcome, LastCall, ModelVersion, OpenRequest, OpenedSession, Owner,
-    ParametersDigest, Precision, RandomState, RunningClock, SessionCommit, SessionError, SessionId,
-    SessionIdentity, SessionInfo, SessionKey, SessionLease, SessionLimits, SessionRecord,
-    SessionState, SessionStorage, TokenIds,
+    ARITHMETIC_REVISION, CommitOutcome, LastCall, ListRequest, ModelVersion, OpenRequest,
+    OpenedSession, Owner, ParametersDigest, Precision, RandomState, RunningClock, SessionCommit,
+    SessionError, SessionId, SessionIdentity, SessionInfo, SessionKey, SessionLease, SessionLimits,
+    SessionRecord, SessionState, SessionStats, SessionStorage, StorageFuture, TokenIds,
 };
 
 /// Builds a backend with some limits.
-pub(crate) type Start = fn(SessionLimits) -> Fixture;
+pub type Start = fn(SessionLimits) -> StartFuture;
 
-pub(crate) struct Fixture {
-    pub(crate) storage: Arc<dyn SessionStorage>,
-    pub(crate) clock: Arc<RunningClock>,
+/// A backend that is being built.
+pub type StartFuture = StorageFuture<'static, Fixture>;
+
+/// A backend that needs nothing to be waited for.
+impl From<Fixture> for StartFuture {
+    fn from(fixture: Fixture) -> Self {
+        Box::pin(std::future::ready(fixture))
+    }
+}
+
+/// What only tests do with a backend.
+pub trait Controls: Send + Sync {
+    /// Moves the clock on that idle time is measured with. It stands still
+    /// otherwise.
+    fn advance(&self, time: Duration) -> StorageFuture<'_, ()>;
+
+    /// Waits until all that the backend does in the background is done, and the
+    /// counters of [`SessionStorage::stats`] are up to date.
+    fn settle(&self) -> StorageFuture<'_, ()>;
+}
+
+/// A backend in this process does nothing in the background.
+impl Controls for Arc<RunningClock> {
+    fn advance(&self, time: Duration) -> StorageFuture<'_, ()> {
+        RunningClock::advance(self, time);
+        Box::pin(std::future::ready(()))
+    }
+
+    fn settle(&self) -> StorageFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A backend under test.
+pub struct Fixture {
+    pub storage: Arc<dyn SessionStorage>,
+    controls: Box<dyn Controls>,
     /// Removed at the end.
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Fixture {
-    pub(crate) fn new(storage: Arc<dyn SessionStorage>, clock: Arc<RunningClock>) -> Self {
+    pub fn new(storage: Arc<dyn SessionStorage>, controls: impl Controls + 'static) -> Self {
         Self {
             storage,
-            clock,
+            controls: Box::new(controls),
             _folder: None,
         }
     }
 
-    pub(crate) fn keeping(self, folder: tempfile::TempDir) -> Self {
+    pub fn keeping(self, folder: tempfile::TempDir) -> Self {
         Self {
             _folder: Some(folder),
             ..self
         }
     }
 
-    pub(crate) async fn open(&self, id: &str) -> Result<OpenedSession, SessionError> {
+    pub async fn advance(&self, time: Duration) {
+        self.controls.advance(time).await;
+    }
+
+    pub async fn stats(&self) -> SessionStats {
+        self.controls.settle().await;
+        self.storage.stats()
+    }
+
+    /// Gives a lease back without a commit.
+    pub async fn abandon(&self, opened: OpenedSession) {
+        let released = self.storage.released(opened.lease.key());
+        abandon(opened);
+        released.await;
+    }
+
+    pub async fn open(&self, id: &str) -> Result<OpenedSession, SessionError> {
         self.storage.open(request(id)).await
     }
 
-    pub(crate) async fn open_at(
-        &self,
-        id: &str,
-        position: u64,
-    ) -> Result<OpenedSession, SessionError> {
+    pub async fn open_at(&self, id: &str, position: u64) -> Result<OpenedSession, SessionError> {
         let expected_position = Some(position);
         let request = OpenRequest {
             expected_position,
@@ -55,24 +102,34 @@ impl Fixture {
     }
 
     /// A whole call that adds `chars` characters.
-    pub(crate) async fn call(&self, id: &str, chars: u64) -> Result<CommitOutcome, SessionError> {
+    pub async fn call(&self, id: &str, chars: u64) -> Result<CommitOutcome, SessionError> {
         let opened = self.open(id).await?;
         self.finish(opened, chars, "call").await
     }
 
     /// Commits a call that added `chars` characters with some parameters.
-    pub(crate) async fn finish(
+    pub async fn finish(
         &self,
         opened: OpenedSession,
         chars: u64,
         parameters: &str,
     ) -> Result<CommitOutcome, SessionError> {
         let commit = commit(&opened, chars, parameters);
-        self.storage.commit(opened.lease, commit).await
+        self.commit(opened.lease, commit).await
+    }
+
+    async fn commit(
+        &self,
+        lease: SessionLease,
+        commit: SessionCommit,
+    ) -> Result<CommitOutcome, SessionError> {
+        let outcome = self.storage.commit(lease, commit).await;
+        self.controls.settle().await;
+        outcome
     }
 
     /// Commits a call that was cut off after `chars` characters.
-    pub(crate) async fn cut_off(
+    pub async fn cut_off(
         &self,
         opened: OpenedSession,
         chars: u64,
@@ -82,24 +139,24 @@ impl Fixture {
             cut_off: true,
             ..commit(&opened, chars, parameters)
         };
-        self.storage.commit(opened.lease, commit).await
+        self.commit(opened.lease, commit).await
     }
 
-    pub(crate) async fn get(&self, id: &str) -> Result<SessionInfo, SessionError> {
+    pub async fn get(&self, id: &str) -> Result<SessionInfo, SessionError> {
         self.storage.get(&key(id)).await
     }
 
-    pub(crate) async fn export(&self, id: &str) -> Result<SessionRecord, SessionError> {
+    pub async fn export(&self, id: &str) -> Result<SessionRecord, SessionError> {
         self.storage.export(&key(id)).await
     }
 
-    pub(crate) async fn position(&self, id: &str) -> u64 {
+    pub async fn position(&self, id: &str) -> u64 {
         self.get(id).await.unwrap().position
     }
 
     /// The ids of all sessions, the most recently used first.
-    pub(crate) async fn ids(&self) -> Vec<String> {
-        let list = crate::session::ListRequest {
+    pub async fn ids(&self) -> Vec<String> {
+        let list = ListRequest {
             owner: None,
             max_sessions: 1_000,
             after: None,
@@ -110,11 +167,11 @@ impl Fixture {
     }
 }
 
-pub(crate) fn key(id: &str) -> SessionKey {
+pub fn key(id: &str) -> SessionKey {
     SessionKey::new(Owner::admin(), SessionId::new(id).unwrap())
 }
 
-pub(crate) fn request(id: &str) -> OpenRequest {
+pub fn request(id: &str) -> OpenRequest {
     OpenRequest {
         key: key(id),
         expected_position: None,
@@ -123,14 +180,14 @@ pub(crate) fn request(id: &str) -> OpenRequest {
     }
 }
 
-pub(crate) fn model(name: &str, version: u64) -> ModelVersion {
+pub fn model(name: &str, version: u64) -> ModelVersion {
     ModelVersion {
         name: name.into(),
         version,
     }
 }
 
-pub(crate) fn identity(name: &str, version: u64) -> SessionIdentity {
+pub fn identity(name: &str, version: u64) -> SessionIdentity {
     SessionIdentity {
         model: model(name, version),
         digest: [u8::try_from(version).unwrap(); 32],
@@ -139,7 +196,7 @@ pub(crate) fn identity(name: &str, version: u64) -> SessionIdentity {
     }
 }
 
-pub(crate) fn parameters(text: &str) -> ParametersDigest {
+pub fn parameters(text: &str) -> ParametersDigest {
     let mut digest = [0; 32];
     digest[..text.len()].copy_from_slice(text.as_bytes());
     ParametersDigest(digest)
@@ -147,7 +204,7 @@ pub(crate) fn parameters(text: &str) -> ParametersDigest {
 
 /// The only state at a position: the bytes depend on it, so that a mixture is
 /// noticed.
-pub(crate) fn state(position: u64) -> SessionState {
+pub fn state(position: u64) -> SessionState {
     if position == 0 {
         return SessionState::origin(7);
     }
@@ -170,7 +227,7 @@ fn token(position: u64) -> u32 {
 }
 
 /// The commit of a call that added `chars` characters.
-pub(crate) fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionCommit {
+pub fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionCommit {
     let (identity, begin) = match &opened.start {
         Some(start) => (start.identity.clone(), start.state.clone()),
         None => (identity("book", 1), state(0)),
@@ -190,7 +247,7 @@ pub(crate) fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionC
 }
 
 /// Gives the lease back without a commit.
-pub(crate) fn abandon(opened: OpenedSession) {
+pub fn abandon(opened: OpenedSession) {
     let lease: SessionLease = opened.lease;
     drop(lease);
 }

@@ -6,15 +6,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::plenty;
-use crate::session::tests::fixture::{Start, abandon, key, state};
+use crate::session::testing::fixture::{Start, key, state};
 use crate::session::{ForkRequest, SessionId};
 
 /// Random calls, forks and deletions, against a map of positions.
-pub(in crate::session::tests) async fn random_calls_leave_what_a_simple_model_predicts(
-    start: Start,
-) {
+pub async fn random_calls_leave_what_a_simple_model_predicts(start: Start) {
     let mut random = StdRng::seed_from_u64(11);
-    let fixture = start(plenty());
+    let fixture = start(plenty()).await;
     // Position and beginning of the last call.
     let mut expected: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for step in 0..600_u32 {
@@ -41,7 +39,7 @@ pub(in crate::session::tests) async fn random_calls_leave_what_a_simple_model_pr
                     _ => assert!(forked.is_err()),
                 }
             }
-            2 => abandon(fixture.open(&id).await.unwrap()),
+            2 => fixture.abandon(fixture.open(&id).await.unwrap()).await,
             3 if expected.contains_key(&id) => {
                 let (end, begin) = expected[&id];
                 let opened = fixture.open_at(&id, begin).await.unwrap();
@@ -65,7 +63,7 @@ pub(in crate::session::tests) async fn random_calls_leave_what_a_simple_model_pr
             }
         }
     }
-    let stats = fixture.storage.stats();
+    let stats = fixture.stats().await;
     assert_eq!(stats.sessions, expected.len() as u64);
     let mut bytes = 0;
     for (id, (end, begin)) in expected {

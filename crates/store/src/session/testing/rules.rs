@@ -5,10 +5,10 @@ mod calls;
 mod eviction;
 mod random_calls;
 
-pub(super) use administration::*;
-pub(super) use calls::*;
-pub(super) use eviction::*;
-pub(super) use random_calls::*;
+pub use administration::*;
+pub use calls::*;
+pub use eviction::*;
+pub use random_calls::*;
 
 use crate::session::{EvictionReason, SessionError, SessionLimits};
 

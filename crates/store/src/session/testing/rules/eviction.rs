@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use super::{at_most, evicted, plenty};
-use crate::session::tests::fixture::{Start, abandon, key, request};
+use crate::session::testing::fixture::{Start, key, request};
 use crate::session::{
     EvictionReason, ForkRequest, ImportRequest, OpenRequest, SessionError, SessionId,
     SessionLimits, SessionRecord,
 };
 
-pub(in crate::session::tests) async fn the_least_recently_used_session_is_evicted_for_a_new_one(
-    start: Start,
-) {
-    let fixture = start(at_most(3));
+pub async fn the_least_recently_used_session_is_evicted_for_a_new_one(start: Start) {
+    let fixture = start(at_most(3)).await;
     for id in ["a", "b", "c"] {
         fixture.call(id, 1).await.unwrap();
     }
@@ -23,41 +21,41 @@ pub(in crate::session::tests) async fn the_least_recently_used_session_is_evicte
     let error = fixture.open("b").await.unwrap_err();
     assert_eq!(error, SessionError::Evicted(EvictionReason::Capacity));
     assert_eq!(fixture.export("b").await, evicted(EvictionReason::Capacity));
-    let stats = fixture.storage.stats();
+    let stats = fixture.stats().await;
     assert_eq!((stats.sessions, stats.tombstones), (3, 1));
     assert_eq!(stats.evicted[&EvictionReason::Capacity], 1);
     // A call that comes to nothing costs no session.
-    abandon(fixture.open("e").await.unwrap());
+    fixture.abandon(fixture.open("e").await.unwrap()).await;
     assert_eq!(fixture.ids().await, ["d", "a", "c"]);
 }
 
-pub(in crate::session::tests) async fn the_limit_on_bytes_evicts_too(start: Start) {
-    let fixture = start(plenty());
+pub async fn the_limit_on_bytes_evicts_too(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 1).await.unwrap();
-    let bytes = fixture.storage.stats().bytes;
+    let bytes = fixture.stats().await.bytes;
     let limits = SessionLimits {
         max_bytes: 3 * bytes + bytes / 2,
         ..plenty()
     };
-    let fixture = start(limits);
+    let fixture = start(limits).await;
     for id in ["a", "b", "c", "d", "e"] {
         fixture.call(id, 1).await.unwrap();
-        assert!(fixture.storage.stats().bytes <= limits.max_bytes);
+        assert!(fixture.stats().await.bytes <= limits.max_bytes);
     }
     assert_eq!(fixture.ids().await, ["e", "d", "c"]);
     assert_eq!(fixture.get("a").await, evicted(EvictionReason::Capacity));
 }
 
-pub(in crate::session::tests) async fn sessions_in_use_are_never_evicted(start: Start) {
+pub async fn sessions_in_use_are_never_evicted(start: Start) {
     let limits = SessionLimits {
         max_idle: Duration::from_secs(60),
         ..at_most(2)
     };
-    let fixture = start(limits);
+    let fixture = start(limits).await;
     fixture.call("a", 1).await.unwrap();
     fixture.call("b", 1).await.unwrap();
     let a = fixture.open("a").await.unwrap();
-    fixture.clock.advance(Duration::from_secs(61));
+    fixture.advance(Duration::from_secs(61)).await;
     fixture.call("c", 1).await.unwrap();
     assert_eq!(fixture.ids().await, ["c", "a"]);
     let c = fixture.open("c").await.unwrap();
@@ -69,41 +67,39 @@ pub(in crate::session::tests) async fn sessions_in_use_are_never_evicted(start: 
     assert_eq!(fixture.ids().await, ["c", "d"]);
 }
 
-pub(in crate::session::tests) async fn idle_sessions_are_evicted_by_running_time(start: Start) {
+pub async fn idle_sessions_are_evicted_by_running_time(start: Start) {
     let limits = SessionLimits {
         max_idle: Duration::from_secs(60),
         ..plenty()
     };
-    let fixture = start(limits);
+    let fixture = start(limits).await;
     fixture.call("a", 1).await.unwrap();
-    fixture.clock.advance(Duration::from_secs(59));
+    fixture.advance(Duration::from_secs(59)).await;
     assert_eq!(fixture.get("a").await.unwrap().idle.as_secs(), 59);
     fixture.call("b", 1).await.unwrap();
     fixture.call("c", 1).await.unwrap();
-    fixture.clock.advance(Duration::from_secs(1));
+    fixture.advance(Duration::from_secs(1)).await;
     assert_eq!(fixture.get("a").await, evicted(EvictionReason::Idle));
     assert_eq!(fixture.ids().await, ["c", "b"]);
     let error = fixture.open("a").await.unwrap_err();
     assert_eq!(error, SessionError::Evicted(EvictionReason::Idle));
-    assert_eq!(fixture.storage.stats().tombstones, 1);
+    assert_eq!(fixture.stats().await.tombstones, 1);
     fixture.call("b", 1).await.unwrap();
-    fixture.clock.advance(Duration::from_secs(59));
+    fixture.advance(Duration::from_secs(59)).await;
     assert_eq!(fixture.ids().await, ["b"]);
     assert_eq!(fixture.export("c").await, evicted(EvictionReason::Idle));
 }
 
-pub(in crate::session::tests) async fn without_limits_no_session_is_ever_too_old(start: Start) {
-    let fixture = start(SessionLimits::UNLIMITED);
+pub async fn without_limits_no_session_is_ever_too_old(start: Start) {
+    let fixture = start(SessionLimits::UNLIMITED).await;
     fixture.call("a", 1).await.unwrap();
-    fixture.clock.advance(Duration::from_secs(4000 * 24 * 3600));
+    fixture.advance(Duration::from_secs(4000 * 24 * 3600)).await;
     fixture.call("b", 1).await.unwrap();
     assert_eq!(fixture.ids().await, ["b", "a"]);
 }
 
-pub(in crate::session::tests) async fn a_tombstone_is_kept_until_the_session_is_deleted_or_recreated(
-    start: Start,
-) {
-    let fixture = start(at_most(1));
+pub async fn a_tombstone_is_kept_until_the_session_is_deleted_or_recreated(start: Start) {
+    let fixture = start(at_most(1)).await;
     for id in ["a", "b", "c", "d"] {
         fixture.call(id, 2).await.unwrap();
     }
@@ -135,16 +131,16 @@ pub(in crate::session::tests) async fn a_tombstone_is_kept_until_the_session_is_
     assert_eq!(fixture.get("c").await, Err(SessionError::Unknown));
 }
 
-pub(in crate::session::tests) async fn old_tombstones_make_room_for_new_ones(start: Start) {
+pub async fn old_tombstones_make_room_for_new_ones(start: Start) {
     let limits = SessionLimits {
         max_tombstones: 3,
         ..at_most(1)
     };
-    let fixture = start(limits);
+    let fixture = start(limits).await;
     for at in 0..10 {
         fixture.call(&format!("s{at}"), 1).await.unwrap();
     }
-    assert_eq!(fixture.storage.stats().tombstones, 3);
+    assert_eq!(fixture.stats().await.tombstones, 3);
     assert_eq!(fixture.get("s5").await, Err(SessionError::Unknown));
     for at in 6..9 {
         let info = fixture.get(&format!("s{at}")).await;
@@ -152,8 +148,8 @@ pub(in crate::session::tests) async fn old_tombstones_make_room_for_new_ones(sta
     }
 }
 
-pub(in crate::session::tests) async fn an_owner_has_a_limit_of_its_own(start: Start) {
-    let fixture = start(plenty());
+pub async fn an_owner_has_a_limit_of_its_own(start: Start) {
+    let fixture = start(plenty()).await;
     let limited = |id: &str| {
         fixture.storage.open(OpenRequest {
             owner_limit: Some(2),
@@ -164,9 +160,9 @@ pub(in crate::session::tests) async fn an_owner_has_a_limit_of_its_own(start: St
     let second = limited("b").await.unwrap();
     let over = SessionError::OwnerLimit { limit: 2 };
     assert_eq!(limited("c").await.unwrap_err(), over);
-    abandon(second);
+    fixture.abandon(second).await;
     fixture.finish(first, 1, "p").await.unwrap();
-    limited("a").await.unwrap();
+    fixture.abandon(limited("a").await.unwrap()).await;
     let fork = |limit| {
         fixture.storage.fork(ForkRequest {
             key: key("a"),

@@ -1,16 +1,16 @@
 //! What a call does to its session: opening, committing, repeating.
 
 use super::{at_most, plenty};
-use crate::session::tests::fixture::{
-    Start, abandon, commit, identity, key, model, parameters, request, state,
+use crate::session::testing::fixture::{
+    Start, commit, identity, key, model, parameters, request, state,
 };
 use crate::session::{
     AllowedSessions, ForkRequest, ImportRequest, OpenRequest, RecordError, SessionCommit,
     SessionError, SessionId, SessionIdentity, SessionRecord,
 };
 
-pub(in crate::session::tests) async fn a_commit_is_what_the_next_call_continues_from(start: Start) {
-    let fixture = start(plenty());
+pub async fn a_commit_is_what_the_next_call_continues_from(start: Start) {
+    let fixture = start(plenty()).await;
     let opened = fixture.open("a").await.unwrap();
     assert!(opened.start.is_none());
     let outcome = fixture.finish(opened, 10, "one").await.unwrap();
@@ -29,14 +29,14 @@ pub(in crate::session::tests) async fn a_commit_is_what_the_next_call_continues_
     assert_eq!((record.begin, record.end), (state(10), state(15)));
     assert_eq!(record.last_call.parameters, Some(parameters("two")));
     assert_eq!(record.last_call.tokens.unwrap().len(), 5);
-    let stats = fixture.storage.stats();
+    let stats = fixture.stats().await;
     assert_eq!((stats.sessions, stats.in_use), (1, 0));
     assert_eq!(stats.bytes, info.bytes);
 }
 
-pub(in crate::session::tests) async fn a_session_that_was_only_opened_does_not_exist(start: Start) {
-    let fixture = start(plenty());
-    abandon(fixture.open("a").await.unwrap());
+pub async fn a_session_that_was_only_opened_does_not_exist(start: Start) {
+    let fixture = start(plenty()).await;
+    fixture.abandon(fixture.open("a").await.unwrap()).await;
     assert_eq!(fixture.get("a").await, Err(SessionError::Unknown));
     let must_exist = OpenRequest {
         create: None,
@@ -44,35 +44,33 @@ pub(in crate::session::tests) async fn a_session_that_was_only_opened_does_not_e
     };
     let error = fixture.storage.open(must_exist).await.unwrap_err();
     assert_eq!(error, SessionError::Unknown);
-    assert_eq!(fixture.storage.stats().pending_creates, 0);
+    assert_eq!(fixture.stats().await.pending_creates, 0);
     // An existing session stays where it is.
     fixture.call("b", 3).await.unwrap();
-    abandon(fixture.open("b").await.unwrap());
+    fixture.abandon(fixture.open("b").await.unwrap()).await;
     assert_eq!(fixture.position("b").await, 3);
 }
 
-pub(in crate::session::tests) async fn a_session_that_is_to_be_created_is_not_shown_and_counts(
-    start: Start,
-) {
-    let fixture = start(at_most(2));
+pub async fn a_session_that_is_to_be_created_is_not_shown_and_counts(start: Start) {
+    let fixture = start(at_most(2)).await;
     let first = fixture.open("a").await.unwrap();
     let second = fixture.open("b").await.unwrap();
     assert_eq!(fixture.get("a").await, Err(SessionError::Unknown));
     assert!(fixture.ids().await.is_empty());
-    let stats = fixture.storage.stats();
+    let stats = fixture.stats().await;
     assert_eq!((stats.sessions, stats.pending_creates), (0, 2));
     let model = model("book", 1);
     assert_eq!(fixture.storage.count_by_model(&model).await, Ok(2));
     assert_eq!(fixture.open("c").await.unwrap_err(), SessionError::Full);
-    abandon(first);
+    fixture.abandon(first).await;
     fixture.finish(second, 1, "p").await.unwrap();
     assert_eq!(fixture.storage.count_by_model(&model).await, Ok(1));
     assert_eq!(fixture.ids().await, ["b"]);
     fixture.call("c", 1).await.unwrap();
 }
 
-pub(in crate::session::tests) async fn only_one_call_has_a_session(start: Start) {
-    let fixture = start(plenty());
+pub async fn only_one_call_has_a_session(start: Start) {
+    let fixture = start(plenty()).await;
     let busy = |leaving| SessionError::Busy {
         leaving,
         replica: None,
@@ -95,13 +93,13 @@ pub(in crate::session::tests) async fn only_one_call_has_a_session(start: Start)
             };
             assert_eq!(fixture.storage.fork(fork).await, Err(busy(true)));
         }
-        abandon(opened);
-        abandon(fixture.open(session).await.unwrap());
+        fixture.abandon(opened).await;
+        fixture.abandon(fixture.open(session).await.unwrap()).await;
     }
 }
 
-pub(in crate::session::tests) async fn the_end_of_a_call_wakes_those_that_wait(start: Start) {
-    let fixture = start(plenty());
+pub async fn the_end_of_a_call_wakes_those_that_wait(start: Start) {
+    let fixture = start(plenty()).await;
     // Nobody holds it: nothing to wait for.
     fixture.storage.released(&key("a")).await;
     for ending in ["abandoned", "committed", "deleted"] {
@@ -111,24 +109,22 @@ pub(in crate::session::tests) async fn the_end_of_a_call_wakes_those_that_wait(s
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         match ending {
-            "abandoned" => abandon(opened),
+            "abandoned" => fixture.abandon(opened).await,
             "committed" => {
                 fixture.finish(opened, 1, "p").await.unwrap();
             }
             _ => {
                 fixture.storage.delete(&key("a")).await.unwrap();
-                abandon(opened);
+                fixture.abandon(opened).await;
             }
         }
         waiting.await.unwrap();
-        abandon(fixture.open("a").await.unwrap());
+        fixture.abandon(fixture.open("a").await.unwrap()).await;
     }
 }
 
-pub(in crate::session::tests) async fn an_expected_position_must_be_the_end_or_the_beginning_of_the_last_call(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn an_expected_position_must_be_the_end_or_the_beginning_of_the_last_call(start: Start) {
+    let fixture = start(plenty()).await;
     let error = fixture.open_at("a", 4).await.unwrap_err();
     let expected = SessionError::PositionMismatch {
         expected: 4,
@@ -142,11 +138,11 @@ pub(in crate::session::tests) async fn an_expected_position_must_be_the_end_or_t
     let opened = fixture.open_at("a", 15).await.unwrap();
     let found = opened.start.as_ref().unwrap();
     assert_eq!((&found.state, found.is_rewind), (&state(15), false));
-    abandon(opened);
+    fixture.abandon(opened).await;
     let opened = fixture.open_at("a", 10).await.unwrap();
     let found = opened.start.as_ref().unwrap();
     assert_eq!((&found.state, found.is_rewind), (&state(10), true));
-    abandon(opened);
+    fixture.abandon(opened).await;
     for expected in [0, 9, 16, u64::MAX] {
         let error = fixture.open_at("a", expected).await.unwrap_err();
         let mismatch = SessionError::PositionMismatch {
@@ -162,10 +158,8 @@ pub(in crate::session::tests) async fn an_expected_position_must_be_the_end_or_t
     assert_eq!(opened.start.as_ref().unwrap().state, state(0));
 }
 
-pub(in crate::session::tests) async fn a_repeat_that_is_cut_off_never_moves_a_session_back(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn a_repeat_that_is_cut_off_never_moves_a_session_back(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 10).await.unwrap();
     let opened = fixture.open("a").await.unwrap();
     fixture.finish(opened, 20, "tale").await.unwrap();
@@ -180,10 +174,8 @@ pub(in crate::session::tests) async fn a_repeat_that_is_cut_off_never_moves_a_se
     assert_eq!(fixture.position("a").await, 30);
 }
 
-pub(in crate::session::tests) async fn a_repeat_that_gets_further_moves_the_session_on(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn a_repeat_that_gets_further_moves_the_session_on(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 10).await.unwrap();
     let opened = fixture.open("a").await.unwrap();
     fixture.cut_off(opened, 7, "tale").await.unwrap();
@@ -196,10 +188,8 @@ pub(in crate::session::tests) async fn a_repeat_that_gets_further_moves_the_sess
     assert_eq!(fixture.position("a").await, 30);
 }
 
-pub(in crate::session::tests) async fn a_rewind_with_other_parameters_is_a_new_branch(
-    start: Start,
-) {
-    let fixture = start(plenty());
+pub async fn a_rewind_with_other_parameters_is_a_new_branch(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 10).await.unwrap();
     let opened = fixture.open("a").await.unwrap();
     fixture.finish(opened, 20, "tale").await.unwrap();
@@ -212,8 +202,8 @@ pub(in crate::session::tests) async fn a_rewind_with_other_parameters_is_a_new_b
     assert_eq!((outcome.position, outcome.changed), (15, false));
 }
 
-pub(in crate::session::tests) async fn a_call_that_adds_nothing_changes_nothing(start: Start) {
-    let fixture = start(plenty());
+pub async fn a_call_that_adds_nothing_changes_nothing(start: Start) {
+    let fixture = start(plenty()).await;
     let opened = fixture.open("new").await.unwrap();
     let outcome = fixture.finish(opened, 0, "nothing").await.unwrap();
     assert_eq!((outcome.position, outcome.changed), (0, false));
@@ -232,8 +222,8 @@ pub(in crate::session::tests) async fn a_call_that_adds_nothing_changes_nothing(
     assert_eq!(fixture.export("a").await.unwrap(), before);
 }
 
-pub(in crate::session::tests) async fn a_commit_must_fit_what_was_opened(start: Start) {
-    let fixture = start(plenty());
+pub async fn a_commit_must_fit_what_was_opened(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 10).await.unwrap();
     let wrong: [fn(&mut SessionCommit); 4] = [
         |commit| commit.identity = identity("book", 2),
@@ -260,11 +250,11 @@ pub(in crate::session::tests) async fn a_commit_must_fit_what_was_opened(start: 
         }
         assert_eq!(fixture.position("a").await, 10);
     }
-    assert_eq!(fixture.storage.stats().in_use, 0);
+    assert_eq!(fixture.stats().await.in_use, 0);
 }
 
-pub(in crate::session::tests) async fn a_session_of_another_arithmetic_is_rejected(start: Start) {
-    let fixture = start(plenty());
+pub async fn a_session_of_another_arithmetic_is_rejected(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 1).await.unwrap();
     let other = SessionIdentity {
         revision: 2,
@@ -288,8 +278,8 @@ pub(in crate::session::tests) async fn a_session_of_another_arithmetic_is_reject
     assert_eq!(fixture.storage.import(import).await, Err(rejected));
 }
 
-pub(in crate::session::tests) async fn nothing_changes_after_a_shutdown(start: Start) {
-    let fixture = start(plenty());
+pub async fn nothing_changes_after_a_shutdown(start: Start) {
+    let fixture = start(plenty()).await;
     fixture.call("a", 1).await.unwrap();
     let running = fixture.open("a").await.unwrap();
     fixture.storage.shutdown().await.unwrap();
