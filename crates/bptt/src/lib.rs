@@ -13,4 +13,5 @@ mod panels;
 mod product;
 mod shared_buffer;
 mod team;
+mod team_size;
 pub mod trainer;

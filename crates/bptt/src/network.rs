@@ -188,6 +188,11 @@ impl<A: Arithmetic> Network<A> {
         self.carry_state(member);
     }
 
+    /// Returns the registers for pointwise operations.
+    pub(crate) fn arch(&self) -> pulp::Arch {
+        self.arithmetic.arch()
+    }
+
     /// Returns the gradient of the last batch. Only between steps, or after a
     /// barrier.
     pub(crate) fn gradient(&self) -> &SharedBuffer<f32> {

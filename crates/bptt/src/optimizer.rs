@@ -1,6 +1,8 @@
 //! Adam on flat buffers, computed by a team: norm of the gradient, clipping, the
 //! update and the average of the weights.
 
+use pulp::Arch;
+
 use super::shared_buffer::SharedBuffer;
 use super::team::Member;
 
@@ -70,6 +72,7 @@ impl Optimizer {
     /// norm of the gradient before clipping.
     pub(crate) fn update(
         &self,
+        arch: Arch,
         member: &Member<'_>,
         gradient: &SharedBuffer<f32>,
         update: &Update,
@@ -82,7 +85,11 @@ impl Optimizer {
         for part in share.clone() {
             // SAFETY: the gradient is only read; each member has its own parts.
             unsafe {
-                let sum = sum_of_squares(gradient.part(range(part)));
+                let gradient = gradient.part(range(part));
+                let sum = arch.dispatch(
+                    #[inline(always)]
+                    || sum_of_squares(gradient),
+                );
                 self.squares.part_mut(part..part + 1)[0] = sum;
             }
         }
@@ -109,18 +116,25 @@ impl Optimizer {
             // SAFETY: each member has its own parts.
             unsafe {
                 let parameters = self.parameters.part_mut(range.clone());
-                factors.update(
-                    parameters,
-                    gradient.part(range.clone()),
-                    self.first_moments.part_mut(range.clone()),
-                    self.second_moments.part_mut(range.clone()),
+                let gradient = gradient.part(range.clone());
+                let firsts = self.first_moments.part_mut(range.clone());
+                let seconds = self.second_moments.part_mut(range.clone());
+                // The bits do not depend on the registers: there are no sums.
+                arch.dispatch(
+                    #[inline(always)]
+                    || factors.update(parameters, gradient, firsts, seconds),
                 );
                 if keeps_average {
                     let decay = update.average_decay as f32;
                     let average = self.average.part_mut(range);
-                    for (average, parameter) in average.iter_mut().zip(&*parameters) {
-                        *average += (1.0 - decay) * (parameter - *average);
-                    }
+                    arch.dispatch(
+                        #[inline(always)]
+                        || {
+                            for (average, parameter) in average.iter_mut().zip(&*parameters) {
+                                *average += (1.0 - decay) * (parameter - *average);
+                            }
+                        },
+                    );
                 }
             }
         }
@@ -138,6 +152,7 @@ struct Factors {
 }
 
 impl Factors {
+    #[inline(always)]
     fn update(
         &self,
         parameters: &mut [f32],
@@ -168,6 +183,7 @@ impl Factors {
 
 /// Short partial sums lose less precision than one long sum in float32, and are
 /// faster than a sum in float64.
+#[inline(always)]
 fn sum_of_squares(values: &[f32]) -> f64 {
     values
         .chunks(1024)

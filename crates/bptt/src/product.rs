@@ -54,11 +54,24 @@ pub(crate) trait Arithmetic: Copy + Debug + Send + Sync + 'static {
     /// Returns the registers for pointwise operations.
     fn arch(self) -> pulp::Arch;
 
+    /// Rounds a value to the type that products read.
+    fn round(value: f32) -> Self::Element;
+
     /// Rounds values to the type that products read.
     ///
     /// # Panics
     /// If the lengths differ.
-    fn narrow(self, values: &[f32], out: &mut [Self::Element]);
+    fn narrow(self, values: &[f32], out: &mut [Self::Element]) {
+        assert_eq!(values.len(), out.len());
+        self.arch().dispatch(
+            #[inline(always)]
+            || {
+                for (out, &value) in out.iter_mut().zip(values) {
+                    *out = Self::round(value);
+                }
+            },
+        );
+    }
 
     /// Returns the value of an element; exact.
     fn widen(element: Self::Element) -> f32;

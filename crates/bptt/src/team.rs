@@ -34,6 +34,8 @@ struct Shared {
     size: usize,
     task: Mutex<Posted>,
     posted: Condvar,
+    /// Members that execute the present task.
+    active: AtomicUsize,
     /// Number of tasks so far; changes with `task`.
     number: AtomicUsize,
     /// Members that have not finished the task.
@@ -43,6 +45,8 @@ struct Shared {
 
 struct Posted {
     task: Option<Task>,
+    /// Members that execute it.
+    active: usize,
     number: usize,
     is_ended: bool,
 }
@@ -82,10 +86,12 @@ impl Team {
             size: size.max(1),
             task: Mutex::new(Posted {
                 task: None,
+                active: 0,
                 number: 0,
                 is_ended: false,
             }),
             posted: Condvar::new(),
+            active: AtomicUsize::new(0),
             number: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             barrier: Barrier {
@@ -113,13 +119,19 @@ impl Team {
         self.shared.size
     }
 
-    /// Executes a task on all members. Blocks until all have finished it.
+    /// Executes a task on the first `active` members, at least one. Blocks until
+    /// they have finished it.
     ///
     /// # Errors
     /// A member panicked; the panic has been reported by the panic hook. No
     /// further task can be run then.
-    pub(crate) fn run(&mut self, task: &(dyn Fn(&Member<'_>) + Sync)) -> Result<(), Panicked> {
+    pub(crate) fn run(
+        &mut self,
+        active: usize,
+        task: &(dyn Fn(&Member<'_>) + Sync),
+    ) -> Result<(), Panicked> {
         let shared = &*self.shared;
+        let active = active.clamp(1, shared.size);
         if shared.barrier.panicked.load(Ordering::Relaxed) {
             return Err(Panicked);
         }
@@ -127,14 +139,18 @@ impl Team {
         // `running` is 0, when no member uses the task any more.
         let task: Task =
             unsafe { std::mem::transmute::<&(dyn Fn(&Member<'_>) + Sync), Task>(task) };
-        shared.running.store(shared.size - 1, Ordering::Relaxed);
-        {
-            let mut posted = shared.lock();
-            posted.task = Some(task);
-            posted.number += 1;
-            shared.number.store(posted.number, Ordering::Release);
+        shared.running.store(active - 1, Ordering::Relaxed);
+        shared.active.store(active, Ordering::Relaxed);
+        if active > 1 {
+            {
+                let mut posted = shared.lock();
+                posted.task = Some(task);
+                posted.active = active;
+                posted.number += 1;
+                shared.number.store(posted.number, Ordering::Release);
+            }
+            shared.posted.notify_all();
         }
-        shared.posted.notify_all();
         shared.execute(task, 0);
         wait(|| shared.running.load(Ordering::Acquire) == 0);
         shared.lock().task = None;
@@ -174,10 +190,18 @@ impl Shared {
                     .wait(posted)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            let (Some(task), false) = (posted.task, posted.is_ended) else {
+            if posted.is_ended {
                 return;
+            }
+            let Some(task) = posted.task else {
+                // The others have executed it already.
+                number = posted.number;
+                continue;
             };
             number = posted.number;
+            if index >= posted.active {
+                continue;
+            }
             drop(posted);
             self.execute(task, index);
             self.running.fetch_sub(1, Ordering::Release);
@@ -206,15 +230,16 @@ impl Shared {
 }
 
 impl Member<'_> {
-    /// Returns the number of members of the team.
+    /// Returns the number of members that execute the task.
     pub(crate) fn count(&self) -> usize {
-        self.shared.size
+        self.shared.active.load(Ordering::Relaxed)
     }
 
     /// Returns the member's share of `0..items`: contiguous, and as even as
     /// possible.
     pub(crate) fn share(&self, items: usize) -> std::ops::Range<usize> {
-        let part = |index| index * items / self.shared.size;
+        let count = self.count();
+        let part = |index| index * items / count;
         part(self.index)..part(self.index + 1)
     }
 
@@ -229,11 +254,12 @@ impl Member<'_> {
             generation,
             panicked,
         } = &self.shared.barrier;
-        if self.shared.size == 1 {
+        let count = self.count();
+        if count == 1 {
             return;
         }
         let current = generation.load(Ordering::Relaxed);
-        if waiting.fetch_add(1, Ordering::AcqRel) + 1 == self.shared.size {
+        if waiting.fetch_add(1, Ordering::AcqRel) + 1 == count {
             waiting.store(0, Ordering::Relaxed);
             generation.store(current.wrapping_add(1), Ordering::Release);
             return;
@@ -274,7 +300,7 @@ mod tests {
         let mut team = Team::start(3).expect("threads");
         let written: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
         for round in 1..200 {
-            team.run(&|member| {
+            team.run(3, &|member| {
                 for part in 0..5 {
                     written[member.index].store(round * 10 + part, Ordering::Relaxed);
                     member.barrier();
@@ -289,10 +315,27 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_executed_by_as_many_members_as_it_asks_for() {
+        let mut team = Team::start(4).expect("threads");
+        for active in [4, 1, 3, 2, 4, 9, 0] {
+            let executed: Mutex<Vec<usize>> = Mutex::default();
+            team.run(active, &|member| {
+                member.barrier();
+                executed.lock().expect("no panic").push(member.index);
+                member.barrier();
+            })
+            .expect("no panic");
+            let mut executed = executed.into_inner().expect("no panic");
+            executed.sort_unstable();
+            assert_eq!(executed, (0..active.clamp(1, 4)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn the_shares_of_all_members_are_the_whole() {
         let mut team = Team::start(3).expect("threads");
         let shares = Mutex::new(Vec::new());
-        team.run(&|member| {
+        team.run(3, &|member| {
             let share = member.share(10);
             shares.lock().expect("no panic").extend(share);
         })
@@ -305,11 +348,11 @@ mod tests {
     #[test]
     fn a_panic_of_one_member_ends_the_task_of_all_and_is_an_error() {
         let mut team = Team::start(3).expect("threads");
-        let outcome = team.run(&|member| {
+        let outcome = team.run(3, &|member| {
             assert_ne!(member.index, 1, "a panic of the test");
             member.barrier();
         });
         assert_eq!(outcome, Err(Panicked));
-        assert_eq!(team.run(&|_| ()), Err(Panicked));
+        assert_eq!(team.run(3, &|_| ()), Err(Panicked));
     }
 }

@@ -1,6 +1,8 @@
 //! A network in training on the CPU: its parameters, its optimizer, and the
 //! threads that compute.
 
+use std::time::Instant;
+
 use charlstm_model::architecture::Architecture;
 use charlstm_model::learner::{LearnError, LearnerConfig};
 
@@ -10,6 +12,7 @@ use super::network::{Batch, Dropouts, Network, Sizes};
 use super::optimizer::{Optimizer, Update};
 use super::product::Arithmetic;
 use super::team::{Panicked, Team};
+use super::team_size::TeamSize;
 
 /// What to train and how, in plain numbers. The caller has validated them.
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +178,7 @@ struct NetworkTrainer<A: Arithmetic> {
     network: Network<A>,
     optimizer: Optimizer,
     team: Team,
+    team_size: TeamSize,
 }
 
 impl<A: Arithmetic> NetworkTrainer<A> {
@@ -198,6 +202,7 @@ impl<A: Arithmetic> NetworkTrainer<A> {
             network: Network::new(arithmetic, architecture, sizes, dropouts),
             optimizer: Optimizer::new(parameters, config.average_decay.is_some()),
             team: Team::start(threads)?,
+            team_size: TeamSize::new(threads),
             config,
         })
     }
@@ -225,18 +230,21 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
         let norm = std::sync::OnceLock::new();
         let (network, optimizer) = (&self.network, &self.optimizer);
         let count = self.config.architecture.parameter_count();
+        let arch = network.arch();
+        let begin = Instant::now();
         self.team
-            .run(&|member| {
+            .run(self.team_size.next(), &|member| {
                 // SAFETY: the parameters are only written after the barrier.
                 let parameters = unsafe { optimizer.parameters.part(0..count) };
                 network.compute(member, parameters, &batch);
                 member.barrier();
-                let value = optimizer.update(member, network.gradient(), &update);
+                let value = optimizer.update(arch, member, network.gradient(), &update);
                 if member.index == 0 {
                     let _ = norm.set(value);
                 }
             })
             .map_err(|Panicked| LearnError::Panicked)?;
+        self.team_size.record(begin.elapsed());
         Ok(Step {
             loss: self.network.mean_loss(),
             gradient_norm: norm.into_inner().unwrap_or(f64::NAN),

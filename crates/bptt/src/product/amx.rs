@@ -8,8 +8,7 @@ use std::fmt::Debug;
 
 use pulp::Arch;
 
-use super::avx512_bf16::narrow;
-use super::{Arithmetic, MAX_WIDTH, Product, Tile, from_bf16};
+use super::{Arithmetic, MAX_WIDTH, Product, Tile, from_bf16, to_bf16};
 
 /// Rows of a tile, and columns of float32.
 const TILE: usize = 16;
@@ -97,8 +96,9 @@ impl<T: Tiles + 'static> Arithmetic for Amx<T> {
         self.arch
     }
 
-    fn narrow(self, values: &[f32], out: &mut [u16]) {
-        narrow(self.arch, values, out);
+    #[inline(always)]
+    fn round(value: f32) -> u16 {
+        to_bf16(value)
     }
 
     fn widen(element: u16) -> f32 {

@@ -49,8 +49,9 @@ impl Arithmetic for Avx512Bf16 {
         self.0
     }
 
-    fn narrow(self, values: &[f32], out: &mut [u16]) {
-        narrow(self.0, values, out);
+    #[inline(always)]
+    fn round(value: f32) -> u16 {
+        to_bf16(value)
     }
 
     fn widen(element: u16) -> f32 {
@@ -62,22 +63,6 @@ impl Arithmetic for Avx512Bf16 {
         // vouches for the output.
         unsafe { add_product(product) };
     }
-}
-
-/// Rounds values to bfloat16.
-///
-/// # Panics
-/// If the lengths differ.
-pub(super) fn narrow(arch: Arch, values: &[f32], out: &mut [u16]) {
-    assert_eq!(values.len(), out.len());
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            for (out, &value) in out.iter_mut().zip(values) {
-                *out = to_bf16(value);
-            }
-        },
-    );
 }
 
 /// # Safety

@@ -27,8 +27,9 @@ impl Arithmetic for Float32 {
         self.0
     }
 
-    fn narrow(self, values: &[f32], out: &mut [f32]) {
-        out.copy_from_slice(values);
+    #[inline(always)]
+    fn round(value: f32) -> f32 {
+        value
     }
 
     fn widen(element: f32) -> f32 {
@@ -58,16 +59,9 @@ impl Arithmetic for RoundedBf16 {
         self.0
     }
 
-    fn narrow(self, values: &[f32], out: &mut [f32]) {
-        assert_eq!(values.len(), out.len());
-        self.0.dispatch(
-            #[inline(always)]
-            || {
-                for (out, &value) in out.iter_mut().zip(values) {
-                    *out = from_bf16(to_bf16(value));
-                }
-            },
-        );
+    #[inline(always)]
+    fn round(value: f32) -> f32 {
+        from_bf16(to_bf16(value))
     }
 
     fn widen(element: f32) -> f32 {
