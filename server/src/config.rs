@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod help_headings;
 mod http;
+mod sharing;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,7 @@ pub use self::environment::unknown_variables;
 pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
+pub use self::sharing::SharingConfig;
 use self::value::{
     Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
     gpu_failure, kernels, log_format, log_level, path, precision, principal_name, role, threads,
@@ -158,6 +160,10 @@ pub struct Config {
         value_parser = Checked(path)
     )]
     pub data_dir: PathBuf,
+
+    /// What several replicas share.
+    #[command(flatten)]
+    pub sharing: SharingConfig,
 
     /// Device for training and generation: auto, cpu, cuda or cuda:N; auto
     /// selects the first GPU, or the CPU if there is none
@@ -575,6 +581,7 @@ impl Config {
             config = parse(command, Some(&path))?;
         }
         config.check_tls()?;
+        config.sharing.check()?;
         if config.task.is_none() {
             config.check_exposure()?;
         }

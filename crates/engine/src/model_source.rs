@@ -16,6 +16,16 @@ pub trait ModelSource: Send + Sync + 'static {
     /// `NotFound`, with a text that lists what exists; `BadReference`.
     fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError>;
 
+    /// Looks for versions that others have stored a moment ago, before a
+    /// reference is rejected. Blocks on the network; does nothing if there are no
+    /// others.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    fn refresh(&self) -> Result<(), ModelSourceError> {
+        Ok(())
+    }
+
     /// Returns a model if it is in memory in a precision, without blocking.
     /// `None` if it has to be loaded first, or does not exist. Without a
     /// precision, it is the one in which the model generates on this server.
@@ -72,6 +82,10 @@ pub enum ModelSourceError {
 impl ModelSource for Repository {
     fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError> {
         Repository::resolve(self, reference).map_err(ModelSourceError::from)
+    }
+
+    fn refresh(&self) -> Result<(), ModelSourceError> {
+        Ok(Repository::refresh(self)?)
     }
 
     fn loaded(&self, id: &ModelId, precision: Option<Precision>) -> Option<Arc<LoadedModel>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ServeError;
 use super::prepared::Prepared;
+use super::shared_storage::SharedStorage;
 use crate::config::Config;
 use crate::data_folder::SNAPSHOT_KEY;
 use crate::devices::{self, GenerationSettings};
@@ -36,7 +37,12 @@ impl Data {
     ///
     /// # Errors
     /// A part that cannot be opened, or a thread that cannot be started.
-    pub(super) fn open(config: &Config, prepared: &Prepared) -> Result<Self, ServeError> {
+    pub(super) fn open(
+        config: &Config,
+        prepared: &Prepared,
+        shared: Option<&SharedStorage>,
+        stopping: &CancellationToken,
+    ) -> Result<Self, ServeError> {
         let (device, kernels) = (prepared.device, prepared.kernels);
         let generation = devices::generation(&GenerationSettings {
             device,
@@ -46,13 +52,28 @@ impl Data {
             threads: config.threads,
             gpu_failure: config.gpu_failure,
         });
-        let repository = Repository::open_for(&config.data_dir, generation.devices)?;
+        let repository = match shared {
+            Some(shared) => shared.repository(config, generation.devices, stopping)?,
+            None => Repository::open_for(&config.data_dir, generation.devices)?,
+        };
         let keys = match &config.snapshot_key_file {
             Some(file) => SnapshotKeys::read(file)?,
             None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
         };
         let sessions = open_sessions(config)?;
-        let jobs = open_jobs(config, device, &repository)?;
+        let jobs = match shared {
+            Some(shared) => shared.jobs(
+                config,
+                config
+                    .sharing
+                    .replica_name
+                    .as_deref()
+                    .unwrap_or("temporary"),
+                device,
+                &repository,
+            )?,
+            None => open_jobs(config, device, &repository)?,
+        };
         let threads = generation.threads;
         let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
         Ok(Self {
@@ -68,7 +89,10 @@ impl Data {
 
 /// Opens the session storage of the data folder.
 fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
-    let folder = config.data_dir.join("sessions");
+    let folder = match config.sharing.is_on() {
+        true => config.data_dir.join("cache/sessions"),
+        false => config.data_dir.join("sessions"),
+    };
     let max_bytes = match config.session_store_bytes {
         Some(bytes) => bytes.as_u64(),
         None => default_max_bytes(&folder).map_err(|error| ServeError::File {

@@ -11,14 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::object_store::aws::AmazonS3Builder;
-use ::object_store::azure::MicrosoftAzureBuilder;
+use ::object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use ::object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use ::object_store::buffered::BufWriter;
-use ::object_store::gcp::GoogleCloudStorageBuilder;
+use ::object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use ::object_store::local::LocalFileSystem;
 use ::object_store::prefix::PrefixStore;
 use ::object_store::{
-    ClientOptions, Error, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload,
+    ClientConfigKey, Error, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload,
     RetryConfig, path::Path as Key,
 };
 use bytes::Bytes;
@@ -109,28 +109,32 @@ impl Objects {
                 });
             }
             ObjectStoreScheme::AmazonS3 => Arc::new(
-                AmazonS3Builder::from_env()
-                    .with_url(url)
-                    .with_client_options(client_options())
-                    .with_retry(retries())
-                    .build()
-                    .map_err(failed)?,
+                with_timeouts(AmazonS3Builder::from_env(), |builder, key, value| {
+                    builder.with_config(AmazonS3ConfigKey::Client(key), value)
+                })
+                .with_url(url)
+                .with_retry(retries())
+                .build()
+                .map_err(failed)?,
             ),
             ObjectStoreScheme::GoogleCloudStorage => Arc::new(
-                GoogleCloudStorageBuilder::from_env()
-                    .with_url(url)
-                    .with_client_options(client_options())
-                    .with_retry(retries())
-                    .build()
-                    .map_err(failed)?,
+                with_timeouts(
+                    GoogleCloudStorageBuilder::from_env(),
+                    |builder, key, value| builder.with_config(GoogleConfigKey::Client(key), value),
+                )
+                .with_url(url)
+                .with_retry(retries())
+                .build()
+                .map_err(failed)?,
             ),
             ObjectStoreScheme::MicrosoftAzure => Arc::new(
-                MicrosoftAzureBuilder::from_env()
-                    .with_url(url)
-                    .with_client_options(client_options())
-                    .with_retry(retries())
-                    .build()
-                    .map_err(failed)?,
+                with_timeouts(MicrosoftAzureBuilder::from_env(), |builder, key, value| {
+                    builder.with_config(AzureConfigKey::Client(key), value)
+                })
+                .with_url(url)
+                .with_retry(retries())
+                .build()
+                .map_err(failed)?,
             ),
             _ => {
                 let text = format!(
@@ -309,11 +313,17 @@ async fn read_file(path: &Path) -> std::io::Result<PutPayload> {
     }
 }
 
-fn client_options() -> ClientOptions {
-    ClientOptions::new()
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_read_timeout(READ_TIMEOUT)
-        .with_timeout(REQUEST_TIMEOUT)
+/// Sets the time limits of requests, and keeps what the environment says about
+/// connections.
+fn with_timeouts<B>(builder: B, set: impl Fn(B, ClientConfigKey, String) -> B) -> B {
+    let limits = [
+        (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
+        (ClientConfigKey::ReadTimeout, READ_TIMEOUT),
+        (ClientConfigKey::Timeout, REQUEST_TIMEOUT),
+    ];
+    limits.into_iter().fold(builder, |builder, (key, limit)| {
+        set(builder, key, format!("{} s", limit.as_secs()))
+    })
 }
 
 fn retries() -> RetryConfig {

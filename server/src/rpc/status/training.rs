@@ -48,6 +48,13 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
     }
 }
 
+/// Returns the status of a watch that ends because this replica stops: the
+/// training continues on another one.
+pub(in crate::rpc) fn continues_elsewhere() -> Status {
+    let text = "this replica stops, and the training continues on another one; watch it there";
+    unavailable("SERVER_STOPPING", text, RETRY_SOON)
+}
+
 /// Returns the status of a stream whose first message has no spec.
 pub(in crate::rpc) fn spec_missing() -> Status {
     invalid("spec", "must be in the first message")
