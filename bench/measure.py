@@ -110,16 +110,24 @@ class server:
         self.temporary.cleanup()
 
 
-def train(address: str, text: Path, sizes: tuple, model: str) -> dict:
-    """Trains one epoch with the preset `notebook`. Returns the speed in
+def cpu_features() -> set:
+    """The names of the processor's features, as Linux lists them."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def train(address: str, text: Path, sizes: tuple, model: str, *flags: str) -> dict:
+    """Trains one epoch with the preset `notebook` and `flags`. Returns the speed in
     characters per second, measured by the client from the first step event after
     the warm-up to the last one, and the vocabulary size."""
-    batch, sequence, hidden, layers, _ = sizes
+    batch, sequence, hidden, layers = sizes[:4]
     command = [str(RELEASE / "charlstm-client"), "--addr", address, "--json", "train"]
     command += ["--text", str(text), "--model", model, "--recipe", "notebook", "--epochs", "1"]
     command += ["--batch-size", str(batch), "--sequence-length", str(sequence)]
     command += ["--hidden-size", str(hidden), "--num-layers", str(layers)]
-    command += ["--seed", "1", "--sample-chars", "0"]
+    command += ["--seed", "1", "--sample-chars", "0", *flags]
     steps, vocabulary, epoch_speed = [], 0, None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:

@@ -8,8 +8,7 @@ one run, and prints the ratios. `make bench` builds the programs that this runs.
 Uses the PyTorch of the Python in BENCH_PYTHON; if that is not set, installs
 PyTorch into .venv-bench (4 GB). charlstm is measured through gRPC on loopback,
 including the client. Speed drifts on a shared machine, and only ratios within
-one run are meaningful: so both sides take turns, and the best round of each
-counts.
+one run are meaningful: so both sides take turns.
 """
 
 import argparse
@@ -20,12 +19,7 @@ from pathlib import Path
 
 import generation
 import measure
-from measure import fastest, progress, run_peer
-
-# batch, sequence, hidden, layers, and the target ratio.
-TRAININGS = ((128, 100, 512, 2, 1.35), (32, 50, 128, 2, 1.2))
-# Enough for a steady speed of PyTorch: about 20 steps of 12,800 characters.
-PYTORCH_CHARS = 250_000
+import training
 
 
 def main() -> int:
@@ -37,12 +31,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="charlstm-bench-") as folder:
         text = options.text or measure.embedded_text(Path(folder))
         if options.only != "generation":
-            for sizes in TRAININGS:
-                results["training"].append(compare_training(python, text, sizes, options))
+            trainings = training.compare(python, text, options)
+            print(training.table(trainings, measure.cpu_features()) + "\n", flush=True)
+            results["training"] = training.as_json(trainings)
         if options.only != "training":
             results["generation"] = generation.compare(python, text, options)
-    if results["training"]:
-        print(table(results["training"]) + "\n", flush=True)
     if results["generation"]:
         print(generation.table(results["generation"]), flush=True)
     if options.json:
@@ -69,58 +62,6 @@ def find_pytorch() -> str:
         measure.call([str(measure.ROOT / "scripts" / "venv.sh"), str(folder), str(requirements)])
         python = str(folder / "bin" / "python")
     return python
-
-
-def compare_training(python: str, text: Path, sizes: tuple, options) -> dict:
-    batch, sequence, hidden, layers, target = sizes
-    name = f"{batch} x {sequence} x {hidden} x {layers}"
-    pytorch, charlstm = [], []
-    for _ in range(options.rounds):
-        pytorch.extend(
-            run_peer(
-                python,
-                "train_loop.py",
-                text=text,
-                batch_size=batch,
-                sequence_length=sequence,
-                hidden_size=hidden,
-                num_layers=layers,
-                steps=max(10, PYTORCH_CHARS // (batch * sequence)),
-                warmup=measure.WARMUP_STEPS,
-                threads=options.threads,
-            )
-        )
-        progress(f"training {name}: PyTorch {pytorch[-1]['chars_per_second']:,.0f} chars/s")
-        with measure.server(options) as (process, address, _):
-            charlstm.append(measure.train(address, text, sizes, "bench"))
-            charlstm[-1]["peak_rss_bytes"] = measure.peak_memory(process.pid)
-            measure.stop_cleanly(process)
-        progress(f"training {name}: charlstm {charlstm[-1]['chars_per_second']:,.0f} chars/s")
-    return {
-        "name": name,
-        "target": target,
-        "pytorch": fastest(pytorch),
-        "charlstm": fastest(charlstm),
-    }
-
-
-def table(trainings: list) -> str:
-    rows = [("", "PyTorch", "charlstm", "ratio", "target")]
-    for entry in trainings:
-        pytorch, charlstm = entry["pytorch"], entry["charlstm"]
-        speeds = (side["chars_per_second"] for side in (pytorch, charlstm))
-        name = f"training {entry['name']}, chars/s"
-        rows.append(generation.row(name, *speeds, entry["target"]))
-        rows.append(
-            (
-                "  peak resident memory, MB",
-                f"{pytorch['peak_rss_bytes'] / 1e6:,.0f}",
-                f"{charlstm['peak_rss_bytes'] / 1e6:,.0f}",
-                f"{charlstm['peak_rss_bytes'] / pytorch['peak_rss_bytes']:.2f}",
-                "<= 1",
-            )
-        )
-    return measure.aligned(rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use charlstm_model::device::Device;
+use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{LearnerConfig, LearnerFactory, Techniques, TrainingPrecision};
 use charlstm_model::tokens::CorpusTokens;
 use charlstm_model::vocabulary::Vocabulary;
@@ -124,6 +125,7 @@ fn main() {
     };
     let factory = TorchLearnerFactory {
         device: Device::Cpu,
+        kernels: FloatKernels::best(),
         threads: options
             .threads
             .unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),

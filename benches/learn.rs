@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::device::Device;
+use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{LearnerConfig, LearnerFactory, Techniques, TrainingPrecision};
 use charlstm_model::optimizer_config::OptimizerConfig;
 use charlstm_model::tokens::CorpusTokens;
@@ -51,6 +52,7 @@ fn measure(config: &LearnerConfig, steps: usize, threads: usize) {
     let factory = TorchLearnerFactory {
         device: Device::Cpu,
         threads,
+        kernels: FloatKernels::best(),
     };
     let tokens: CorpusTokens = (0..373_097u32)
         .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)

@@ -21,7 +21,13 @@ fn weights(server: &Server, model: &str) -> Vec<u8> {
 
 /// Starts a training and returns its id when `epochs` epochs have ended.
 fn train_until(server: &Server, epochs: usize) -> String {
-    let output = train_small(server, "verse", &["--epochs", "6", "--detach"]);
+    train_in(server, "auto", epochs)
+}
+
+/// As [`train_until`], in some precision.
+fn train_in(server: &Server, precision: &str, epochs: usize) -> String {
+    let flags = ["--epochs", "6", "--detach", "--precision", precision];
+    let output = train_small(server, "verse", &flags);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     let id = output.stdout.trim().to_owned();
     let mut watch = client(server, &["--json", "trainings", "watch", &id]);
@@ -46,8 +52,13 @@ fn reports(watched: &str, epoch: u32) -> usize {
 }
 
 fn uninterrupted() -> Vec<u8> {
+    uninterrupted_in("auto")
+}
+
+fn uninterrupted_in(precision: &str) -> Vec<u8> {
     let server = Server::start(&["--threads", "2"]);
-    let output = train_small(&server, "verse", &["--epochs", "6"]);
+    let flags = ["--epochs", "6", "--precision", precision];
+    let output = train_small(&server, "verse", &flags);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     weights(&server, "verse")
 }
@@ -74,6 +85,44 @@ fn a_training_whose_server_was_killed_resumes_to_the_same_weights() {
             assert_eq!(reports(&watched, epoch), 1, "epoch {epoch} in {watched}");
         }
     }
+}
+
+#[test]
+fn a_killed_training_of_each_precision_resumes_to_the_same_weights_on_another_number_of_threads() {
+    let [float32, bf16] = ["float32", "bf16"].map(|precision| {
+        let server = Server::start(&["--threads", "2"]);
+        let id = train_in(&server, precision, 2);
+        let server = Server::start_in(server.kill(), &["--threads", "1"]);
+        let output = ask(&server, &["trainings", "resume", &id]);
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        let resumed = weights(&server, "verse");
+        assert!(resumed == uninterrupted_in(precision), "{precision}");
+        resumed
+    });
+    assert!(float32 != bf16, "both precisions give the same weights");
+}
+
+#[test]
+fn a_training_that_continues_with_other_instructions_says_so_and_ends() {
+    let server = Server::start(&["--threads", "2"]);
+    let id = train_in(&server, "bf16", 1);
+    let folder = server.stop();
+    let server = Server::start_in(folder, &["--kernels", "portable"]);
+    let output = ask(&server, &["trainings", "resume", &id]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(
+        output
+            .stderr
+            .contains("the training continues with portable"),
+        "{}",
+        output.stderr
+    );
+    let watched = ask_ok(&server, &["--json", "trainings", "watch", &id]);
+    assert!(
+        watched.contains("\"instructions\":\"portable\""),
+        "{watched}"
+    );
+    assert!(watched.contains("STATE_SUCCEEDED"), "{watched}");
 }
 
 #[test]

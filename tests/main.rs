@@ -39,4 +39,5 @@ mod third_party_clients;
 mod traces;
 mod train_and_generate;
 mod training_faults;
+mod training_precision;
 mod uploads;

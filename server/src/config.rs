@@ -10,7 +10,6 @@ mod error;
 mod file;
 mod help_headings;
 mod http;
-mod sharing;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -25,7 +24,6 @@ pub use self::environment::unknown_variables;
 pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
-pub use self::sharing::SharingConfig;
 use self::value::{
     Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
     gpu_failure, kernels, log_format, log_level, path, precision, principal_name, role, threads,
@@ -161,10 +159,6 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
 
-    /// What several replicas share.
-    #[command(flatten)]
-    pub sharing: SharingConfig,
-
     /// Device for training and generation: auto, cpu, cuda or cuda:N; auto
     /// selects the first GPU, or the CPU if there is none
     #[arg(
@@ -188,9 +182,9 @@ pub struct Config {
     )]
     pub precision: Precision,
 
-    /// CPU kernels of generation, for tests and diagnosis: auto, portable, avx2,
-    /// avxvnni, avx512, vnni or amx; auto selects the fastest. All give the
-    /// same text
+    /// CPU kernels of generation and training, for tests and diagnosis: auto,
+    /// portable, avx2, avxvnni, avx512, vnni or amx; auto selects the fastest.
+    /// All give the same text; portable and avx2 give a training other last bits
     #[arg(
         long,
         env = "CHARLSTM_KERNELS",
@@ -581,7 +575,6 @@ impl Config {
             config = parse(command, Some(&path))?;
         }
         config.check_tls()?;
-        config.sharing.check()?;
         if config.task.is_none() {
             config.check_exposure()?;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use charlstm_cuda::{CudaDecoder, CudaEvent};
 use charlstm_model::decode_step::{Int8Processor, Precision, Processor};
 use charlstm_model::device::{Device, DeviceChoice, DeviceError};
-use charlstm_model::kernels::Kernels;
+use charlstm_model::kernels::{FloatKernels, Kernels};
 use charlstm_model::learner::LearnerFactory;
 use charlstm_repository::DecodeDevices;
 use tokio_util::sync::CancellationToken;
@@ -120,14 +120,26 @@ fn on_event(
 
 /// Returns the factory of the learners, which train networks.
 #[cfg(feature = "torch")]
-pub(crate) fn learners(device: Device, threads: usize) -> Arc<dyn LearnerFactory> {
-    Arc::new(charlstm_torch::learner::TorchLearnerFactory { device, threads })
+pub(crate) fn learners(
+    device: Device,
+    threads: usize,
+    kernels: FloatKernels,
+) -> Arc<dyn LearnerFactory> {
+    Arc::new(charlstm_torch::learner::TorchLearnerFactory {
+        device,
+        threads,
+        kernels,
+    })
 }
 
 /// Returns a factory that rejects every training: this build has no training
 /// arithmetic.
 #[cfg(not(feature = "torch"))]
-pub(crate) fn learners(device: Device, _threads: usize) -> Arc<dyn LearnerFactory> {
+pub(crate) fn learners(
+    device: Device,
+    _threads: usize,
+    _kernels: FloatKernels,
+) -> Arc<dyn LearnerFactory> {
     Arc::new(inference_only::NoLearners { device })
 }
 

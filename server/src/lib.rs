@@ -11,7 +11,6 @@ mod devices;
 mod http;
 mod listener;
 pub mod metrics;
-mod migrate;
 pub mod rpc;
 pub mod serve;
 pub mod shutdown;

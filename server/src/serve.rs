@@ -9,7 +9,6 @@ mod prepared;
 mod reload;
 mod routes;
 mod services;
-mod shared_storage;
 mod stop;
 mod transport;
 
@@ -28,7 +27,6 @@ use self::data::Data;
 use self::prepared::Prepared;
 use self::routes::RouteContext;
 use self::services::Services;
-pub(crate) use self::shared_storage::SharedStorage;
 use self::stop::stop;
 use self::transport::Tls;
 use crate::access::{AccessControl, AccessError, is_exposed};
@@ -41,8 +39,6 @@ use crate::shutdown::Signals;
 use crate::traces::TracesError;
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_model::kernels::{KernelError, Kernels};
-use charlstm_replicas::database::DatabaseError;
-use charlstm_replicas::object_store::ObjectStoreError;
 use charlstm_repository::RepositoryError;
 use charlstm_store::session::{KeyFileError, OpenError, SnapshotKeys};
 
@@ -82,15 +78,6 @@ pub enum ServeError {
     /// The models cannot be opened.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// The database cannot be used.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// The object store cannot be used.
-    #[error(transparent)]
-    ObjectStore(#[from] ObjectStoreError),
-    /// The data folder of a replica has data of its own.
-    #[error("{}", shared_storage::own_data(.0))]
-    OwnData(PathBuf),
     /// The stored sessions cannot be opened.
     #[error(transparent)]
     SessionStore(#[from] OpenError),
@@ -175,11 +162,7 @@ pub async fn serve(
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
-    if config.sharing.is_on() {
-        shared_storage::check_folder(&config.data_dir)?;
-    }
-    let shared = SharedStorage::open(&config.sharing).await?;
-    let data = Data::open(&config, &prepared, shared.as_ref(), &shutdown)?;
+    let data = Data::open(&config, &prepared)?;
     if let Some(listener) = metrics_listener {
         metrics::start(listener, prepared.sources(&config, &data), shutdown.clone())?;
     }

@@ -86,6 +86,13 @@ pub fn subkey(key: u64, part: u64) -> u64 {
     mix(key ^ mix(part.wrapping_add(GOLDEN)))
 }
 
+/// First part of the key of a mask of recurrent weights; the layer and the row of
+/// the matrix follow. That of a mask of outputs is the layer, from 0; the time
+/// step and the row of the batch follow.
+pub const RECURRENT_KEY: u64 = 1 << 32;
+/// First part of the key of a mask of input characters; the token follows.
+pub const INPUT_KEY: u64 = 2 << 32;
+
 /// Derives the key of a mask, such as that of a layer, time step and row, from
 /// the key of a step.
 pub fn mask_key(key: u64, parts: &[u64]) -> u64 {

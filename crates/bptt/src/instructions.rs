@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::TrainingPrecision;
 use pulp::Arch;
 
@@ -13,44 +14,15 @@ use super::product::{Arithmetic, Float32, RoundedBf16};
 /// How products are computed. The bits of a training depend on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
-    /// float32 in the widest registers of this CPU.
-    Float32(Registers),
+    /// float32.
+    Float32(FloatKernels),
     /// Values rounded to bfloat16 and multiplied as float32: for CPUs without
     /// instructions for bfloat16, and slower than float32.
-    RoundedBf16(Registers),
+    RoundedBf16(FloatKernels),
     /// AVX512_BF16.
     Avx512Bf16,
     /// AMX tiles.
     Amx,
-}
-
-/// The registers of float32 products and pointwise operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registers {
-    /// Plain Rust, without any requirement on the CPU.
-    Portable,
-    /// The widest of this CPU.
-    Widest,
-}
-
-impl Registers {
-    fn arch(self) -> Arch {
-        match self {
-            Self::Portable => Arch::Scalar,
-            Self::Widest => Arch::new(),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self.arch() {
-            Arch::Scalar => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Arch::V3(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Arch::V4(_) => "avx512",
-            _ => "simd",
-        }
-    }
 }
 
 /// Something that is computed in any arithmetic.
@@ -61,38 +33,39 @@ pub(crate) trait OnArithmetic {
 }
 
 impl Instructions {
-    /// Returns the fastest for a precision on this CPU.
-    pub fn best(precision: TrainingPrecision) -> Self {
+    /// Returns the fastest for a precision on this CPU, or, if `kernels` are not
+    /// its fastest, those with these kernels.
+    pub fn choose(precision: TrainingPrecision, kernels: FloatKernels) -> Self {
         match precision {
-            TrainingPrecision::Float32 => Self::Float32(Registers::Widest),
+            TrainingPrecision::Float32 => Self::Float32(kernels),
             TrainingPrecision::Bf16 => {
-                for instructions in [Self::Amx, Self::Avx512Bf16] {
-                    if instructions.is_available() {
-                        return instructions;
-                    }
-                }
-                Self::RoundedBf16(Registers::Widest)
+                Self::for_bf16(kernels).unwrap_or(Self::RoundedBf16(kernels))
             }
         }
     }
 
-    /// Returns whether this CPU has instructions for bfloat16, with which it
-    /// trains faster than with float32.
-    pub fn has_bf16() -> bool {
-        Self::Amx.is_available() || Self::Avx512Bf16.is_available()
+    /// Returns the instructions for bfloat16, with which this CPU trains faster
+    /// than with float32; `None` if it has none, or if `kernels` are not its
+    /// fastest.
+    pub fn for_bf16(kernels: FloatKernels) -> Option<Self> {
+        if kernels != FloatKernels::best() {
+            return None;
+        }
+        [Self::Amx, Self::Avx512Bf16]
+            .into_iter()
+            .find(|instructions| instructions.is_available())
     }
 
     /// Returns all that this CPU has, of both precisions.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![
-            Self::Float32(Registers::Portable),
-            Self::Float32(Registers::Widest),
-            Self::RoundedBf16(Registers::Portable),
-            Self::RoundedBf16(Registers::Widest),
-            Self::Avx512Bf16,
-            Self::Amx,
-        ];
-        all.retain(|instructions| instructions.is_available());
+        let kernels = FloatKernels::available();
+        let mut all: Vec<Self> = kernels.iter().copied().map(Self::Float32).collect();
+        all.extend(kernels.into_iter().map(Self::RoundedBf16));
+        all.extend(
+            [Self::Avx512Bf16, Self::Amx]
+                .into_iter()
+                .filter(|instructions| instructions.is_available()),
+        );
         all
     }
 

@@ -4,6 +4,7 @@
 
 use charlstm_model::batches::Batches;
 use charlstm_model::evaluate;
+use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{
     LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, StepOutcome,
     TrainingPrecision,
@@ -26,6 +27,9 @@ mod tests;
 pub struct CpuLearnerFactory {
     /// Threads that compute.
     pub threads: usize,
+    /// The instruction set; if it is the fastest of this CPU, its instructions
+    /// for bfloat16 are used, too.
+    pub kernels: FloatKernels,
 }
 
 impl LearnerFactory for CpuLearnerFactory {
@@ -38,15 +42,14 @@ impl LearnerFactory for CpuLearnerFactory {
     }
 
     fn fastest_precision(&self) -> TrainingPrecision {
-        if Instructions::has_bf16() {
-            TrainingPrecision::Bf16
-        } else {
-            TrainingPrecision::Float32
+        match Instructions::for_bf16(self.kernels) {
+            Some(_) => TrainingPrecision::Bf16,
+            None => TrainingPrecision::Float32,
         }
     }
 
     fn instructions(&self, precision: TrainingPrecision) -> String {
-        Instructions::best(precision).to_string()
+        Instructions::choose(precision, self.kernels).to_string()
     }
 
     fn start(
@@ -90,7 +93,7 @@ impl TrainerFactory for CpuLearnerFactory {
         config: &LearnerConfig,
         parameters: &Parameters,
     ) -> Result<Box<dyn Trainer>, LearnError> {
-        let instructions = Instructions::best(config.precision);
+        let instructions = Instructions::choose(config.precision, self.kernels);
         let config = TrainerConfig::of(config);
         trainer::start(config, instructions, &parameters.values, self.threads)
             .map_err(LearnError::Thread)

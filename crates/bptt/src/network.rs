@@ -102,11 +102,6 @@ pub(crate) struct Batch<'a> {
     pub(crate) key: u64,
 }
 
-/// Which parts of a dropout mask's key are used for what, besides the layers,
-/// which are numbered from 0.
-const RECURRENT_KEY: u64 = 1 << 32;
-const INPUT_KEY: u64 = 2 << 32;
-
 /// The parameters' gradient, the buffers to compute it, and the hidden states
 /// that are carried from one batch to the next.
 pub(crate) struct Network<A: Arithmetic> {

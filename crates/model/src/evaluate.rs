@@ -8,9 +8,9 @@ use super::decode_step::{DecodeBatch, DecodeWeights};
 use super::parameters::Parameters;
 use super::tokens::CorpusTokens;
 
-/// Segments that a thread steps together: enough for the matrix products to
-/// run at full speed.
-const ROWS: usize = 32;
+/// Maximum number of segments: enough for the matrix products of several threads
+/// to run at full speed.
+const MAX_SEGMENTS: usize = 128;
 
 /// Characters before a segment that warm up its hidden state.
 const WARM_UP_CHARS: usize = 100;
@@ -24,9 +24,8 @@ const BLOCK_TOKENS: usize = 1024;
 
 /// Returns the mean loss of every token but the first, in nats, without
 /// dropout; 0 for fewer than two tokens. A long text is divided into segments,
-/// each of which is warmed up on the 100 characters before it; their number
-/// depends on `threads`, which changes the result slightly. Blocks until it is
-/// done.
+/// each of which is warmed up on the 100 characters before it. The number of
+/// threads does not change the result. Blocks until it is done.
 ///
 /// # Errors
 /// As [`CorpusTokens::read`].
@@ -42,17 +41,17 @@ pub fn mean_loss(
         return Ok(0.0);
     }
     let predicted = tokens.len() - 1;
-    let rows = (threads.max(1) * ROWS).min(predicted.div_ceil(MIN_SEGMENT_CHARS));
+    let rows = MAX_SEGMENTS.min(predicted.div_ceil(MIN_SEGMENT_CHARS));
     // Segment r predicts the tokens starts[r] + 1 ..= starts[r + 1].
     let starts: Vec<usize> = (0..=rows).map(|row| row * predicted / rows).collect();
     let segments: Vec<Range<usize>> = starts.windows(2).map(|pair| pair[0]..pair[1]).collect();
     let weights = Arc::new(DecodeWeights::on_processor(parameters));
-    let total: io::Result<f64> = std::thread::scope(|scope| {
+    let losses: io::Result<Vec<Vec<f64>>> = std::thread::scope(|scope| {
         let parts = segments.chunks(rows.div_ceil(threads.max(1)));
         let threads: Vec<_> = parts
             .map(|part| {
                 let weights = weights.clone();
-                scope.spawn(move || sum_of_losses(weights, tokens, part))
+                scope.spawn(move || losses_of(weights, tokens, part))
             })
             .collect();
         threads
@@ -62,9 +61,10 @@ pub fn mean_loss(
                     .join()
                     .expect("a step of tokens in the vocabulary does not panic")
             })
-            .sum()
+            .collect()
     });
-    Ok(total? / predicted as f64)
+    // Summed in the order of the segments, whichever thread computed them.
+    Ok(losses?.iter().flatten().sum::<f64>() / predicted as f64)
 }
 
 /// Reads the token ids of one row in ascending order, in blocks.
@@ -95,12 +95,12 @@ impl<'a> RowReader<'a> {
     }
 }
 
-/// Returns the summed loss of some segments, which are stepped together.
-fn sum_of_losses(
+/// Returns the summed loss of each of some segments, which are stepped together.
+fn losses_of(
     weights: Arc<DecodeWeights>,
     tokens: &CorpusTokens,
     segments: &[Range<usize>],
-) -> io::Result<f64> {
+) -> io::Result<Vec<f64>> {
     let architecture = *weights.architecture();
     let mut batch = DecodeBatch::new(Arc::clone(&weights), segments.len())
         .expect("a batch on the CPU has no errors");
@@ -110,7 +110,7 @@ fn sum_of_losses(
     let longest = segments.iter().map(Range::len).max();
     let mut readers: Vec<RowReader<'_>> = segments.iter().map(|_| RowReader::new(tokens)).collect();
     let mut inputs = vec![0; segments.len()];
-    let mut total = 0.0;
+    let mut losses = vec![0.0; segments.len()];
     // All rows are equally far into their segment. A row whose warm-up would
     // start before the text, or whose segment has ended, is fed as well, but
     // its loss is not counted.
@@ -132,7 +132,7 @@ fn sum_of_losses(
                 None => before_text.push(row),
                 Some(position) if segment.contains(&position) => {
                     let target = readers[row].token(position + 1)?;
-                    total += negative_log_likelihood(logits, target);
+                    losses[row] += negative_log_likelihood(logits, target);
                 }
                 Some(_) => {}
             }
@@ -142,7 +142,7 @@ fn sum_of_losses(
             batch.reset(row);
         }
     }
-    Ok(total)
+    Ok(losses)
 }
 
 /// Returns the negative logarithm of the probability that softmax gives
@@ -187,9 +187,11 @@ mod tests {
             .sum::<f64>()
             / 3000.0;
         let text = CorpusTokens::from(&tokens[..]);
-        for threads in [1, 2, 3] {
+        let with_one = mean_loss(&parameters, &text, 1).expect("in memory");
+        assert!((with_one - exact).abs() < 1e-6, "{with_one} {exact}");
+        for threads in [2, 3, 50] {
             let ours = mean_loss(&parameters, &text, threads).expect("in memory");
-            assert!((ours - exact).abs() < 1e-6, "{ours} {exact}");
+            assert_eq!(ours.to_bits(), with_one.to_bits(), "{threads} threads");
         }
         let loss_of = |part| {
             let part = text.range(part).expect("a part");

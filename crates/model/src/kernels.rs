@@ -10,7 +10,7 @@ use pulp::Arch;
 
 use crate::decode_step::Precision;
 
-/// The instruction set of float32 decode steps.
+/// The instruction set of float32 decode steps, and of training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatKernels {
     /// Plain Rust, without any requirement on the CPU.
@@ -60,7 +60,7 @@ impl FloatKernels {
 
     /// Returns the registers to compute with; others if this CPU does not have
     /// these. On a CPU other than x86-64, portable code uses its registers.
-    pub(crate) fn arch(self) -> Arch {
+    pub fn arch(self) -> Arch {
         #[cfg(target_arch = "x86_64")]
         match self {
             Self::Portable => return Arch::Scalar,

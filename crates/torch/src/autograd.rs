@@ -7,6 +7,28 @@ use super::named_parameters::NamedParameters;
 use charlstm_model::architecture::Architecture;
 use charlstm_model::parameters::Parameters;
 
+/// What is dropped in training: each method returns its tensor with some values
+/// set to zero and the others scaled.
+pub(super) trait Drops {
+    /// Applied to the one-hot inputs, `[time, rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// libtorch failed.
+    fn inputs(&self, one_hot: Tensor) -> Result<Tensor, TchError>;
+
+    /// Applied to the recurrent weights of a layer, `[4 hidden, hidden]`.
+    ///
+    /// # Errors
+    /// libtorch failed.
+    fn recurrent(&self, layer: usize, weight: &Tensor) -> Result<Tensor, TchError>;
+
+    /// Applied to the output of a layer, `[time, rows, hidden]`.
+    ///
+    /// # Errors
+    /// libtorch failed.
+    fn output(&self, layer: usize, output: Tensor) -> Result<Tensor, TchError>;
+}
+
 /// Parameters on a device, with gradients.
 pub(super) struct AutogradNetwork {
     architecture: Architecture,
@@ -53,9 +75,8 @@ impl AutogradNetwork {
 
     /// Returns the mean loss of `inputs` against `targets` (token ids, both
     /// `[time, rows]`) in nats per character, and its gradient in the order of
-    /// the parameters. `dropout` is applied to the output of each layer,
-    /// `[time, rows, hidden]`; it also gets the index of the layer. `state` is
-    /// replaced by the state after the last character, cut from the graph.
+    /// the parameters. `state` is replaced by the state after the last character,
+    /// cut from the graph.
     ///
     /// # Errors
     /// libtorch failed.
@@ -64,22 +85,19 @@ impl AutogradNetwork {
         inputs: &Tensor,
         targets: &Tensor,
         state: &mut DeviceState,
-        dropout: impl Fn(usize, Tensor) -> Result<Tensor, TchError>,
+        drops: &dyn Drops,
     ) -> Result<(f64, Vec<f32>), TchError> {
         let parameters = NamedParameters::tensors(&self.architecture, &self.flat)?;
         let vocabulary = self.architecture.vocabulary_size as i64;
-        let mut x = inputs.f_one_hot(vocabulary)?.f_to_kind(Kind::Float)?;
+        let one_hot = inputs.f_one_hot(vocabulary)?.f_to_kind(Kind::Float)?;
+        let mut x = drops.inputs(one_hot)?;
         for (index, (layer, state)) in parameters.layers.iter().zip(state.iter_mut()).enumerate() {
-            let weights = [
-                &layer.weight_ih,
-                &layer.weight_hh,
-                &layer.bias_ih,
-                &layer.bias_hh,
-            ];
+            let weight_hh = drops.recurrent(index, &layer.weight_hh)?;
+            let weights = [&layer.weight_ih, &weight_hh, &layer.bias_ih, &layer.bias_hh];
             let [h, c] = &*state;
             let (output, h, c) = x.f_lstm(&[h, c], &weights, true, 1, 0.0, true, false, false)?;
             *state = [h.f_detach()?, c.f_detach()?];
-            x = dropout(index, output)?;
+            x = drops.output(index, output)?;
         }
         let logits = x.f_linear(&parameters.fc_weight, Some(&parameters.fc_bias))?;
         let loss = logits

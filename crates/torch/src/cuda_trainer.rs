@@ -4,9 +4,9 @@
 use charlstm_bptt::trainer::{OptimizerState, Step, StepInput, Trainer};
 use charlstm_model::learner::{LearnError, LearnerConfig};
 use charlstm_model::parameters::Parameters;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
-use super::autograd::{AutogradNetwork, DeviceState, read_state, write_state};
+use super::autograd::{AutogradNetwork, DeviceState, Drops, read_state, write_state};
 use super::optimizer::{Adam, clip_scale, norm};
 use super::process_state::seed_generator;
 
@@ -20,6 +20,8 @@ pub(super) struct CudaTrainer {
     /// Copies in main memory, where the optimizer runs.
     parameters: Vec<f32>,
     gradient: Vec<f32>,
+    /// Moving average of the parameters; empty if there is none.
+    average: Vec<f32>,
     adam: Adam,
 }
 
@@ -41,6 +43,10 @@ impl CudaTrainer {
             network,
             threads,
             parameters: initial.values.clone(),
+            average: match config.techniques.average_decay {
+                Some(_) => initial.values.clone(),
+                None => Vec::new(),
+            },
             gradient: vec![0.0; initial.values.len()],
             adam: Adam::new(
                 initial.values.len(),
@@ -65,14 +71,50 @@ impl CudaTrainer {
         let (inputs, targets) = (to_device(input.inputs)?, to_device(input.targets)?);
         // Seeded in each step, so that a resumed training draws the same masks.
         let _generator = seed_generator(input.key);
-        let dropout = self.config.dropout;
+        let drops = RandomDrops {
+            config: &self.config,
+        };
         let (loss, gradient) =
             self.network
-                .loss_and_gradient(&inputs, &targets, &mut self.state, |_, output| {
-                    output.f_dropout(dropout, true)
-                })?;
+                .loss_and_gradient(&inputs, &targets, &mut self.state, &drops)?;
         self.gradient = gradient;
         Ok(loss)
+    }
+}
+
+/// Drops what libtorch's generator draws.
+struct RandomDrops<'a> {
+    config: &'a LearnerConfig,
+}
+
+/// Returns a mask of scaled ones and zeros for a tensor.
+fn mask(shape: &[i64], tensor: &Tensor, probability: f64) -> Result<Tensor, TchError> {
+    Tensor::f_ones(shape, (Kind::Float, tensor.device()))?.f_dropout(probability, true)
+}
+
+impl Drops for RandomDrops<'_> {
+    fn inputs(&self, one_hot: Tensor) -> Result<Tensor, TchError> {
+        let probability = self.config.techniques.input_dropout;
+        if probability == 0.0 {
+            return Ok(one_hot);
+        }
+        let vocabulary = self.config.architecture.vocabulary_size as i64;
+        one_hot.f_mul(&mask(&[vocabulary], &one_hot, probability)?)
+    }
+
+    fn recurrent(&self, _layer: usize, weight: &Tensor) -> Result<Tensor, TchError> {
+        match self.config.techniques.recurrent_dropout {
+            0.0 => Ok(weight.shallow_clone()),
+            probability => weight.f_dropout(probability, true),
+        }
+    }
+
+    fn output(&self, _layer: usize, output: Tensor) -> Result<Tensor, TchError> {
+        if !self.config.techniques.locked_dropout {
+            return output.f_dropout(self.config.dropout, true);
+        }
+        let (_, rows, hidden) = output.size3()?;
+        output.f_mul(&mask(&[1, rows, hidden], &output, self.config.dropout)?)
     }
 }
 
@@ -88,6 +130,12 @@ impl Trainer for CudaTrainer {
             input.step,
             self.threads,
         );
+        if let Some(decay) = self.config.techniques.average_decay {
+            let rest = 1.0 - decay as f32;
+            for (average, parameter) in self.average.iter_mut().zip(&self.parameters) {
+                *average += rest * (parameter - *average);
+            }
+        }
         self.network
             .set_parameters(&self.parameters)
             .map_err(failed)?;
@@ -106,7 +154,7 @@ impl Trainer for CudaTrainer {
             parameters: &mut self.parameters,
             first_moments: &mut self.adam.first_moments,
             second_moments: &mut self.adam.second_moments,
-            average: &mut [],
+            average: &mut self.average,
         }
     }
 
@@ -118,6 +166,9 @@ impl Trainer for CudaTrainer {
         write_state(hidden, &mut self.state).map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 fn failed(error: TchError) -> LearnError {
     LearnError::Backend(Box::new(error))

@@ -1,15 +1,15 @@
 //! Compares the gradients of `charlstm-bptt` with libtorch's automatic
 //! differentiation.
 
-use charlstm_bptt::dropout::{Dropout, mask_key};
+use charlstm_bptt::dropout::{Dropout, INPUT_KEY, RECURRENT_KEY, mask_key};
 use charlstm_bptt::instructions::Instructions;
 use charlstm_bptt::trainer::{self, StepInput, TrainerConfig};
 use charlstm_model::architecture::Architecture;
 use charlstm_model::initial::Initial;
 use charlstm_model::parameters::{Parameters, layout};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, TchError, Tensor};
 
-use crate::autograd::AutogradNetwork;
+use crate::autograd::{AutogradNetwork, Drops};
 use crate::process_state::use_calling_thread_only;
 
 /// Parameters large enough that every gate leaves its linear range.
@@ -52,19 +52,64 @@ fn config(sizes: [usize; 5], dropout: f64) -> TrainerConfig {
     }
 }
 
-/// Returns the factors of a layer's outputs, `[time, batch, hidden]`.
-fn factors(config: &TrainerConfig, layer: usize, key: u64) -> Vec<f32> {
-    let dropout = Dropout::new(config.dropout);
-    let mut factors = Vec::new();
-    for time in 0..config.sequence_length as u64 {
-        for row in 0..config.batch_size as u64 {
-            let mut mask = vec![0; config.architecture.hidden_size];
-            let time = if config.locked_dropout { 0 } else { time };
-            dropout.draw(&mut mask, mask_key(key, &[layer as u64, time, row]));
-            factors.extend(mask.iter().map(|&keep| dropout.factor(keep)));
-        }
+/// Drops what `charlstm-bptt` drops in the step with this key.
+struct SameDrops<'a> {
+    config: &'a TrainerConfig,
+    key: u64,
+}
+
+impl SameDrops<'_> {
+    /// Returns the factors of `len` values.
+    fn factors(&self, probability: f64, key_parts: &[u64], len: usize) -> Vec<f32> {
+        let dropout = Dropout::new(probability);
+        let mut mask = vec![0; len];
+        dropout.draw(&mut mask, mask_key(self.key, key_parts));
+        mask.iter().map(|&keep| dropout.factor(keep)).collect()
     }
-    factors
+}
+
+impl Drops for SameDrops<'_> {
+    fn inputs(&self, one_hot: Tensor) -> Result<Tensor, TchError> {
+        let probability = self.config.input_dropout;
+        if probability == 0.0 {
+            return Ok(one_hot);
+        }
+        let factors: Vec<f32> = (0..self.config.architecture.vocabulary_size as u64)
+            .flat_map(|token| self.factors(probability, &[INPUT_KEY, token], 1))
+            .collect();
+        one_hot.f_mul(&Tensor::from_slice(&factors))
+    }
+
+    fn recurrent(&self, layer: usize, weight: &Tensor) -> Result<Tensor, TchError> {
+        let probability = self.config.recurrent_dropout;
+        if probability == 0.0 {
+            return Ok(weight.shallow_clone());
+        }
+        let hidden = self.config.architecture.hidden_size;
+        let factors: Vec<f32> = (0..4 * hidden as u64)
+            .flat_map(|row| {
+                let key = [RECURRENT_KEY, layer as u64, row];
+                self.factors(probability, &key, hidden)
+            })
+            .collect();
+        weight.f_mul(&Tensor::from_slice(&factors).view_as(weight))
+    }
+
+    fn output(&self, layer: usize, output: Tensor) -> Result<Tensor, TchError> {
+        let probability = self.config.dropout;
+        if probability == 0.0 {
+            return Ok(output);
+        }
+        let mut factors = Vec::new();
+        for time in 0..self.config.sequence_length as u64 {
+            let time = if self.config.locked_dropout { 0 } else { time };
+            for row in 0..self.config.batch_size as u64 {
+                let hidden = self.config.architecture.hidden_size;
+                factors.extend(self.factors(probability, &[layer as u64, time, row], hidden));
+            }
+        }
+        output.f_mul(&Tensor::from_slice(&factors).view_as(&output))
+    }
 }
 
 /// Compares two consecutive batches under the same dropout masks. All values may
@@ -102,13 +147,9 @@ fn compare(config: TrainerConfig, instructions: Instructions, threads: usize, to
                 &to_tensor(&inputs),
                 &to_tensor(&targets),
                 &mut state,
-                |layer, output| {
-                    if config.dropout == 0.0 {
-                        return Ok(output);
-                    }
-                    let factors = factors(&config, layer, step);
-                    let factors = Tensor::from_slice(&factors).view_as(&output);
-                    output.f_mul(&factors.to_kind(Kind::Float))
+                &SameDrops {
+                    config: &config,
+                    key: step,
                 },
             )
             .expect("a gradient");
@@ -174,6 +215,9 @@ fn gradients_with_dropout_match_automatic_differentiation_under_the_same_masks()
                 let mut config = config(sizes, dropout);
                 compare(config, instructions, 2, tolerance(instructions));
                 config.locked_dropout = true;
+                compare(config, instructions, 2, tolerance(instructions));
+                config.recurrent_dropout = 0.3;
+                config.input_dropout = 0.2;
                 compare(config, instructions, 2, tolerance(instructions));
             }
         }

@@ -3,6 +3,7 @@
 use charlstm_bptt::learner::{CpuLearnerFactory, NetworkLearner, TrainerFactory};
 use charlstm_bptt::trainer::Trainer;
 use charlstm_model::device::Device;
+use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{
     LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, TrainingPrecision,
 };
@@ -23,12 +24,15 @@ pub struct TorchLearnerFactory {
     pub device: Device,
     /// Threads on the CPU. On a GPU, they run the optimizer and evaluate.
     pub threads: usize,
+    /// The instruction set of trainings on the CPU.
+    pub kernels: FloatKernels,
 }
 
 impl TorchLearnerFactory {
     fn on_cpu(self) -> CpuLearnerFactory {
         CpuLearnerFactory {
             threads: self.threads,
+            kernels: self.kernels,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use charlstm_model::device::Device;
+use charlstm_model::kernels::FloatKernels;
 use charlstm_torch::learner::TorchLearnerFactory;
 use charlstm_training::events::{EventKind, State};
 use charlstm_training::fake::FakeModels;
@@ -29,6 +30,7 @@ fn open_with_sampler(
     let learners = TorchLearnerFactory {
         device: Device::Cpu,
         threads: 2,
+        kernels: FloatKernels::best(),
     };
     let mut config = JobsConfig::new(folder.to_owned());
     // A checkpoint after every step.

@@ -281,8 +281,7 @@ impl Jobs {
             spec.sequence_length as usize,
         )?;
         spec.adapt_to_length(&upload.requested, split.training.len());
-        let threads = self.shared.context.learners.threads();
-        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len(), threads);
+        let needed = memory::estimate_bytes(&spec, corpus.vocabulary.len());
         self.shared.check_memory(needed)?;
         self.shared
             .check_space_in_queue(&lock(&self.shared.state), &upload.requester)?;

@@ -5,6 +5,8 @@ use std::fs;
 
 use thiserror::Error;
 
+use charlstm_model::learner::TrainingPrecision;
+
 use super::spec::ResolvedSpec;
 
 /// A training would not fit into memory.
@@ -38,19 +40,27 @@ pub struct Memory {
 
 /// Estimates the bytes that a training needs at its peak.
 ///
-/// For each weight: the weight, two moments, the best weights so far, a
-/// checkpoint of three that is being written and its bytes; and, for each of
-/// `threads` threads, which share the rows of a batch, a gradient and a copy
-/// that is laid out for its products. For each character of a batch and layer,
-/// the four gates, cell, output and their gradients, and three rows of the
-/// vocabulary. The corpus stays on disk.
-pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize, threads: usize) -> u64 {
+/// For each weight: the weight, its gradient, two moments, the average and the
+/// best weights so far, a checkpoint of four that is being written and its
+/// bytes, and two copies that are laid out for products. For each character of a
+/// batch: in each layer the gates, cell, h, output and dropout mask; the
+/// gradients of one layer, twice, and of its h; the factors of weight gradients;
+/// and four rows of the vocabulary. The corpus stays on disk.
+pub fn estimate_bytes(spec: &ResolvedSpec, vocabulary_size: usize) -> u64 {
     let parameters = spec.architecture(vocabulary_size).parameter_count() as u64;
     let batch_chars = u64::from(spec.batch_size) * u64::from(spec.sequence_length);
-    let threads = (threads as u64).clamp(1, u64::from(spec.batch_size));
+    // What products read.
+    let element = match spec.precision {
+        TrainingPrecision::Float32 => 4,
+        TrainingPrecision::Bf16 => 2,
+    };
+    let layers = u64::from(spec.num_layers);
+    let hidden = u64::from(spec.hidden_size);
+    let of_layer = 4 * 5 + 2 * element + 1;
+    let shared = 4 + (4 + 4 + 2) * element;
     let per_char =
-        u64::from(spec.num_layers) * 12 * u64::from(spec.hidden_size) + 3 * vocabulary_size as u64;
-    4 * ((10 + 2 * threads) * parameters + batch_chars * per_char)
+        hidden * (layers * of_layer + shared) + vocabulary_size as u64 * (4 + 4 + 2 * element);
+    parameters * (4 * 11 + 2 * element) + batch_chars * per_char
 }
 
 impl Memory {
@@ -115,7 +125,6 @@ fn meminfo_bytes(meminfo: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::spec::TrainingSpec;
-    use charlstm_model::learner::TrainingPrecision;
 
     fn spec(hidden_size: u32, batch_size: u32) -> ResolvedSpec {
         let spec = TrainingSpec {
@@ -129,13 +138,13 @@ mod tests {
 
     #[test]
     fn the_notebook_fits_into_a_gibibyte() {
-        let bytes = estimate_bytes(&spec(512, 128), 78, 2);
+        let bytes = estimate_bytes(&spec(512, 128), 78);
         assert!((256 << 20..1 << 30).contains(&bytes), "{bytes}");
     }
 
     #[test]
     fn a_training_that_cannot_fit_is_rejected_with_both_figures() {
-        let needed = estimate_bytes(&spec(4096, 4096), 78, 2);
+        let needed = estimate_bytes(&spec(4096, 4096), 78);
         let memory = Memory {
             total_bytes: Some(16 << 30),
             available_bytes: Some(8 << 30),

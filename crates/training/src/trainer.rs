@@ -184,8 +184,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(job: &'a Job, context: &'a TrainerContext) -> Result<Self, Failure> {
         let spec = &job.metadata().spec;
-        let needed =
-            memory::estimate_bytes(spec, job.vocabulary().len(), context.learners.threads());
+        let needed = memory::estimate_bytes(spec, job.vocabulary().len());
         tracing::info!(
             id = job.id(),
             memory_mib = needed >> 20,

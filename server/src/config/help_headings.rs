@@ -1,7 +1,7 @@
 //! The headings under which `--help` and the manual page list the flags.
 
 /// The fields of [`super::Config`] below each heading.
-const HEADINGS: [(&str, &[&str]); 9] = [
+const HEADINGS: [(&str, &[&str]); 8] = [
     (
         "Address and data",
         &[
@@ -11,10 +11,6 @@ const HEADINGS: [(&str, &[&str]); 9] = [
             "check_config",
             "print_config",
         ],
-    ),
-    (
-        "Replicas",
-        &["database", "database_file", "object_store", "replica_name"],
     ),
     (
         "Computation",

@@ -18,7 +18,6 @@ use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::{Kernel, KernelChoice};
-use charlstm_replicas::database::DatabaseUrl;
 use charlstm_store::session::Owner;
 use tonic::codegen::http::Uri;
 use tracing::level_filters::LevelFilter;
@@ -210,36 +209,6 @@ pub(super) fn url(text: &str) -> Result<String, String> {
     match is_valid {
         true => Ok(text.to_owned()),
         false => Err("must be a URL such as http://127.0.0.1:4317".to_owned()),
-    }
-}
-
-pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
-    text.parse()
-        .map_err(|error: charlstm_replicas::database::DatabaseError| error.to_string())
-}
-
-pub(super) fn object_store(text: &str) -> Result<String, String> {
-    let schemes = ["s3://", "gs://", "az://", "file:///"];
-    let named = schemes
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme))
-        .is_some_and(|rest| !rest.is_empty());
-    match named {
-        true => Ok(text.to_owned()),
-        false => Err(
-            "must be a URL such as s3://BUCKET/PREFIX, gs://BUCKET, az://CONTAINER or \
-             file:///FOLDER"
-                .to_owned(),
-        ),
-    }
-}
-
-pub(super) fn replica_name(text: &str) -> Result<String, String> {
-    let is_valid =
-        (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    match is_valid {
-        true => Ok(text.to_owned()),
-        false => Err("must be 1 to 128 printable ASCII characters without spaces".to_owned()),
     }
 }
 

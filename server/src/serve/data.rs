@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use super::ServeError;
 use super::prepared::Prepared;
-use super::shared_storage::SharedStorage;
 use crate::config::Config;
 use crate::data_folder::SNAPSHOT_KEY;
 use crate::devices::{self, GenerationSettings};
 use charlstm_engine::{Engine, EngineConfig};
-use charlstm_model::device::Device;
 use charlstm_repository::Repository;
 use charlstm_store::session::{
     EmbeddedSessions, EmbeddedSettings, ImportedLegacy, SessionLimits, SessionStorage,
@@ -37,12 +35,7 @@ impl Data {
     ///
     /// # Errors
     /// A part that cannot be opened, or a thread that cannot be started.
-    pub(super) fn open(
-        config: &Config,
-        prepared: &Prepared,
-        shared: Option<&SharedStorage>,
-        stopping: &CancellationToken,
-    ) -> Result<Self, ServeError> {
+    pub(super) fn open(config: &Config, prepared: &Prepared) -> Result<Self, ServeError> {
         let (device, kernels) = (prepared.device, prepared.kernels);
         let generation = devices::generation(&GenerationSettings {
             device,
@@ -52,28 +45,13 @@ impl Data {
             threads: config.threads,
             gpu_failure: config.gpu_failure,
         });
-        let repository = match shared {
-            Some(shared) => shared.repository(config, generation.devices, stopping)?,
-            None => Repository::open_for(&config.data_dir, generation.devices)?,
-        };
+        let repository = Repository::open_for(&config.data_dir, generation.devices)?;
         let keys = match &config.snapshot_key_file {
             Some(file) => SnapshotKeys::read(file)?,
             None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
         };
         let sessions = open_sessions(config)?;
-        let jobs = match shared {
-            Some(shared) => shared.jobs(
-                config,
-                config
-                    .sharing
-                    .replica_name
-                    .as_deref()
-                    .unwrap_or("temporary"),
-                device,
-                &repository,
-            )?,
-            None => open_jobs(config, device, &repository)?,
-        };
+        let jobs = open_jobs(config, prepared, &repository)?;
         let threads = generation.threads;
         let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
         Ok(Self {
@@ -89,10 +67,7 @@ impl Data {
 
 /// Opens the session storage of the data folder.
 fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
-    let folder = match config.sharing.is_on() {
-        true => config.data_dir.join("cache/sessions"),
-        false => config.data_dir.join("sessions"),
-    };
+    let folder = config.data_dir.join("sessions");
     let max_bytes = match config.session_store_bytes {
         Some(bytes) => bytes.as_u64(),
         None => default_max_bytes(&folder).map_err(|error| ServeError::File {
@@ -148,7 +123,11 @@ fn start_engine(
     Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
 }
 
-fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result<Jobs, ServeError> {
+fn open_jobs(
+    config: &Config,
+    prepared: &Prepared,
+    repository: &Repository,
+) -> Result<Jobs, ServeError> {
     let folder = config.data_dir.join("trainings");
     let jobs = Jobs::open(
         JobsConfig {
@@ -156,7 +135,7 @@ fn open_jobs(config: &Config, device: Device, repository: &Repository) -> Result
             tensorboard: config.tensorboard,
             ..JobsConfig::new(folder.clone())
         },
-        devices::learners(device, config.threads),
+        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
         Arc::new(repository.clone()),
         Box::new(sample::write),
     )

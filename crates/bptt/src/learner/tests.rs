@@ -2,7 +2,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::instructions::Registers;
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::{DecodeBatch, DecodeWeights};
 use charlstm_model::learner::Techniques;
@@ -74,7 +73,7 @@ impl Fixed {
 
 fn float32(threads: usize) -> Fixed {
     Fixed {
-        instructions: Instructions::best(TrainingPrecision::Float32),
+        instructions: Instructions::Float32(FloatKernels::best()),
         threads,
     }
 }
@@ -354,7 +353,7 @@ fn losses_gradients_and_parameters_match_those_of_the_notebook_in_pytorch() {
         assert_matches_pytorch(
             &golden,
             case,
-            Instructions::Float32(Registers::Portable),
+            Instructions::Float32(FloatKernels::Portable),
             1e-4,
         );
         for precision in [TrainingPrecision::Float32, TrainingPrecision::Bf16] {
@@ -362,7 +361,7 @@ fn losses_gradients_and_parameters_match_those_of_the_notebook_in_pytorch() {
                 TrainingPrecision::Float32 => 1e-4,
                 TrainingPrecision::Bf16 => 3e-2,
             };
-            let instructions = Instructions::best(precision);
+            let instructions = Instructions::choose(precision, FloatKernels::best());
             assert_matches_pytorch(&golden, case, instructions, tolerance);
         }
     }

@@ -1,8 +1,8 @@
 //! The weights in the panels that products read, packed anew for each batch, and
 //! the masks of dropped recurrent weights and input characters.
 
-use super::{Batch, INPUT_KEY, Network, RECURRENT_KEY, Scratch, Sizes};
-use crate::dropout::mask_key;
+use super::{Batch, Network, Scratch, Sizes};
+use crate::dropout::{INPUT_KEY, RECURRENT_KEY, mask_key};
 use crate::panels::{pack_rows, pack_weight_columns};
 use crate::product::Arithmetic;
 use crate::shared_buffer::SharedBuffer;

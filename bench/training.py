@@ -1,0 +1,116 @@
+"""The training part of bench/run.py: the notebook's training in PyTorch, in float32
+and with autocast in bfloat16, beside charlstm in both precisions. PyTorch runs with
+glibc told to keep its memory; the medians of the rounds count."""
+
+from pathlib import Path
+from statistics import median
+
+import measure
+from generation import row
+from measure import progress, run_peer
+
+# batch, sequence, hidden, layers, dropout of the recipe that has these sizes.
+SIZES = ((128, 100, 512, 2, 0.5), (16, 32, 512, 2, 0.1), (32, 50, 128, 2, 0.5))
+# Enough for a steady speed: 20 steps of 12,800 characters.
+PYTORCH_CHARS = 250_000
+PRECISIONS = ("float32", "bf16")
+# The processor's features that decide which target counts.
+AMX, AVX512_BF16 = "amx_bf16", "avx512_bf16"
+# Speed of charlstm in its fastest precision, relative to PyTorch: with AMX relative
+# to bfloat16, without relative to float32.
+TARGETS = {(128, 100): (1.5, 1.2), (16, 32): (2.5, 1.15), (32, 50): (None, 1.2)}
+MEMORY_TARGET = 0.5
+
+
+def compare(python: str, text: Path, options) -> list:
+    """Returns one entry for each size: the rounds of each side and precision."""
+    return [compare_size(python, text, sizes, options) for sizes in SIZES]
+
+
+def compare_size(python: str, text: Path, sizes: tuple, options) -> dict:
+    batch, sequence, hidden, layers, dropout = sizes
+    name = f"{batch} x {sequence} x {hidden} x {layers}"
+    rounds = {(side, precision): [] for side in ("PyTorch", "charlstm") for precision in PRECISIONS}
+    for _ in range(options.rounds):
+        for precision in PRECISIONS:
+            flags = ["--bf16"] if precision == "bf16" else []
+            measured = run_peer(
+                python,
+                "train_loop.py",
+                *flags,
+                text=text,
+                batch_size=batch,
+                sequence_length=sequence,
+                hidden_size=hidden,
+                num_layers=layers,
+                dropout=dropout,
+                steps=max(10, PYTORCH_CHARS // (batch * sequence)),
+                warmup=measure.WARMUP_STEPS,
+                threads=options.threads,
+            )
+            rounds["PyTorch", precision].extend(measured)
+            report(name, "PyTorch", precision, measured[-1])
+            flags = ("--dropout", str(dropout), "--precision", precision)
+            with measure.server(options) as (process, address, _):
+                measured = measure.train(address, text, sizes[:4], "bench", *flags)
+                measured["peak_rss_bytes"] = measure.peak_memory(process.pid)
+                measure.stop_cleanly(process)
+            rounds["charlstm", precision].append(measured)
+            report(name, "charlstm", precision, measured)
+    return {"sizes": sizes[:4], "name": name, "rounds": rounds}
+
+
+def report(name: str, side: str, precision: str, measured: dict) -> None:
+    speed = measured["chars_per_second"]
+    progress(f"training {name}: {side} {precision} {speed:,.0f} chars/s")
+
+
+def medians(entry: dict, field: str) -> dict:
+    return {
+        key: median(measured[field] for measured in rounds)
+        for key, rounds in entry["rounds"].items()
+    }
+
+
+def table(entries: list, features: set) -> str:
+    """The measurements as a Markdown table. `features` are those of the processor."""
+    rows = [("", "PyTorch", "charlstm", "ratio", "target")]
+    with_amx = AMX in features
+    has_bf16 = with_amx or AVX512_BF16 in features
+    for entry in entries:
+        speeds = medians(entry, "chars_per_second")
+        memory = medians(entry, "peak_rss_bytes")
+        ours = "bf16" if has_bf16 else "float32"
+        for theirs, precision in (("float32", "float32"), ("bf16", "bf16"), ("float32", ours)):
+            if (theirs, precision) == ("float32", "float32") and ours == "float32":
+                continue
+            target = None
+            if precision == ours and theirs == ("bf16" if with_amx else "float32"):
+                target = TARGETS[entry["sizes"][:2]][0 if with_amx else 1]
+            label = theirs if theirs == precision else f"{theirs}, charlstm {precision}"
+            name = f"training {entry['name']}, {label}, chars/s"
+            pair = speeds["PyTorch", theirs], speeds["charlstm", precision]
+            rows.append(row(name, *pair, target))
+        for precision in PRECISIONS:
+            pytorch, charlstm = memory["PyTorch", precision], memory["charlstm", precision]
+            rows.append(
+                (
+                    f"  peak resident memory, {precision}, MB",
+                    f"{pytorch / 1e6:,.0f}",
+                    f"{charlstm / 1e6:,.0f}",
+                    f"{charlstm / pytorch:.2f}",
+                    f"<= {MEMORY_TARGET}" if entry["sizes"][2] == 512 else "",
+                )
+            )
+    return measure.aligned(rows)
+
+
+def as_json(entries: list) -> list:
+    """The entries with keys that JSON has."""
+    return [
+        {
+            "name": entry["name"],
+            "rounds": {" ".join(key): rounds for key, rounds in entry["rounds"].items()},
+        }
+        for entry in entries
+    ]
