@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use charlstm_model::device::Device;
+use charlstm_bptt::learner::CpuLearnerFactory;
 use charlstm_model::kernels::FloatKernels;
-use charlstm_model::learner::{LearnerConfig, LearnerFactory, Techniques, TrainingPrecision};
+use charlstm_model::learner::{LearnerConfig, LearnerFactory};
 use charlstm_model::tokens::CorpusTokens;
 use charlstm_model::vocabulary::Vocabulary;
-use charlstm_torch::learner::TorchLearnerFactory;
 use charlstm_training::spec::TrainingSpec;
 use clap::Parser;
 
@@ -57,15 +56,14 @@ struct Options {
     weight_decay: Option<f64>,
     #[arg(long)]
     locked_dropout: bool,
-    #[arg(long, default_value_t = 0.0)]
-    recurrent_dropout: f64,
-    #[arg(long, default_value_t = 0.0)]
-    input_dropout: f64,
+    #[arg(long)]
+    recurrent_dropout: Option<f64>,
+    #[arg(long)]
+    input_dropout: Option<f64>,
     #[arg(long)]
     average_decay: Option<f64>,
-    /// float32 or bf16.
-    #[arg(long, default_value = "float32")]
-    precision: String,
+    #[arg(long)]
+    precision: Option<String>,
     /// Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -80,7 +78,7 @@ fn main() {
     let vocabulary = Vocabulary::of(text.chars());
     let mut tokens = vocabulary.encode(&text).expect("its own characters");
     tokens.truncate((tokens.len() as f64 * options.text_fraction) as usize);
-    let spec = TrainingSpec {
+    let requested = TrainingSpec {
         model: "curve".to_owned(),
         recipe: options.recipe,
         hidden_size: options.hidden_size,
@@ -93,14 +91,29 @@ fn main() {
         clip_norm: options.clip_norm,
         validation_fraction: Some(options.validation_fraction),
         seed: Some(options.seed),
+        weight_decay: options.weight_decay,
+        locked_dropout: options.locked_dropout.then_some(true),
+        recurrent_dropout: options.recurrent_dropout,
+        input_dropout: options.input_dropout,
+        average_decay: options.average_decay,
+        precision: options.precision,
         ..TrainingSpec::default()
     };
-    let spec = spec
-        .resolve(TrainingPrecision::Float32, || 1)
+    let factory = CpuLearnerFactory {
+        kernels: FloatKernels::best(),
+        threads: options
+            .threads
+            .unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+    };
+    let mut spec = requested
+        .resolve(factory.fastest_precision(), || 1)
         .expect("a valid spec");
-    let mut method = spec.recipe.method();
-    method.beta2 = options.beta2.unwrap_or(method.beta2);
-    method.weight_decay = options.weight_decay.unwrap_or(method.weight_decay);
+    let held_out = (tokens.len() as f64 * spec.validation_fraction) as usize;
+    let (training, validation) = tokens.split_at(tokens.len() - held_out);
+    let (training, validation) = (CorpusTokens::from(training), CorpusTokens::from(validation));
+    spec.adapt_to_length(&requested, training.len());
+    let mut optimizer = spec.optimizer();
+    optimizer.beta2 = options.beta2.unwrap_or(optimizer.beta2);
     let config = LearnerConfig {
         architecture: spec.architecture(vocabulary.len()),
         batch_size: spec.batch_size as usize,
@@ -110,29 +123,10 @@ fn main() {
         learning_rate: spec.learning_rate,
         clip_norm: spec.clip_norm,
         seed: spec.seed,
-        optimizer: method,
-        techniques: Techniques {
-            locked_dropout: options.locked_dropout,
-            recurrent_dropout: options.recurrent_dropout,
-            input_dropout: options.input_dropout,
-            average_decay: options.average_decay,
-        },
-        precision: match options.precision.as_str() {
-            "bf16" => TrainingPrecision::Bf16,
-            "float32" => TrainingPrecision::Float32,
-            other => panic!("unknown precision {other}"),
-        },
+        optimizer,
+        techniques: spec.techniques(),
+        precision: spec.precision,
     };
-    let factory = TorchLearnerFactory {
-        device: Device::Cpu,
-        kernels: FloatKernels::best(),
-        threads: options
-            .threads
-            .unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
-    };
-    let held_out = (tokens.len() as f64 * spec.validation_fraction) as usize;
-    let (training, validation) = tokens.split_at(tokens.len() - held_out);
-    let (training, validation) = (CorpusTokens::from(training), CorpusTokens::from(validation));
     println!("{config:?}, {factory:?}, {} tokens", training.len());
     let begin = Instant::now();
     let mut learner = factory.start(&config, training, None).expect("a learner");
@@ -155,6 +149,8 @@ fn main() {
                     "step": outcome.step,
                     "seconds": begin.elapsed().as_secs_f64(),
                     "evaluating": evaluating,
+                    "trained_chars": outcome.step
+                        * (config.batch_size * config.sequence_length) as u64,
                     "train_loss": train_loss,
                     "validation_loss": loss,
                     "average_validation_loss": average_loss,

@@ -25,9 +25,9 @@ pub use self::error::ConfigError;
 use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
-    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
-    gpu_failure, kernels, log_format, log_level, path, precision, principal_name, role, threads,
-    url,
+    Checked, address, boolean, byte_size, cache_size, count, database, device, durability,
+    duration, gpu_failure, kernels, log_format, log_level, path, precision, principal_name,
+    replica_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -35,6 +35,7 @@ use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::KernelChoice;
+use charlstm_replicas::database::DatabaseUrl;
 use charlstm_store::session::Durability;
 use tracing::level_filters::LevelFilter;
 
@@ -299,6 +300,36 @@ pub struct Config {
         value_parser = Checked(path)
     )]
     pub snapshot_key_file: Option<PathBuf>,
+
+    /// PostgreSQL database for sessions, such as postgres://USER:PASSWORD@HOST/NAME.
+    /// All servers with the same database continue the same sessions, see
+    /// docs/replicas.md [default: in the data folder]
+    #[arg(
+        long,
+        env = "CHARLSTM_DATABASE",
+        value_name = "URL",
+        value_parser = Checked(database)
+    )]
+    pub database: Option<DatabaseUrl>,
+
+    /// File that contains the URL of --database
+    #[arg(
+        long,
+        env = "CHARLSTM_DATABASE_FILE",
+        value_name = "FILE",
+        value_parser = Checked(path)
+    )]
+    pub database_file: Option<PathBuf>,
+
+    /// Name of this server among those with the same --database [default: the
+    /// name of the machine and a random suffix]
+    #[arg(
+        long,
+        env = "CHARLSTM_REPLICA_NAME",
+        value_name = "NAME",
+        value_parser = Checked(replica_name)
+    )]
+    pub replica_name: Option<String>,
 
     // A conversation can be continued after a holiday.
     /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d;
@@ -575,10 +606,37 @@ impl Config {
             config = parse(command, Some(&path))?;
         }
         config.check_tls()?;
+        config.check_database()?;
         if config.task.is_none() {
             config.check_exposure()?;
         }
         Ok(config)
+    }
+
+    fn check_database(&self) -> Result<(), ConfigError> {
+        if self.database.is_some() && self.database_file.is_some() {
+            return Err(ConfigError::Conflict(
+                "--database and --database-file cannot both be set".into(),
+            ));
+        }
+        if self.has_database() && self.session_durability == SessionDurability::Relaxed {
+            return Err(ConfigError::Conflict(
+                "--session-durability relaxed cannot be combined with --database: another server \
+                 must see what this one has acknowledged"
+                    .into(),
+            ));
+        }
+        if self.replica_name.is_some() && !self.has_database() {
+            return Err(ConfigError::Conflict(
+                "--replica-name requires --database or --database-file".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether sessions are in a database.
+    pub fn has_database(&self) -> bool {
+        self.database.is_some() || self.database_file.is_some()
     }
 
     fn check_tls(&self) -> Result<(), ConfigError> {

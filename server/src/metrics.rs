@@ -12,6 +12,7 @@
 pub(crate) mod connections;
 pub(crate) mod principals;
 pub(crate) mod process;
+mod replicas;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use charlstm_engine::{COMMIT_BUCKETS, CommitTimes, PromptCacheStats};
 use charlstm_proto::{METHODS, Method};
+use charlstm_replicas::sessions::LeaseCounters;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -107,6 +109,8 @@ pub struct ServerStats {
     pub training: Option<TrainingStats>,
     /// How long commits of sessions have taken.
     pub commits: CommitTimes,
+    /// What happened to the leases of sessions; zeros without a database.
+    pub leases: LeaseCounters,
     /// What principals use.
     pub(crate) principals: Vec<PrincipalStats>,
 }
@@ -339,6 +343,7 @@ impl ServerStats {
             Unit::Seconds,
             CommitHistogram(self.commits.clone()),
         );
+        replicas::register(&mut registry, &self.leases);
         principals::register(&mut registry, &self.principals);
 
         let trainings = Family::<StateLabels, Gauge>::default();

@@ -7,6 +7,7 @@ mod metrics;
 mod model_usage;
 mod prepared;
 mod reload;
+mod replica;
 mod routes;
 mod services;
 mod stop;
@@ -25,7 +26,8 @@ use tokio_util::task::TaskTracker;
 
 use self::data::Data;
 use self::prepared::Prepared;
-use self::routes::RouteContext;
+use self::replica::Replica;
+use self::routes::{RouteContext, load_of};
 use self::services::Services;
 use self::stop::stop;
 use self::transport::Tls;
@@ -39,6 +41,7 @@ use crate::shutdown::Signals;
 use crate::traces::TracesError;
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_model::kernels::{KernelError, Kernels};
+use charlstm_replicas::database::DatabaseError;
 use charlstm_repository::RepositoryError;
 use charlstm_store::session::{KeyFileError, OpenError, SnapshotKeys};
 
@@ -81,6 +84,14 @@ pub enum ServeError {
     /// The stored sessions cannot be opened.
     #[error(transparent)]
     SessionStore(#[from] OpenError),
+    /// The database cannot be used.
+    #[error("--database {url}: {source}")]
+    Database {
+        /// The database, without a password.
+        url: String,
+        /// What is wrong.
+        source: DatabaseError,
+    },
     /// The key file of snapshots cannot be used.
     #[error(transparent)]
     SnapshotKeys(#[from] KeyFileError),
@@ -162,14 +173,26 @@ pub async fn serve(
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
-    let data = Data::open(&config, &prepared)?;
+    let replica = Replica::connect(&config, address).await?;
+    let data = Data::open(&config, &prepared, replica.as_ref())?;
+    if let Some(replica) = &replica {
+        replica.report_load(
+            load_of(data.engine.clone(), data.jobs.clone()),
+            shutdown.clone(),
+        );
+    }
     if let Some(listener) = metrics_listener {
-        metrics::start(listener, prepared.sources(&config, &data), shutdown.clone())?;
+        metrics::start(
+            listener,
+            prepared.sources(&config, &data, replica.as_ref()),
+            shutdown.clone(),
+        )?;
     }
     let context = RouteContext {
         config: &config,
         prepared: &prepared,
         data: &data,
+        replica: replica.as_ref(),
         layers: &layers,
         shutdown: &shutdown,
     };
@@ -218,6 +241,9 @@ pub async fn serve(
     calls.close();
     let saved = stop(data, &calls, serving).await;
     sweeping.abort();
+    if let Some(replica) = replica {
+        replica.leave().await;
+    }
     // Also the traces of the last calls.
     let exported = tokio::task::spawn_blocking(move || traces.shutdown()).await;
     if let Err(error) = exported {
@@ -265,6 +291,7 @@ pub fn check(config: &Config) -> Result<(), ServeError> {
     if let Some(file) = &config.snapshot_key_file {
         SnapshotKeys::read(file)?;
     }
+    replica::database_url(config)?;
     Ok(())
 }
 

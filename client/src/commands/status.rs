@@ -2,7 +2,8 @@
 //! that the server does not offer is shown as unknown.
 
 use charlstm_proto::v1::{
-    GetServerStatusRequest, GetServerStatusResponse, ListModelsRequest, Model,
+    GetServerStatusRequest, GetServerStatusResponse, ListModelsRequest, ListReplicasRequest, Model,
+    Replica,
 };
 use serde_json::{Value, json};
 use tonic::{Code, Response, Status};
@@ -29,17 +30,28 @@ pub(crate) async fn run(
         connection.models(),
     );
     // Without a service name, the health is that of the whole server.
-    let (health, server, models) = tokio::join!(
+    let mut replicas = server.clone();
+    let (health, server, models, replicas) = tokio::join!(
         health.check(HealthCheckRequest::default()),
         server.get_server_status(GetServerStatusRequest {}),
         models.list_models(ListModelsRequest {}),
+        replicas.list_replicas(ListReplicasRequest {}),
     );
     let health = if_offered(health)?.map(|response| health_name(response.status()));
     let server = if_offered(server)?;
     let models = if_offered(models)?.map(|response| response.models);
+    // A database that cannot be read leaves the rest of the status.
+    let replicas = replicas.map(|response| response.into_inner().replicas);
+    let replicas = replicas.unwrap_or_default();
     output.result(
-        || status_object(&global.addr, health, server.as_ref(), models.as_deref()),
-        || status_text(&global.addr, health, server.as_ref(), models.as_deref()),
+        || {
+            let models = models.as_deref();
+            status_object(&global.addr, health, server.as_ref(), models, &replicas)
+        },
+        || {
+            let models = models.as_deref();
+            status_text(&global.addr, health, server.as_ref(), models, &replicas)
+        },
     )
 }
 
@@ -65,7 +77,12 @@ fn status_object(
     health: Option<&str>,
     server: Option<&GetServerStatusResponse>,
     models: Option<&[Model]>,
+    replicas: &[Replica],
 ) -> Value {
+    let replicas: Vec<Value> = replicas
+        .iter()
+        .map(|replica| json::object("Replica", replica))
+        .collect();
     let models = models.map(|models| {
         models
             .iter()
@@ -79,6 +96,7 @@ fn status_object(
             "health": health,
             "server": server.map(|server| json::object("GetServerStatusResponse", server)),
             "models": models,
+            "replicas": replicas,
         }),
     )
 }
@@ -88,6 +106,7 @@ fn status_text(
     health: Option<&str>,
     server: Option<&GetServerStatusResponse>,
     models: Option<&[Model]>,
+    replicas: &[Replica],
 ) -> String {
     let mut pairs = vec![
         ("server", address.to_owned()),
@@ -97,6 +116,11 @@ fn status_text(
         Some(server) => pairs.extend(server_details(server)),
         None => pairs.push(("load", "unknown".into())),
     }
+    pairs.extend(
+        replicas
+            .iter()
+            .map(|replica| ("replica", describe(replica))),
+    );
     for model in models.unwrap_or_default() {
         if !model.int8_objection.is_empty() {
             let text = format!(
@@ -114,6 +138,26 @@ fn status_text(
     format!(
         "{}\n\n{models}",
         display::key_values(&pairs, output::stdout_columns())
+    )
+}
+
+/// What is known of a replica, in one line.
+fn describe(replica: &Replica) -> String {
+    let mut text = format!("{} at {}", replica.name, replica.address);
+    if replica.this_replica {
+        text += " (this one)";
+    }
+    let age = replica.heartbeat_age_seconds;
+    text += &match replica.present {
+        true => format!(": {} generating", replica.generations_running),
+        false => ": not present".to_owned(),
+    };
+    if !replica.training_id.is_empty() {
+        text += &format!(", training {}", replica.training_id);
+    }
+    format!(
+        "{text}, version {}, heartbeat {age:.0} s ago",
+        replica.version
     )
 }
 

@@ -5,19 +5,25 @@
 
 use std::time::Duration;
 
-/// Steps between two trials of another number.
-const STEPS_BETWEEN_TRIALS: u32 = 32;
-
-/// Steps of a trial, and of the present number that are compared with it.
+/// Steps that are compared: those of a trial, and those before it.
 const TRIAL_STEPS: usize = 3;
+
+/// Steps between two trials: few after a trial that was worth it, twice as many
+/// after each that was not.
+const MIN_STEPS_BETWEEN_TRIALS: u32 = 32;
+const MAX_STEPS_BETWEEN_TRIALS: u32 = 1024;
 
 /// Another number is chosen if its steps take less than this part of the time:
 /// steps of the same number differ by about this much.
 const CLEARLY_LESS: f64 = 0.95;
 
-/// Trials that are left out after one that took this many times as long.
-const COSTLY: f64 = 2.0;
-const TRIALS_LEFT_OUT: u32 = 7;
+/// A trial ends early with a step that takes this many times as long as those
+/// before, and steps that take this many times as long as usual cause a trial:
+/// other programs have come or gone.
+const CLEARLY_MORE: f64 = 1.5;
+
+/// Weight of the last steps in what is usual.
+const WEIGHT: f64 = 0.1;
 
 /// Chooses the number of threads of each step.
 #[derive(Debug)]
@@ -29,12 +35,14 @@ pub(crate) struct TeamSize {
     /// The index that is tried, and the direction of the next trial.
     trial: Option<usize>,
     upwards: bool,
-    /// Steps until the next trial.
+    /// Steps until the next trial, and between trials.
     until_trial: u32,
-    /// Durations of the last steps of the present number.
-    durations: Vec<Duration>,
-    /// Durations of the last steps before the trial.
-    before: Vec<Duration>,
+    between_trials: u32,
+    /// Seconds of the last steps of the present number.
+    last: Vec<f64>,
+    /// Seconds of a step before the trial, and usually.
+    before: f64,
+    usual: Option<f64>,
 }
 
 impl TeamSize {
@@ -52,8 +60,10 @@ impl TeamSize {
             upwards: false,
             // The first steps of a training are slower for other reasons.
             until_trial: 2 * TRIAL_STEPS as u32,
-            durations: Vec::new(),
-            before: Vec::new(),
+            between_trials: MIN_STEPS_BETWEEN_TRIALS,
+            last: Vec::new(),
+            before: 0.0,
+            usual: None,
         }
     }
 
@@ -67,20 +77,35 @@ impl TeamSize {
         if self.sizes.len() == 1 {
             return;
         }
-        if self.durations.len() == TRIAL_STEPS {
-            self.durations.remove(0);
+        let seconds = duration.as_secs_f64();
+        if self.last.len() == TRIAL_STEPS {
+            self.last.remove(0);
         }
-        self.durations.push(duration);
+        self.last.push(seconds);
+        let is_full = self.last.len() == TRIAL_STEPS;
         match self.trial {
-            Some(trial) if self.durations.len() == TRIAL_STEPS => self.end_trial(trial),
+            Some(_) if seconds > CLEARLY_MORE * self.before => self.end_trial(None),
+            Some(trial) if is_full => {
+                let is_better = shortest(&self.last) < CLEARLY_LESS * self.before;
+                self.end_trial(is_better.then_some(trial));
+            }
             Some(_) => {}
             None => {
                 self.until_trial = self.until_trial.saturating_sub(1);
-                if self.until_trial == 0 && self.durations.len() == TRIAL_STEPS {
+                if is_full && (self.until_trial == 0 || self.is_unusual()) {
                     self.begin_trial();
                 }
             }
         }
+    }
+
+    /// Returns whether the last steps took much longer than usual, and takes note
+    /// of them.
+    fn is_unusual(&mut self) -> bool {
+        let now = shortest(&self.last);
+        let usual = *self.usual.get_or_insert(now);
+        self.usual = Some(usual + WEIGHT * (now - usual));
+        now > CLEARLY_MORE * usual
     }
 
     fn begin_trial(&mut self) {
@@ -92,41 +117,46 @@ impl TeamSize {
             below.or(above)
         };
         self.upwards = !self.upwards;
-        self.before = std::mem::take(&mut self.durations);
+        // What delays a step has nothing to do with the number of its threads,
+        // unless it delays all of them.
+        self.before = shortest(&self.last);
+        self.last.clear();
     }
 
-    fn end_trial(&mut self, trial: usize) {
-        let (before, during) = (shortest(&self.before), shortest(&self.durations));
-        self.until_trial = STEPS_BETWEEN_TRIALS;
+    /// Goes on with the number that was tried, if it is better, or with the one
+    /// before.
+    fn end_trial(&mut self, better: Option<usize>) {
         self.trial = None;
-        if during < before * CLEARLY_LESS {
-            self.chosen = trial;
-            // Perhaps one more step in the same direction is still better.
-            self.upwards = !self.upwards;
-        } else {
-            if during > before * COSTLY {
-                self.until_trial *= 1 + TRIALS_LEFT_OUT;
+        self.last.clear();
+        self.usual = None;
+        match better {
+            Some(index) => {
+                self.chosen = index;
+                self.between_trials = MIN_STEPS_BETWEEN_TRIALS;
+                // Perhaps one more in the same direction is still better.
+                self.upwards = !self.upwards;
             }
-            self.durations.clear();
+            None => {
+                let longer = 2 * self.between_trials;
+                self.between_trials = longer.min(MAX_STEPS_BETWEEN_TRIALS);
+            }
         }
+        self.until_trial = self.between_trials;
     }
 }
 
-/// Returns the shortest of some durations, in seconds: what delays a step has
-/// nothing to do with the number of its threads, unless it delays all of them.
-fn shortest(durations: &[Duration]) -> f64 {
-    let shortest = durations.iter().min().copied();
-    shortest.unwrap_or(Duration::MAX).as_secs_f64()
+fn shortest(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Returns the number of threads after some steps whose duration depends on
-    /// their number.
-    fn settled(size: &mut TeamSize, milliseconds: impl Fn(usize) -> u64) -> usize {
-        for _ in 0..600 {
+    /// Takes some steps whose duration depends on the number of threads; returns
+    /// the number after them.
+    fn settled(size: &mut TeamSize, steps: usize, milliseconds: impl Fn(usize) -> u64) -> usize {
+        for _ in 0..steps {
             let duration = Duration::from_millis(milliseconds(size.next()));
             size.record(duration);
         }
@@ -137,46 +167,47 @@ mod tests {
     fn all_threads_compute_while_that_is_fastest() {
         let mut size = TeamSize::new(6);
         assert_eq!(size.next(), 6);
-        assert_eq!(settled(&mut size, |threads| 60 / threads as u64), 6);
+        assert_eq!(settled(&mut size, 600, |threads| 60 / threads as u64), 6);
     }
 
     #[test]
     fn one_thread_computes_if_the_others_only_wait() {
         let mut size = TeamSize::new(6);
-        assert_eq!(settled(&mut size, |threads| 10 * threads as u64), 1);
+        assert_eq!(settled(&mut size, 600, |threads| 10 * threads as u64), 1);
     }
 
     #[test]
-    fn the_others_come_back_when_they_have_cores_again() {
-        let mut size = TeamSize::new(4);
-        assert_eq!(settled(&mut size, |threads| 10 * threads as u64), 1);
-        assert_eq!(settled(&mut size, |threads| 100 / threads as u64), 4);
+    fn a_core_that_others_take_is_noticed_soon_and_that_it_is_free_again_later() {
+        let mut size = TeamSize::new(2);
+        let alone = |threads| if threads == 2 { 10 } else { 19 };
+        let contended = |threads| if threads == 2 { 80 } else { 19 };
+        assert_eq!(settled(&mut size, 5000, alone), 2);
+        assert_eq!(settled(&mut size, 20, contended), 1);
+        assert_eq!(settled(&mut size, 2000, alone), 2);
     }
 
     #[test]
     fn some_threads_can_be_the_best() {
         let mut size = TeamSize::new(8);
-        assert_eq!(
-            settled(&mut size, |threads| 10 + 10 * threads.abs_diff(2) as u64),
-            2
-        );
+        let milliseconds = |threads: usize| 10 + 10 * threads.abs_diff(2) as u64;
+        assert_eq!(settled(&mut size, 600, milliseconds), 2);
     }
 
     #[test]
-    fn most_steps_are_computed_with_the_best_number() {
+    fn almost_all_steps_are_computed_with_the_best_number() {
         let mut size = TeamSize::new(2);
         let mut others = 0;
         for _ in 0..1000 {
             others += usize::from(size.next() == 1);
-            let milliseconds = if size.next() == 1 { 30 } else { 10 };
+            let milliseconds = if size.next() == 1 { 19 } else { 10 };
             size.record(Duration::from_millis(milliseconds));
         }
-        assert!(others <= 20, "{others} of 1000");
+        assert!(others <= 10, "{others} of 1000");
     }
 
     #[test]
     fn a_single_thread_is_never_changed() {
         let mut size = TeamSize::new(1);
-        assert_eq!(settled(&mut size, |_| 10), 1);
+        assert_eq!(settled(&mut size, 100, |_| 10), 1);
     }
 }

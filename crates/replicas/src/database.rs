@@ -71,7 +71,7 @@ impl Database {
     /// may do so at the same time: they take turns.
     ///
     /// # Errors
-    /// `Unavailable` if it cannot be reached, `Migration` if the schema cannot
+    /// `Unreachable` if there is no connection, `Migration` if the schema cannot
     /// be brought up to date.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, DatabaseError> {
         // Statements are logged by those who send them, with what they mean.
@@ -89,7 +89,8 @@ impl Database {
                 })
             })
             .connect_with(options)
-            .await?;
+            .await
+            .map_err(DatabaseError::Unreachable)?;
         migrations::apply(&pool).await?;
         Ok(Self {
             pool,
@@ -105,8 +106,8 @@ impl Database {
     /// Runs one statement and returns its rows.
     ///
     /// # Errors
-    /// `Unavailable` if it is not known whether the statement was carried out,
-    /// or if it could not be; `Statement` if the database rejects it.
+    /// `Unreachable` if it was not sent, `Unavailable` or `Timeout` if it is not
+    /// known whether it was carried out, `Statement` if the database rejects it.
     pub async fn fetch_all(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, DatabaseError> {
         let mut connection = self.acquire().await?;
         let result = connection.fetch_all(statement).await;

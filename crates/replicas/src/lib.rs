@@ -3,6 +3,7 @@
 //! - [`database`] is the connection to PostgreSQL: a bounded pool whose
 //!   statements always end, and the migrations.
 //! - [`registry`] is the list of the replicas that use the database.
+//! - [`sessions`] stores sessions in it.
 //! - [`object_store`] holds large data that never changes.
 //! - [`models`] are model versions: rows in the database, files in the object
 //!   store.
@@ -18,6 +19,7 @@ pub mod database;
 pub mod models;
 pub mod object_store;
 pub mod registry;
+pub mod sessions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trainings;

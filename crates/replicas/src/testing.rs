@@ -32,6 +32,23 @@ rmdir "$2"
 /// installed.
 static SERVER: OnceLock<Option<u16>> = OnceLock::new();
 
+/// Whether tests can use PostgreSQL; if not, a message says so.
+///
+/// # Panics
+/// If it is not installed and CHARLSTM_REQUIRE_ALL is set.
+pub fn is_postgres_installed() -> bool {
+    let is_installed = programs().is_some();
+    if !is_installed {
+        let reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)";
+        assert!(
+            std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
+            "CHARLSTM_REQUIRE_ALL is set, and {reason}"
+        );
+        eprintln!("skipped: {reason}");
+    }
+    is_installed
+}
+
 /// Returns a new, migrated database on the server of this process, which is
 /// started if it does not run. `None`, after a message, if PostgreSQL is not
 /// installed.
@@ -80,15 +97,10 @@ fn programs() -> Option<PathBuf> {
 }
 
 fn start_server() -> Option<u16> {
-    let Some(programs) = programs() else {
-        let reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)";
-        assert!(
-            std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
-            "CHARLSTM_REQUIRE_ALL is set, and {reason}"
-        );
-        eprintln!("skipped: {reason}");
+    if !is_postgres_installed() {
         return None;
-    };
+    }
+    let programs = programs()?;
     Some(start(&programs).unwrap_or_else(|error| panic!("PostgreSQL cannot be started: {error}")))
 }
 

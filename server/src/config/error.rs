@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use super::value::without_password;
 use clap::error::{ContextKind, ErrorKind};
 use thiserror::Error;
 
@@ -63,7 +64,7 @@ pub(super) fn explain(error: clap::Error, file: Option<&Path>) -> ConfigError {
             Some(path) => format!("{source_name} in {}", path.display()),
             None => source_name,
         },
-        value,
+        value: without_password(&value),
         requirement,
     }
 }

@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Command, Id};
 
 use super::ConfigError;
 use super::error::nearest;
+use super::value::without_password;
 
 /// How similar a known key must be to be suggested, from 0 to 1: one or two
 /// typing errors.
@@ -72,17 +73,6 @@ pub(super) fn write(command: &Command, matches: &ArgMatches) -> String {
     text
 }
 
-/// Replaces the password in a URL.
-fn without_password(value: &str) -> String {
-    let masked = || {
-        let (scheme, rest) = value.split_once("://")?;
-        let (credentials, host) = rest.rsplit_once('@')?;
-        let (user, _) = credentials.split_once(':')?;
-        Some(format!("{scheme}://{user}:***@{host}"))
-    };
-    masked().unwrap_or_else(|| value.to_owned())
-}
-
 /// Returns the arguments that a file can set. A file cannot name another file,
 /// nor ask for anything other than serving.
 fn arguments(command: &Command) -> impl Iterator<Item = (&Arg, &str)> {
@@ -117,6 +107,10 @@ mod tests {
             ("http://u:p@ss@host", "http://u:***@host"),
             ("http://host:80/a", "http://host:80/a"),
             ("plain:text@host", "plain:text@host"),
+            (
+                "postgres://host/db?password=secret",
+                "postgres://host/db?password=***",
+            ),
         ] {
             assert_eq!(without_password(value), expected);
         }

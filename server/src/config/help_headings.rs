@@ -1,7 +1,7 @@
 //! The headings under which `--help` and the manual page list the flags.
 
 /// The fields of [`super::Config`] below each heading.
-const HEADINGS: [(&str, &[&str]); 8] = [
+const HEADINGS: [(&str, &[&str]); 9] = [
     (
         "Address and data",
         &[
@@ -34,6 +34,10 @@ const HEADINGS: [(&str, &[&str]); 8] = [
             "snapshot_key_file",
             "session_ttl",
         ],
+    ),
+    (
+        "Several replicas",
+        &["database", "database_file", "replica_name"],
     ),
     (
         "Limits",

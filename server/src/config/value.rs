@@ -18,6 +18,7 @@ use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::{Kernel, KernelChoice};
+use charlstm_replicas::database::{DatabaseError, DatabaseUrl};
 use charlstm_store::session::Owner;
 use tonic::codegen::http::Uri;
 use tracing::level_filters::LevelFilter;
@@ -210,6 +211,38 @@ pub(super) fn url(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err("must be a URL such as http://127.0.0.1:4317".to_owned()),
     }
+}
+
+/// The URL of a database. The error does not contain it.
+pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
+    text.parse()
+        .map_err(|error: DatabaseError| error.to_string())
+}
+
+/// Returns the text without the password that it may contain.
+pub(super) fn without_password(value: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = value.split_once("://")?;
+        let (credentials, host) = rest.rsplit_once('@')?;
+        let (user, _) = credentials.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{host}"))
+    };
+    match value.parse::<DatabaseUrl>() {
+        Ok(url) => url.to_string(),
+        Err(_) => masked().unwrap_or_else(|| value.to_owned()),
+    }
+}
+
+/// The name of a replica: shown in errors and lists.
+pub(super) fn replica_name(text: &str) -> Result<String, String> {
+    let is_valid = (1..=64).contains(&text.len())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    if !is_valid {
+        return Err("must be 1 to 64 letters, digits, '.', '_' and '-'".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {

@@ -55,6 +55,7 @@ const MAX_SCORE_LOGPROBS: usize = 1_000_000;
 pub struct GenerationRpc {
     engine: Engine,
     keys: Arc<SnapshotKeys>,
+    accepts_snapshots: bool,
     metrics: Metrics,
 }
 
@@ -65,7 +66,16 @@ impl GenerationRpc {
         Self {
             engine,
             keys,
+            accepts_snapshots: true,
             metrics,
+        }
+    }
+
+    /// Rejects sessions that clients hold: other replicas have other keys.
+    pub fn without_snapshots(self) -> Self {
+        Self {
+            accepts_snapshots: false,
+            ..self
         }
     }
 
@@ -89,6 +99,11 @@ impl GenerationRpc {
         } = context;
         let session = request.session_id.as_deref().unwrap_or_default();
         record.requested(&request.model, session, &request.prime);
+        let uses_snapshots =
+            !request.session_snapshot.is_empty() || request.return_session.unwrap_or_default();
+        if uses_snapshots && !self.accepts_snapshots {
+            return Err(status::no_snapshots());
+        }
         let call = generate_call(request, context, &self.keys)?;
         let stream = principal.start_stream()?;
         let started = before(context.deadline, self.engine.generate(call)).await;

@@ -7,9 +7,11 @@ use charlstm_proto::v1::server_service_server::{ServerService, ServerServiceServ
 use tonic::{Request, Response, Status};
 
 use super::convert::to_u32;
+use super::status;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::Device;
 use charlstm_model::kernels::Kernels;
+use charlstm_replicas::registry::{Registry, Replica};
 use charlstm_repository::Repository;
 
 /// What does not change while the server runs.
@@ -46,22 +48,32 @@ pub struct ServerLoad {
     pub trainings_running: usize,
     /// Number of waiting trainings.
     pub trainings_queued: usize,
+    /// Id of the running training.
+    pub training: Option<String>,
 }
 
 /// The service. `load` is called for each request and must not block.
 pub struct ServerRpc<L> {
     info: ServerInfo,
     repository: Repository,
+    /// `None` for a server of its own.
+    replicas: Option<Registry>,
     load: L,
 }
 
 impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerRpc<L> {
-    /// Returns the service, ready to be added to a server. It reports `info`
-    /// and what `load` returns.
-    pub fn server(info: ServerInfo, repository: Repository, load: L) -> ServerServiceServer<Self> {
+    /// Returns the service, ready to be added to a server. It reports `info`,
+    /// what `load` returns, and the replicas in the list.
+    pub fn server(
+        info: ServerInfo,
+        repository: Repository,
+        replicas: Option<Registry>,
+        load: L,
+    ) -> ServerServiceServer<Self> {
         ServerServiceServer::new(Self {
             info,
             repository,
+            replicas,
             load,
         })
     }
@@ -101,5 +113,36 @@ impl<L: Fn() -> ServerLoad + Send + Sync + 'static> ServerService for ServerRpc<
             precision: info.precision.to_string(),
             kernels: info.kernels.name(info.precision).to_owned(),
         }))
+    }
+
+    async fn list_replicas(
+        &self,
+        _request: Request<pb::ListReplicasRequest>,
+    ) -> Result<Response<pb::ListReplicasResponse>, Status> {
+        let replicas = match &self.replicas {
+            None => Vec::new(),
+            Some(registry) => {
+                let replicas = registry.list().await;
+                replicas.map_err(|error| status::database_unavailable(&error))?
+            }
+        };
+        Ok(Response::new(pb::ListReplicasResponse {
+            replicas: replicas.iter().map(replica).collect(),
+        }))
+    }
+}
+
+fn replica(replica: &Replica) -> pb::Replica {
+    let (info, load) = (&replica.info, &replica.load);
+    pb::Replica {
+        name: info.name.to_string(),
+        address: info.address.clone(),
+        version: info.version.clone(),
+        precision: info.precision.clone(),
+        heartbeat_age_seconds: replica.heartbeat_age.as_secs_f64(),
+        present: replica.is_present(),
+        this_replica: replica.is_this,
+        generations_running: load.generations_running,
+        training_id: load.training.clone().unwrap_or_default(),
     }
 }

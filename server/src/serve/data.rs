@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ServeError;
 use super::prepared::Prepared;
+use super::replica::Replica;
 use crate::config::Config;
 use crate::data_folder::SNAPSHOT_KEY;
 use crate::devices::{self, GenerationSettings};
@@ -30,12 +31,17 @@ pub(super) struct Data {
 }
 
 impl Data {
-    /// Opens the data folder, which must be locked, and starts the engine and,
+    /// Opens the data folder, which must be locked, except for its sessions if
+    /// there is a database, and starts the engine and,
     /// if configured, the interrupted trainings. Blocks.
     ///
     /// # Errors
     /// A part that cannot be opened, or a thread that cannot be started.
-    pub(super) fn open(config: &Config, prepared: &Prepared) -> Result<Self, ServeError> {
+    pub(super) fn open(
+        config: &Config,
+        prepared: &Prepared,
+        replica: Option<&Replica>,
+    ) -> Result<Self, ServeError> {
         let (device, kernels) = (prepared.device, prepared.kernels);
         let generation = devices::generation(&GenerationSettings {
             device,
@@ -50,7 +56,10 @@ impl Data {
             Some(file) => SnapshotKeys::read(file)?,
             None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
         };
-        let sessions = open_sessions(config)?;
+        let sessions: Arc<dyn SessionStorage> = match replica {
+            Some(replica) => Arc::clone(&replica.sessions) as _,
+            None => open_sessions(config)?,
+        };
         let jobs = open_jobs(config, prepared, &repository)?;
         let threads = generation.threads;
         let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;

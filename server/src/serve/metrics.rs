@@ -17,6 +17,7 @@ use crate::access::AccessControl;
 use crate::metrics::principals::PrincipalStats;
 use crate::metrics::{Metrics, ServerStats, TrainingStats};
 use charlstm_engine::Engine;
+use charlstm_replicas::sessions::{LeaseCounters, PostgresSessions};
 use charlstm_repository::Repository;
 use charlstm_store::session::ListRequest;
 use charlstm_training::events::State;
@@ -33,6 +34,8 @@ pub(super) struct Sources {
     pub(super) repository: Repository,
     pub(super) access: Arc<AccessControl>,
     pub(super) data_dir: PathBuf,
+    /// `None` without a database.
+    pub(super) replica_sessions: Option<Arc<PostgresSessions>>,
 }
 
 /// Serves the metrics on the listener in a background task until `shutdown`.
@@ -114,6 +117,10 @@ impl Sources {
             trainings: STATES.map(|(_, name)| (name, 0)).to_vec(),
             training: None,
             commits: load.commits,
+            leases: self
+                .replica_sessions
+                .as_ref()
+                .map_or_else(LeaseCounters::default, |sessions| sessions.lease_counters()),
             principals: Vec::new(),
         };
         for job in self.jobs.list() {

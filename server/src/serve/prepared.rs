@@ -9,6 +9,7 @@ use super::ServeError;
 use super::data::Data;
 use super::metrics::Sources;
 use super::reload::Reloader;
+use super::replica::Replica;
 use super::transport::{self, Tls};
 use crate::access::AccessControl;
 use crate::config::Config;
@@ -79,7 +80,12 @@ impl Prepared {
     }
 
     /// Returns the sources of the metrics.
-    pub(super) fn sources(&self, config: &Config, data: &Data) -> Sources {
+    pub(super) fn sources(
+        &self,
+        config: &Config,
+        data: &Data,
+        replica: Option<&Replica>,
+    ) -> Sources {
         Sources {
             metrics: self.metrics.clone(),
             engine: data.engine.clone(),
@@ -87,6 +93,7 @@ impl Prepared {
             repository: data.repository.clone(),
             access: Arc::clone(&self.access),
             data_dir: config.data_dir.clone(),
+            replica_sessions: replica.map(|replica| Arc::clone(&replica.sessions)),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::data::Data;
 use super::model_usage::EngineModelUsage;
 use super::prepared::Prepared;
+use super::replica::Replica;
 use super::services::{Health, Services};
 use super::transport;
 use crate::config::Config;
@@ -31,6 +32,7 @@ pub(super) struct RouteContext<'a> {
     pub(super) config: &'a Config,
     pub(super) prepared: &'a Prepared,
     pub(super) data: &'a Data,
+    pub(super) replica: Option<&'a Replica>,
     pub(super) layers: &'a Layers,
     pub(super) shutdown: &'a CancellationToken,
 }
@@ -46,6 +48,12 @@ impl RouteContext<'_> {
             Arc::clone(&data.keys),
             self.prepared.metrics.clone(),
         );
+        // A snapshot that only this replica could open would fail at the others.
+        let has_shared_keys = self.replica.is_none() || config.snapshot_key_file.is_some();
+        let generation = match has_shared_keys {
+            true => generation,
+            false => generation.without_snapshots(),
+        };
         services.add(generation.clone().server());
         services.add(SessionRpc::server(engine.clone(), Arc::clone(&data.keys)));
         let transfers = Transfers::on_disk_of(&config.data_dir);
@@ -59,6 +67,7 @@ impl RouteContext<'_> {
         services.add(ServerRpc::server(
             self.info(started),
             repository.clone(),
+            self.replica.map(|replica| replica.registry.clone()),
             load,
         ));
 
@@ -108,7 +117,10 @@ impl RouteContext<'_> {
     }
 }
 
-fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync + 'static {
+pub(super) fn load_of(
+    engine: Engine,
+    jobs: Jobs,
+) -> impl Fn() -> ServerLoad + Send + Sync + 'static {
     move || {
         let (generations, trainings) = (engine.stats(), jobs.load());
         ServerLoad {
@@ -117,6 +129,15 @@ fn load_of(engine: Engine, jobs: Jobs) -> impl Fn() -> ServerLoad + Send + Sync 
             generations_queued: generations.queued,
             trainings_running: trainings.running,
             trainings_queued: trainings.queued,
+            training: running_training(&jobs),
         }
     }
+}
+
+fn running_training(jobs: &Jobs) -> Option<String> {
+    let jobs = jobs.list();
+    let running = jobs
+        .iter()
+        .find(|job| job.summary().state == State::Running)?;
+    Some(running.metadata().id.clone())
 }

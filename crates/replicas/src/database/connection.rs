@@ -22,7 +22,7 @@ pub(super) struct BusyConnection {
 impl BusyConnection {
     pub(super) async fn acquire(pool: &PgPool, timeout: Duration) -> Result<Self, DatabaseError> {
         Ok(Self {
-            connection: Some(pool.acquire().await?),
+            connection: Some(pool.acquire().await.map_err(DatabaseError::Unreachable)?),
             timeout,
         })
     }

@@ -12,9 +12,11 @@ pub enum DatabaseError {
     /// The URL is not one of a PostgreSQL database.
     #[error("invalid database URL: {0}; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Url(String),
-    /// The database cannot be reached, does not answer in time, or cannot accept
-    /// changes at the moment. If a statement was sent, whether it was carried
-    /// out is not known.
+    /// There is no connection to the database. Nothing was sent.
+    #[error("the database cannot be reached: {0}")]
+    Unreachable(#[source] sqlx::Error),
+    /// The connection broke, or the database cannot accept changes at the
+    /// moment. Whether the statement was carried out is not known.
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] sqlx::Error),
     /// The database did not answer in time.
@@ -32,6 +34,14 @@ pub enum DatabaseError {
 impl DatabaseError {
     /// Whether the database may accept the same statement later.
     pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Unavailable(_) | Self::Timeout(_)
+        )
+    }
+
+    /// Whether a statement was sent whose outcome is not known.
+    pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Timeout(_))
     }
 }

@@ -20,6 +20,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/0001_replicas.sql"),
     ),
     (
+        2,
+        "sessions",
+        include_str!("../../migrations/0002_sessions.sql"),
+    ),
+    (
         100,
         "models",
         include_str!("../../migrations/0100_models.sql"),

@@ -252,6 +252,11 @@ impl SessionLease {
         Arc::clone(&self.state)
     }
 
+    /// The state of the lease, which the caller does not hold. For backends.
+    pub fn state(&self) -> &Arc<LeaseState> {
+        &self.state
+    }
+
     /// Where the call began, `None` if the session is to be created.
     pub fn start(&self) -> Option<&StartPoint> {
         self.start.as_ref()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harlstm/v1/server.proto\x12\x0b\x63harlstm.v1\"\x18\n\x16GetServerStatusRequest\"\x87\x03\n\x17GetServerStatusResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07threads\x18\x03 \x01(\r\x12\x16\n\x0euptime_seconds\x18\x04 \x01(\x04\x12\x0e\n\x06models\x18\x05 \x01(\r\x12\x10\n\x08sessions\x18\x06 \x01(\x04\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\x04\x12\x1b\n\x13generations_running\x18\x08 \x01(\r\x12\x11\n\tmax_batch\x18\t \x01(\r\x12\x1a\n\x12generations_queued\x18\n \x01(\r\x12\x11\n\tmax_queue\x18\x0b \x01(\r\x12\x19\n\x11trainings_running\x18\x0c \x01(\r\x12\x18\n\x10trainings_queued\x18\r \x01(\r\x12+\n\x0bstep_checks\x18\x0e \x03(\x0b\x32\x16.charlstm.v1.StepCheck\x12\x11\n\tprecision\x18\x0f \x01(\t\x12\x0f\n\x07kernels\x18\x10 \x01(\t\"\x85\x01\n\tStepCheck\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rrow_invariant\x18\x02 \x01(\x08\x12\x1c\n\x14microseconds_one_row\x18\x03 \x01(\x01\x12!\n\x19microseconds_row_in_batch\x18\x04 \x01(\x01\x12\x11\n\tprecision\x18\x05 \x01(\t2m\n\rServerService\x12\\\n\x0fGetServerStatus\x12#.charlstm.v1.GetServerStatusRequest\x1a$.charlstm.v1.GetServerStatusResponseB%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harlstm/v1/server.proto\x12\x0b\x63harlstm.v1\"\x18\n\x16GetServerStatusRequest\"\x87\x03\n\x17GetServerStatusResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07threads\x18\x03 \x01(\r\x12\x16\n\x0euptime_seconds\x18\x04 \x01(\x04\x12\x0e\n\x06models\x18\x05 \x01(\r\x12\x10\n\x08sessions\x18\x06 \x01(\x04\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\x04\x12\x1b\n\x13generations_running\x18\x08 \x01(\r\x12\x11\n\tmax_batch\x18\t \x01(\r\x12\x1a\n\x12generations_queued\x18\n \x01(\r\x12\x11\n\tmax_queue\x18\x0b \x01(\r\x12\x19\n\x11trainings_running\x18\x0c \x01(\r\x12\x18\n\x10trainings_queued\x18\r \x01(\r\x12+\n\x0bstep_checks\x18\x0e \x03(\x0b\x32\x16.charlstm.v1.StepCheck\x12\x11\n\tprecision\x18\x0f \x01(\t\x12\x0f\n\x07kernels\x18\x10 \x01(\t\"\x15\n\x13ListReplicasRequest\">\n\x14ListReplicasResponse\x12&\n\x08replicas\x18\x01 \x03(\x0b\x32\x14.charlstm.v1.Replica\"\xc4\x01\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x1d\n\x15heartbeat_age_seconds\x18\x05 \x01(\x01\x12\x0f\n\x07present\x18\x06 \x01(\x08\x12\x14\n\x0cthis_replica\x18\x07 \x01(\x08\x12\x1b\n\x13generations_running\x18\x08 \x01(\r\x12\x13\n\x0btraining_id\x18\t \x01(\t\"\x85\x01\n\tStepCheck\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rrow_invariant\x18\x02 \x01(\x08\x12\x1c\n\x14microseconds_one_row\x18\x03 \x01(\x01\x12!\n\x19microseconds_row_in_batch\x18\x04 \x01(\x01\x12\x11\n\tprecision\x18\x05 \x01(\t2\xc2\x01\n\rServerService\x12\\\n\x0fGetServerStatus\x12#.charlstm.v1.GetServerStatusRequest\x1a$.charlstm.v1.GetServerStatusResponse\x12S\n\x0cListReplicas\x12 .charlstm.v1.ListReplicasRequest\x1a!.charlstm.v1.ListReplicasResponseB%\n\x0b\x63harlstm.v1Z\x16\x63harlstm/v1;charlstmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERSTATUSREQUEST']._serialized_end=65
   _globals['_GETSERVERSTATUSRESPONSE']._serialized_start=68
   _globals['_GETSERVERSTATUSRESPONSE']._serialized_end=459
-  _globals['_STEPCHECK']._serialized_start=462
-  _globals['_STEPCHECK']._serialized_end=595
-  _globals['_SERVERSERVICE']._serialized_start=597
-  _globals['_SERVERSERVICE']._serialized_end=706
+  _globals['_LISTREPLICASREQUEST']._serialized_start=461
+  _globals['_LISTREPLICASREQUEST']._serialized_end=482
+  _globals['_LISTREPLICASRESPONSE']._serialized_start=484
+  _globals['_LISTREPLICASRESPONSE']._serialized_end=546
+  _globals['_REPLICA']._serialized_start=549
+  _globals['_REPLICA']._serialized_end=745
+  _globals['_STEPCHECK']._serialized_start=748
+  _globals['_STEPCHECK']._serialized_end=881
+  _globals['_SERVERSERVICE']._serialized_start=884
+  _globals['_SERVERSERVICE']._serialized_end=1078
 # @@protoc_insertion_point(module_scope)

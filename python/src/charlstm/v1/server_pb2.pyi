@@ -121,6 +121,90 @@ class GetServerStatusResponse(google.protobuf.message.Message):
 Global___GetServerStatusResponse: typing_extensions.TypeAlias = GetServerStatusResponse
 
 @typing.final
+class ListReplicasRequest(google.protobuf.message.Message):
+    """Empty."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListReplicasRequest: typing_extensions.TypeAlias = ListReplicasRequest
+
+@typing.final
+class ListReplicasResponse(google.protobuf.message.Message):
+    """The servers that use one database."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: builtins.int
+    @property
+    def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """By name. One that is gone stays in the list for ten minutes, or until
+        another one with its name is started.
+        """
+
+    def __init__(
+        self,
+        *,
+        replicas: collections.abc.Iterable[Global___Replica] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["replicas", b"replicas"]) -> None: ...
+
+Global___ListReplicasResponse: typing_extensions.TypeAlias = ListReplicasResponse
+
+@typing.final
+class Replica(google.protobuf.message.Message):
+    """One of several servers that use one database."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    HEARTBEAT_AGE_SECONDS_FIELD_NUMBER: builtins.int
+    PRESENT_FIELD_NUMBER: builtins.int
+    THIS_REPLICA_FIELD_NUMBER: builtins.int
+    GENERATIONS_RUNNING_FIELD_NUMBER: builtins.int
+    TRAINING_ID_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name (`--replica-name`)."""
+    address: builtins.str
+    """Address that it listens on."""
+    version: builtins.str
+    """Version of the program."""
+    precision: builtins.str
+    """Number format in which it generates by default (`--precision`)."""
+    heartbeat_age_seconds: builtins.float
+    """Seconds since its last heartbeat, which it sends every three seconds."""
+    present: builtins.bool
+    """True if the last heartbeat is less than ten seconds old."""
+    this_replica: builtins.bool
+    """True for the server that answers."""
+    generations_running: builtins.int
+    """Number of generations in its batch, at the last heartbeat."""
+    training_id: builtins.str
+    """Id of the training that it runs; empty if it runs none."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        address: builtins.str = ...,
+        version: builtins.str = ...,
+        precision: builtins.str = ...,
+        heartbeat_age_seconds: builtins.float = ...,
+        present: builtins.bool = ...,
+        this_replica: builtins.bool = ...,
+        generations_running: builtins.int = ...,
+        training_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "generations_running", b"generations_running", "heartbeat_age_seconds", b"heartbeat_age_seconds", "name", b"name", "precision", b"precision", "present", b"present", "this_replica", b"this_replica", "training_id", b"training_id", "version", b"version"]) -> None: ...
+
+Global___Replica: typing_extensions.TypeAlias = Replica
+
+@typing.final
 class StepCheck(google.protobuf.message.Message):
     """Result of the check of a model's decode step on this machine. A model that
     is loaded in both precisions has one for each.

@@ -40,6 +40,11 @@ class ServerServiceStub(object):
                 request_serializer=charlstm_dot_v1_dot_server__pb2.GetServerStatusRequest.SerializeToString,
                 response_deserializer=charlstm_dot_v1_dot_server__pb2.GetServerStatusResponse.FromString,
                 _registered_method=True)
+        self.ListReplicas = channel.unary_unary(
+                '/charlstm.v1.ServerService/ListReplicas',
+                request_serializer=charlstm_dot_v1_dot_server__pb2.ListReplicasRequest.SerializeToString,
+                response_deserializer=charlstm_dot_v1_dot_server__pb2.ListReplicasResponse.FromString,
+                _registered_method=True)
 
 
 class ServerServiceServicer(object):
@@ -53,6 +58,16 @@ class ServerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReplicas(self, request, context):
+        """Lists the servers that use the same database (`--database`), by name.
+        Without a database, the list is empty.
+        Errors: `UNAVAILABLE` with the reason `STORAGE_UNAVAILABLE` if the database
+        cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +75,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     servicer.GetServerStatus,
                     request_deserializer=charlstm_dot_v1_dot_server__pb2.GetServerStatusRequest.FromString,
                     response_serializer=charlstm_dot_v1_dot_server__pb2.GetServerStatusResponse.SerializeToString,
+            ),
+            'ListReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReplicas,
+                    request_deserializer=charlstm_dot_v1_dot_server__pb2.ListReplicasRequest.FromString,
+                    response_serializer=charlstm_dot_v1_dot_server__pb2.ListReplicasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +110,33 @@ class ServerService(object):
             '/charlstm.v1.ServerService/GetServerStatus',
             charlstm_dot_v1_dot_server__pb2.GetServerStatusRequest.SerializeToString,
             charlstm_dot_v1_dot_server__pb2.GetServerStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charlstm.v1.ServerService/ListReplicas',
+            charlstm_dot_v1_dot_server__pb2.ListReplicasRequest.SerializeToString,
+            charlstm_dot_v1_dot_server__pb2.ListReplicasResponse.FromString,
             options,
             channel_credentials,
             insecure,

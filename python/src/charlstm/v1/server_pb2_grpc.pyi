@@ -41,7 +41,23 @@ _ServerServiceGetServerStatusType = typing_extensions.TypeVar(
     ],
 )
 
-class ServerServiceStub(typing.Generic[_ServerServiceGetServerStatusType]):
+_ServerServiceListReplicasType = typing_extensions.TypeVar(
+    '_ServerServiceListReplicasType',
+    grpc.UnaryUnaryMultiCallable[
+        charlstm.v1.server_pb2.ListReplicasRequest,
+        charlstm.v1.server_pb2.ListReplicasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        charlstm.v1.server_pb2.ListReplicasRequest,
+        charlstm.v1.server_pb2.ListReplicasResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        charlstm.v1.server_pb2.ListReplicasRequest,
+        charlstm.v1.server_pb2.ListReplicasResponse,
+    ],
+)
+
+class ServerServiceStub(typing.Generic[_ServerServiceGetServerStatusType, _ServerServiceListReplicasType]):
     """Describes the server."""
 
     @typing.overload
@@ -49,6 +65,10 @@ class ServerServiceStub(typing.Generic[_ServerServiceGetServerStatusType]):
         grpc.UnaryUnaryMultiCallable[
             charlstm.v1.server_pb2.GetServerStatusRequest,
             charlstm.v1.server_pb2.GetServerStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            charlstm.v1.server_pb2.ListReplicasRequest,
+            charlstm.v1.server_pb2.ListReplicasResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -58,15 +78,30 @@ class ServerServiceStub(typing.Generic[_ServerServiceGetServerStatusType]):
             charlstm.v1.server_pb2.GetServerStatusRequest,
             charlstm.v1.server_pb2.GetServerStatusResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            charlstm.v1.server_pb2.ListReplicasRequest,
+            charlstm.v1.server_pb2.ListReplicasResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetServerStatus: _ServerServiceGetServerStatusType
     """Returns version, device, load and limits of the server."""
 
+    ListReplicas: _ServerServiceListReplicasType
+    """Lists the servers that use the same database (`--database`), by name.
+    Without a database, the list is empty.
+    Errors: `UNAVAILABLE` with the reason `STORAGE_UNAVAILABLE` if the database
+    cannot be read.
+    """
+
 ServerServiceAsyncStub: typing_extensions.TypeAlias = ServerServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         charlstm.v1.server_pb2.GetServerStatusRequest,
         charlstm.v1.server_pb2.GetServerStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        charlstm.v1.server_pb2.ListReplicasRequest,
+        charlstm.v1.server_pb2.ListReplicasResponse,
     ],
 ]
 
@@ -80,5 +115,17 @@ class ServerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[charlstm.v1.server_pb2.GetServerStatusResponse, collections.abc.Awaitable[charlstm.v1.server_pb2.GetServerStatusResponse]]:
         """Returns version, device, load and limits of the server."""
+
+    @abc.abstractmethod
+    def ListReplicas(
+        self,
+        request: charlstm.v1.server_pb2.ListReplicasRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[charlstm.v1.server_pb2.ListReplicasResponse, collections.abc.Awaitable[charlstm.v1.server_pb2.ListReplicasResponse]]:
+        """Lists the servers that use the same database (`--database`), by name.
+        Without a database, the list is empty.
+        Errors: `UNAVAILABLE` with the reason `STORAGE_UNAVAILABLE` if the database
+        cannot be read.
+        """
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -33,6 +33,14 @@ pub(in crate::rpc) fn invalid_snapshot(error: &SealError) -> Status {
     invalid("session_snapshot", error.to_string())
 }
 
+/// Returns the status of a session that the client is to hold, if the replicas
+/// have no keys in common.
+pub(in crate::rpc) fn no_snapshots() -> Status {
+    let text = "sessions that clients hold need a key that all replicas have: \
+                start them with --snapshot-key-file";
+    refused(Code::Unimplemented, "SNAPSHOTS_UNAVAILABLE", text)
+}
+
 /// Returns the status of a generation or a score that failed. `text_field` is
 /// the field of the request that contains the text.
 pub(in crate::rpc) fn generate_error(error: &GenerateError, text_field: &str) -> Status {

@@ -19,8 +19,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(crate) use self::repository::repository;
 pub(super) use self::repository::{model_in_use, model_in_use_by_others};
 use super::principal::Role;
+use charlstm_replicas::database::DatabaseError;
 pub(crate) use excerpt::shorten;
-pub(super) use generation::{bad_precision, bad_sampling, generate_error, invalid_snapshot};
+pub(super) use generation::{
+    bad_precision, bad_sampling, generate_error, invalid_snapshot, no_snapshots,
+};
 pub(super) use session::{
     bad_session_id, import_error, invalid_export, session_error, session_store_error,
 };
@@ -122,6 +125,13 @@ pub(super) fn refused_with<const N: usize>(
     let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
     let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     Status::with_error_details(code, shorten(message.into()), details)
+}
+
+/// Returns the status of a list that the database cannot give now.
+pub(super) fn database_unavailable(error: &DatabaseError) -> Status {
+    tracing::warn!(%error, "the database cannot be read");
+    let text = "the database cannot be read, see the server's log";
+    unavailable("STORAGE_UNAVAILABLE", text, Duration::from_secs(1))
 }
 
 /// Returns INTERNAL with a fixed text. The error is logged: its details are

@@ -48,26 +48,27 @@ impl Controls for Arc<RunningClock> {
     }
 }
 
-/// A backend under test.
+/// A backend under test. Clones share it.
+#[derive(Clone)]
 pub struct Fixture {
     pub storage: Arc<dyn SessionStorage>,
-    controls: Box<dyn Controls>,
+    controls: Arc<dyn Controls>,
     /// Removed at the end.
-    _folder: Option<tempfile::TempDir>,
+    _folder: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Fixture {
     pub fn new(storage: Arc<dyn SessionStorage>, controls: impl Controls + 'static) -> Self {
         Self {
             storage,
-            controls: Box::new(controls),
+            controls: Arc::new(controls),
             _folder: None,
         }
     }
 
     pub fn keeping(self, folder: tempfile::TempDir) -> Self {
         Self {
-            _folder: Some(folder),
+            _folder: Some(Arc::new(folder)),
             ..self
         }
     }
@@ -156,6 +157,7 @@ impl Fixture {
 
     /// The ids of all sessions, the most recently used first.
     pub async fn ids(&self) -> Vec<String> {
+        self.controls.settle().await;
         let list = ListRequest {
             owner: None,
             max_sessions: 1_000,

@@ -392,10 +392,8 @@ async fn every_change_that_is_acknowledged_around_a_shutdown_is_saved() {
         let fixture = open_with(&disk, SessionLimits::default(), small(durability)).unwrap();
         let mut callers = Vec::new();
         for caller in 0..4 {
-            let storage = Arc::clone(&fixture.storage);
-            let clock = Arc::clone(&fixture.clock);
+            let fixture = fixture.clone();
             callers.push(tokio::spawn(async move {
-                let fixture = Fixture::new(storage, clock);
                 let id = format!("s{caller}");
                 let mut position = 0;
                 loop {
@@ -513,7 +511,7 @@ async fn a_shutdown_leaves_everything_in_the_database_and_no_log() {
 async fn the_clock_of_idle_time_continues_after_a_restart() {
     let disk = SimulatedDisk::new(1);
     let fixture = open(&disk).unwrap();
-    fixture.clock.advance(Duration::from_secs(1_000));
+    fixture.advance(Duration::from_secs(1_000)).await;
     fixture.call("a", 1).await.unwrap();
     for kill in [true, false] {
         let disk = if kill { disk.kill(1) } else { disk.restart(1) };
@@ -533,7 +531,7 @@ async fn the_clock_of_idle_time_continues_after_a_restart() {
 
 #[tokio::test]
 async fn a_backup_made_while_calls_run_is_a_store_of_its_own() {
-    let fixture = super::start_in_folder(SessionLimits::default());
+    let fixture = super::start_in_folder(SessionLimits::default()).await;
     for at in 0..20 {
         fixture.call(&format!("s{at}"), 3).await.unwrap();
     }

@@ -156,8 +156,6 @@ async fn check(fixture: &Fixture, book: &mut Book, seed: u64) -> bool {
 /// Several callers, each with sessions of its own, until the power is off or
 /// so many calls are done.
 async fn load(fixture: &Fixture, book: &mut Book, random: &mut StdRng, calls: u32) {
-    let storage = Arc::clone(&fixture.storage);
-    let clock = Arc::clone(&fixture.clock);
     let mut callers = Vec::new();
     for caller in 0..4 {
         let ids: Vec<String> = (0..4).map(|at| format!("c{caller}-{at}")).collect();
@@ -165,7 +163,7 @@ async fn load(fixture: &Fixture, book: &mut Book, random: &mut StdRng, calls: u3
         for id in &ids {
             own.insert(id.clone(), book.get(id).copied().unwrap_or_default());
         }
-        let fixture = Fixture::new(Arc::clone(&storage), Arc::clone(&clock));
+        let fixture = fixture.clone();
         let mut random = StdRng::seed_from_u64(random.random());
         callers.push(tokio::spawn(async move {
             for _ in 0..calls {
