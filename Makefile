@@ -19,7 +19,7 @@ endif
 endif
 
 .PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
-	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check try-container sizing
+	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check try-container sizing replicas
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -43,6 +43,9 @@ test: libtorch ## Run the whole test suite
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/attacks; \
 		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "attacks: .venv is missing" >&2; exit 1; \
 		else echo "attacks: skipped: the Python tools of the tests are not available"; fi
+	@if [ -x .venv/bin/python ]; then .venv/bin/python tests/replicas; \
+		elif [ -n "$$CHARLSTM_REQUIRE_ALL" ]; then echo "replicas: .venv is missing" >&2; exit 1; \
+		else echo "replicas: skipped: the Python tools of the tests are not available"; fi
 	@scripts/fuzz.sh --optional 20
 
 faults: libtorch python ## Crashes, full disks and damaged files against the real program (minutes)
@@ -52,6 +55,10 @@ faults: libtorch python ## Crashes, full disks and damaged files against the rea
 attacks: libtorch python ## What anyone on the network can do, against the real program (minutes)
 	$(CARGO) build --release -p charlstm-server
 	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/attacks --full $(ARGS)
+
+replicas: libtorch python ## Several servers on one PostgreSQL and one S3-compatible store (minutes)
+	$(CARGO) build --release -p charlstm-server
+	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/replicas --full $(ARGS)
 
 soak: libtorch python ## Twenty minutes of mixed load (ARGS="--soak 60": an hour)
 	$(CARGO) build --release -p charlstm-server
@@ -94,9 +101,9 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 	@scripts/deny.sh
 	@scripts/python_check.sh
 
-deploy-check: libtorch ## Check the systemd unit, the alerts, and the dashboard against a running server
+deploy-check: libtorch python ## Check the files in deploy/, the dashboard against a running server
 	$(CARGO) build -p charlstm-server -p charlstm-client
-	@python3 scripts/deploy_check.py
+	@.venv/bin/python scripts/deploy_check.py
 
 try-container: libtorch ## Run the steps of deploy/Dockerfile in namespaces, without a container engine
 	$(CARGO) build --release -p charlstm-server -p charlstm-client

@@ -321,6 +321,12 @@ impl Jobs {
         jobs
     }
 
+    /// Returns the id of the training that this server runs. Does not block.
+    pub fn running(&self) -> Option<String> {
+        let state = lock(&self.shared.state);
+        state.running.as_ref().map(|job| job.id().to_owned())
+    }
+
     /// Returns the number of running and waiting trainings. Does not block.
     pub fn load(&self) -> Load {
         let state = lock(&self.shared.state);
