@@ -45,7 +45,8 @@ pub(crate) struct CommandLine {
 #[command(next_help_heading = "Connection and output")]
 pub(crate) struct GlobalFlags {
     /// Address of the server: HOST, HOST:PORT (default port: 50051) or a URL; use
-    /// https:// for TLS
+    /// https:// for TLS. Of several addresses, with commas, the first server that
+    /// answers is used, and the next one if it fails
     #[arg(
         long,
         global = true,

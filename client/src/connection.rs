@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
@@ -62,11 +64,16 @@ const ANSWER_ATTEMPTS: u32 = 3;
 /// A channel that adds the token to each call.
 pub(crate) type AuthorizedChannel = InterceptedService<Channel, Credentials>;
 
-/// A connection to one server. Cloning is cheap and shares the connection. A
-/// lost connection is re-established by the next call.
+/// A connection to a server, or to several that share their sessions, one of
+/// which is used at a time. Cloning is cheap and shares the connection. A lost
+/// connection is re-established by the next call.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    channel: AuthorizedChannel,
+    /// One for each address; those that were not used yet connect with their
+    /// first call.
+    channels: Arc<[AuthorizedChannel]>,
+    /// Index of the one that is used.
+    current: Arc<AtomicUsize>,
 }
 
 /// The token of the caller, if there is one.
@@ -87,31 +94,67 @@ impl Interceptor for Credentials {
 }
 
 impl Connection {
-    /// Connects to the server, and checks that it answers.
+    /// Connects to the server, and checks that it answers. Of several addresses,
+    /// the first one is used whose server answers.
     ///
     /// Fails with `NoServer` if nothing accepts the connection, with `Refused`
     /// if what accepts it is not a charlstm server, with `Usage` if a flag is
     /// invalid and with `Unreadable` if a file cannot be read.
     pub(crate) async fn open(global: &GlobalFlags) -> Result<Self, Failure> {
-        let address = address(&global.addr)?;
+        let addresses = addresses(&global.addr)?;
         let credentials = Credentials {
             bearer: bearer(global)?,
         };
-        if credentials.bearer.is_some() && exposes_token(&address) {
+        let exposing = addresses.iter().find(|address| exposes_token(address));
+        if let Some(address) = exposing.filter(|_| credentials.bearer.is_some()) {
             Output::new(global.json).note(&format!(
                 "the token is sent unencrypted to {address}; use https:// if the server \
                  supports TLS"
             ));
         }
-        let channel = endpoint(&address, global)?
-            .connect()
-            .await
-            .map_err(|error| connect_failure(&address, root_cause(&error)))?;
-        let connection = Self {
-            channel: InterceptedService::new(channel, credentials),
-        };
-        connection.check_answer(&address, global).await?;
-        Ok(connection)
+        let mut channels = Vec::new();
+        for address in &addresses {
+            let channel = endpoint(address, global)?.connect_lazy();
+            channels.push(InterceptedService::new(channel, credentials.clone()));
+        }
+        let mut failure = None;
+        for (index, address) in addresses.iter().enumerate() {
+            let connected = endpoint(address, global)?.connect().await;
+            let channel = match connected {
+                Ok(channel) => channel,
+                Err(error) => {
+                    failure.get_or_insert(connect_failure(address, root_cause(&error)));
+                    continue;
+                }
+            };
+            channels[index] = InterceptedService::new(channel, credentials.clone());
+            let connection = Self {
+                channels: channels.as_slice().into(),
+                current: Arc::new(AtomicUsize::new(index)),
+            };
+            match connection.check_answer(address, global).await {
+                Ok(()) => return Ok(connection),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::Usage("--addr names no server".into())))
+    }
+
+    /// Uses the server at the next address from now on, because this one is gone
+    /// or cannot carry out a call.
+    pub(crate) fn use_next_server(&self) {
+        let next = (self.index() + 1) % self.channels.len();
+        self.current.store(next, Ordering::Relaxed);
+    }
+
+    fn index(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    fn channel(&self) -> AuthorizedChannel {
+        self.channels[self.index()].clone()
     }
 
     /// Checks that the peer is a gRPC server, by asking for its health.
@@ -177,30 +220,29 @@ impl Connection {
     }
 
     pub(crate) fn training(&self) -> TrainingServiceClient<AuthorizedChannel> {
-        TrainingServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        TrainingServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(crate) fn generation(&self) -> GenerationServiceClient<AuthorizedChannel> {
-        GenerationServiceClient::new(self.channel.clone())
+        GenerationServiceClient::new(self.channel())
     }
 
     pub(crate) fn models(&self) -> ModelServiceClient<AuthorizedChannel> {
-        ModelServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        ModelServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(crate) fn sessions(&self) -> SessionServiceClient<AuthorizedChannel> {
-        SessionServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        SessionServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(crate) fn server(&self) -> ServerServiceClient<AuthorizedChannel> {
-        ServerServiceClient::new(self.channel.clone())
+        ServerServiceClient::new(self.channel())
     }
 
     pub(crate) fn health(
         &self,
     ) -> tonic_health::pb::health_client::HealthClient<AuthorizedChannel> {
-        tonic_health::pb::health_client::HealthClient::new(self.channel.clone())
+        tonic_health::pb::health_client::HealthClient::new(self.channel())
     }
 }
 
@@ -311,7 +353,12 @@ fn exposes_token(address: &str) -> bool {
     address.starts_with("http://") && !is_local(authority(address))
 }
 
-/// Returns the value of `--addr` as a URL. `HOST` and `HOST:PORT` mean plain
+/// Returns the addresses in the value of `--addr`, as URLs.
+fn addresses(addr: &str) -> Result<Vec<String>, Failure> {
+    addr.split(',').map(address).collect()
+}
+
+/// Returns one address of `--addr` as a URL. `HOST` and `HOST:PORT` mean plain
 /// HTTP; a URL without a port has the one of its scheme.
 fn address(addr: &str) -> Result<String, Failure> {
     let addr = addr.trim().trim_end_matches('/');

@@ -81,6 +81,7 @@ pub(super) async fn run(
                     display::seconds(delay.as_secs_f64()),
                 ));
                 tokio::time::sleep(delay).await;
+                connection.use_next_server();
                 is_repeated = true;
             }
             Ok(finished) => {
@@ -91,18 +92,27 @@ pub(super) async fn run(
                 // ABORTED: the server may not have noticed yet that the previous
                 // attempt is gone, and still reserves the session for it.
                 let pause = match status.code() {
-                    Code::Aborted if is_repeated => policy.next_delay().map(Pause::Reconnect),
+                    Code::Aborted if is_repeated || was_taken_over(&status) => {
+                        policy.next_delay().map(Pause::Reconnect)
+                    }
                     _ => policy.pause(&status, leg.has_started()),
                 };
                 let Some(pause) = pause else {
                     return Err(with_remedy(status, leg.session()));
                 };
                 wait(pause, &status, leg.start(), printer).await;
+                connection.use_next_server();
                 is_repeated = true;
             }
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Whether another server continued the session while this one was suspended or
+/// cut off: nothing of the call was stored, and it can be repeated.
+fn was_taken_over(status: &Status) -> bool {
+    failure::reason(status).is_some_and(|reason| reason == "SESSION_FENCED")
 }
 
 /// Reports a failed attempt and waits.
@@ -175,6 +185,7 @@ async fn locate(
             return Err(with_remedy(Box::new(status), Some(&id)));
         };
         wait(pause, &status, None, printer).await;
+        connection.use_next_server();
     }
 }
 

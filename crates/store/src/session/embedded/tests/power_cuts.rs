@@ -1,7 +1,6 @@
 //! Power cuts at random moments under a mixed load.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -1,0 +1,209 @@
+"""PostgreSQL, nginx and several replicas of the server, all in temporary folders."""
+
+import os
+import pathlib
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+from server import Server
+
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  upstream replicas {{ {servers} }}
+  server {{
+    listen 127.0.0.1:{port} http2;
+    keepalive_requests 1000000;
+    location / {{ grpc_pass grpc://replicas; grpc_read_timeout 300s; grpc_connect_timeout 2s; }}
+  }}
+}}
+"""
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def postgres_programs():
+    """Returns the folder of PostgreSQL's programs, or None."""
+    found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+                   key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+def missing_tools():
+    """Returns what the tests need and the machine does not have."""
+    missing = [] if postgres_programs() else ["postgresql"]
+    return missing + ([] if shutil.which("nginx", path="/usr/sbin:/usr/bin") else ["nginx"])
+
+
+class Postgres:
+    """A throw-away database server, which does not run as root."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder) / "postgres"
+        self.folder.mkdir()
+        self.port = free_port()
+        self.user = {}
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            os.chmod(folder, 0o711)
+            self.user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._run("initdb", "-U", "charlstm", "-A", "trust", "-E", "UTF8", "--locale=C",
+                  "-D", self.folder / "data")
+        settings = (f"port = {self.port}\nlisten_addresses = '127.0.0.1'\n"
+                    f"unix_socket_directories = '{self.folder}'\nmax_connections = 100\n"
+                    "shared_preload_libraries = 'pg_stat_statements'\n")
+        with open(self.folder / "data/postgresql.conf", "a") as file:
+            file.write(settings)
+        self.start()
+
+    def _run(self, program, *arguments):
+        command = [str(postgres_programs() / program), *map(str, arguments)]
+        subprocess.run(command, check=True, cwd="/", stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, **self.user)
+
+    def start(self):
+        self._run("pg_ctl", "-w", "-D", self.folder / "data", "-l", self.folder / "log", "start")
+
+    def stop(self, mode="immediate"):
+        self._run("pg_ctl", "-w", "-D", self.folder / "data", "-m", mode, "stop")
+
+    def restart(self):
+        """Ends all connections in the middle of what they do, and starts again."""
+        self.stop()
+        self.start()
+
+    def query(self, text, database="postgres"):
+        """Runs a statement and returns its output, one row a line."""
+        command = [str(postgres_programs() / "psql"), "-h", "127.0.0.1", "-p", str(self.port),
+                   "-U", "charlstm", "-d", database, "-qAtc", text]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def new_database(self):
+        """Creates an empty database and returns its name."""
+        name = "d" + secrets.token_hex(6)
+        self.query(f"CREATE DATABASE {name}")
+        return name
+
+
+class Link:
+    """Forwards connections to a port, and can be cut: nothing passes, and
+    nobody is told."""
+
+    def __init__(self, target):
+        self.target = target
+        self.is_cut = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def _forward(self, source, sink):
+        try:
+            while data := source.recv(65536):
+                while self.is_cut.is_set():
+                    time.sleep(0.02)
+                sink.sendall(data)
+        except OSError:
+            pass
+        for one in (source, sink):
+            one.close()
+
+    def cut(self, seconds):
+        self.is_cut.set()
+        time.sleep(seconds)
+        self.is_cut.clear()
+
+    def close(self):
+        self.listener.close()
+
+
+class Cluster:
+    """Replicas on one database, each with its own copy of the same models,
+    behind a load balancer."""
+
+    def __init__(self, base, folder, postgres, count=3, flags=None):
+        self.folder = pathlib.Path(folder)
+        self.postgres = postgres
+        self.database = postgres.new_database() if postgres else None
+        self.flags = flags or {}
+        self.ports = [free_port() for _ in range(count)]
+        self.links = [Link(postgres.port) for _ in range(count)] if postgres else []
+        self.replicas = []
+        for number in range(count):
+            base.copy(self.folder / f"r{number}")
+            shutil.rmtree(self.folder / f"r{number}/data/sessions", ignore_errors=True)
+        for number in range(count):
+            self.replicas.append(self.launch(number))
+        self.balancer = self._balance()
+
+    def launch(self, number):
+        """Starts a replica on its port."""
+        flags = ["--listen", f"127.0.0.1:{self.ports[number]}", *self.flags.get(number, ()),
+                 *self.flags.get("all", ())]
+        if self.database:
+            port = self.links[number].port
+            url = f"postgres://charlstm@127.0.0.1:{port}/{self.database}"
+            flags += ["--database", url, "--replica-name", f"r{number}"]
+        return Server(self.folder / f"r{number}", flags)
+
+    def _balance(self):
+        port = free_port()
+        servers = " ".join(f"server 127.0.0.1:{one} max_fails=0;" for one in self.ports)
+        config = self.folder / "nginx.conf"
+        config.write_text(("user root;" if os.geteuid() == 0 else "")
+                          + NGINX.format(folder=self.folder, port=port, servers=servers))
+        self.address = f"127.0.0.1:{port}"
+        nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+        process = subprocess.Popen([nginx, "-c", str(config)], stdin=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return process
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError("nginx does not listen")
+
+    def restart(self, number):
+        """Kills a replica as a crash does, and starts it again."""
+        self.replicas[number].kill()
+        self.replicas[number] = self.launch(number)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.balancer.terminate()
+        self.balancer.wait()
+        for replica in self.replicas:
+            if replica.process.poll() is None:
+                replica.kill()
+        for link in self.links:
+            link.close()
