@@ -8,17 +8,15 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import grpc
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "faults"))
-
-import client as client_module  # noqa: E402 (needs the path above)
-from client import Client, reason_of, retry  # noqa: E402
-from server import Server, StartFailed, program  # noqa: E402
+import client as client_module
+from client import Client, reason_of, retry
+from object_store import ObjectStore
+from server import Server, StartFailed, program
 
 # Long enough for several checkpoints; its last one is at the end of the training.
 CORPUS = "".join(random.Random(7).choices("the quick brown fox. \n", k=60_000))
@@ -34,11 +32,12 @@ PATIENCE = 120
 
 
 class Replicas:
-    """Servers that share one database and one prefix of one object store."""
+    """Servers that share one database and one object store."""
 
-    def __init__(self, folder, database, store, prefix):
+    def __init__(self, folder, postgres, store):
         self.folder = pathlib.Path(folder)
-        self.flags = ["--database", database, "--object-store", store.url(prefix)]
+        database = f"postgres://charlstm@127.0.0.1:{postgres.port}/{postgres.new_database()}"
+        self.flags = ["--database", database, "--object-store", store.url("test")]
         self.environment = store.environment()
         self.servers = {}
 
@@ -52,6 +51,23 @@ class Replicas:
         for server in self.servers.values():
             server.signal(signal.SIGCONT)
             server.kill()
+
+
+def scenario(function):
+    """Runs a function with the replicas and the store that it needs."""
+    def run(_base, folder, postgres, rng, size):
+        store = ObjectStore(folder)
+        replicas = Replicas(folder, postgres, store)
+        try:
+            return function(replicas, store, rng, size)
+        except BaseException:
+            for server in replicas.servers.values():
+                print(f"--- {server.log_path}\n{server.log()[-3000:]}")
+            raise
+        finally:
+            replicas.stop()
+            store.stop()
+    return run
 
 
 def wait_until(condition, what, seconds=PATIENCE):
@@ -89,11 +105,11 @@ def small_model(replica):
     return replica.export_model("small")
 
 
-def concurrent_models(replicas, rng, full):
+@scenario
+def concurrent_models(replicas, _store, rng, rounds):
     """Two replicas publish and delete versions of the same names at the same time."""
     a, b = replicas.start("a"), replicas.start("b")
     data = small_model(a)
-    rounds = 40 if full else 8
     published, errors = [], []
 
     def publish(client, rng):
@@ -141,7 +157,8 @@ def versions(client, name):
     return list(answer.versions)
 
 
-def training_takeover(replicas, rng, full):
+@scenario
+def training_takeover(replicas, _store, rng, kills):
     """The replica that runs a training is killed at random moments."""
     only = replicas.start("undisturbed")
     training = only.start_training(CORPUS, **{**SPEC, "model": "undisturbed"})
@@ -149,7 +166,6 @@ def training_takeover(replicas, rng, full):
     expected = weights(only.export_model("undisturbed"))
     replicas.servers["undisturbed"].kill()
 
-    kills = 10 if full else 1
     for repetition in range(kills):
         clients = {name: replicas.start(name) for name in ("a", "b")}
         model = f"disturbed-{repetition}"
@@ -206,7 +222,8 @@ def runner(replicas, training):
     return found and found[1]
 
 
-def object_store_outage(replicas, store, rng, full):
+@scenario
+def object_store_outage(replicas, store, _rng, seconds):
     """The object store rejects every request for 20 seconds."""
     a = replicas.start("a")
     data = small_model(a)
@@ -221,7 +238,7 @@ def object_store_outage(replicas, store, rng, full):
     except grpc.RpcError as error:
         assert error.code() == grpc.StatusCode.UNAVAILABLE, error
         assert reason_of(error) == "STORAGE_UNAVAILABLE", error
-    time.sleep(max(0, (20 if full else 2) - (time.monotonic() - begin)))
+    time.sleep(max(0, seconds - (time.monotonic() - begin)))
     assert store.rejected > 0
     store.rejects = False
     version = retry(lambda: a.import_model(data, "y"))
@@ -230,7 +247,8 @@ def object_store_outage(replicas, store, rng, full):
     return f"rejected {store.rejected} requests"
 
 
-def ignored_preconditions(replicas, store):
+@scenario
+def ignored_preconditions(replicas, store, _rng, _size):
     """A store that ignores preconditions is rejected at startup."""
     store.ignores_preconditions = True
     try:
@@ -245,7 +263,8 @@ def ignored_preconditions(replicas, store):
     return "rejected"
 
 
-def migration(replicas, rng):
+@scenario
+def migration(replicas, _store, _rng, _size):
     """The data of one server is copied, twice, and used by replicas."""
     folder = replicas.folder / "single"
     single = Server(folder)
@@ -294,3 +313,13 @@ def migrate(data, replicas):
                          check=False)
     assert run.returncode == 0, run.stderr + run.stdout
     return run.stdout
+
+
+SCENARIOS = {
+    # name: (function, size in the short suite, in the full suite)
+    "preconditions": (ignored_preconditions, 1, 1),
+    "models": (concurrent_models, 8, 40),
+    "trainings": (training_takeover, 1, 10),
+    "store-outage": (object_store_outage, 2, 20),
+    "migration": (migration, 1, 1),
+}
