@@ -19,7 +19,7 @@ endif
 endif
 
 .PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
-	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check try-container sizing replicas
+	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check try-container sizing recipes replicas
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -90,6 +90,11 @@ bench: libtorch python ## Compare with PyTorch (installs it, 4 GB), then test li
 	@$(CARGO) build --release --quiet -p charlstm-client --example liber_primus
 	@python3 bench/run.py $(ARGS)
 	@.venv/bin/python bench/limits.py $(LIMITS_ARGS)
+
+recipes: libtorch python ## Train with fast and best on TEXT, three seeds each, and print the losses (hours)
+	@test -n "$(TEXT)" || { echo "make recipes TEXT=FILE" >&2; exit 2; }
+	@for recipe in fast best; do echo "recipe $$recipe:"; \
+		.venv/bin/python bench/search.py score --text "$(TEXT)" --flags "--recipe $$recipe" || exit 1; done
 
 check: libtorch ## Check format, lints, docs and the contract, with warnings as errors
 	$(CARGO) fmt --all --check

@@ -34,6 +34,8 @@ def main() -> int:
             trainings = training.compare(python, text, options)
             print(training.table(trainings, measure.cpu_features()) + "\n", flush=True)
             results["training"] = training.as_json(trainings)
+            results["recipe"] = training.recipe(text, options, "fast")
+            print(training.recipe_line(results["recipe"]) + "\n", flush=True)
         if options.only != "training":
             results["generation"] = generation.compare(python, text, options)
     if results["generation"]:

@@ -2,6 +2,8 @@
 and with autocast in bfloat16, beside charlstm in both precisions. PyTorch runs with
 glibc told to keep its memory; the medians of the rounds count."""
 
+import json
+import time
 from pathlib import Path
 from statistics import median
 
@@ -58,6 +60,35 @@ def compare_size(python: str, text: Path, sizes: tuple, options) -> dict:
             rounds["charlstm", precision].append(measured)
             report(name, "charlstm", precision, measured)
     return {"sizes": sizes[:4], "name": name, "rounds": rounds}
+
+
+def recipe(text: Path, options, name: str) -> dict:
+    """Trains with a recipe and its defaults; returns its time, with evaluation and
+    checkpoints, and its lowest loss."""
+    command = [str(measure.RELEASE / "charlstm-client"), "--json", "train", "--text", str(text)]
+    command += ["--model", "bench", "--recipe", name, "--seed", "1", "--sample-chars", "0"]
+    with measure.server(options) as (process, address, _):
+        begin = time.perf_counter()
+        output = measure.call([*command, "--addr", address])
+        seconds = time.perf_counter() - begin
+        measure.stop_cleanly(process)
+    events = [json.loads(line) for line in output.splitlines()]
+    epochs = [event for event in events if event.get("event") == "epoch"]
+    return {
+        "recipe": name,
+        "text": text.name,
+        "seconds": seconds,
+        "epochs": len(epochs),
+        "loss": min(epoch["validation_loss"] for epoch in epochs),
+    }
+
+
+def recipe_line(measured: dict) -> str:
+    return (
+        f"recipe {measured['recipe']} on {measured['text']}, {measured['epochs']} epochs: "
+        f"{measured['seconds']:.0f} s, lowest validation loss {measured['loss']:.3f} nats "
+        "per character (seed 1)"
+    )
 
 
 def report(name: str, side: str, precision: str, measured: dict) -> None:

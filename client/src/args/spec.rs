@@ -9,30 +9,31 @@ use clap::Args;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Training (defaults depend on the recipe)")]
 pub(crate) struct SpecFlags {
-    /// Number of passes over the text [fast: 4, more for a short text and
-    /// fewer for a very long one; notebook: 20]
+    /// Number of passes over the text [fast: 4, best: 12, both more for a short
+    /// text and fewer for a very long one; notebook: 20]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) epochs: Option<u32>,
-    /// Size of each LSTM layer [default: 512]
+    /// Size of each LSTM layer [best: 768; fast, notebook: 512]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) hidden_size: Option<u32>,
     /// Number of LSTM layers [default: 2]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) num_layers: Option<u32>,
-    /// Number of sequences per batch [fast: 16, notebook: 128]
+    /// Number of sequences per batch [fast, best: 16; notebook: 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) batch_size: Option<u32>,
-    /// Number of characters per sequence [fast: 32, notebook: 100]
+    /// Number of characters per sequence [fast: 32, best: 64, notebook: 100]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sequence_length: Option<u32>,
-    /// Dropout probability [fast: 0.1, or 0.3 for more than 4 epochs;
-    /// notebook: 0.5]
+    /// Dropout probability [fast: 0.1, or 0.5 for more than 4 epochs; best: 0.4,
+    /// or 0.5 for more than 12; notebook: 0.5]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Drop the same outputs at all time steps of a sequence
     #[arg(long)]
     pub(crate) locked_dropout: bool,
-    /// Probability of dropping a recurrent weight during a batch [default: 0]
+    /// Probability of dropping a recurrent weight during a batch [fast: 0, or
+    /// 0.2 for more than 4 epochs; best: 0.2, or 0.3 for more than 12]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) recurrent_dropout: Option<f64>,
     /// Probability of dropping a character of the vocabulary as an input during
@@ -40,25 +41,25 @@ pub(crate) struct SpecFlags {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) input_dropout: Option<f64>,
     /// Decay rate of a moving average of the weights, which is published if it
-    /// is better; 0 means no average [default: 0]
+    /// is better; 0 means no average [best: 0.999; fast, notebook: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) average_decay: Option<f64>,
-    /// Weight decay [fast: 0.01, notebook: 0]
+    /// Weight decay [fast, best: 0.01; notebook: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f64>,
     /// Number format of the inputs of matrix products: `float32`, `bf16`, or
     /// `auto`, the faster one on the server's processor [default: auto]
     #[arg(long, value_name = "NAME")]
     pub(crate) precision: Option<String>,
-    /// Learning rate of the optimizer [fast: 0.003, notebook: 0.001]
+    /// Learning rate of the optimizer [fast: 0.01, best: 0.008, notebook: 0.001]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) learning_rate: Option<f64>,
     /// Maximum norm of the gradient; a larger gradient is scaled down
     /// [default: 5]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) clip_norm: Option<f64>,
-    /// Fraction of the text, at its end, to hold out for validation [fast:
-    /// 0.1, notebook: 0]
+    /// Fraction of the text, at its end, to hold out for validation [fast,
+    /// best: 0.1; notebook: 0]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) validation_fraction: Option<f64>,
     /// Seed of the initial weights, of dropout and of the samples [default:
@@ -68,7 +69,8 @@ pub(crate) struct SpecFlags {
     /// Number of characters to skip at the beginning of the text [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) skip_chars: Option<u32>,
-    /// Named set of defaults: `fast` or `notebook` [default: fast]
+    /// Named set of defaults: `fast`, `best` (about ten times the time of
+    /// `fast`) or `notebook` [default: fast]
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
     /// Start from the weights of this model, as NAME or NAME@VERSION

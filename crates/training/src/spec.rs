@@ -17,15 +17,20 @@ mod tests;
 /// generated on the training thread, and should not delay the training.
 const MAX_SAMPLE_CHARS: u32 = 10_000;
 
-/// Number of characters that `fast` trains on at least, in as many epochs as
-/// that takes.
-const MIN_TRAINED_CHARS: usize = 500_000;
-/// Number of characters beyond which `fast` does not begin another epoch.
-const MAX_TRAINED_CHARS: usize = 4_000_000;
-/// Maximum number of epochs that `fast` chooses.
+/// How a recipe chooses epochs and dropout for the length of a text.
+struct LengthRule {
+    /// Number of characters that are trained at least, in as many epochs as that
+    /// takes.
+    min_trained_chars: usize,
+    /// Number of characters beyond which no other epoch begins.
+    max_trained_chars: usize,
+    /// Dropout and dropout of recurrent weights for more epochs than usual.
+    repeated_dropout: f64,
+    repeated_recurrent_dropout: f64,
+}
+
+/// Maximum number of epochs that a recipe chooses.
 const MAX_CHOSEN_EPOCHS: u32 = 40;
-/// Dropout of `fast` if it trains for more epochs than usual.
-const REPEATED_DROPOUT: f64 = 0.3;
 
 /// A training as a client specifies it. `None` is the default of the recipe.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -90,6 +95,8 @@ pub enum Recipe {
     Notebook,
     /// Our own: a good model in a fraction of the notebook's time.
     Fast,
+    /// Our own: a better model in ten times the time of `fast`.
+    Best,
 }
 
 /// A spec in which every value is set and valid.
@@ -178,7 +185,7 @@ impl SpecError {
 }
 
 impl Recipe {
-    const ALL: [Recipe; 2] = [Recipe::Fast, Recipe::Notebook];
+    const ALL: [Recipe; 3] = [Recipe::Fast, Recipe::Best, Recipe::Notebook];
 
     /// The recipe of a spec that does not name one.
     pub const DEFAULT: Recipe = Recipe::Fast;
@@ -188,6 +195,7 @@ impl Recipe {
         match self {
             Recipe::Notebook => "notebook",
             Recipe::Fast => "fast",
+            Recipe::Best => "best",
         }
     }
 
@@ -195,7 +203,26 @@ impl Recipe {
     pub fn method(self) -> OptimizerConfig {
         match self {
             Recipe::Notebook => OptimizerConfig::NOTEBOOK,
-            Recipe::Fast => OptimizerConfig::FAST,
+            Recipe::Fast | Recipe::Best => OptimizerConfig::FAST,
+        }
+    }
+
+    /// Returns the rule for the length of a text; `None`: it does not matter.
+    fn length_rule(self) -> Option<LengthRule> {
+        match self {
+            Recipe::Notebook => None,
+            Recipe::Fast => Some(LengthRule {
+                min_trained_chars: 750_000,
+                max_trained_chars: 4_000_000,
+                repeated_dropout: 0.5,
+                repeated_recurrent_dropout: 0.2,
+            }),
+            Recipe::Best => Some(LengthRule {
+                min_trained_chars: 1_500_000,
+                max_trained_chars: 20_000_000,
+                repeated_dropout: 0.5,
+                repeated_recurrent_dropout: 0.3,
+            }),
         }
     }
 
@@ -244,17 +271,28 @@ impl Recipe {
                 input_dropout: 0.0,
                 average_decay: 0.0,
             },
-            // Found by `cargo bench --bench curve` on held-out text.
+            // Found by `bench/search.py` (docs/training.md).
             Recipe::Fast => ResolvedSpec {
                 batch_size: 16,
                 sequence_length: 32,
                 epochs: 4,
                 dropout: 0.1,
-                learning_rate: 0.003,
+                learning_rate: 0.01,
                 validation_fraction: 0.1,
                 recipe: self,
                 weight_decay: Some(self.method().weight_decay),
                 ..Recipe::Notebook.defaults()
+            },
+            Recipe::Best => ResolvedSpec {
+                hidden_size: 768,
+                sequence_length: 64,
+                epochs: 12,
+                dropout: 0.4,
+                recurrent_dropout: 0.2,
+                average_decay: 0.999,
+                learning_rate: 0.008,
+                recipe: self,
+                ..Recipe::Fast.defaults()
             },
         }
     }
@@ -378,22 +416,27 @@ impl ResolvedSpec {
     }
 
     /// Sets the values that depend on the length of the training text, unless
-    /// the client has set them: `fast` trains on a short text for more epochs,
-    /// with more dropout, and on a very long one for fewer.
+    /// the client has set them: `fast` and `best` train on a short text for more
+    /// epochs, with more dropout, and on a very long one for fewer.
     pub fn adapt_to_length(&mut self, requested: &TrainingSpec, training_chars: usize) {
-        if self.recipe != Recipe::Fast {
+        let Some(rule) = self.recipe.length_rule() else {
             return;
-        }
-        let usual = Recipe::Fast.defaults().epochs;
+        };
+        let usual = self.recipe.defaults().epochs;
         if requested.epochs.is_none() {
             let epochs_for = |chars: usize| chars.div_ceil(training_chars.max(1));
-            let most = epochs_for(MAX_TRAINED_CHARS).min(usual as usize);
-            let epochs = epochs_for(MIN_TRAINED_CHARS).max(most);
+            let most = epochs_for(rule.max_trained_chars).min(usual as usize);
+            let epochs = epochs_for(rule.min_trained_chars).max(most);
             self.epochs = u32::try_from(epochs)
                 .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
         }
-        if requested.dropout.is_none() && self.epochs > usual {
-            self.dropout = REPEATED_DROPOUT;
+        if self.epochs > usual {
+            if requested.dropout.is_none() {
+                self.dropout = rule.repeated_dropout;
+            }
+            if requested.recurrent_dropout.is_none() {
+                self.recurrent_dropout = rule.repeated_recurrent_dropout;
+            }
         }
     }
 

@@ -89,7 +89,7 @@ fn the_error_for_a_value_outside_its_range_names_the_range() {
 fn the_error_for_an_unknown_recipe_lists_the_known_ones() {
     assert_eq!(
         rejection(|spec| spec.recipe = Some("slow".to_owned())),
-        "recipe: must be one of fast, notebook, not \"slow\""
+        "recipe: must be one of fast, best, notebook, not \"slow\""
     );
 }
 
@@ -133,14 +133,14 @@ fn a_stored_spec_is_read_back_to_the_last_bit() {
 }
 
 #[test]
-fn fast_trains_on_a_short_text_for_more_epochs_and_on_a_long_one_for_fewer() {
+fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_fewer() {
     let adapted = |spec: TrainingSpec, chars| {
         let mut resolved = spec.resolve(TrainingPrecision::Float32, || 1).unwrap();
         resolved.adapt_to_length(&spec, chars);
         (resolved.epochs, resolved.dropout)
     };
-    assert_eq!(adapted(named(), 500), (40, 0.3));
-    assert_eq!(adapted(named(), 50_000), (10, 0.3));
+    assert_eq!(adapted(named(), 500), (40, 0.5));
+    assert_eq!(adapted(named(), 50_000), (15, 0.5));
     assert_eq!(adapted(named(), 336_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000_000), (1, 0.1));
@@ -154,10 +154,13 @@ fn fast_trains_on_a_short_text_for_more_epochs_and_on_a_long_one_for_fewer() {
         epochs: Some(16),
         ..named()
     };
-    assert_eq!(adapted(long, 336_000), (16, 0.3));
-    let notebook = TrainingSpec {
-        recipe: Some("notebook".to_owned()),
+    assert_eq!(adapted(long, 336_000), (16, 0.5));
+    let of_recipe = |recipe: &str| TrainingSpec {
+        recipe: Some(recipe.to_owned()),
         ..named()
     };
-    assert_eq!(adapted(notebook, 500), (20, 0.5));
+    assert_eq!(adapted(of_recipe("notebook"), 500), (20, 0.5));
+    assert_eq!(adapted(of_recipe("best"), 50_000), (30, 0.5));
+    assert_eq!(adapted(of_recipe("best"), 336_000), (12, 0.4));
+    assert_eq!(adapted(of_recipe("best"), 10_000_000), (2, 0.4));
 }

@@ -129,30 +129,32 @@ class TrainingSpec(google.protobuf.message.Message):
     [a-z A-Z 0-9 . _ -], starting with a letter or a digit. Required.
     """
     hidden_size: builtins.int
-    """Width of each LSTM layer. 1 to 4096. Default: 512, or that of the model of
-    `init_from`.
+    """Width of each LSTM layer. 1 to 4096. Default: 512 (best: 768), or that of
+    the model of `init_from`.
     """
     num_layers: builtins.int
     """Number of LSTM layers. 1 to 8. Default: 2, or that of the model of
     `init_from`.
     """
     batch_size: builtins.int
-    """Sequences per batch. 1 to 4096. Default: 16 (fast), 128 (notebook)."""
+    """Sequences per batch. 1 to 4096. Default: 16 (fast, best), 128 (notebook)."""
     sequence_length: builtins.int
-    """Characters per sequence. 1 to 4096. Default: 32 (fast), 100 (notebook)."""
+    """Characters per sequence. 1 to 4096. Default: 32 (fast), 64 (best), 100
+    (notebook).
+    """
     epochs: builtins.int
-    """Passes over the training text. 1 to 100000. Default: 4 (fast; up to 40 for
-    a text of less than 125,000 characters, fewer than 4 for a text of more
-    than 1,333,333), 20 (notebook).
+    """Passes over the training text. 1 to 100000. Default: 4 (fast), 12 (best),
+    both up to 40 for a short text and fewer for a very long one; 20
+    (notebook).
     """
     dropout: builtins.float
     """Dropout probability between the layers and before the linear layer. At
-    least 0, less than 1. Default: 0.1 (fast; 0.3 for more than 4 epochs),
-    0.5 (notebook).
+    least 0, less than 1. Default: 0.1 (fast; 0.5 for more than 4 epochs), 0.4
+    (best; 0.5 for more than 12 epochs), 0.5 (notebook).
     """
     learning_rate: builtins.float
-    """Peak learning rate of the optimizer. Above 0, at most 1. Default: 0.003
-    (fast), 0.001 (notebook).
+    """Peak learning rate of the optimizer. Above 0, at most 1. Default: 0.01
+    (fast), 0.008 (best), 0.001 (notebook).
     """
     clip_norm: builtins.float
     """Gradient clipping: maximum norm of the gradient over all parameters. Above
@@ -160,7 +162,7 @@ class TrainingSpec(google.protobuf.message.Message):
     """
     validation_fraction: builtins.float
     """Fraction of the text, at its end, that is held out for the validation loss.
-    0 to 0.5. Default: 0.1 (fast), 0 (notebook).
+    0 to 0.5. Default: 0.1 (fast, best), 0 (notebook).
     """
     seed: builtins.int
     """Seed for the initial weights, dropout and samples. If not set, the server
@@ -172,7 +174,8 @@ class TrainingSpec(google.protobuf.message.Message):
     """
     recipe: builtins.str
     """Preset: a named set of defaults. "fast" (the default) reaches a better
-    model in a fraction of the time; "notebook" trains exactly as the notebook
+    model in a fraction of the time; "best" reaches a still better one in about
+    ten times the time of "fast"; "notebook" trains as the notebook
     "Character-Level LSTM" does.
     """
     init_from: builtins.str
@@ -206,14 +209,15 @@ class TrainingSpec(google.protobuf.message.Message):
     trains in bf16 more slowly than in float32.
     """
     weight_decay: builtins.float
-    """Decoupled weight decay. 0 to 1. Default: 0.01 (fast), 0 (notebook)."""
+    """Decoupled weight decay. 0 to 1. Default: 0.01 (fast, best), 0 (notebook)."""
     locked_dropout: builtins.bool
     """If true, dropout drops the same outputs at all time steps of a sequence.
     Default false.
     """
     recurrent_dropout: builtins.float
     """Probability of dropping a recurrent weight during a batch (DropConnect). At
-    least 0, less than 1. Default 0.
+    least 0, less than 1. Default: 0 (fast; 0.2 for more than 4 epochs), 0.2
+    (best; 0.3 for more than 12 epochs), 0 (notebook).
     """
     input_dropout: builtins.float
     """Probability of dropping a character of the vocabulary as an input during a
@@ -222,7 +226,8 @@ class TrainingSpec(google.protobuf.message.Message):
     average_decay: builtins.float
     """Decay rate of an exponential moving average of the weights. If it is not 0,
     each epoch evaluates the weights and their average, and the better ones are
-    published. At least 0, less than 1. Default 0.
+    published. At least 0, less than 1. Default: 0 (fast, notebook), 0.999
+    (best).
     """
     def __init__(
         self,
