@@ -25,15 +25,16 @@ pub(crate) struct SpecFlags {
     /// Number of characters per sequence [fast: 32, best: 64, notebook: 100]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sequence_length: Option<u32>,
-    /// Dropout probability [fast: 0.1, or 0.5 for more than 4 epochs; best: 0.4,
-    /// or 0.5 for more than 12; notebook: 0.5]
+    /// Dropout probability [fast: 0.1, or 0.3 for more than 4 epochs and 0.5 for
+    /// more than 10; best: 0.4, or 0.5 for more than 12; notebook: 0.5]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Drop the same outputs at all time steps of a sequence
     #[arg(long)]
     pub(crate) locked_dropout: bool,
-    /// Probability of dropping a recurrent weight during a batch [fast: 0, or
-    /// 0.2 for more than 4 epochs; best: 0.2, or 0.3 for more than 12]
+    /// Probability of dropping a recurrent weight during a batch [fast: 0, or 0.1
+    /// for more than 4 epochs and 0.2 for more than 10; best: 0.2, or 0.3 for
+    /// more than 12]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) recurrent_dropout: Option<f64>,
     /// Probability of dropping a character of the vocabulary as an input during

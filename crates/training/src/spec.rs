@@ -24,9 +24,16 @@ struct LengthRule {
     min_trained_chars: usize,
     /// Number of characters beyond which no other epoch begins.
     max_trained_chars: usize,
-    /// Dropout and dropout of recurrent weights for more epochs than usual.
-    repeated_dropout: f64,
-    repeated_recurrent_dropout: f64,
+    /// Stronger dropout for more epochs, ascending.
+    stronger: &'static [StrongerDropout],
+}
+
+/// Dropout for a text that is trained for many epochs.
+struct StrongerDropout {
+    /// For more epochs than this.
+    above_epochs: u32,
+    dropout: f64,
+    recurrent_dropout: f64,
 }
 
 /// Maximum number of epochs that a recipe chooses.
@@ -214,14 +221,27 @@ impl Recipe {
             Recipe::Fast => Some(LengthRule {
                 min_trained_chars: 750_000,
                 max_trained_chars: 4_000_000,
-                repeated_dropout: 0.5,
-                repeated_recurrent_dropout: 0.2,
+                stronger: &[
+                    StrongerDropout {
+                        above_epochs: 4,
+                        dropout: 0.3,
+                        recurrent_dropout: 0.1,
+                    },
+                    StrongerDropout {
+                        above_epochs: 10,
+                        dropout: 0.5,
+                        recurrent_dropout: 0.2,
+                    },
+                ],
             }),
             Recipe::Best => Some(LengthRule {
                 min_trained_chars: 1_500_000,
                 max_trained_chars: 20_000_000,
-                repeated_dropout: 0.5,
-                repeated_recurrent_dropout: 0.3,
+                stronger: &[StrongerDropout {
+                    above_epochs: 12,
+                    dropout: 0.5,
+                    recurrent_dropout: 0.3,
+                }],
             }),
         }
     }
@@ -430,12 +450,13 @@ impl ResolvedSpec {
             self.epochs = u32::try_from(epochs)
                 .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
         }
-        if self.epochs > usual {
+        let applies = |stronger: &&StrongerDropout| self.epochs > stronger.above_epochs;
+        if let Some(stronger) = rule.stronger.iter().rev().find(applies) {
             if requested.dropout.is_none() {
-                self.dropout = rule.repeated_dropout;
+                self.dropout = stronger.dropout;
             }
             if requested.recurrent_dropout.is_none() {
-                self.recurrent_dropout = rule.repeated_recurrent_dropout;
+                self.recurrent_dropout = stronger.recurrent_dropout;
             }
         }
     }

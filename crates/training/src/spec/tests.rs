@@ -141,6 +141,7 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
     };
     assert_eq!(adapted(named(), 500), (40, 0.5));
     assert_eq!(adapted(named(), 50_000), (15, 0.5));
+    assert_eq!(adapted(named(), 90_000), (9, 0.3));
     assert_eq!(adapted(named(), 336_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000_000), (1, 0.1));

@@ -149,8 +149,9 @@ class TrainingSpec(google.protobuf.message.Message):
     """
     dropout: builtins.float
     """Dropout probability between the layers and before the linear layer. At
-    least 0, less than 1. Default: 0.1 (fast; 0.5 for more than 4 epochs), 0.4
-    (best; 0.5 for more than 12 epochs), 0.5 (notebook).
+    least 0, less than 1. Default: 0.1 (fast; 0.3 for more than 4
+    epochs, 0.5 for more than 10), 0.4 (best; 0.5 for more than 12), 0.5
+    (notebook).
     """
     learning_rate: builtins.float
     """Peak learning rate of the optimizer. Above 0, at most 1. Default: 0.01
@@ -216,8 +217,8 @@ class TrainingSpec(google.protobuf.message.Message):
     """
     recurrent_dropout: builtins.float
     """Probability of dropping a recurrent weight during a batch (DropConnect). At
-    least 0, less than 1. Default: 0 (fast; 0.2 for more than 4 epochs), 0.2
-    (best; 0.3 for more than 12 epochs), 0 (notebook).
+    least 0, less than 1. Default: 0 (fast; 0.1 for more than 4 epochs, 0.2
+    for more than 10), 0.2 (best; 0.3 for more than 12), 0 (notebook).
     """
     input_dropout: builtins.float
     """Probability of dropping a character of the vocabulary as an input during a
