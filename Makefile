@@ -106,9 +106,9 @@ check: libtorch ## Check format, lints, docs and the contract, with warnings as 
 	@scripts/deny.sh
 	@scripts/python_check.sh
 
-deploy-check: libtorch ## Check the systemd unit, the alerts, and the dashboard against a running server
+deploy-check: libtorch python ## Check the files in deploy/, the dashboard against a running server
 	$(CARGO) build -p charlstm-server -p charlstm-client
-	@python3 scripts/deploy_check.py
+	@.venv/bin/python scripts/deploy_check.py
 
 try-container: libtorch ## Run the steps of deploy/Dockerfile in namespaces, without a container engine
 	$(CARGO) build --release -p charlstm-server -p charlstm-client

@@ -3,6 +3,8 @@
 
 - The systemd unit: `systemd-analyze security --offline=true` rates it below 2.5.
 - The alert rules: `promtool check rules` and `promtool test rules`.
+- The files for Kubernetes: they match its schemas, and the configuration has no unknown
+  setting. compose.yaml names settings that exist, and nginx accepts nginx.conf.
 - The dashboard: every query returns something on a Prometheus that scrapes a
   running server with some load.
 
@@ -30,6 +32,11 @@ BIN = Path(os.environ.get("CHARLSTM_BIN", ROOT / "target/debug"))
 UNIT = ROOT / "deploy/systemd/charlstm-server.service"
 RULES = ROOT / "deploy/prometheus"
 DASHBOARD = ROOT / "deploy/grafana/charlstm.json"
+KUBERNETES = ROOT / "deploy/kubernetes"
+COMPOSE = ROOT / "deploy/compose.yaml"
+NGINX = ROOT / "deploy/nginx.conf"
+# The oldest version of Kubernetes that is maintained.
+KUBERNETES_VERSION = "1.34"
 MAX_EXPOSURE = 2.5
 # Reached only if something hangs.
 PATIENCE = 120
@@ -68,6 +75,47 @@ def check_rules() -> None:
         if run.returncode != 0:
             sys.exit(f"deploy: promtool {' '.join(command)} failed:\n{run.stdout}{run.stderr}")
     print("deploy: alert rules: passed")
+
+
+def check_kubernetes() -> None:
+    try:
+        import kubernetes_validate
+        import yaml
+    except ImportError:
+        if os.environ.get("CHARLSTM_REQUIRE_ALL"):
+            sys.exit("deploy: kubernetes-validate is not installed (make python)")
+        print("deploy: skipped: kubernetes-validate is not installed")
+        return
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    for name in kustomization["resources"]:
+        for document in yaml.safe_load_all((KUBERNETES / name).read_text()):
+            try:
+                kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                sys.exit(f"deploy: {name}: {error}")
+    flags = subprocess.run([BIN / "charlstm-server", "--help"], capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"--[a-z0-9-]+", flags))
+    settings = re.findall(r"^([a-z-]+) =", (KUBERNETES / "server.toml").read_text(), re.MULTILINE)
+    replica = yaml.safe_load(COMPOSE.read_text())["x-replica"]["command"]
+    for flag in [f"--{setting}" for setting in settings] + [part.split("=")[0] for part in replica]:
+        if flag not in known:
+            sys.exit(f"deploy: {flag} is not a setting of charlstm-server")
+    print(f"deploy: Kubernetes {KUBERNETES_VERSION} and compose: valid")
+
+
+def check_nginx() -> None:
+    nginx = tool("nginx")
+    if nginx is None:
+        return
+    # The names of the replicas exist in compose.yaml only.
+    text = re.sub(r"replica-\d:", "127.0.0.1:", NGINX.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "nginx.conf"
+        path.write_text(f"pid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n{text}")
+        run = subprocess.run([nginx, "-t", "-c", path], capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            sys.exit(f"deploy: nginx rejects nginx.conf:\n{run.stderr}")
+    print("deploy: nginx.conf: accepted")
 
 
 def free_port() -> int:
@@ -205,6 +253,8 @@ def check_dashboard() -> None:
 def main() -> None:
     check_unit()
     check_rules()
+    check_kubernetes()
+    check_nginx()
     check_dashboard()
 
 

@@ -26,8 +26,8 @@ use self::error::explain;
 pub use self::http::HttpConfig;
 use self::value::{
     Checked, address, boolean, byte_size, cache_size, count, database, device, durability,
-    duration, gpu_failure, kernels, log_format, log_level, path, precision, principal_name,
-    replica_name, role, threads, url,
+    duration, gpu_failure, kernels, log_format, log_level, object_store, path, precision,
+    principal_name, replica_name, role, threads, url,
 };
 use crate::access::{AccessFiles, is_exposed};
 use crate::rpc::principal::Role;
@@ -88,6 +88,9 @@ pub enum Task {
         /// The folder to create.
         folder: PathBuf,
     },
+    /// Copy all models, trainings and sessions of --data-dir into --database and
+    /// --object-store; can be repeated, and deletes nothing
+    Migrate,
     /// Print a new access token, and the entry of the file of --principals that
     /// it belongs to; the token is not stored and not shown again
     Token {
@@ -301,11 +304,13 @@ pub struct Config {
     )]
     pub snapshot_key_file: Option<PathBuf>,
 
-    /// PostgreSQL database for sessions, such as postgres://USER:PASSWORD@HOST/NAME.
-    /// All servers with the same database continue the same sessions, see
-    /// docs/replicas.md [default: in the data folder]
+    /// PostgreSQL database for sessions and trainings, such as
+    /// postgres://USER:PASSWORD@HOST/NAME. All servers with the same database and
+    /// --object-store are one service, see docs/replicas.md [default: everything
+    /// is in the data folder]
     #[arg(
         long,
+        global = true,
         env = "CHARLSTM_DATABASE",
         value_name = "URL",
         value_parser = Checked(database)
@@ -315,11 +320,24 @@ pub struct Config {
     /// File that contains the URL of --database
     #[arg(
         long,
+        global = true,
         env = "CHARLSTM_DATABASE_FILE",
         value_name = "FILE",
         value_parser = Checked(path)
     )]
     pub database_file: Option<PathBuf>,
+
+    /// Object store for models, corpora and checkpoints, which belongs to
+    /// --database: s3://BUCKET/PREFIX, gs://, az:// or file:///FOLDER; credentials
+    /// come from the variables AWS_..., GOOGLE_... or AZURE_...
+    #[arg(
+        long,
+        global = true,
+        env = "CHARLSTM_OBJECT_STORE",
+        value_name = "URL",
+        value_parser = Checked(object_store)
+    )]
+    pub object_store: Option<String>,
 
     /// Name of this server among those with the same --database [default: the
     /// name of the machine and a random suffix]
@@ -624,6 +642,16 @@ impl Config {
                 "--session-durability relaxed cannot be combined with --database: another server \
                  must see what this one has acknowledged"
                     .into(),
+            ));
+        }
+        let message = match (self.has_database(), self.object_store.is_some()) {
+            (true, false) => "--database requires --object-store",
+            (false, true) => "--object-store requires --database or --database-file",
+            _ => "",
+        };
+        if !message.is_empty() {
+            return Err(ConfigError::Conflict(
+                format!("{message}: what is in one names what is in the other").into(),
             ));
         }
         if self.replica_name.is_some() && !self.has_database() {

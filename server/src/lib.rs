@@ -11,6 +11,7 @@ mod devices;
 mod http;
 mod listener;
 pub mod metrics;
+pub mod migrate;
 pub mod rpc;
 pub mod serve;
 pub mod shutdown;

@@ -39,6 +39,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Some(Task::Backup { folder }) => {
             return Ok(backup::back_up(&config.data_dir, folder).await?);
         }
+        Some(Task::Migrate) => {
+            let copied = serve::migrate(&config).await?;
+            return Ok(stdout().write_all(format!("{copied}\n").as_bytes())?);
+        }
         Some(Task::Token { name, roles }) => {
             return Ok(stdout().write_all(token::describe(name, roles).as_bytes())?);
         }

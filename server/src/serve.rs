@@ -10,6 +10,7 @@ mod reload;
 mod replica;
 mod routes;
 mod services;
+mod shared_storage;
 mod stop;
 mod transport;
 
@@ -29,6 +30,7 @@ use self::prepared::Prepared;
 use self::replica::Replica;
 use self::routes::{RouteContext, load_of};
 use self::services::Services;
+pub(crate) use self::shared_storage::SharedStorage;
 use self::stop::stop;
 use self::transport::Tls;
 use crate::access::{AccessControl, AccessError, is_exposed};
@@ -37,11 +39,13 @@ use crate::config::Config;
 use crate::data_folder::{self, DataFolderError};
 use crate::devices;
 use crate::listener;
+use crate::migrate::{self, MigrateError};
 use crate::shutdown::Signals;
 use crate::traces::TracesError;
 use charlstm_model::device::{Device, DeviceError};
 use charlstm_model::kernels::{KernelError, Kernels};
 use charlstm_replicas::database::DatabaseError;
+use charlstm_replicas::object_store::ObjectStoreError;
 use charlstm_repository::RepositoryError;
 use charlstm_store::session::{KeyFileError, OpenError, SnapshotKeys};
 
@@ -92,6 +96,12 @@ pub enum ServeError {
         /// What is wrong.
         source: DatabaseError,
     },
+    /// The object store cannot be used.
+    #[error(transparent)]
+    ObjectStore(#[from] ObjectStoreError),
+    /// The data folder of a replica has data of its own.
+    #[error("{}", shared_storage::own_data(.0))]
+    OwnData(PathBuf),
     /// The key file of snapshots cannot be used.
     #[error(transparent)]
     SnapshotKeys(#[from] KeyFileError),
@@ -173,8 +183,18 @@ pub async fn serve(
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
+    if config.has_database() {
+        shared_storage::check_folder(&config.data_dir)?;
+    }
     let replica = Replica::connect(&config, address).await?;
-    let data = Data::open(&config, &prepared, replica.as_ref())?;
+    let storage = match (&replica, &config.object_store) {
+        (Some(replica), Some(url)) => {
+            Some(SharedStorage::open(url, replica.database().clone()).await?)
+        }
+        _ => None,
+    };
+    let shared = replica.as_ref().zip(storage.as_ref());
+    let data = Data::open(&config, &prepared, shared, &shutdown)?;
     if let Some(replica) = &replica {
         replica.report_load(
             load_of(data.engine.clone(), data.jobs.clone()),
@@ -254,6 +274,26 @@ pub async fn serve(
         Some(error) => Err(error),
         None => saved,
     }
+}
+
+/// Copies the data folder into the database and the object store, see
+/// [`crate::migrate`]. Returns what was copied.
+///
+/// # Errors
+/// [`MigrateError`].
+pub async fn migrate(config: &Config) -> Result<String, MigrateError> {
+    let failed = |error: ServeError| MigrateError::Failed(error.to_string());
+    let replica = Replica::connect(config, config.listen)
+        .await
+        .map_err(failed)?;
+    let (Some(replica), Some(url)) = (replica, &config.object_store) else {
+        return Err(MigrateError::NoTarget);
+    };
+    let storage = SharedStorage::open(url, replica.database().clone());
+    let storage = storage.await.map_err(failed)?;
+    let migrated = migrate::migrate(&config.data_dir, &storage, &*replica.sessions).await;
+    replica.leave().await;
+    Ok(migrated?.to_string())
 }
 
 /// Why the server that accepts connections ended although no shutdown was requested.

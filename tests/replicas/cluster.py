@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 
-from server import Server
+from object_store import moto
+from server import Server, program
 
 NGINX = """
 daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
@@ -45,6 +46,8 @@ def postgres_programs():
 def missing_tools():
     """Returns what the tests need and the machine does not have."""
     missing = [] if postgres_programs() else ["postgresql"]
+    if not moto().exists():
+        missing.append("moto (make python)")
     return missing + ([] if shutil.which("nginx", path="/usr/sbin:/usr/bin") else ["nginx"])
 
 
@@ -145,8 +148,8 @@ class Link:
 
 
 class Cluster:
-    """Replicas on one database, each with its own copy of the same models,
-    behind a load balancer."""
+    """Replicas behind a load balancer: on one database and object store, or each
+    with its own copy of the same models."""
 
     def __init__(self, base, folder, postgres, count=3, flags=None):
         self.folder = pathlib.Path(folder)
@@ -156,21 +159,35 @@ class Cluster:
         self.ports = [free_port() for _ in range(count)]
         self.links = [Link(postgres.port) for _ in range(count)] if postgres else []
         self.replicas = []
-        for number in range(count):
-            base.copy(self.folder / f"r{number}")
-            shutil.rmtree(self.folder / f"r{number}/data/sessions", ignore_errors=True)
+        if postgres:
+            self._migrate(base)
+        else:
+            for number in range(count):
+                base.copy(self.folder / f"r{number}")
+                shutil.rmtree(self.folder / f"r{number}/data/sessions", ignore_errors=True)
         for number in range(count):
             self.replicas.append(self.launch(number))
         self.balancer = self._balance()
+
+    def _storage(self, port):
+        """The flags of the database, reached through a port, and the object store."""
+        url = f"postgres://charlstm@127.0.0.1:{port}/{self.database}"
+        return ["--database", url, "--object-store", f"file://{self.folder}/objects"]
+
+    def _migrate(self, base):
+        """Copies the models of the base into what the replicas share."""
+        single = base.copy(self.folder / "single")
+        shutil.rmtree(single / "data/sessions", ignore_errors=True)
+        subprocess.run([str(program()), "migrate", "--data-dir", str(single / "data"),
+                        *self._storage(self.postgres.port)],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def launch(self, number):
         """Starts a replica on its port."""
         flags = ["--listen", f"127.0.0.1:{self.ports[number]}", *self.flags.get(number, ()),
                  *self.flags.get("all", ())]
         if self.database:
-            port = self.links[number].port
-            url = f"postgres://charlstm@127.0.0.1:{port}/{self.database}"
-            flags += ["--database", url, "--replica-name", f"r{number}"]
+            flags += [*self._storage(self.links[number].port), "--replica-name", f"r{number}"]
         return Server(self.folder / f"r{number}", flags)
 
     def _balance(self):

@@ -11,6 +11,7 @@ import time
 
 import grpc
 
+import models_and_trainings
 from client import Client, Interrupted, reason_of
 from cluster import Cluster
 from cost import cost
@@ -241,6 +242,7 @@ SCENARIOS = {
     "partition": (partition, 16, OUTAGE_SECONDS),
     "mixed-kernels": (mixed_kernels, 300, 3_000),
     "snapshots": (snapshots, 30, 130),
+    **models_and_trainings.SCENARIOS,
 }
 
 

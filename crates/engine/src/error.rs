@@ -143,6 +143,10 @@ pub enum ImportError {
         /// Why.
         error: SessionError,
     },
+    /// The storage that replicas share cannot be read at the moment; the text is
+    /// for clients.
+    #[error("{0}")]
+    Unavailable(String),
     /// The model could not be read. The text is for the log.
     #[error("{0}")]
     Internal(String),

@@ -16,6 +16,16 @@ pub trait ModelSource: Send + Sync + 'static {
     /// `NotFound`, with a text that lists what exists; `BadReference`.
     fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError>;
 
+    /// Looks for versions that others have stored a moment ago, before a
+    /// reference is rejected. Blocks on the network; does nothing if there are no
+    /// others.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    fn refresh(&self) -> Result<(), ModelSourceError> {
+        Ok(())
+    }
+
     /// Returns a model if it is in memory in a precision, without blocking.
     /// `None` if it has to be loaded first, or does not exist. Without a
     /// precision, it is the one in which the model generates on this server.
@@ -26,7 +36,7 @@ pub trait ModelSource: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Gone` if it was deleted, `Damaged` if its bytes are wrong, `Failed` if
-    /// it cannot be read, `PrecisionUnavailable`.
+    /// it cannot be read, `Unavailable`, `PrecisionUnavailable`.
     fn load(
         &self,
         id: &ModelId,
@@ -60,6 +70,10 @@ pub enum ModelSourceError {
         /// Why not.
         reason: String,
     },
+    /// The storage that replicas share cannot be read at the moment; the text is
+    /// for clients.
+    #[error("{0}")]
+    Unavailable(String),
     /// The version exists and cannot be read. The text is for the log.
     #[error("a model could not be loaded: {0}")]
     Failed(String),
@@ -68,6 +82,10 @@ pub enum ModelSourceError {
 impl ModelSource for Repository {
     fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError> {
         Repository::resolve(self, reference).map_err(ModelSourceError::from)
+    }
+
+    fn refresh(&self) -> Result<(), ModelSourceError> {
+        Ok(Repository::refresh(self)?)
     }
 
     fn loaded(&self, id: &ModelId, precision: Option<Precision>) -> Option<Arc<LoadedModel>> {
@@ -90,6 +108,11 @@ impl From<RepositoryError> for ModelSourceError {
     fn from(error: RepositoryError) -> Self {
         let text = error.to_string();
         match error {
+            RepositoryError::Unavailable { .. } => {
+                // The client learns less than the log.
+                tracing::warn!(%error, "a model could not be loaded");
+                Self::Unavailable(error.client_message())
+            }
             RepositoryError::NotFound { .. } | RepositoryError::NoModels => Self::NotFound(text),
             RepositoryError::BadName(_)
             | RepositoryError::BadReference(_)
@@ -103,6 +126,7 @@ impl From<RepositoryError> for ModelSourceError {
             | RepositoryError::NotAModel(_)
             | RepositoryError::VersionsUnknown { .. }
             | RepositoryError::OtherOwner { .. }
+            | RepositoryError::PublishedBefore { .. }
             | RepositoryError::Io { .. } => Self::Failed(text),
         }
     }

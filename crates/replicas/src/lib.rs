@@ -4,12 +4,22 @@
 //!   statements always end, and the migrations.
 //! - [`registry`] is the list of the replicas that use the database.
 //! - [`sessions`] stores sessions in it.
+//! - [`object_store`] holds large data that never changes.
+//! - [`models`] are model versions: rows in the database, files in the object
+//!   store.
+//! - [`copying`] is for the data of a server that becomes one of several.
+//! - [`trainings`] are jobs that one replica at a time runs.
 //!
 //! Everything in the database that is decided by a time is decided by its own
 //! clock (`clock_timestamp()`).
 
+mod blocking;
+pub mod copying;
 pub mod database;
+pub mod models;
+pub mod object_store;
 pub mod registry;
 pub mod sessions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trainings;

@@ -91,6 +91,19 @@ pub enum RepositoryError {
     /// A file to be stored is not a model.
     #[error("this file is not a model: {0}")]
     NotAModel(#[source] ModelFileError),
+    /// The database or the object store that the replicas share is not
+    /// available.
+    #[error("the shared models cannot be read or changed: {reason}")]
+    Unavailable {
+        /// Which, and why, for the log.
+        reason: String,
+    },
+    /// A training has published its version already, from another replica.
+    #[error("the training has published version {version} already")]
+    PublishedBefore {
+        /// The version.
+        version: u64,
+    },
     /// The disk reported an error.
     #[error("{}: {source}", path.display())]
     Io {
@@ -126,11 +139,20 @@ impl RepositoryError {
         }
     }
 
+    /// Whether the same attempt may succeed later without a change: the disk or
+    /// the shared storage failed.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Unavailable { .. })
+    }
+
     /// Returns the text for a client: without paths and without the system's
     /// own words.
     pub fn client_message(&self) -> String {
         match self {
             Self::Io { source, .. } => disk_error::message(source).to_owned(),
+            Self::Unavailable { .. } => {
+                "the storage that the replicas share is not available; try again".to_owned()
+            }
             Self::Device { .. } => "the device failed; the server's log has the details".to_owned(),
             error => error.to_string(),
         }

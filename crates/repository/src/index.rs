@@ -111,6 +111,7 @@ impl Index {
         is_used.then(|| self.recorded_owner(name))
     }
 
+    /// Removes a version; its number stays used.
     pub(super) fn remove(&mut self, id: &ModelId) {
         if let Some(versions) = self.names.get_mut(&id.name) {
             versions.entries.remove(&id.version);
@@ -177,6 +178,19 @@ impl Index {
                 available: list_of(&names),
             }),
         }
+    }
+
+    /// Returns every name that was ever used, with its owner and its highest
+    /// version number.
+    pub(super) fn names(&self) -> Result<Vec<(String, Owner, u64)>, RepositoryError> {
+        let used = self.names.keys().filter_map(|name| {
+            let owner = self.owner(name)?;
+            Some(
+                self.last_version(name)
+                    .map(|last| (name.clone(), owner, last)),
+            )
+        });
+        used.collect()
     }
 
     pub(super) fn list(&self) -> Vec<Arc<ModelDescription>> {

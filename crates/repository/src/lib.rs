@@ -5,13 +5,22 @@
 //! `quantisation.json`. A version is written in another folder and renamed into
 //! place, so it exists as a whole or not at all. It never changes, and its
 //! number is never reused.
+//!
+//! If several replicas share their models ([`shared`]), the folder holds copies
+//! of files that were fetched, and the index follows the shared versions.
 
 mod cache;
+mod copying;
+mod decode_devices;
 mod error;
+mod file_cache;
 mod index;
 mod loading;
+mod manifest;
 mod publisher;
 mod quantisation;
+pub mod shared;
+mod sharing;
 mod storage;
 mod upload;
 
@@ -21,7 +30,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use charlstm_model::architecture::Architecture;
-use charlstm_model::decode_step::{DecodeDevice, Int8Processor, Precision, Processor};
+use charlstm_model::decode_step::Precision;
 use charlstm_model::model_file::{Contents, ModelFile, ModelMetadata};
 use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
 use charlstm_model::torch_checkpoint;
@@ -30,11 +39,14 @@ use charlstm_store::session::Owner;
 use charlstm_store::unix_time;
 
 use self::cache::Cache;
+pub use self::copying::{UsedName, VersionCopy};
+pub use self::decode_devices::DecodeDevices;
 pub use self::error::RepositoryError;
 use self::index::{Entry, Index};
 pub use self::loading::LoadedModel;
 pub use self::publisher::Publisher;
 pub use self::quantisation::{MAX_LOSS, Quantisation};
+use self::sharing::Sharing;
 use self::storage::{Staged, Storage};
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
@@ -45,39 +57,6 @@ const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Bytes of a file that are copied at a time.
 const COPY_BYTES: usize = 1024 * 1024;
-
-/// The devices that models are prepared for, and the precision in which they
-/// generate.
-#[derive(Clone, Debug)]
-pub struct DecodeDevices {
-    /// Device of the float32 decode step.
-    pub float32: Arc<dyn DecodeDevice>,
-    /// Device of the int8 decode step.
-    pub int8: Arc<dyn DecodeDevice>,
-    /// Precision of a model when none is requested. A version that int8 costs
-    /// too much is computed in float32 all the same.
-    pub precision: Precision,
-}
-
-impl Default for DecodeDevices {
-    /// The CPU, with int8 as the precision.
-    fn default() -> Self {
-        Self {
-            float32: Arc::new(Processor::default()),
-            int8: Arc::new(Int8Processor::default()),
-            precision: Precision::Int8,
-        }
-    }
-}
-
-impl DecodeDevices {
-    fn of(&self, precision: Precision) -> &dyn DecodeDevice {
-        match precision {
-            Precision::Float32 => &*self.float32,
-            Precision::Int8 => &*self.int8,
-        }
-    }
-}
 
 /// A model version without its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +106,9 @@ struct Shared {
     /// Held while the cost of int8 is measured for a stored version.
     measuring: Mutex<()>,
     devices: DecodeDevices,
+    /// Where the versions are if replicas share them; the folder is a cache
+    /// then.
+    sharing: Option<Sharing>,
 }
 
 impl Repository {
@@ -151,7 +133,16 @@ impl Repository {
         for damaged in index.damaged() {
             tracing::error!(model = %damaged.id, reason = damaged.reason, "a stored model is damaged and is not served");
         }
-        Ok(Self {
+        Ok(Self::with(storage, index, devices, None))
+    }
+
+    fn with(
+        storage: Storage,
+        index: Index,
+        devices: DecodeDevices,
+        sharing: Option<Sharing>,
+    ) -> Self {
+        Self {
             shared: Arc::new(Shared {
                 storage,
                 index: Mutex::new(index),
@@ -159,8 +150,9 @@ impl Repository {
                 cache: Cache::new(IDLE_MODEL_BYTES),
                 measuring: Mutex::new(()),
                 devices,
+                sharing,
             }),
-        })
+        }
     }
 
     /// Returns the version that a reference means: `name` or `name@latest` is
@@ -401,7 +393,7 @@ impl Repository {
         id: &ModelId,
     ) -> Result<(File, Arc<ModelDescription>), RepositoryError> {
         let description = self.describe(id)?;
-        let file = self.shared.storage.open_model(id)?;
+        let file = self.open_model(&description)?;
         Ok((file, description))
     }
 
@@ -411,6 +403,9 @@ impl Repository {
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn remove(&self, id: &ModelId) -> Result<(), RepositoryError> {
+        if let Some(sharing) = &self.shared.sharing {
+            return self.remove_shared(sharing, id);
+        }
         let _changing = self.changing();
         let last_version = {
             let index = self.index();
@@ -425,8 +420,12 @@ impl Repository {
     }
 
     /// Marks a version as damaged, because its bytes are not those that were
-    /// stored. It is not served from now on. Does nothing if it was removed.
+    /// stored. It is not served from now on; if it is a copy of a shared
+    /// version, it is fetched again. Does nothing if it was removed.
     pub fn mark_damaged(&self, id: &ModelId, reason: &str) {
+        if self.drop_cached_file(id, reason) {
+            return;
+        }
         if self.index().mark_damaged(id, reason) {
             tracing::error!(model = %id, reason, "a stored model is damaged and is no longer served");
             self.shared.cache.forget(id);
@@ -443,6 +442,9 @@ impl Repository {
         contents: Contents,
         quantisation: Option<Quantisation>,
     ) -> Result<ModelId, RepositoryError> {
+        if let Some(sharing) = &self.shared.sharing {
+            return self.publish_shared(sharing, publisher, name, staged, contents, quantisation);
+        }
         if let Some(quantisation) = &quantisation {
             staged.write_quantisation(quantisation)?;
         }
@@ -457,6 +459,21 @@ impl Repository {
             self.index().record_owner(name, owner.clone());
         }
         let id = self.shared.storage.publish_staged(name, next, staged)?;
+        self.insert_published(&id, contents, quantisation);
+        Ok(id)
+    }
+
+    /// Adds a version that was published to the index.
+    fn insert_published(
+        &self,
+        id: &ModelId,
+        contents: Contents,
+        quantisation: Option<Quantisation>,
+    ) {
+        tracing::info!(model = %id, "a model version was published");
+        if let Some(quantisation) = &quantisation {
+            quantisation.report(id);
+        }
         let description = ModelDescription {
             id: id.clone(),
             digest: contents.sha256,
@@ -464,15 +481,10 @@ impl Repository {
             architecture: contents.architecture,
             vocabulary: contents.vocabulary.characters().iter().collect(),
             metadata: contents.metadata,
-            quantisation: quantisation.clone(),
+            quantisation,
         };
         self.index()
             .insert(id.clone(), Entry::Sound(Arc::new(description)));
-        tracing::info!(model = %id, "a model version was published");
-        if let Some(quantisation) = &quantisation {
-            report(&id, quantisation);
-        }
-        Ok(id)
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -488,19 +500,6 @@ impl Repository {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Logs what int8 costs a version.
-fn report(id: &ModelId, quantisation: &Quantisation) {
-    match quantisation.objection() {
-        Some(reason) => {
-            tracing::warn!(model = %id, reason, "this model version is computed in float32");
-        }
-        None => {
-            let loss = quantisation.loss().unwrap_or_default();
-            tracing::info!(model = %id, bits_per_char = loss, "measured what int8 costs this model version");
-        }
-    }
 }
 
 #[cfg(test)]

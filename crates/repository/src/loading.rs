@@ -9,7 +9,7 @@ use charlstm_model::model_file::{ModelFile, ModelFileError};
 use charlstm_model::vocabulary::Vocabulary;
 
 use super::quantisation::Quantisation;
-use super::{ModelDescription, ModelId, Repository, RepositoryError, lock, report};
+use super::{ModelDescription, ModelId, Repository, RepositoryError, lock};
 
 /// A model version in memory in one precision, ready for decode steps.
 #[derive(Debug)]
@@ -61,12 +61,16 @@ impl Repository {
     ///
     /// # Errors
     /// `NotFound`, `Damaged` (also if its digest turns out to be wrong),
-    /// `NoInt8`, `Device`, `Io`.
+    /// `NoInt8`, `Device`, `Io`, `Unavailable`.
     pub fn load(
         &self,
         id: &ModelId,
         precision: Option<Precision>,
     ) -> Result<Arc<LoadedModel>, RepositoryError> {
+        if self.describe(id).is_err() {
+            // Another replica may have published it a moment ago.
+            self.refresh()?;
+        }
         let precision = self.choose_precision(id, precision)?;
         let description = self.describe(id)?;
         self.shared.cache.get_or_load(
@@ -109,8 +113,12 @@ impl Repository {
         }
         let model = self.read_described(&description)?;
         let quantisation = Quantisation::measure(&model.parameters);
-        report(id, &quantisation);
-        if let Err(error) = self.shared.storage.write_quantisation(id, &quantisation) {
+        quantisation.report(id);
+        let stored = match &self.shared.sharing {
+            Some(sharing) => sharing.record_quantisation(id, &quantisation),
+            None => self.shared.storage.write_quantisation(id, &quantisation),
+        };
+        if let Err(error) = stored {
             // It is a function of the file, and is measured again after the
             // next start.
             tracing::warn!(model = %id, %error, "what int8 costs this model could not be stored");
@@ -138,7 +146,7 @@ impl Repository {
         };
         let path = self.shared.storage.model_path(id);
         let io = |source| RepositoryError::io(&path, source);
-        let file = self.shared.storage.open_model(id)?;
+        let file = self.open_model(description)?;
         let length = file.metadata().map_err(io)?.len();
         let (model, contents) =
             ModelFile::read_from(file, length, None).map_err(|error| match error {

@@ -10,7 +10,10 @@ use charlstm_model::decode_step::{
 };
 use charlstm_model::parameters::Parameters;
 use charlstm_model::sampler::{Draws, RandomState, Sampler, SamplingSettings, log_probability};
+use charlstm_store::checksummed_json::{self, ChecksumError};
 use serde::{Deserialize, Serialize};
+
+use super::ModelId;
 
 /// Maximum cost of quantisation, in bits per character. Converged models lose
 /// less than 0.001; the difference between two training seeds is some 0.01.
@@ -60,6 +63,36 @@ impl Quantisation {
             Ok(Self::Measured { float32, int8 })
         });
         measured.unwrap_or_else(|error| Self::Unsupported(error.0.to_string()))
+    }
+
+    /// Logs what int8 costs a version.
+    pub(super) fn report(&self, id: &ModelId) {
+        match self.objection() {
+            Some(reason) => {
+                tracing::warn!(model = %id, reason, "this model version is computed in float32");
+            }
+            None => {
+                let loss = self.loss().unwrap_or_default();
+                tracing::info!(model = %id, bits_per_char = loss, "measured what int8 costs this model version");
+            }
+        }
+    }
+
+    /// Returns the stored form.
+    pub(super) fn to_text(&self) -> Result<Vec<u8>, serde_json::Error> {
+        checksummed_json::to_text(&StoredQuantisation {
+            format: FORMAT,
+            revision: ARITHMETIC_REVISION,
+            quantisation: self.clone(),
+        })
+    }
+
+    /// Reads the stored form; `None` if it is about another arithmetic, and has
+    /// to be measured again.
+    pub(super) fn from_text(text: &[u8]) -> Result<Option<Self>, ChecksumError> {
+        let stored: StoredQuantisation = checksummed_json::from_slice(text)?;
+        let is_current = stored.format == FORMAT && stored.revision == ARITHMETIC_REVISION;
+        Ok(is_current.then_some(stored.quantisation))
     }
 
     /// Returns the cost of int8 in bits per character, if it was measured.
@@ -153,27 +186,11 @@ fn bits_per_char(nats: f64) -> f64 {
 
 /// The stored form.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct StoredQuantisation {
+struct StoredQuantisation {
     format: u32,
     /// Revision of the arithmetic that was measured.
     revision: u16,
     quantisation: Quantisation,
-}
-
-impl StoredQuantisation {
-    pub(super) fn new(quantisation: Quantisation) -> Self {
-        Self {
-            format: FORMAT,
-            revision: ARITHMETIC_REVISION,
-            quantisation,
-        }
-    }
-
-    /// Returns the result, unless it is about another arithmetic.
-    pub(super) fn into_current(self) -> Option<Quantisation> {
-        let is_current = self.format == FORMAT && self.revision == ARITHMETIC_REVISION;
-        is_current.then_some(self.quantisation)
-    }
 }
 
 #[cfg(test)]

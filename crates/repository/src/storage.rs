@@ -8,19 +8,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use charlstm_model::architecture::Architecture;
-use charlstm_model::model_file::{Contents, ModelFile, ModelFileError, ModelMetadata};
+use charlstm_model::model_file::{Contents, ModelFile, ModelFileError};
 use charlstm_model::model_id::{check_name, parse_version};
 use charlstm_model::torch_checkpoint;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_store::session::Owner;
-use charlstm_store::{atomic_file, checksummed_json, disk_error, hex};
-use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
+use charlstm_store::{atomic_file, disk_error};
+use tempfile::{NamedTempFile, TempDir, TempPath};
 
 use super::index::{Entry, Index};
-use super::quantisation::{Quantisation, StoredQuantisation};
-use super::{ModelDescription, ModelId, RepositoryError};
+use super::quantisation::Quantisation;
+use super::{ModelDescription, ModelId, RepositoryError, manifest};
 
 /// In the folder of the models, where no model can have that name.
 const STAGING: &str = ".staging";
@@ -37,22 +35,6 @@ const LAST_VERSION_FILE: &str = "last_version";
 const OWNER_FILE: &str = "owner";
 /// End of the name of a version's folder while the version is being removed.
 const REMOVED: &str = ".removed";
-/// Version of the manifest, and the only one that is read.
-const MANIFEST_FORMAT: u32 = 1;
-
-/// A file next to the model file, so that the repository can be listed without
-/// opening the large files. Name and version are those of the path.
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    sha256: String,
-    bytes: u64,
-    architecture: Architecture,
-    vocabulary: String,
-    #[serde(rename = "facts")]
-    metadata: ModelMetadata,
-}
-
 #[derive(Debug)]
 pub(super) struct Storage {
     models: PathBuf,
@@ -113,6 +95,20 @@ impl Storage {
             scan_model(&mut index, &name, &path)?;
         }
         Ok(index)
+    }
+
+    /// Returns the folder of all models.
+    pub(super) fn folder(&self) -> &Path {
+        &self.models
+    }
+
+    /// Returns a path for a file that is being fetched.
+    pub(super) fn staged_file(&self) -> Result<TempPath, RepositoryError> {
+        let file = tempfile::Builder::new()
+            .prefix("fetched-")
+            .tempfile_in(&self.staging);
+        file.map(NamedTempFile::into_temp_path)
+            .map_err(|error| RepositoryError::io(&self.staging, error))
     }
 
     pub(super) fn model_path(&self, id: &ModelId) -> PathBuf {
@@ -352,6 +348,11 @@ fn empty_folder(folder: &Path) -> io::Result<()> {
 }
 
 impl Staged {
+    /// Returns the path of the model file.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join(MODEL_FILE)
+    }
+
     /// Writes the model file.
     pub(super) fn write(&mut self, model: &ModelFile) -> Result<(), RepositoryError> {
         model.write_to(&mut self.file).map_err(|error| match error {
@@ -399,7 +400,7 @@ impl Staged {
         &self,
         read: impl FnOnce(File, u64) -> Result<T, ModelFileError>,
     ) -> Result<T, RepositoryError> {
-        let path = self.folder.path().join(MODEL_FILE);
+        let path = self.path();
         let io = |source| RepositoryError::io(&path, source);
         let file = File::open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
@@ -420,15 +421,7 @@ impl Staged {
     /// Writes the manifest, and makes the folder durable.
     pub(super) fn write_manifest(&self, contents: &Contents) -> Result<(), RepositoryError> {
         let path = self.folder.path().join(MANIFEST_FILE);
-        let manifest = Manifest {
-            format: MANIFEST_FORMAT,
-            sha256: hex::encode(&contents.sha256),
-            bytes: contents.bytes,
-            architecture: contents.architecture,
-            vocabulary: contents.vocabulary.characters().iter().collect(),
-            metadata: contents.metadata.clone(),
-        };
-        checksummed_json::to_text(&manifest)
+        manifest::to_text(contents)
             .map_err(io::Error::other)
             .and_then(|text| atomic_file::write(&path, &text))
             .map_err(|error| RepositoryError::io(&path, error))
@@ -437,7 +430,8 @@ impl Staged {
 
 fn write_quantisation(folder: &Path, quantisation: &Quantisation) -> Result<(), RepositoryError> {
     let path = folder.join(QUANTISATION_FILE);
-    checksummed_json::to_text(&StoredQuantisation::new(quantisation.clone()))
+    quantisation
+        .to_text()
         .map_err(io::Error::other)
         .and_then(|text| atomic_file::write(&path, &text))
         .map_err(|error| RepositoryError::io(&path, error))
@@ -454,8 +448,8 @@ fn read_quantisation(folder: &Path) -> Option<Quantisation> {
             return None;
         }
     };
-    match checksummed_json::from_slice::<StoredQuantisation>(&text) {
-        Ok(stored) => stored.into_current(),
+    match Quantisation::from_text(&text) {
+        Ok(quantisation) => quantisation,
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "this file is damaged; what int8 costs is measured again");
             None
@@ -467,33 +461,18 @@ fn read_quantisation(folder: &Path) -> Option<Quantisation> {
 fn describe(folder: &Path, id: &ModelId) -> Result<ModelDescription, String> {
     let text = fs::read(folder.join(MANIFEST_FILE))
         .map_err(|error| format!("its manifest cannot be read: {error}"))?;
-    let manifest: Manifest = checksummed_json::from_slice(&text)
-        .map_err(|error| format!("its manifest is not valid: {error}"))?;
-    if manifest.format != MANIFEST_FORMAT {
-        return Err(format!(
-            "its manifest has format {}, and this server reads format {MANIFEST_FORMAT}",
-            manifest.format
-        ));
-    }
-    let digest = hex::decode(&manifest.sha256).ok_or("its manifest has no valid sha256")?;
+    let mut description = manifest::parse(&text, id)?;
     let bytes = fs::metadata(folder.join(MODEL_FILE))
         .map_err(|error| format!("its file cannot be read: {error}"))?
         .len();
-    if bytes != manifest.bytes {
+    if bytes != description.bytes {
         return Err(format!(
             "its file has {bytes} bytes, but {} were stored",
-            manifest.bytes
+            description.bytes
         ));
     }
-    Ok(ModelDescription {
-        id: id.clone(),
-        digest,
-        bytes,
-        architecture: manifest.architecture,
-        vocabulary: manifest.vocabulary,
-        metadata: manifest.metadata,
-        quantisation: read_quantisation(folder),
-    })
+    description.quantisation = read_quantisation(folder);
+    Ok(description)
 }
 
 /// Returns the folders in a folder, with their names. A name that is not UTF-8

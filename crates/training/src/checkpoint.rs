@@ -22,6 +22,8 @@ use charlstm_store::atomic_file::{self, Digesting};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::shared::SavedCheckpoint;
+
 #[cfg(test)]
 mod tests;
 
@@ -140,10 +142,20 @@ const CUT_SHORT: &str = "it is cut short";
 
 /// The checkpoints in the folder of one training. All methods block on the
 /// disk.
-#[derive(Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
     training_id: String,
+    sink: Option<Box<dyn CheckpointSink>>,
+}
+
+/// Where a checkpoint is stored as well, after it was written to the disk.
+pub trait CheckpointSink: Send + Sync {
+    /// Stores a checkpoint. The previous one is kept, unless this one `replaces`
+    /// the newest.
+    ///
+    /// # Errors
+    /// It could not be stored; the earlier ones are unchanged then.
+    fn store(&self, checkpoint: &SavedCheckpoint<'_>) -> io::Result<()>;
 }
 
 impl Checkpoints {
@@ -152,7 +164,33 @@ impl Checkpoints {
         Self {
             folder: folder.to_owned(),
             training_id: training_id.to_owned(),
+            sink: None,
         }
+    }
+
+    /// A checkpoint is saved only once it is in the sink as well.
+    pub fn with_sink(mut self, sink: Box<dyn CheckpointSink>) -> Self {
+        self.sink = Some(sink);
+        self
+    }
+
+    /// Replaces all files by those that `fetch` writes to the paths of the
+    /// newest checkpoint and of the previous one.
+    ///
+    /// # Errors
+    /// The disk's, or that of `fetch`.
+    pub(super) fn fetch(
+        &self,
+        fetch: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.delete()?;
+        let [newest, previous] = self.paths();
+        fetch(&newest, &previous)
+    }
+
+    /// Returns the paths of the newest checkpoint and of the previous one.
+    pub(super) fn paths(&self) -> [PathBuf; 2] {
+        [CURRENT, PREVIOUS].map(|name| self.folder.join(name))
     }
 
     /// Saves a checkpoint as the newest. The one before it is kept as the
@@ -164,7 +202,8 @@ impl Checkpoints {
     /// one of them or this one.
     pub fn save(&self, checkpoint: &Checkpoint) -> io::Result<()> {
         self.write_new(checkpoint)?;
-        self.put_new_in_place(true)
+        self.put_new_in_place(true)?;
+        self.store(checkpoint, false)
     }
 
     /// Saves a checkpoint in place of the newest. The previous one is kept.
@@ -173,7 +212,19 @@ impl Checkpoints {
     /// As for [`Self::save`].
     pub fn replace(&self, checkpoint: &Checkpoint) -> io::Result<()> {
         self.write_new(checkpoint)?;
-        self.put_new_in_place(false)
+        self.put_new_in_place(false)?;
+        self.store(checkpoint, true)
+    }
+
+    fn store(&self, checkpoint: &Checkpoint, replaces: bool) -> io::Result<()> {
+        match &self.sink {
+            None => Ok(()),
+            Some(sink) => sink.store(&SavedCheckpoint {
+                file: &self.folder.join(CURRENT),
+                step: checkpoint.learner.step,
+                replaces,
+            }),
+        }
     }
 
     /// Reads the newest sound checkpoint. Completes a [`Self::save`] that a

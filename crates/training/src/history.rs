@@ -8,16 +8,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use charlstm_store::atomic_file::{self, AtomicFile};
 use charlstm_store::checksummed_json;
 use tokio::sync::watch;
 
-use super::events::{Accepted, Event, EventKind, Summary};
+use super::events::{Accepted, Event, EventKind, State, Summary};
 
+mod shared_log;
 #[cfg(test)]
 mod tests;
+
+pub use self::shared_log::EventSink;
+use self::shared_log::SharedLog;
 
 // The maxima are even, so that thinning out keeps the last event of its kind.
 
@@ -45,12 +50,19 @@ const DAMAGED: &str = "damaged";
 /// An event is in the file before a watcher sees it, so a crash of the program
 /// never takes back what a watcher has seen.
 pub struct History {
-    /// Held while an event is written; only writers wait for the disk. Locked
-    /// before `kept`.
-    writer: Mutex<Writer>,
+    log: Log,
     kept: Mutex<Kept>,
     /// Counts the changes, to wake the watchers.
     changes: watch::Sender<u64>,
+    /// Whether the server stops, and what is to come is seen on other replicas.
+    closed: AtomicBool,
+}
+
+/// Where the events are. Held while an event is written; only writers wait for
+/// it. Locked before [`History::kept`].
+enum Log {
+    File(Mutex<Writer>),
+    Shared(Mutex<SharedLog>),
 }
 
 struct Writer {
@@ -166,16 +178,17 @@ impl History {
     fn with(path: &Path, file: File, length: u64, kept: Kept) -> Self {
         let last = kept.events.last();
         Self {
-            writer: Mutex::new(Writer {
+            log: Log::File(Mutex::new(Writer {
                 path: path.to_owned(),
                 file: (!kept.has_ended()).then_some(file),
                 length,
                 next_sequence: last.map_or(0, |last| last.event.sequence + 1),
                 behind: false,
                 rewrite_failed: false,
-            }),
+            })),
             kept: Mutex::new(kept),
             changes: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -183,7 +196,10 @@ impl History {
     /// If the disk does not accept that, they stay where they are until it
     /// accepts the next event.
     fn repair(&self, damaged: &[DamagedLine<'_>]) {
-        let mut writer = lock(&self.writer);
+        let Log::File(writer) = &self.log else {
+            return;
+        };
+        let mut writer = lock(writer);
         let path = writer.path.clone();
         for line in damaged {
             tracing::error!(path = %path.display(), line = line.number, error = line.error,
@@ -212,8 +228,15 @@ impl History {
     /// Adds an event. Blocks on the disk. If the disk fails, the event is in
     /// memory only, and a warning is logged; it is written together with the
     /// next event that the disk accepts. Returns the event.
+    ///
+    /// If replicas share the training, the event is stored for all of them, and
+    /// nobody sees it before.
     pub fn append(&self, event: EventKind) -> Arc<Event> {
-        let mut writer = lock(&self.writer);
+        let writer = match &self.log {
+            Log::File(writer) => writer,
+            Log::Shared(log) => return self.append_shared(&mut lock(log), event),
+        };
+        let mut writer = lock(writer);
         let event = writer.next(event);
         let (line_bytes, written) = writer.write(&event);
         if let Err(error) = &written
@@ -245,9 +268,10 @@ impl History {
     /// Adds an event that the file has lost, with its own sequence number if
     /// that is still free. Blocks on the disk, as [`Self::append`].
     pub(super) fn append_from(&self, event: Event) {
-        let mut writer = lock(&self.writer);
-        writer.next_sequence = writer.next_sequence.max(event.sequence);
-        drop(writer);
+        if let Log::File(writer) = &self.log {
+            let mut writer = lock(writer);
+            writer.next_sequence = writer.next_sequence.max(event.sequence);
+        }
         self.append(event.event);
     }
 
@@ -257,7 +281,14 @@ impl History {
     /// # Errors
     /// The disk did not accept it, or an earlier event.
     pub fn append_durable(&self, event: EventKind) -> io::Result<()> {
-        let mut writer = lock(&self.writer);
+        let writer = match &self.log {
+            Log::File(writer) => writer,
+            Log::Shared(log) => {
+                self.append_shared(&mut lock(log), event);
+                return self.flush();
+            }
+        };
+        let mut writer = lock(writer);
         if writer.behind {
             writer.rewrite(&mut lock(&self.kept))?;
         }
@@ -278,6 +309,25 @@ impl History {
         drop(writer);
         self.wake();
         Ok(())
+    }
+
+    /// Ends all watches: the server stops, and the training continues on
+    /// another replica.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the server stops, and what is to come is seen on other replicas.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Sets the state to waiting: the replica that ran the training has given it
+    /// back.
+    pub(crate) fn set_queued(&self) {
+        lock(&self.kept).summary.state = State::Queued;
+        self.wake();
     }
 
     /// Sets the state to running when the turn of a waiting training comes.
@@ -314,7 +364,11 @@ impl History {
                 return Next::Event(Arc::clone(event));
             }
         }
-        if ended { Next::Ended } else { Next::Wait }
+        if ended || self.is_closed() {
+            Next::Ended
+        } else {
+            Next::Wait
+        }
     }
 }
 
@@ -606,10 +660,20 @@ pub(crate) struct FullDisk<'a> {
 }
 
 #[cfg(test)]
+impl History {
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        match &self.log {
+            Log::File(writer) => lock(writer),
+            Log::Shared(_) => unreachable!("the tests with a full disk use files"),
+        }
+    }
+}
+
+#[cfg(test)]
 impl<'a> FullDisk<'a> {
     pub(crate) fn under(history: &'a History) -> Self {
         let full = OpenOptions::new().write(true).open("/dev/full");
-        let mut writer = lock(&history.writer);
+        let mut writer = history.writer();
         // Nothing can be created in the folder of this path either.
         let path = std::mem::replace(&mut writer.path, "/dev/full/events.jsonl".into());
         let file = std::mem::replace(&mut writer.file, full.ok());
@@ -624,7 +688,7 @@ impl<'a> FullDisk<'a> {
 #[cfg(test)]
 impl Drop for FullDisk<'_> {
     fn drop(&mut self) {
-        let mut writer = lock(&self.history.writer);
+        let mut writer = self.history.writer();
         writer.path = std::mem::take(&mut self.path);
         writer.file = self.file.take();
     }

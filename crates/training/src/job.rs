@@ -1,6 +1,8 @@
 //! One training on disk: its folder, its metadata, its corpus, its history.
 //! `jobs` decides whose turn it is; the trainer trains.
 
+mod sharing;
+
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
@@ -17,7 +19,9 @@ use charlstm_store::session::Owner;
 use charlstm_store::{checksummed_json, hex};
 use serde::{Deserialize, Serialize};
 
+use self::sharing::Sharing;
 use super::checkpoint::Checkpoints;
+use super::claimed_run::RunCheckpoints;
 use super::events::{Accepted, Event, EventKind, Finished, State, Summary};
 use super::history::{History, Watcher};
 use super::spec::ResolvedSpec;
@@ -75,6 +79,8 @@ pub enum StopRequest {
     Cancel,
     /// Save a checkpoint and end as interrupted: the server stops.
     Stop,
+    /// End without saving anything: another replica has taken over.
+    Abandon,
 }
 
 /// What resuming a training would do.
@@ -95,6 +101,8 @@ pub struct Job {
     history: Arc<History>,
     stop_request: Mutex<StopRequest>,
     stop_requested: Condvar,
+    /// Set if replicas share the training.
+    sharing: Option<Mutex<Sharing>>,
 }
 
 /// The token ids of a corpus, open for training.
@@ -120,9 +128,7 @@ impl Job {
         let folder = trainings.join(new.id);
         fs::create_dir(&staging)?;
         let job = new.write(&staging).and_then(|metadata| {
-            let mut accepted = metadata.accepted(&new.corpus.vocabulary, device);
-            // The vocabulary of a model of init_from may have more.
-            accepted.vocabulary_size = u32::try_from(new.corpus.distinct()).unwrap_or(u32::MAX);
+            let accepted = new.accepted(&metadata, device);
             let history = History::create(&staging.join(EVENTS))?;
             history.append_durable(EventKind::Accepted(accepted))?;
             drop(history);
@@ -160,14 +166,24 @@ impl Job {
         let vocabulary = Vocabulary::from_chars(metadata.vocabulary.chars().collect());
         let accepted = || metadata.accepted(&vocabulary, String::new());
         let history = History::open(&folder.join(EVENTS), accepted)?;
-        Ok(Self {
-            vocabulary,
+        Ok(Self::new(metadata, folder, history, None))
+    }
+
+    fn new(
+        metadata: JobMetadata,
+        folder: PathBuf,
+        history: History,
+        sharing: Option<Mutex<Sharing>>,
+    ) -> Self {
+        Self {
+            vocabulary: Vocabulary::from_chars(metadata.vocabulary.chars().collect()),
             metadata,
             folder,
             history: Arc::new(history),
             stop_request: Mutex::new(StopRequest::Nothing),
             stop_requested: Condvar::new(),
-        })
+            sharing,
+        }
     }
 
     /// Returns its id.
@@ -201,6 +217,11 @@ impl Job {
         &self.history
     }
 
+    /// Returns the text of its metadata.
+    pub(super) fn metadata_text(&self) -> io::Result<String> {
+        fs::read_to_string(self.folder.join(METADATA))
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -210,12 +231,22 @@ impl Job {
     }
 
     pub(super) fn checkpoints(&self) -> Checkpoints {
-        Checkpoints::new(&self.folder, self.id())
+        let checkpoints = Checkpoints::new(&self.folder, self.id());
+        match self.run() {
+            None => checkpoints,
+            Some(run) => checkpoints.with_sink(Box::new(RunCheckpoints {
+                run,
+                history: Arc::clone(&self.history),
+            })),
+        }
     }
 
     /// Returns what the training has been asked to do.
     pub fn stop_request(&self) -> StopRequest {
-        *self.lock_stop_request()
+        match self.run() {
+            Some(run) if run.is_lost() => StopRequest::Abandon,
+            _ => *self.lock_stop_request(),
+        }
     }
 
     pub(super) fn request_stop(&self, stop_request: StopRequest) {
@@ -231,7 +262,8 @@ impl Job {
                 *request == StopRequest::Nothing
             })
             .unwrap_or_else(PoisonError::into_inner);
-        *request
+        drop(request);
+        self.stop_request()
     }
 
     fn lock_stop_request(&self) -> MutexGuard<'_, StopRequest> {
@@ -246,6 +278,9 @@ impl Job {
     pub(super) fn finish(&self, finished: Finished) {
         let run = self.summary().run;
         let event = self.history.append(EventKind::Finished(finished));
+        if self.sharing.is_some() {
+            return;
+        }
         let outcome = Outcome {
             run,
             event: event.as_ref().clone(),
@@ -260,23 +295,33 @@ impl Job {
 
     /// Reports the end of the training in a state without a model.
     pub(super) fn finish_without_model(&self, state: State, message: String) {
-        self.finish(Finished {
+        self.finish(self.without_model(state, message));
+    }
+
+    pub(super) fn without_model(&self, state: State, message: String) -> Finished {
+        Finished {
             state,
             version: 0,
             train_loss: self.summary().train_loss,
             validation_loss: None,
             message,
             best_epoch: None,
-        });
+        }
     }
 
     /// Reports that the training was cancelled before its turn came.
     pub(super) fn cancel_waiting(&self) {
+        self.finish(self.cancelled_while_waiting());
+    }
+
+    /// Returns the last event of a training that is cancelled before its turn
+    /// comes.
+    pub(super) fn cancelled_while_waiting(&self) -> Finished {
         let text = format!(
             "cancelled while it was waiting; {}",
             self.resumability().message()
         );
-        self.finish_without_model(State::Cancelled, text);
+        self.without_model(State::Cancelled, text)
     }
 
     /// Reports that the server stopped, or stops, before the training ended.
@@ -344,6 +389,12 @@ impl Job {
 
     /// Returns what resuming would do, by the files that exist.
     pub(super) fn resumability(&self) -> Resumability {
+        if let Some(sharing) = self.sharing() {
+            return match sharing.checkpoint_step {
+                Some(_) => Resumability::FromCheckpoint,
+                None => Resumability::FromBeginning,
+            };
+        }
         let expected = self.metadata.corpus_chars * self.metadata.tokens_width.bytes();
         let tokens = fs::metadata(self.folder.join(TOKENS));
         if !tokens.is_ok_and(|tokens| tokens.len() == expected as u64) {
@@ -440,6 +491,13 @@ pub(super) struct NewJob<'a> {
 }
 
 impl NewJob<'_> {
+    fn accepted(&self, metadata: &JobMetadata, device: String) -> Accepted {
+        let mut accepted = metadata.accepted(&self.corpus.vocabulary, device);
+        // The vocabulary of a model of init_from may have more.
+        accepted.vocabulary_size = u32::try_from(self.corpus.distinct()).unwrap_or(u32::MAX);
+        accepted
+    }
+
     fn write(&self, folder: &Path) -> io::Result<JobMetadata> {
         let metadata = JobMetadata {
             format: FORMAT,

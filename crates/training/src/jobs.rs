@@ -4,6 +4,7 @@
 mod error;
 mod folder;
 mod requester;
+mod sharing;
 mod upload;
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use charlstm_store::unix_time;
 use tokio::sync::Semaphore;
 
 use self::folder::{new_id, read_all};
+use self::sharing::Sharing;
 use self::upload::MAX_UPLOADS;
 use super::checkpoint::{LoadError, Verified};
 use super::events::{EventKind, Resumed, State};
@@ -28,6 +30,7 @@ use super::job::{Job, NewJob, Resumability, StopRequest};
 use super::memory::{self, Memory};
 use super::models::Models;
 use super::sample::SampleWriter;
+use super::shared::SharedTrainings;
 use super::spec::{ResolvedSpec, SpecError, TrainingSpec};
 use super::trainer::{self, Intervals, TrainerContext};
 
@@ -100,6 +103,8 @@ struct Shared {
     /// Signals work to the training thread, and its end to [`Jobs::stop`].
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Set if replicas share the trainings; the folder holds copies then.
+    sharing: Option<Sharing>,
 }
 
 #[derive(Default)]
@@ -141,6 +146,36 @@ impl Jobs {
             jobs: read_all(&config.folder, &*models)?,
             ..ListState::default()
         };
+        Self::start_threads(config, state, learners, models, sampler, None)
+    }
+
+    /// Opens the trainings that replicas share, with the folder as the place for
+    /// copies of their files, and starts a thread that runs what this replica
+    /// claims. Blocks on the network.
+    ///
+    /// # Errors
+    /// The folder cannot be used, `Unavailable`, or a thread cannot be started.
+    pub fn open_shared(
+        config: JobsConfig,
+        learners: Arc<dyn LearnerFactory>,
+        models: Arc<dyn Models>,
+        sampler: Box<SampleWriter>,
+        trainings: Arc<dyn SharedTrainings>,
+    ) -> Result<Self, JobsError> {
+        sharing::clear(&config.folder)?;
+        let sharing = Some(Sharing::new(trainings));
+        let state = ListState::default();
+        Self::start_threads(config, state, learners, models, sampler, sharing)
+    }
+
+    fn start_threads(
+        config: JobsConfig,
+        state: ListState,
+        learners: Arc<dyn LearnerFactory>,
+        models: Arc<dyn Models>,
+        sampler: Box<SampleWriter>,
+        sharing: Option<Sharing>,
+    ) -> Result<Self, JobsError> {
         let context = TrainerContext {
             learners,
             models,
@@ -156,11 +191,29 @@ impl Jobs {
             state: Mutex::new(state),
             changed: Condvar::new(),
             thread: Mutex::new(None),
+            sharing,
         });
+        if let Some(sharing) = &shared.sharing {
+            shared.refresh(sharing)?;
+        }
         shared.delete_old();
+        // A build that cannot train only follows the others.
+        let can_train = shared.context.learners.check_supported().is_ok();
+        if shared.sharing.is_some() {
+            let thread = std::thread::Builder::new().name("training-sync".to_owned());
+            let follower = Arc::clone(&shared);
+            let started = thread.spawn(move || {
+                if let Some(sharing) = &follower.sharing {
+                    follower.follow(sharing);
+                }
+            })?;
+            if let Some(sharing) = &shared.sharing {
+                *lock(&sharing.thread) = Some(started);
+            }
+        }
         let thread = std::thread::Builder::new().name("training".to_owned());
         let worker = Arc::clone(&shared);
-        *lock(&shared.thread) = Some(thread.spawn(move || worker.work())?);
+        *lock(&shared.thread) = Some(thread.spawn(move || worker.work(can_train))?);
         Ok(Self { shared })
     }
 
@@ -241,6 +294,11 @@ impl Jobs {
             corpus: &corpus,
             split: &split,
         };
+        if let Some(sharing) = &self.shared.sharing {
+            let job = self.shared.start_shared(sharing, &new, &upload.requester)?;
+            self.shared.delete_old();
+            return Ok(job);
+        }
         let device = self.shared.context.learners.device();
         let job = Arc::new(Job::create(&self.shared.config.folder, new, device)?);
         self.shared.enqueue_new(&job, &upload.requester)?;
@@ -263,19 +321,32 @@ impl Jobs {
         jobs
     }
 
+    /// Returns the id of the training that this server runs. Does not block.
+    pub fn running(&self) -> Option<String> {
+        let state = lock(&self.shared.state);
+        state.running.as_ref().map(|job| job.id().to_owned())
+    }
+
     /// Returns the number of running and waiting trainings. Does not block.
     pub fn load(&self) -> Load {
         let state = lock(&self.shared.state);
         Load {
             running: usize::from(state.running.is_some()),
-            queued: state.queue.len() + state.resuming.len(),
+            queued: match self.shared.sharing {
+                Some(_) => state.count_queued(),
+                None => state.queue.len() + state.resuming.len(),
+            },
         }
     }
 
     /// Returns the number of waiting and running trainings of an owner. Does not
     /// block.
     pub fn unfinished_of(&self, owner: &Owner) -> u64 {
-        lock(&self.shared.state).unfinished_of(owner)
+        let state = lock(&self.shared.state);
+        match self.shared.sharing {
+            Some(_) => state.shared_unfinished_of(owner),
+            None => state.unfinished_of(owner),
+        }
     }
 
     /// Asks a training to end. A waiting one ends immediately, a running one
@@ -310,6 +381,11 @@ impl Jobs {
         if !condition(&job, is_resuming) {
             return Ok(job);
         }
+        if let Some(sharing) = &self.shared.sharing {
+            drop(state);
+            self.shared.cancel_shared(sharing, &job)?;
+            return Ok(job);
+        }
         if let Some(place) = state.queue.iter().position(|other| other.id() == id) {
             state.queue.remove(place);
             drop(state);
@@ -333,6 +409,9 @@ impl Jobs {
     pub fn resume(&self, id: &str, requester: &Requester) -> Result<Arc<Job>, JobsError> {
         let shared = &self.shared;
         shared.context.learners.check_supported()?;
+        if let Some(sharing) = &shared.sharing {
+            return shared.resume_shared(sharing, id, requester);
+        }
         let job = shared.reserve_resume(id, requester)?;
         let resumed = shared.report_resume(&job);
         shared.complete_resume(&job, resumed)?;
@@ -347,6 +426,9 @@ impl Jobs {
     /// the disk fails; then the training stays.
     pub fn delete(&self, id: &str) -> Result<Arc<Job>, JobsError> {
         let shared = &self.shared;
+        if let Some(sharing) = &shared.sharing {
+            return shared.delete_shared(sharing, id);
+        }
         let state = lock(&shared.state);
         let job = shared.get(&state, id)?;
         let is_running =
@@ -383,7 +465,7 @@ impl Jobs {
     }
 
     /// Resumes all interrupted trainings, oldest first, as far as the queue has
-    /// space. A training that cannot be resumed is logged.
+    /// space. A shared training is never interrupted: another replica continues. A training that cannot be resumed is logged.
     pub fn resume_interrupted(&self) {
         for job in self.list().into_iter().rev() {
             if job.summary().state == State::Interrupted
@@ -396,7 +478,8 @@ impl Jobs {
 
     /// Ends the training thread: the running training saves a checkpoint and
     /// is interrupted, and so are the waiting ones. Blocks until the thread has
-    /// ended, at most for `patience`; returns whether it has.
+    /// ended, at most for `patience`; returns whether it has. Shared trainings
+    /// are not interrupted: another replica can continue them at once.
     pub fn stop(&self, patience: Duration) -> bool {
         let mut state = lock(&self.shared.state);
         state.stopping = true;
@@ -419,7 +502,14 @@ impl Jobs {
             .wait_timeout_while(state, patience, |state| !state.thread_ended)
             .unwrap_or_else(PoisonError::into_inner);
         let ended = state.thread_ended;
+        let jobs: Vec<Arc<Job>> = match self.shared.sharing {
+            Some(_) => state.jobs.values().cloned().collect(),
+            None => Vec::new(),
+        };
         drop(state);
+        for job in jobs {
+            job.history().close();
+        }
         let thread = ended.then(|| lock(&self.shared.thread).take()).flatten();
         if let Some(thread) = thread
             && thread.join().is_err()
@@ -448,6 +538,13 @@ impl Shared {
             return Err(JobsError::Stopping);
         }
         let limit = self.config.max_queued;
+        if self.sharing.is_some() {
+            // The shared store counts exactly.
+            return match state.count_queued() >= limit {
+                true => Err(JobsError::QueueFull { limit }),
+                false => Ok(()),
+            };
+        }
         let waiting = state.queue.len() + state.resuming.len();
         // A training that can start immediately does not wait.
         let idle = state.running.is_none() && waiting == 0;
@@ -463,6 +560,10 @@ impl Shared {
     fn check_memory(&self, needed_bytes: u64) -> Result<(), JobsError> {
         let memory = (self.config.memory)();
         memory.check_total(needed_bytes)?;
+        if self.sharing.is_some() {
+            // Which replica will run it is not known.
+            return Ok(());
+        }
         let state = lock(&self.state);
         if state.running.is_none() && state.queue.is_empty() {
             memory.check_available(needed_bytes)?;
@@ -521,31 +622,39 @@ impl Shared {
             Err(LoadError::Missing) => Verified::default(),
             Err(reason) => return Err(JobsError::NoCheckpoint { id: id(), reason }),
         };
+        let run = job.summary().run.saturating_add(1);
+        let resumed = self.resumed(job, run, verified, "");
+        job.history().append_durable(EventKind::Resumed(resumed))?;
+        job.forget_outcome();
+        Ok(())
+    }
+
+    /// Returns the event of a run of this server that continues from a
+    /// checkpoint.
+    fn resumed(&self, job: &Job, run: u32, from: Verified, replica: &str) -> Resumed {
         let learners = &self.context.learners;
         let precision = job.metadata().spec.precision;
         let instructions = learners.instructions(precision);
-        let message = if verified.instructions.is_empty() || verified.instructions == instructions {
+        let message = if from.instructions.is_empty() || from.instructions == instructions {
             String::new()
         } else {
             format!(
                 "the checkpoint was computed with {} and the training continues with \
                  {instructions}: it is the same training, but the last bits of its weights differ \
                  from those without the interruption",
-                verified.instructions
+                from.instructions
             )
         };
-        job.history().append_durable(EventKind::Resumed(Resumed {
-            run: job.summary().run.saturating_add(1),
-            step: verified.step,
-            replica: String::new(),
+        Resumed {
+            run,
+            step: from.step,
+            replica: replica.to_owned(),
             device: learners.device(),
             threads: u32::try_from(learners.threads()).unwrap_or(u32::MAX),
             precision: precision.name().to_owned(),
             instructions,
             message,
-        }))?;
-        job.forget_outcome();
-        Ok(())
+        }
     }
 
     /// Moves a training that was resumed to the queue, or ends it if it was
@@ -597,6 +706,11 @@ impl Shared {
         ended.sort_by_key(|job| age_order(job));
         let surplus = ended.len().saturating_sub(self.config.keep_ended);
         ended.truncate(surplus);
+        if let Some(sharing) = &self.sharing {
+            drop(state);
+            let ids: Vec<String> = ended.iter().map(|job| job.id().to_owned()).collect();
+            return self.delete_old_shared(sharing, &ids);
+        }
         for job in &ended {
             state.jobs.remove(job.id());
         }
@@ -610,13 +724,18 @@ impl Shared {
     }
 
     /// Runs on the training thread.
-    fn work(&self) {
+    fn work(&self, can_train: bool) {
         trainer::lower_priority();
-        while let Some(job) = self.next() {
+        while let Some(job) = self.next(can_train) {
             let finished = trainer::run(&job, &self.context);
-            job.finish(finished);
-            job.delete_spent_files();
-            lock(&self.state).running = None;
+            match &self.sharing {
+                Some(sharing) => self.end_shared(sharing, &job, finished),
+                None => {
+                    job.finish(finished);
+                    job.delete_spent_files();
+                    lock(&self.state).running = None;
+                }
+            }
             self.changed.notify_all();
             self.delete_old();
         }
@@ -624,7 +743,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn next(&self) -> Option<Arc<Job>> {
+    fn next(&self, can_train: bool) -> Option<Arc<Job>> {
+        if let Some(sharing) = self.sharing.as_ref().filter(|_| can_train) {
+            return self.next_shared(sharing);
+        }
         let state = lock(&self.state);
         let mut state = self
             .changed

@@ -123,6 +123,8 @@ impl Models for Repository {
         name: &str,
         training_id: &str,
     ) -> Result<Option<Published>, RepositoryError> {
+        // Another replica may have trained it before.
+        self.refresh()?;
         for version in self.versions(name) {
             let id = ModelId {
                 name: name.to_owned(),

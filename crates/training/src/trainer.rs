@@ -124,7 +124,8 @@ pub(super) fn run(job: &Job, context: &TrainerContext) -> Finished {
     };
     match result {
         Ok(Ending::Published(finished)) => finished,
-        Ok(Ending::Stopped(StopRequest::Stop)) => {
+        // Of a training that another replica runs, nothing is reported.
+        Ok(Ending::Stopped(StopRequest::Stop | StopRequest::Abandon)) => {
             let text = format!("the server stopped; {}", job.resumability().message());
             ended(State::Interrupted, text)
         }
@@ -253,8 +254,7 @@ impl<'a> Run<'a> {
         while self.step < self.total_steps {
             let stop_request = self.job.stop_request();
             if stop_request != StopRequest::Nothing {
-                self.save_last()?;
-                return Ok(Ending::Stopped(stop_request));
+                return self.stop(stop_request);
             }
             let outcome = self.learner.step()?;
             self.step = outcome.step;
@@ -274,6 +274,14 @@ impl<'a> Run<'a> {
             }
         }
         self.publish()
+    }
+
+    /// Ends the run before the training has ended.
+    fn stop(&mut self, request: StopRequest) -> Result<Ending, Failure> {
+        if request != StopRequest::Abandon {
+            self.save_last()?;
+        }
+        Ok(Ending::Stopped(request))
     }
 
     fn report(&mut self, event: EventKind) {

@@ -37,7 +37,7 @@ const HEADINGS: [(&str, &[&str]); 9] = [
     ),
     (
         "Several replicas",
-        &["database", "database_file", "replica_name"],
+        &["database", "database_file", "object_store", "replica_name"],
     ),
     (
         "Limits",

@@ -245,6 +245,22 @@ pub(super) fn replica_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+pub(super) fn object_store(text: &str) -> Result<String, String> {
+    let schemes = ["s3://", "gs://", "az://", "file:///"];
+    let named = schemes
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))
+        .is_some_and(|rest| !rest.is_empty());
+    match named {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "must be a URL such as s3://BUCKET/PREFIX, gs://BUCKET, az://CONTAINER or \
+             file:///FOLDER"
+                .to_owned(),
+        ),
+    }
+}
+
 pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {
     match text {
         "committed" => Ok(SessionDurability::Committed),

@@ -84,6 +84,7 @@ impl ModelService for ModelRpc {
         request: Request<pb::GetModelRequest>,
     ) -> Result<Response<pb::GetModelResponse>, Status> {
         let reference = request.into_inner().model;
+        self.look_for(&reference).await?;
         let description = self
             .repository
             .resolve(&reference)
@@ -106,6 +107,7 @@ impl ModelService for ModelRpc {
             (true, false) => AllowedSessions::OfOwner(principal.owner().clone()),
             (true, true) => AllowedSessions::All,
         };
+        self.look_for(&request.model).await?;
         let deletion = Deletion {
             reference: request.model,
             publisher: principal.publisher(),
@@ -121,6 +123,7 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<Self::ExportModelStream>, Status> {
         let transfer = self.transfers.begin(&request)?;
         let reference = request.into_inner().model;
+        self.look_for(&reference).await?;
         let repository = self.repository.clone();
         let opened = run_blocking(move || transfer::Export::open(repository, &reference)).await?;
         let export = opened.map_err(|error| status::repository("model", &error))?;
@@ -142,6 +145,19 @@ impl ModelService for ModelRpc {
         Ok(Response::new(pb::ImportModelResponse {
             model: Some(convert::model(&self.repository, &description)),
         }))
+    }
+}
+
+impl ModelRpc {
+    /// Looks for a model that is not known: another replica may have published it
+    /// a moment ago.
+    async fn look_for(&self, reference: &str) -> Result<(), Status> {
+        if self.repository.resolve(reference).is_ok() {
+            return Ok(());
+        }
+        let repository = self.repository.clone();
+        let refreshed = run_blocking(move || repository.refresh()).await?;
+        refreshed.map_err(|error| status::repository("model", &error))
     }
 }
 

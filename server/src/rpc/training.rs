@@ -157,7 +157,7 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::WatchTrainingRequest>,
     ) -> Result<Response<Self::WatchTrainingStream>, Status> {
-        let job = self.find(&request, &request.get_ref().training_id)?;
+        let job = self.find(&request, &request.get_ref().training_id).await?;
         let request = request.into_inner();
         let from = request.from_sequence.unwrap_or(0);
         let stream = events(job, from, CancelOnDrop(None), convert::watch_response);
@@ -169,7 +169,7 @@ impl TrainingService for TrainingRpc {
         request: Request<pb::ResumeTrainingRequest>,
     ) -> Result<Response<pb::ResumeTrainingResponse>, Status> {
         let requester = Principal::of(&request)?.requester();
-        let job = self.find(&request, &request.get_ref().training_id)?;
+        let job = self.find(&request, &request.get_ref().training_id).await?;
         let id = job.id().to_owned();
         let resumed = self.run_blocking(move |jobs| jobs.resume(&id, &requester));
         let job = resumed.await?;
@@ -183,7 +183,7 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::GetTrainingRequest>,
     ) -> Result<Response<pb::GetTrainingResponse>, Status> {
-        let job = self.find(&request, &request.get_ref().training_id)?;
+        let job = self.find(&request, &request.get_ref().training_id).await?;
         Ok(Response::new(pb::GetTrainingResponse {
             training: Some(convert::training(&job)),
         }))
@@ -208,7 +208,7 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::CancelTrainingRequest>,
     ) -> Result<Response<pb::CancelTrainingResponse>, Status> {
-        let job = self.find(&request, &request.get_ref().training_id)?;
+        let job = self.find(&request, &request.get_ref().training_id).await?;
         let id = job.id().to_owned();
         let job = self.run_blocking(move |jobs| jobs.cancel(&id)).await?;
         Ok(Response::new(pb::CancelTrainingResponse {
@@ -220,7 +220,7 @@ impl TrainingService for TrainingRpc {
         &self,
         request: Request<pb::DeleteTrainingRequest>,
     ) -> Result<Response<pb::DeleteTrainingResponse>, Status> {
-        let job = self.find(&request, &request.get_ref().training_id)?;
+        let job = self.find(&request, &request.get_ref().training_id).await?;
         let id = job.id().to_owned();
         let job = self.run_blocking(move |jobs| jobs.delete(&id)).await?;
         Ok(Response::new(pb::DeleteTrainingResponse {
@@ -231,9 +231,13 @@ impl TrainingService for TrainingRpc {
 
 impl TrainingRpc {
     /// Returns a training of the caller; for an administrator, any.
-    fn find<T>(&self, request: &Request<T>, id: &str) -> Result<Arc<Job>, Status> {
+    async fn find<T: Sync>(&self, request: &Request<T>, id: &str) -> Result<Arc<Job>, Status> {
         CallRecord::of(request.extensions()).training(id);
         let principal = Principal::of(request)?;
+        if self.jobs.get(id).is_err() {
+            // Another replica may have accepted it a moment ago.
+            self.run_blocking(Jobs::refresh).await?;
+        }
         let found = self.jobs.get(id).and_then(|job| {
             match principal.is_admin() || job.owner() == principal.owner() {
                 true => Ok(job),
@@ -266,14 +270,21 @@ fn events<T>(
 ) -> impl Stream<Item = Result<T, Status>> {
     let watcher: Watcher = job.watch(from_sequence);
     unfold(
-        (watcher, guard, job),
-        move |(mut watcher, guard, job)| async move {
+        (watcher, guard, job, false),
+        move |(mut watcher, guard, job, has_failed)| async move {
             let Some(event) = watcher.next().await else {
                 guard.disarm();
-                return None;
+                let is_elsewhere = job.history().is_closed() && !job.summary().state.has_ended();
+                // Once: after it, the state says that there is nothing more.
+                return (is_elsewhere && !has_failed).then(|| {
+                    (
+                        Err(status::continues_elsewhere()),
+                        (watcher, CancelOnDrop(None), job, true),
+                    )
+                });
             };
             let message = message(&job, &event);
-            Some((Ok(message), (watcher, guard, job)))
+            Some((Ok(message), (watcher, guard, job, has_failed)))
         },
     )
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::ServeError;
 use super::prepared::Prepared;
 use super::replica::Replica;
+use super::shared_storage::SharedStorage;
 use crate::config::Config;
 use crate::data_folder::SNAPSHOT_KEY;
 use crate::devices::{self, GenerationSettings};
@@ -31,16 +32,16 @@ pub(super) struct Data {
 }
 
 impl Data {
-    /// Opens the data folder, which must be locked, except for its sessions if
-    /// there is a database, and starts the engine and,
-    /// if configured, the interrupted trainings. Blocks.
+    /// Opens the data folder, which must be locked, or what replicas share, and
+    /// starts the engine and, if configured, the interrupted trainings. Blocks.
     ///
     /// # Errors
     /// A part that cannot be opened, or a thread that cannot be started.
     pub(super) fn open(
         config: &Config,
         prepared: &Prepared,
-        replica: Option<&Replica>,
+        shared: Option<(&Replica, &SharedStorage)>,
+        stopping: &CancellationToken,
     ) -> Result<Self, ServeError> {
         let (device, kernels) = (prepared.device, prepared.kernels);
         let generation = devices::generation(&GenerationSettings {
@@ -51,16 +52,24 @@ impl Data {
             threads: config.threads,
             gpu_failure: config.gpu_failure,
         });
-        let repository = Repository::open_for(&config.data_dir, generation.devices)?;
+        let repository = match shared {
+            Some((_, storage)) => storage.repository(config, generation.devices, stopping)?,
+            None => Repository::open_for(&config.data_dir, generation.devices)?,
+        };
         let keys = match &config.snapshot_key_file {
             Some(file) => SnapshotKeys::read(file)?,
             None => SnapshotKeys::read_or_create(&config.data_dir.join(SNAPSHOT_KEY))?,
         };
-        let sessions: Arc<dyn SessionStorage> = match replica {
-            Some(replica) => Arc::clone(&replica.sessions) as _,
+        let sessions: Arc<dyn SessionStorage> = match shared {
+            Some((replica, _)) => Arc::clone(&replica.sessions) as _,
             None => open_sessions(config)?,
         };
-        let jobs = open_jobs(config, prepared, &repository)?;
+        let jobs = match shared {
+            Some((replica, storage)) => {
+                storage.jobs(config, replica.name(), &repository, prepared)?
+            }
+            None => open_jobs(config, prepared, &repository)?,
+        };
         let threads = generation.threads;
         let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
         Ok(Self {

@@ -93,6 +93,16 @@ impl Replica {
         })
     }
 
+    /// The database.
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Its name among the replicas.
+    pub(super) fn name(&self) -> &str {
+        &self.registry.info().name
+    }
+
     /// Reports what this server does until the shutdown. The outcome of a
     /// heartbeat changes nothing here: leases are renewed by themselves.
     pub(super) fn report_load(

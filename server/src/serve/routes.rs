@@ -129,15 +129,7 @@ pub(super) fn load_of(
             generations_queued: generations.queued,
             trainings_running: trainings.running,
             trainings_queued: trainings.queued,
-            training: running_training(&jobs),
+            training: jobs.running(),
         }
     }
-}
-
-fn running_training(jobs: &Jobs) -> Option<String> {
-    let jobs = jobs.list();
-    let running = jobs
-        .iter()
-        .find(|job| job.summary().state == State::Running)?;
-    Some(running.metadata().id.clone())
 }

@@ -25,7 +25,17 @@ impl Engine {
         reference: &str,
         precision: Option<Precision>,
     ) -> Result<Arc<LoadedModel>, GenerateError> {
-        let id = self.shared.models.resolve(reference)?;
+        let models = &self.shared.models;
+        let id = match models.resolve(reference) {
+            Err(ModelSourceError::NotFound(_)) => {
+                let stored = Arc::clone(models);
+                let refreshed = tokio::task::spawn_blocking(move || stored.refresh()).await;
+                refreshed
+                    .unwrap_or_else(|error| Err(ModelSourceError::Failed(error.to_string())))?;
+                models.resolve(reference)?
+            }
+            resolved => resolved?,
+        };
         Ok(self.load(&id, precision).await?)
     }
 

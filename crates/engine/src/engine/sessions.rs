@@ -90,6 +90,9 @@ impl Engine {
         let model = match self.load(&wanted, Some(identity.precision)).await {
             Ok(model) => model,
             Err(ModelSourceError::Failed(error)) => return Err(ImportError::Internal(error)),
+            Err(ModelSourceError::Unavailable(error)) => {
+                return Err(ImportError::Unavailable(error));
+            }
             Err(error @ ModelSourceError::PrecisionUnavailable { .. }) => {
                 return Err(ImportError::PrecisionUnavailable(error.to_string()));
             }

@@ -24,6 +24,16 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "sessions",
         include_str!("../../migrations/0002_sessions.sql"),
     ),
+    (
+        100,
+        "models",
+        include_str!("../../migrations/0100_models.sql"),
+    ),
+    (
+        101,
+        "trainings",
+        include_str!("../../migrations/0101_trainings.sql"),
+    ),
 ];
 
 /// Number of the advisory lock under which migrations are applied: the first

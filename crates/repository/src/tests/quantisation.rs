@@ -1,9 +1,6 @@
 //! What int8 costs a version.
 
-use charlstm_store::checksummed_json;
-
 use super::*;
-use crate::quantisation::StoredQuantisation;
 
 fn quantisation_file(folder: &TempDir) -> PathBuf {
     models(folder).join("a/1/quantisation.json")
@@ -39,7 +36,7 @@ fn the_cost_of_int8_is_measured_once_and_stored_next_to_the_version() {
     // What is stored decides: it is not measured again.
     drop(repository);
     let objection = Quantisation::Unsupported("a test says so".to_owned());
-    let text = checksummed_json::to_text(&StoredQuantisation::new(objection)).unwrap();
+    let text = objection.to_text().unwrap();
     fs::write(quantisation_file(&folder), text).unwrap();
     let repository = Repository::open(folder.path()).unwrap();
     let loaded = repository.load(&a, None).unwrap();

@@ -421,12 +421,10 @@ fn an_event_that_must_be_durable_does_not_exist_if_the_disk_does_not_accept_it()
 fn events_after_a_rewrite_are_in_the_file_that_has_the_name() {
     let (folder, history) = new();
     history.append(epoch(1));
-    lock(&history.writer)
-        .rewrite(&mut lock(&history.kept))
-        .unwrap();
+    history.writer().rewrite(&mut lock(&history.kept)).unwrap();
     history.append(epoch(2));
     // Even if the folder could not be synced after the rename.
-    lock(&history.writer).behind = true;
+    history.writer().behind = true;
     history.append(finished(State::Succeeded));
     drop(history);
     let expected = [first(), epoch(1), epoch(2), finished(State::Succeeded)];

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::checkpoint::LoadError;
 use crate::memory::OutOfMemory;
+use crate::shared::SharedTrainingsError;
 use crate::spec::SpecError;
 
 /// A training could not be started, found, cancelled, resumed or deleted.
@@ -76,6 +77,12 @@ pub enum JobsError {
     /// The training would not fit into memory.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
+    /// The database or the object store that replicas share is not available.
+    #[error("the shared trainings cannot be read or changed: {reason}")]
+    Unavailable {
+        /// Which, and why, for the log.
+        reason: String,
+    },
     /// The training is in a state from which it cannot be resumed.
     #[error("training {id} cannot be resumed: it {state}")]
     NotResumable {
@@ -112,6 +119,17 @@ pub enum JobsError {
     /// The disk reported an error. The text is for the log.
     #[error("the folder of the trainings: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<SharedTrainingsError> for JobsError {
+    fn from(error: SharedTrainingsError) -> Self {
+        match error {
+            SharedTrainingsError::Local(error) => error.into(),
+            error => Self::Unavailable {
+                reason: error.to_string(),
+            },
+        }
+    }
 }
 
 impl JobsError {

@@ -3,6 +3,7 @@
 
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
 use charlstm_model::parameters::Parameters;
+use charlstm_repository::RepositoryError;
 use charlstm_store::disk_error;
 
 use super::{Ending, Failure, Run};
@@ -25,9 +26,9 @@ impl Run<'_> {
                 Err(Failure::Publish(error)) => error,
                 Err(failure) => return Err(failure),
             };
-            let Some(reason) = error.disk_error() else {
+            if !error.is_temporary() {
                 return Err(Failure::Publish(error));
-            };
+            }
             tracing::error!(%error, id = self.job.id(), "a finished model cannot be stored; the server tries again");
             if !std::mem::replace(&mut is_waiting, true) {
                 let message = format!(
@@ -42,7 +43,7 @@ impl Run<'_> {
                 }));
             }
             // The last checkpoint has everything that the one before it has.
-            if disk_error::is_full(reason) && self.last_is_saved {
+            if error.disk_error().is_some_and(disk_error::is_full) && self.last_is_saved {
                 match self.checkpoints.delete_previous() {
                     Ok(true) => continue,
                     Ok(false) => {}
@@ -54,8 +55,7 @@ impl Run<'_> {
             let patience = self.context.intervals.publishing;
             let stop_request = self.job.wait_for_stop_request(patience);
             if stop_request != StopRequest::Nothing {
-                self.save_last()?;
-                return Ok(Ending::Stopped(stop_request));
+                return self.stop(stop_request);
             }
         }
     }
@@ -76,10 +76,11 @@ impl Run<'_> {
                     Some(model) => model,
                     None => model.insert(self.model()?),
                 };
-                self.context
-                    .models
-                    .publish(&metadata.publisher, name, model)
-                    .map_err(Failure::Publish)?
+                match models.publish(&metadata.publisher, name, model) {
+                    // By a replica that ran the training before this one.
+                    Err(RepositoryError::PublishedBefore { version }) => version,
+                    published => published.map_err(Failure::Publish)?,
+                }
             }
         };
         let (train_loss, validation_loss) = self.published_losses();

@@ -131,6 +131,7 @@ pub(in crate::rpc) fn import_error(error: &ImportError) -> Status {
             refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
         }
         ImportError::Session { id, error } => session_error(id, error),
+        ImportError::Unavailable(_) => unavailable("STORAGE_UNAVAILABLE", text, RETRY_AFTER),
         ImportError::Internal(error) => internal(error),
     }
 }

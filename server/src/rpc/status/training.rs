@@ -5,11 +5,14 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{full, invalid, invalid_because, quota, refused, repository};
+use super::{full, invalid, invalid_because, quota, refused, repository, unavailable};
 use charlstm_training::jobs::JobsError;
 
 /// Retry delay of a full queue: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// When it is worth trying again if the shared storage is not available.
+const RETRY_SOON: Duration = Duration::from_secs(1);
 
 /// Returns the status of an error of the trainings.
 pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
@@ -21,6 +24,11 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::UnknownCharacters { .. } => invalid_because("corpus", "UNKNOWN_CHARACTER", text),
         JobsError::Model(error) => repository("init_from", error),
         JobsError::NotFound { .. } => refused(Code::NotFound, "TRAINING_NOT_FOUND", text),
+        JobsError::Unavailable { .. } => {
+            tracing::error!(%error, "the shared trainings are not available");
+            let text = "the storage that the replicas share is not available; try again";
+            unavailable("STORAGE_UNAVAILABLE", text, RETRY_SOON)
+        }
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
         JobsError::TrainingQuota { .. } => quota(text, Some(RETRY_AFTER)),
         // The same corpus is too long at any time.
@@ -38,6 +46,13 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Stopping => refused(Code::Unavailable, "SERVER_STOPPING", text),
         JobsError::Io(error) => disk(error),
     }
+}
+
+/// Returns the status of a watch that ends because this replica stops: the
+/// training continues on another one.
+pub(in crate::rpc) fn continues_elsewhere() -> Status {
+    let text = "this replica stops, and the training continues on another one; watch it there";
+    unavailable("SERVER_STOPPING", text, RETRY_SOON)
 }
 
 /// Returns the status of a stream whose first message has no spec.

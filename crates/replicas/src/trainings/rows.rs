@@ -1,0 +1,510 @@
+//! The rows of trainings and of their events. Every transaction locks the
+//! revision first and a training after that, so two never wait for each other.
+
+use std::sync::Arc;
+
+use charlstm_training::copying::TrainingCopy;
+use charlstm_training::events::{Event, EventKind};
+use charlstm_training::shared::{
+    Claim, NewTraining, QueueLimits, SavedCheckpoint, SharedState, SharedTraining,
+    SharedTrainingsError, TrainingChanges,
+};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::database::{Database, DatabaseError, Transaction};
+
+type Outcome<T> = Result<T, SharedTrainingsError>;
+
+#[derive(Debug)]
+pub(super) struct TrainingRows {
+    database: Database,
+}
+
+/// A transaction that counts as one change.
+struct Change {
+    transaction: Transaction,
+    revision: i64,
+}
+
+impl TrainingRows {
+    pub(super) fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    async fn change(&self) -> Outcome<Change> {
+        let mut transaction = self.database.begin().await?;
+        let count =
+            sqlx::query("UPDATE training_revision SET revision = revision + 1 RETURNING revision");
+        let rows = transaction.fetch_all(count).await?;
+        let row = rows.first().ok_or(SharedTrainingsError::NotFound)?;
+        let revision = get(row, "revision")?;
+        Ok(Change {
+            transaction,
+            revision,
+        })
+    }
+
+    /// Returns what has changed after a revision.
+    pub(super) async fn changes(&self, since: u64) -> Outcome<TrainingChanges> {
+        // Before the rows: everything up to it is visible to them.
+        let select = sqlx::query("SELECT revision FROM training_revision");
+        let revision = number(&self.database.fetch_one(select).await?, "revision")?;
+        let mut changes = TrainingChanges {
+            revision,
+            ..TrainingChanges::default()
+        };
+        if revision == since {
+            return Ok(changes);
+        }
+        let select = sqlx::query(
+            "SELECT id, metadata, state, checkpoint_step FROM trainings
+             WHERE revision > $1 ORDER BY revision",
+        )
+        .bind(signed(since));
+        for row in self.database.fetch_all(select).await? {
+            changes.trainings.push(training(&row)?);
+        }
+        let select = sqlx::query(
+            "SELECT training, sequence, event FROM training_events
+             WHERE revision > $1 ORDER BY training, sequence",
+        )
+        .bind(signed(since));
+        for row in self.database.fetch_all(select).await? {
+            let text: &str = get(&row, "event")?;
+            let event = Event {
+                sequence: number(&row, "sequence")?,
+                event: serde_json::from_str(text).map_err(unreadable)?,
+            };
+            changes.events.push((get(&row, "training")?, event));
+        }
+        Ok(changes)
+    }
+
+    pub(super) async fn insert(&self, training: &NewTraining<'_>) -> Outcome<()> {
+        let mut change = self.change().await?;
+        change.check_limits(training.limits).await?;
+        let insert = sqlx::query(
+            "INSERT INTO trainings (id, owner, metadata, state, revision)
+             VALUES ($1, $2, $3, 'queued', $4)",
+        )
+        .bind(training.id)
+        .bind(training.limits.owner.to_string())
+        .bind(training.metadata)
+        .bind(change.revision);
+        change.transaction.fetch_all(insert).await?;
+        change.add_event(training.id, &training.accepted).await?;
+        change.commit().await
+    }
+
+    /// Whether there is or was a training of this id.
+    pub(super) async fn exists(&self, id: &str) -> Outcome<bool> {
+        let select = sqlx::query("SELECT FROM trainings WHERE id = $1").bind(id);
+        Ok(!self.database.fetch_all(select).await?.is_empty())
+    }
+
+    /// Adds a training that was copied and has ended. Returns false if there is
+    /// one.
+    pub(super) async fn insert_copy(
+        &self,
+        training: &TrainingCopy,
+        [checkpoint, previous]: &[Option<String>; 2],
+    ) -> Outcome<bool> {
+        let mut change = self.change().await?;
+        let insert = sqlx::query(
+            "INSERT INTO trainings (id, owner, metadata, state, checkpoint, checkpoint_step,
+                 previous_checkpoint, revision)
+             VALUES ($1, $2, $3, 'ended', $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING id",
+        )
+        .bind(&training.id)
+        .bind(training.owner.to_string())
+        .bind(&training.metadata)
+        .bind(checkpoint)
+        .bind(training.checkpoint_step.map(signed))
+        .bind(previous)
+        .bind(change.revision);
+        let is_new = !change.transaction.fetch_all(insert).await?.is_empty();
+        if is_new {
+            change.add_events(&training.id, &training.events).await?;
+        }
+        change.commit().await?;
+        Ok(is_new)
+    }
+
+    pub(super) async fn claim(&self, replica: &str) -> Outcome<Option<Claim>> {
+        // Without a change, as long as there is nothing to claim.
+        let select = sqlx::query(
+            "SELECT EXISTS (SELECT FROM trainings WHERE state = 'queued'
+                 OR (state = 'running' AND lease_until < clock_timestamp())) AS any",
+        );
+        if !get::<bool>(&self.database.fetch_one(select).await?, "any")? {
+            return Ok(None);
+        }
+        let mut change = self.change().await?;
+        let claim = sqlx::query(
+            "UPDATE trainings SET state = 'running', epoch = epoch + 1, replica = $1,
+                 lease_until = clock_timestamp() + interval '10 s', revision = $2
+             WHERE id = (
+                 SELECT id FROM trainings WHERE state = 'queued'
+                     OR (state = 'running' AND lease_until < clock_timestamp())
+                 ORDER BY queued_at LIMIT 1 FOR UPDATE SKIP LOCKED
+             )
+             RETURNING id, epoch",
+        )
+        .bind(replica)
+        .bind(change.revision);
+        let rows = change.transaction.fetch_all(claim).await?;
+        let claim = rows.first().map(|row| {
+            Ok::<_, SharedTrainingsError>(Claim {
+                id: get(row, "id")?,
+                epoch: number(row, "epoch")?,
+            })
+        });
+        change.commit().await?;
+        claim.transpose()
+    }
+
+    pub(super) async fn renew(&self, claim: &Claim) -> Outcome<bool> {
+        let renew = sqlx::query(
+            "UPDATE trainings SET lease_until = clock_timestamp() + interval '10 s'
+             WHERE id = $1 AND epoch = $2 AND state = 'running' RETURNING cancel_requested",
+        )
+        .bind(&claim.id)
+        .bind(signed(claim.epoch));
+        let rows = self.database.fetch_all(renew).await?;
+        let row = rows.first().ok_or(SharedTrainingsError::Fenced)?;
+        get(row, "cancel_requested")
+    }
+
+    pub(super) async fn release(&self, claim: &Claim) -> Outcome<()> {
+        let mut change = self.change().await?;
+        let release = sqlx::query(
+            "UPDATE trainings SET state = 'queued', replica = NULL, lease_until = NULL,
+                 revision = $3
+             WHERE id = $1 AND epoch = $2 AND state = 'running' RETURNING id",
+        )
+        .bind(&claim.id)
+        .bind(signed(claim.epoch))
+        .bind(change.revision);
+        change
+            .require(release, SharedTrainingsError::Fenced)
+            .await?;
+        change.commit().await
+    }
+
+    pub(super) async fn append(&self, claim: &Claim, events: &[Arc<Event>]) -> Outcome<()> {
+        let mut change = self.change().await?;
+        let select = sqlx::query(
+            "SELECT state FROM trainings
+             WHERE id = $1 AND epoch = $2 AND state IN ('running', 'ended') FOR UPDATE",
+        )
+        .bind(&claim.id)
+        .bind(signed(claim.epoch));
+        let row = change.require(select, SharedTrainingsError::Fenced).await?;
+        let has_ended = get::<&str>(&row, "state")? == "ended";
+        let ends = events
+            .last()
+            .is_some_and(|last| matches!(last.event, EventKind::Finished(_)));
+        if has_ended {
+            // By an earlier attempt of this claim, whose outcome was not known.
+            return match ends {
+                true => Ok(()),
+                false => Err(SharedTrainingsError::Fenced),
+            };
+        }
+        change
+            .add_events(&claim.id, events.iter().map(AsRef::as_ref))
+            .await?;
+        if ends {
+            change.end(&claim.id).await?;
+        }
+        change.commit().await
+    }
+
+    pub(super) async fn keep_only(&self, claim: &Claim, kept: &[u64]) -> Outcome<()> {
+        let kept: Vec<i64> = kept.iter().copied().map(signed).collect();
+        let delete = sqlx::query(
+            "DELETE FROM training_events USING trainings
+             WHERE training = id AND id = $1 AND epoch = $2 AND state = 'running'
+                 AND sequence <> ALL ($3)",
+        )
+        .bind(&claim.id)
+        .bind(signed(claim.epoch))
+        .bind(kept);
+        self.database.fetch_all(delete).await?;
+        Ok(())
+    }
+
+    /// Points to a new checkpoint. Returns the key of the one that is not needed
+    /// any more.
+    pub(super) async fn move_pointer(
+        &self,
+        claim: &Claim,
+        key: &str,
+        checkpoint: &SavedCheckpoint<'_>,
+    ) -> Outcome<Option<String>> {
+        let mut change = self.change().await?;
+        let select = sqlx::query(
+            "SELECT checkpoint, previous_checkpoint FROM trainings
+             WHERE id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE",
+        )
+        .bind(&claim.id)
+        .bind(signed(claim.epoch));
+        let row = change.require(select, SharedTrainingsError::Fenced).await?;
+        let newest: Option<String> = get(&row, "checkpoint")?;
+        let previous: Option<String> = get(&row, "previous_checkpoint")?;
+        let (previous, obsolete) = match checkpoint.replaces {
+            true => (previous, newest),
+            false => (newest, previous),
+        };
+        let update = sqlx::query(
+            "UPDATE trainings SET checkpoint = $2, checkpoint_step = $3,
+                 previous_checkpoint = $4, revision = $5 WHERE id = $1",
+        )
+        .bind(&claim.id)
+        .bind(key)
+        .bind(signed(checkpoint.step))
+        .bind(previous)
+        .bind(change.revision);
+        change.transaction.fetch_all(update).await?;
+        change.commit().await?;
+        Ok(obsolete)
+    }
+
+    /// Returns the keys of the newest checkpoint and of the previous one.
+    pub(super) async fn checkpoints(&self, id: &str) -> Outcome<[Option<String>; 2]> {
+        let select =
+            sqlx::query("SELECT checkpoint, previous_checkpoint FROM trainings WHERE id = $1")
+                .bind(id);
+        let rows = self.database.fetch_all(select).await?;
+        let row = rows.first().ok_or(SharedTrainingsError::NotFound)?;
+        Ok([get(row, "checkpoint")?, get(row, "previous_checkpoint")?])
+    }
+
+    /// Forgets the checkpoints of a training that has ended.
+    pub(super) async fn forget_checkpoints(&self, id: &str) -> Outcome<()> {
+        let mut change = self.change().await?;
+        let forget = sqlx::query(
+            "UPDATE trainings SET checkpoint = NULL, checkpoint_step = NULL,
+                 previous_checkpoint = NULL, revision = $2
+             WHERE id = $1 AND state = 'ended'",
+        )
+        .bind(id)
+        .bind(change.revision);
+        change.transaction.fetch_all(forget).await?;
+        change.commit().await
+    }
+
+    pub(super) async fn cancel(&self, id: &str, finished: &EventKind) -> Outcome<()> {
+        let mut change = self.change().await?;
+        match change.lock(id).await? {
+            SharedState::Queued => {
+                change.add_event(id, finished).await?;
+                change.end(id).await?;
+            }
+            SharedState::Running => {
+                let request = sqlx::query(
+                    "UPDATE trainings SET cancel_requested = true, revision = $2 WHERE id = $1",
+                )
+                .bind(id)
+                .bind(change.revision);
+                change.transaction.fetch_all(request).await?;
+            }
+            SharedState::Ended => {}
+            SharedState::Deleted => return Err(SharedTrainingsError::NotFound),
+        }
+        change.commit().await
+    }
+
+    pub(super) async fn resume(
+        &self,
+        id: &str,
+        resumed: &EventKind,
+        limits: QueueLimits<'_>,
+    ) -> Outcome<()> {
+        let mut change = self.change().await?;
+        change.require_ended(id).await?;
+        change.check_limits(limits).await?;
+        let resume = sqlx::query(
+            "UPDATE trainings SET state = 'queued', queued_at = clock_timestamp(),
+                 cancel_requested = false, revision = $2 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(change.revision);
+        change.transaction.fetch_all(resume).await?;
+        change.add_event(id, resumed).await?;
+        change.commit().await
+    }
+
+    pub(super) async fn delete(&self, id: &str) -> Outcome<()> {
+        let mut change = self.change().await?;
+        change.require_ended(id).await?;
+        let deletions = [
+            sqlx::query("DELETE FROM training_events WHERE training = $1").bind(id),
+            sqlx::query(
+                "UPDATE trainings SET state = 'deleted', metadata = '', checkpoint = NULL,
+                     checkpoint_step = NULL, previous_checkpoint = NULL, revision = $2,
+                     changed_at = clock_timestamp() WHERE id = $1",
+            )
+            .bind(id)
+            .bind(change.revision),
+            // All replicas have seen these deletions long ago.
+            sqlx::query(
+                "DELETE FROM trainings WHERE state = 'deleted'
+                     AND changed_at < clock_timestamp() - interval '1 day'",
+            ),
+        ];
+        for deletion in deletions {
+            change.transaction.fetch_all(deletion).await?;
+        }
+        change.commit().await
+    }
+}
+
+impl Change {
+    /// Runs a statement that must return a row.
+    async fn require(
+        &mut self,
+        statement: crate::database::Statement<'_>,
+        otherwise: SharedTrainingsError,
+    ) -> Outcome<PgRow> {
+        let mut rows = self.transaction.fetch_all(statement).await?;
+        match rows.is_empty() {
+            true => Err(otherwise),
+            false => Ok(rows.remove(0)),
+        }
+    }
+
+    /// Locks a training until the end of the transaction.
+    async fn lock(&mut self, id: &str) -> Outcome<SharedState> {
+        let select = sqlx::query("SELECT state FROM trainings WHERE id = $1 FOR UPDATE").bind(id);
+        let row = self.require(select, SharedTrainingsError::NotFound).await?;
+        state(&row)
+    }
+
+    async fn require_ended(&mut self, id: &str) -> Outcome<()> {
+        match self.lock(id).await? {
+            SharedState::Ended => Ok(()),
+            SharedState::Queued | SharedState::Running => Err(SharedTrainingsError::NotEnded),
+            SharedState::Deleted => Err(SharedTrainingsError::NotFound),
+        }
+    }
+
+    /// Checks that one more training may wait. The revision is locked, so the
+    /// numbers do not change before the end of the transaction.
+    async fn check_limits(&mut self, limits: QueueLimits<'_>) -> Outcome<()> {
+        let count = sqlx::query(
+            "SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
+                 count(*) FILTER (WHERE owner = $1) AS of_owner
+             FROM trainings WHERE state IN ('queued', 'running')",
+        )
+        .bind(limits.owner.to_string());
+        let row = self.require(count, SharedTrainingsError::NotFound).await?;
+        if number(&row, "queued")? >= limits.max_queued as u64 {
+            return Err(SharedTrainingsError::QueueFull);
+        }
+        let of_owner = number(&row, "of_owner")?;
+        match limits.max_of_owner {
+            Some(limit) if of_owner >= limit => Err(SharedTrainingsError::Quota),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds events with their sequence numbers, unless they are there already.
+    async fn add_events<'e>(
+        &mut self,
+        id: &str,
+        events: impl IntoIterator<Item = &'e Event>,
+    ) -> Outcome<()> {
+        let (mut sequences, mut texts) = (Vec::new(), Vec::new());
+        for event in events {
+            sequences.push(signed(event.sequence));
+            texts.push(serde_json::to_string(&event.event).map_err(unreadable)?);
+        }
+        let insert = sqlx::query(
+            "INSERT INTO training_events (training, sequence, event, revision)
+             SELECT $1, sequence, event, $4 FROM unnest($2, $3) AS new (sequence, event)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(id)
+        .bind(sequences)
+        .bind(texts)
+        .bind(self.revision);
+        self.transaction.fetch_all(insert).await?;
+        Ok(())
+    }
+
+    /// Adds the next event of a training that no replica runs.
+    async fn add_event(&mut self, id: &str, event: &EventKind) -> Outcome<()> {
+        let text = serde_json::to_string(event).map_err(unreadable)?;
+        let insert = sqlx::query(
+            "INSERT INTO training_events (training, sequence, event, revision)
+             SELECT $1, COALESCE(max(sequence) + 1, 0), $2, $3
+             FROM training_events WHERE training = $1",
+        )
+        .bind(id)
+        .bind(text)
+        .bind(self.revision);
+        self.transaction.fetch_all(insert).await?;
+        Ok(())
+    }
+
+    async fn end(&mut self, id: &str) -> Outcome<()> {
+        let end = sqlx::query(
+            "UPDATE trainings SET state = 'ended', replica = NULL, lease_until = NULL,
+                 cancel_requested = false, revision = $2 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(self.revision);
+        self.transaction.fetch_all(end).await?;
+        Ok(())
+    }
+
+    async fn commit(self) -> Outcome<()> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+fn training(row: &PgRow) -> Outcome<SharedTraining> {
+    let step: Option<i64> = get(row, "checkpoint_step")?;
+    Ok(SharedTraining {
+        id: get(row, "id")?,
+        metadata: get(row, "metadata")?,
+        state: state(row)?,
+        checkpoint_step: step.and_then(|step| u64::try_from(step).ok()),
+    })
+}
+
+fn state(row: &PgRow) -> Outcome<SharedState> {
+    match get(row, "state")? {
+        "queued" => Ok(SharedState::Queued),
+        "running" => Ok(SharedState::Running),
+        "ended" => Ok(SharedState::Ended),
+        "deleted" => Ok(SharedState::Deleted),
+        other => Err(SharedTrainingsError::Unavailable(format!(
+            "a training has the state {other:?}, which this version does not know"
+        ))),
+    }
+}
+
+fn get<'r, T>(row: &'r PgRow, column: &str) -> Outcome<T>
+where
+    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    Ok(row.try_get(column).map_err(DatabaseError::from)?)
+}
+
+fn number(row: &PgRow, column: &str) -> Outcome<u64> {
+    let value: i64 = get(row, column)?;
+    u64::try_from(value).map_err(unreadable)
+}
+
+fn unreadable(error: impl std::error::Error) -> SharedTrainingsError {
+    SharedTrainingsError::Unavailable(format!("a row cannot be read or written: {error}"))
+}
+
+/// Numbers above the range of the column do not occur; if one did, it would
+/// match no row.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
