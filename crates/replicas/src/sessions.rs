@@ -183,7 +183,7 @@ impl Shared {
             CommitPlan::Unchanged(outcome) => Planned::Unchanged(outcome),
             CommitPlan::Put(record, outcome) => {
                 let encoded = record.encode()?;
-                Planned::Put(Box::new(record), encoded, outcome)
+                Planned::Put(record, encoded, outcome)
             }
         })
     }

@@ -1,7 +1,7 @@
 //! Opens what a replica shares with others: models and trainings are in the
 //! database and the object store, and the data folder has copies only.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use charlstm_replicas::database::Database;
@@ -113,7 +113,7 @@ pub(super) fn check_folder(folder: &Path) -> Result<(), ServeError> {
 }
 
 /// The data folder of a replica has data of its own.
-pub(super) fn own_data(path: &PathBuf) -> String {
+pub(super) fn own_data(path: &Path) -> String {
     format!(
         "{} has data of its own, which --database and --object-store would hide: copy it with \
          `charlstm-server migrate` and the same settings, and then choose another --data-dir",

@@ -4,8 +4,8 @@
 #![cfg(target_arch = "x86_64")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 use std::mem::transmute;
 
@@ -108,17 +108,17 @@ unsafe fn compute<const ROWS: usize>(tile: &Tile<'_, u16>) {
     for pair in 0..pairs {
         // SAFETY: panel and rows have that many pairs, asserted above.
         unsafe {
-            let mut weights: [__m512bh; REGISTERS] = [transmute(_mm512_setzero_ps()); REGISTERS];
-            for (register, weights) in weights.iter_mut().enumerate() {
-                *weights = transmute(_mm512_loadu_si512(panel.add(32 * register).cast()));
-            }
+            let weights: [__m512bh; REGISTERS] = std::array::from_fn(|register| {
+                let weights = _mm512_loadu_si512(panel.add(32 * register).cast());
+                transmute::<__m512i, __m512bh>(weights)
+            });
             panel = panel.add(2 * WIDTH);
             for (row, sums) in sums.iter_mut().enumerate() {
                 let pair: i32 = rows
                     .add(row * tile.stride + 2 * pair)
                     .cast::<i32>()
                     .read_unaligned();
-                let pair: __m512bh = transmute(_mm512_set1_epi32(pair));
+                let pair = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
                 for (sum, weights) in sums.iter_mut().zip(&weights) {
                     *sum = _mm512_dpbf16_ps(*sum, pair, *weights);
                 }

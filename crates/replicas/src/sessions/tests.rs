@@ -1,5 +1,7 @@
 //! The rules of session storage, and what only several replicas can get wrong.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -25,7 +25,7 @@ pub enum CommitPlan {
     /// The session stays as it is; only its lease ends.
     Unchanged(CommitOutcome),
     /// The session gets a new record.
-    Put(SessionRecord, CommitOutcome),
+    Put(Box<SessionRecord>, CommitOutcome),
 }
 
 impl CommitPlan {
@@ -77,7 +77,7 @@ impl CommitPlan {
             created_unix_ms: held.created_unix_ms.unwrap_or(now_unix_ms),
             last_used_ms: 0,
         };
-        Ok(Self::Put(record, outcome))
+        Ok(Self::Put(Box::new(record), outcome))
     }
 }
 

@@ -338,7 +338,7 @@ impl LocalSessions {
                 let last_used_ms = self.clock.now_ms();
                 let record = SessionRecord {
                     last_used_ms,
-                    ..record
+                    ..*record
                 };
                 Ok((outcome, Some(self.put(lease, record)?)))
             }
