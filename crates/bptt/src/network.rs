@@ -161,7 +161,7 @@ impl<A: Arithmetic> Network<A> {
         if batch.reset_state {
             self.clear_state(member);
         }
-        self.pack_weights(member, parameters, batch, &mut scratch);
+        self.pack_weights(member, parameters, batch);
         member.barrier();
         for index in 0..self.sizes.layers {
             self.sums_of_inputs(member, index, batch);
@@ -177,7 +177,7 @@ impl<A: Arithmetic> Network<A> {
             member.barrier();
             self.prepare_gradient(member, index, batch);
             member.barrier();
-            self.layer_gradient(member, index, batch);
+            self.layer_gradient(member, index);
             member.barrier();
         }
         self.carry_state(member);

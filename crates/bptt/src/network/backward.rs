@@ -175,7 +175,7 @@ impl<A: Arithmetic> Network<A> {
 
     /// Computes the gradients of a layer's weights, and of the h of the layer
     /// below.
-    pub(super) fn layer_gradient(&self, member: &Member<'_>, index: usize, _batch: &Batch<'_>) {
+    pub(super) fn layer_gradient(&self, member: &Member<'_>, index: usize) {
         let Sizes {
             vocabulary, hidden, ..
         } = self.sizes;

@@ -1,7 +1,7 @@
 //! The weights in the panels that products read, packed anew for each batch, and
 //! the masks of dropped recurrent weights and input characters.
 
-use super::{Batch, Network, Scratch, Sizes};
+use super::{Batch, Network, Sizes};
 use crate::dropout::{INPUT_KEY, RECURRENT_KEY, mask_key};
 use crate::panels::{pack_rows, pack_weight_columns};
 use crate::product::Arithmetic;
@@ -77,13 +77,7 @@ impl<A: Arithmetic> PackedWeights<A> {
 
 impl<A: Arithmetic> Network<A> {
     /// Packs all weights.
-    pub(super) fn pack_weights(
-        &self,
-        member: &Member<'_>,
-        parameters: &[f32],
-        batch: &Batch<'_>,
-        scratch: &mut Scratch,
-    ) {
+    pub(super) fn pack_weights(&self, member: &Member<'_>, parameters: &[f32], batch: &Batch<'_>) {
         self.drop_weights(member, parameters, batch);
         self.pack_embedding(member, parameters, batch);
         let Sizes {
@@ -122,7 +116,6 @@ impl<A: Arithmetic> Network<A> {
                 }
             }
         }
-        let _ = scratch;
         let fc = &parameters[self.names.fc_weight.clone()];
         let width = self.arithmetic.width();
         let panels = member.share(vocabulary.div_ceil(width));
