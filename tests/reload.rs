@@ -42,6 +42,8 @@ async fn a_removed_principal_loses_its_calls_and_the_others_keep_theirs() {
     wire::read(&mut of_alice, 100).await;
 
     fixture.rewrite_without("alice");
+    // Unread, the stream waits: a fast machine would otherwise end it before.
+    logged(&fixture.server, "reloaded").await;
     let ended = tokio::time::timeout(wire::LIMIT, wire::rest(&mut of_alice)).await;
     let status = ended.unwrap().err().unwrap();
     assert_status(&status, Code::Unauthenticated, "CREDENTIALS_REVOKED");
