@@ -1,4 +1,4 @@
-//! Memory that the members of a team divide among themselves anew in each phase
+//! Memory that the threads of a team share. They divide it differently in each phase
 //! of a step.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

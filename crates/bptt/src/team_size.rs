@@ -123,8 +123,8 @@ impl TeamSize {
         self.last.clear();
     }
 
-    /// Goes on with the number that was tried, if it is better, or with the one
-    /// before.
+    /// Keeps the number that was tried if it is better, and otherwise restores the
+    /// one before.
     fn end_trial(&mut self, better: Option<usize>) {
         self.trial = None;
         self.last.clear();

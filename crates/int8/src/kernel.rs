@@ -274,9 +274,9 @@ pub(crate) trait Task<R: Registers> {
 /// room for beyond `h` becomes an h of 0.
 pub(crate) fn encode(h: &[i8], offset: u8, words: &mut [u32]) {
     let mut h = h.iter().copied().chain(std::iter::repeat(0));
-    for packed in words {
+    for word in words {
         let bytes = std::array::from_fn(|_| (h.next().unwrap_or(0) as u8).wrapping_add(offset));
-        *packed = u32::from_le_bytes(bytes);
+        *word = u32::from_le_bytes(bytes);
     }
 }
 

@@ -1,5 +1,5 @@
-//! The weights in the panels that products read, packed anew for each batch, and
-//! the masks of dropped recurrent weights and input characters.
+//! The weights in the panels that products read, packed for each batch, and the
+//! masks of dropped recurrent weights and input characters.
 
 use super::{Batch, Network, Sizes};
 use crate::dropout::{INPUT_KEY, RECURRENT_KEY, mask_key};

@@ -121,9 +121,9 @@ impl Registers for Portable {
     #[inline(always)]
     fn store_hidden(self, h: Floats, words: &mut [u32]) {
         let (fours, _) = h.as_chunks::<DEPTH>();
-        for (packed, four) in words.iter_mut().zip(fours) {
+        for (word, four) in words.iter_mut().zip(fours) {
             let bytes = four.map(|h| h.round_ties_even() as i8 as u8);
-            *packed = u32::from_le_bytes(bytes);
+            *word = u32::from_le_bytes(bytes);
         }
     }
 }

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 
 use super::*;
 
-/// A store that overwrites whatever it is told.
+/// A store that overwrites objects although a precondition forbids it.
 #[derive(Debug)]
 struct IgnoresPreconditions {
     store: InMemory,

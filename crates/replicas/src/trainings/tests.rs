@@ -394,7 +394,7 @@ async fn a_replica_that_stops_lets_another_one_continue_at_once() {
     }
     holder.release();
     assert!(stopping.await.unwrap());
-    // Its watchers are told to look elsewhere.
+    // Its watchers end without a last event, so that clients ask another replica.
     while watcher.next().await.is_some() {}
     assert!(first.jobs.get(&id).unwrap().history().is_closed());
     let events = watch(&second.jobs, &id).await;

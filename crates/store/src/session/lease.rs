@@ -212,7 +212,7 @@ pub struct StartPoint {
 }
 
 impl SessionLease {
-    /// Hands a lease to a call. `owner` is told if the call drops it.
+    /// Creates the lease of a call. `owner` releases it if the call drops it.
     pub fn new(
         state: Arc<LeaseState>,
         start: Option<StartPoint>,
