@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from object_store import moto
+from object_store import free_port, moto
 from server import Server, program
 
 NGINX = """
@@ -28,12 +28,6 @@ http {{
   }}
 }}
 """
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def postgres_programs():
@@ -114,8 +108,8 @@ class Postgres:
 
 
 class Link:
-    """Forwards connections to a port, and can be cut: nothing passes, and
-    nobody is told."""
+    """Forwards connections to a port. It can be cut: then no data passes, and the
+    connections stay open."""
 
     def __init__(self, target):
         self.target = target

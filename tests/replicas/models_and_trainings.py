@@ -13,19 +13,19 @@ import time
 
 import grpc
 
-import client as client_module
+import client as rpc
+from base import train, weights
 from client import Client, reason_of, retry
+from ledger import PROMPT
 from object_store import ObjectStore
 from server import Server, StartFailed, program
 
 # Long enough for several checkpoints; its last one is at the end of the training.
 CORPUS = "".join(random.Random(7).choices("the quick brown fox. \n", k=60_000))
 SPEC = {
-    "model": "trained", "hidden_size": 48, "num_layers": 1, "batch_size": 8,
+    "hidden_size": 48, "num_layers": 1, "batch_size": 8,
     "sequence_length": 32, "epochs": 6, "recipe": "notebook", "seed": 11, "sample_chars": 10,
 }
-SMALL_SPEC = {**SPEC, "hidden_size": 8, "epochs": 1, "model": "small"}
-SMALL_CORPUS = CORPUS[:3000]
 
 # Far longer than anything here takes.
 PATIENCE = 120
@@ -97,12 +97,16 @@ def outline(events):
     return names, sequences
 
 
-def small_model(replica):
+def small_model(client):
     """Trains a small model and returns its file."""
-    training = replica.start_training(SMALL_CORPUS, **SMALL_SPEC)
-    wait_until(lambda: finished(replica, training), "the small training")
-    assert replica.training_state(training) == "STATE_SUCCEEDED"
-    return replica.export_model("small")
+    training, _ = train(client, "small")
+    assert client.training_state(training) == "STATE_SUCCEEDED"
+    return client.export_model("small")
+
+
+def continuation(client, model):
+    """Returns what a model generates after the prompt."""
+    return client.generate(model=model, chars=20, prime=PROMPT, seed=1)[0]
 
 
 @scenario
@@ -119,9 +123,7 @@ def concurrent_models(replicas, _store, rng, rounds):
                 version = client.import_model(data, name)
                 published.append((name, version))
                 if rng.random() < 0.3:
-                    models = client.models
-                    request = delete_request(f"{name}@{version}")
-                    models.DeleteModel(request, timeout=30)
+                    delete_model(client, f"{name}@{version}")
         except Exception as error:  # reported by the main thread
             errors.append(error)
 
@@ -143,13 +145,13 @@ def concurrent_models(replicas, _store, rng, rounds):
     return f"{len(published)} versions published, {sum(len(versions(a, n)) for n in 'xy')} left"
 
 
-def delete_request(model):
-    return client_module._model.DeleteModelRequest(model=model)
+def delete_model(client, model):
+    client.models.DeleteModel(rpc._model.DeleteModelRequest(model=model), timeout=30)
 
 
 def versions(client, name):
     try:
-        answer = client.models.GetModel(client_module._model.GetModelRequest(model=name), timeout=30)
+        answer = client.models.GetModel(rpc._model.GetModelRequest(model=name), timeout=30)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.NOT_FOUND:
             return []
@@ -185,7 +187,7 @@ def training_takeover(replicas, _store, rng, kills):
         assert survivor.training_state(training) == "STATE_SUCCEEDED", survivor.training_state(training)
         if is_zombie:
             server.signal(signal.SIGCONT)
-            # It has noticed that the training is not its own.
+            # It notices that another replica has taken the training over.
             wait_until(lambda: retry(lambda: finished(clients[victim], training)),
                        "the zombie sees the end")
         events = list(survivor.training_events(training))
@@ -204,14 +206,8 @@ def training_takeover(replicas, _store, rng, kills):
     return f"{kills} takeovers, the last one in {seconds:.0f} s"
 
 
-def weights(data):
-    """The part of a model file after its header, which has the time of publication."""
-    length = int.from_bytes(data[:8], "little")
-    return data[8 + length:]
-
-
 def runner(replicas, training):
-    """The replica that said last that it runs a training."""
+    """Returns the replica that last logged that it runs a training."""
     found = None
     for name, server in replicas.servers.items():
         for line in server.log().splitlines():
@@ -224,14 +220,14 @@ def runner(replicas, training):
 
 @scenario
 def object_store_outage(replicas, store, _rng, seconds):
-    """The object store rejects every request for 20 seconds."""
+    """The object store rejects every request for some seconds."""
     a = replicas.start("a")
     data = small_model(a)
-    text, _ = a.generate(model="small", chars=20, prime="the ", seed=1)
+    text = continuation(a, "small")
     store.rejects = True
     begin = time.monotonic()
     # A loaded model continues to work.
-    assert a.generate(model="small", chars=20, prime="the ", seed=1)[0] == text
+    assert continuation(a, "small") == text
     try:
         a.import_model(data, "y")
         raise AssertionError("a model was published without its file")
@@ -243,7 +239,7 @@ def object_store_outage(replicas, store, _rng, seconds):
     store.rejects = False
     version = retry(lambda: a.import_model(data, "y"))
     assert versions(a, "y") == [version], "something of the failed attempt is visible"
-    assert a.generate(model=f"y@{version}", chars=20, prime="the ", seed=1)[0] == text
+    assert continuation(a, f"y@{version}") == text
     return f"rejected {store.rejected} requests"
 
 
@@ -271,11 +267,11 @@ def migration(replicas, _store, _rng, _size):
     client = Client(single.address)
     data = small_model(client)
     assert client.import_model(data, "small") == 2
-    client.models.DeleteModel(delete_request("small@2"), timeout=30)
-    training = client.start_training(SMALL_CORPUS, **{**SMALL_SPEC, "model": "other"})
-    wait_until(lambda: finished(client, training), "the training")
-    assert client.generate(session="s", model="small", chars=30, prime="the ", seed=3)[0]
-    text, _ = client.generate(session="s", chars=30, seed=4)
+    delete_model(client, "small@2")
+    training, _ = train(client, "other")
+    _, begun = client.generate(session="s", model="small", chars=30, prime=PROMPT, seed=3)
+    last_call = {"session": "s", "chars": 30, "seed": 4, "expected": begun.position}
+    text, _ = client.generate(**last_call)
     assert single.stop() == 0
     kept = folder.parent / "single-copy"
     shutil.copytree(single.data, kept)
@@ -296,11 +292,11 @@ def migration(replicas, _store, _rng, _size):
     assert a.import_model(data, "small") == 3, "a number was used again"
     assert a.training_state(training) == "STATE_SUCCEEDED"
     # The session continues, and its last call can be repeated.
-    assert a.generate(session="s", chars=30, seed=4, expected=34)[0] == text
+    assert a.generate(**last_call)[0] == text
     a.generate(session="s", chars=5, seed=5)
     # The folder itself still works.
     again = Server(folder.parent / "again", ["--data-dir", str(kept)])
-    assert Client(again.address).generate(session="s", chars=30, seed=4, expected=34)[0] == text
+    assert Client(again.address).generate(**last_call)[0] == text
     again.kill()
     return "copied twice"
 

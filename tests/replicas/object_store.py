@@ -17,7 +17,7 @@ PATIENCE = 60
 # Headers that belong to one connection.
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
-# What a store that ignores preconditions does not look at.
+# Headers that a store ignores if it ignores preconditions.
 PRECONDITIONS = {"if-none-match", "if-match"}
 
 
@@ -33,12 +33,13 @@ def moto():
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """A client that is killed may leave its connection in any state."""
+    """Forwards requests to the store."""
 
     daemon_threads = True
 
     def handle_error(self, request, client_address):
-        pass
+        """Ignores errors: a client that is killed may leave its connection in any
+        state."""
 
 
 class ObjectStore:

@@ -11,8 +11,9 @@ import time
 
 import grpc
 
+import client as rpc
 import models_and_trainings
-from client import Client, Interrupted, reason_of
+from client import Client, reason_of
 from cluster import Cluster
 from cost import cost
 from ledger import PROMPT, Broken
@@ -60,18 +61,17 @@ def kills(base, folder, postgres, rng, count):
 
 
 class SlowReader:
-    """A call whose client reads one message, and the rest when it is told to."""
+    """A call whose client reads one message, and the rest once `resumed` is set."""
 
     def __init__(self, address, name, seed):
         self.client, self.name, self.seed = Client(address), name, seed
-        self.go_on, self.outcome = threading.Event(), None
+        self.resumed, self.outcome = threading.Event(), None
         self.begun = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self):
-        from client import _generation
-        request = _generation.GenerateRequest(
+        request = rpc._generation.GenerateRequest(
             session_id=self.name, prime=PROMPT, max_chars=1_000_000, expected_position=0,
             model="verse@1")
         request.sampling.seed = self.seed
@@ -79,7 +79,7 @@ class SlowReader:
             for event in self.client.generation.Generate(request, timeout=120):
                 if event.WhichOneof("event") == "text":
                     self.begun.set()
-                    self.go_on.wait()
+                    self.resumed.wait()
                 if event.WhichOneof("event") == "finished":
                     self.outcome = "finished"
         except grpc.RpcError as error:
@@ -118,7 +118,7 @@ def suspended(base, folder, postgres, rng, count):
             time.sleep(15 - TAKEOVER_SECONDS)
             cluster.replicas[0].signal(signal.SIGCONT)
             for reader in readers:
-                reader.go_on.set()
+                reader.resumed.set()
                 reader.thread.join(30)
                 if reader.outcome in (None, "finished"):
                     raise Broken(f"the call of the suspended replica ended with {reader.outcome}")
@@ -160,7 +160,7 @@ def outage(base, folder, postgres, rng, seconds):
         traffic.join()
         traffic.verify(cluster.address)
         if not traffic.repeated.get("STORAGE_UNAVAILABLE"):
-            raise Broken("no call was told that the storage is not available")
+            raise Broken("no call failed because the storage was not available")
         return f"cut for {seconds} s, {traffic.summary()}"
 
 
@@ -178,15 +178,15 @@ def partition(base, folder, postgres, rng, seconds):
             raise Broken("a replica without its database served a session")
         except grpc.RpcError as error:
             if reason_of(error) != "STORAGE_UNAVAILABLE":
-                raise Broken(f"it said {error.code()} {error.details()}") from error
+                raise Broken(f"the call failed with {error.code()} {error.details()}") from error
         text, _ = two.generate(session="held", chars=30, prime=PROMPT, seed=1, expected=0,
                                model="verse@1")
         base.reference.check(1, len(PROMPT), text, "held")
-        reader.go_on.set()
+        reader.resumed.set()
         reader.thread.join(30)
         if reader.outcome in (None, "finished"):
             raise Broken(f"a call without a lease ended with {reader.outcome}")
-        # Without a session, nothing is to be committed.
+        # Without a session, there is nothing to commit.
         one.generate(chars=10, prime=PROMPT, seed=1, model="verse@1")
         cut.join()
         for _ in range(100):
@@ -203,7 +203,6 @@ def partition(base, folder, postgres, rng, seconds):
 
 def snapshots(base, folder, _postgres, rng, calls):
     """Sessions that clients hold, at replicas with one key file and no database."""
-    from client import _generation
     keys = folder / "keys"
     keys.write_text(secrets.token_hex(32) + "\n")
     keys.chmod(0o600)
@@ -213,7 +212,7 @@ def snapshots(base, folder, _postgres, rng, calls):
         held, position = b"", len(PROMPT)
         for turn in range(calls):
             chars = rng.randrange(1, 30)
-            request = _generation.GenerateRequest(
+            request = rpc._generation.GenerateRequest(
                 model="verse@1", max_chars=chars, return_session=True)
             if held:
                 request.session_snapshot = held
