@@ -18,8 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -161,4 +159,4 @@ def print_table(options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(measure.run(main))
+    measure.run(main)
