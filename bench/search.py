@@ -6,7 +6,7 @@ the search has not seen.
     bench/search.py score --text FILE [--flags FLAGS] [--seeds 1 2 3]
     bench/search.py table --results FILE
 
-A trial is a line of flags of `cargo bench -p charlstm-torch --bench curve`. `search` sees
+A trial is a line of flags of `cargo bench -p charlstm-bptt --bench curve`. `search` sees
 only the first nine tenths of the text, of which the last tenth is the validation set; it
 appends one line of JSON for each trial to the results, and skips those that are there.
 `score` trains on the first nine tenths of the text and prints the loss on the last tenth,
@@ -18,8 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -59,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 def build() -> str:
     """Compiles the benchmark; returns its path."""
-    command = ["cargo", "bench", "-p", "charlstm-torch", "--bench", "curve", "--no-run"]
+    command = ["cargo", "bench", "-p", "charlstm-bptt", "--bench", "curve", "--no-run"]
     output = measure.call([*command, "--message-format", "json"])
     for line in output.splitlines():
         artifact = json.loads(line)
@@ -70,10 +68,8 @@ def build() -> str:
 
 def train(program: str, text: Path, threads: int, flags: list) -> dict:
     """Trains, and returns the lowest loss, its epoch, and the losses of all epochs."""
-    library = measure.ROOT / ".libtorch" / "cpu" / "lib"
     output = measure.call(
-        [program, "--text", str(text.resolve()), "--threads", str(threads), *flags],
-        LD_LIBRARY_PATH=f"{library}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        [program, "--text", str(text.resolve()), "--threads", str(threads), *flags]
     )
     epochs = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     losses = [lowest(epoch) for epoch in epochs]
@@ -161,4 +157,4 @@ def print_table(options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(measure.run(main))
+    measure.run(main)

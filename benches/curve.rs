@@ -1,7 +1,7 @@
 //! Trains on a text without a server, and prints the losses of each epoch as
 //! one line of JSON: the data for the learning curves in docs/training.md, and a
 //! tool for tuning hyperparameters.
-//! `cargo bench --bench curve -- --text FILE --recipe fast`.
+//! `cargo bench -p charlstm-bptt --bench curve -- --text FILE --recipe fast`.
 
 #![allow(clippy::print_stdout)]
 

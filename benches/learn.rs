@@ -77,22 +77,23 @@ fn measure(config: &LearnerConfig, steps: usize, threads: usize) {
     );
 }
 
-/// Measures libtorch's matrix product on this machine, which limits the speed of
-/// training: 12,800 x 512 by 512 x 2048, the product for one batch of the
-/// notebook.
+/// Measures libtorch's matrix product on this machine in both precisions: 1,280 x
+/// 512 by 512 x 2048.
 fn ceiling(threads: usize) {
-    let random = |rows, columns| Tensor::randn([rows, columns], (Kind::Float, tch::Device::Cpu));
-    let (a, b) = (random(12_800, 512), random(512, 2_048));
     tch::set_num_threads(threads as i32);
-    let _ = black_box(a.mm(&b));
-    let begin = Instant::now();
-    let rounds = 5;
-    for _ in 0..rounds {
+    for (kind, name) in [(Kind::Float, "float32"), (Kind::BFloat16, "bf16")] {
+        let random = |rows, columns| Tensor::randn([rows, columns], (kind, tch::Device::Cpu));
+        let (a, b) = (random(1_280, 512), random(512, 2_048));
         let _ = black_box(a.mm(&b));
+        let begin = Instant::now();
+        let rounds = 100;
+        for _ in 0..rounds {
+            let _ = black_box(a.mm(&b));
+        }
+        let operations = f64::from(rounds) * 2.0 * 1_280.0 * 512.0 * 2_048.0;
+        println!(
+            "matrix product of libtorch, {name}, {threads} threads: {:.0} GFLOP/s",
+            operations / begin.elapsed().as_secs_f64() / 1e9
+        );
     }
-    let operations = f64::from(rounds) * 2.0 * 12_800.0 * 512.0 * 2_048.0;
-    println!(
-        "matrix product, {threads} threads: {:.1} GFLOP/s",
-        operations / begin.elapsed().as_secs_f64() / 1e9
-    );
 }

@@ -112,22 +112,20 @@ impl Connection {
                  supports TLS"
             ));
         }
-        let mut channels = Vec::new();
-        for address in &addresses {
-            let channel = endpoint(address, global)?.connect_lazy();
-            channels.push(InterceptedService::new(channel, credentials.clone()));
-        }
+        let endpoints = addresses.iter().map(|address| endpoint(address, global));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        let authorized = |channel| InterceptedService::new(channel, credentials.clone());
+        let channels = endpoints.iter().map(Endpoint::connect_lazy);
+        let mut channels: Vec<_> = channels.map(authorized).collect();
         let mut failure = None;
         for (index, address) in addresses.iter().enumerate() {
-            let connected = endpoint(address, global)?.connect().await;
-            let channel = match connected {
-                Ok(channel) => channel,
+            match endpoints[index].connect().await {
+                Ok(channel) => channels[index] = authorized(channel),
                 Err(error) => {
                     failure.get_or_insert(connect_failure(address, root_cause(&error)));
                     continue;
                 }
-            };
-            channels[index] = InterceptedService::new(channel, credentials.clone());
+            }
             let connection = Self {
                 channels: channels.as_slice().into(),
                 current: Arc::new(AtomicUsize::new(index)),

@@ -1,113 +1,50 @@
-//! The settings of the server. Nothing else reads the command line, the
-//! environment or the configuration file.
+//! The settings of the server. Nothing outside of this module reads the command
+//! line, the environment or the configuration file.
 //!
 //! A setting is a field of [`Config`]. A flag takes precedence over the
 //! environment variable, the variable over the file of `--config`, and the
 //! file over the default.
 
+mod conflicts;
 mod environment;
 mod error;
 mod file;
 mod help_headings;
 mod http;
+mod loading;
+mod password;
+mod replicas;
+mod task;
 mod value;
 
-use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::Resettable;
-use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Parser};
 
 pub use self::environment::unknown_variables;
 pub use self::error::ConfigError;
-use self::error::explain;
 pub use self::http::HttpConfig;
+pub use self::loading::command;
+pub use self::replicas::ReplicaConfig;
+pub use self::task::Task;
 use self::value::{
-    Checked, address, boolean, byte_size, cache_size, count, database, device, durability,
-    duration, gpu_failure, kernels, log_format, log_level, object_store, path, precision,
-    principal_name, replica_name, role, threads, url,
+    Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
+    gpu_failure, kernels, log_format, log_level, path, precision, threads, url,
 };
-use crate::access::{AccessFiles, is_exposed};
-use crate::rpc::principal::Role;
+pub use self::value::{GpuFailure, LogFormat};
+use crate::access::AccessFiles;
 use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::KernelChoice;
-use charlstm_replicas::database::DatabaseUrl;
 use charlstm_store::session::Durability;
 use tracing::level_filters::LevelFilter;
 
 /// Value name of the settings that are on or off. [`command`] lets their flags
 /// stand alone: `--tensorboard` is `--tensorboard=true`.
 const SWITCH: &str = "true|false";
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// What the server does if the GPU that it generates on fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GpuFailure {
-    /// It ends with an error, so that a service manager starts it again.
-    Exit,
-    /// It generates on the CPU from then on, which gives the same texts.
-    Cpu,
-}
-
-/// When a change of a session is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionDurability {
-    /// Once it is on stable storage.
-    Committed,
-    /// Before that; it is on stable storage within a second.
-    Relaxed,
-}
-
-impl From<SessionDurability> for Durability {
-    fn from(durability: SessionDurability) -> Self {
-        match durability {
-            SessionDurability::Committed => Self::Committed,
-            SessionDurability::Relaxed => Self::Relaxed,
-        }
-    }
-}
-
-/// What the program does instead of serving.
-#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
-pub enum Task {
-    /// Copy all sessions, models and trainings to a new folder, also while a
-    /// server uses --data-dir; to restore, start a server on the copy
-    Backup {
-        /// The folder to create.
-        folder: PathBuf,
-    },
-    /// Copy all models, trainings and sessions of --data-dir into --database and
-    /// --object-store; can be repeated, and deletes nothing
-    Migrate,
-    /// Print a new access token, and the entry of the file of --principals that
-    /// it belongs to; the token is not stored and not shown again
-    Token {
-        /// Name of the principal: printable ASCII characters without spaces
-        #[arg(long, value_parser = Checked(principal_name))]
-        name: String,
-        /// What it may do: generate, train or admin; may be given several times
-        #[arg(
-            long = "role",
-            required = true,
-            num_args = 1..,
-            value_name = "ROLE",
-            value_parser = Checked(role)
-        )]
-        roles: Vec<Role>,
-    },
-}
 
 /// The files of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,7 +191,7 @@ pub struct Config {
         default_value = "committed",
         value_parser = Checked(durability)
     )]
-    pub session_durability: SessionDurability,
+    pub session_durability: Durability,
 
     // The states of 30,000 sessions with a network of 2 layers of 512, and the
     // index of a million.
@@ -304,50 +241,9 @@ pub struct Config {
     )]
     pub snapshot_key_file: Option<PathBuf>,
 
-    /// PostgreSQL database for sessions and trainings, such as
-    /// postgres://USER:PASSWORD@HOST/NAME. All servers with the same database and
-    /// --object-store are one service, see docs/replicas.md [default: everything
-    /// is in the data folder]
-    #[arg(
-        long,
-        global = true,
-        env = "CHARLSTM_DATABASE",
-        value_name = "URL",
-        value_parser = Checked(database)
-    )]
-    pub database: Option<DatabaseUrl>,
-
-    /// File that contains the URL of --database
-    #[arg(
-        long,
-        global = true,
-        env = "CHARLSTM_DATABASE_FILE",
-        value_name = "FILE",
-        value_parser = Checked(path)
-    )]
-    pub database_file: Option<PathBuf>,
-
-    /// Object store for models, corpora and checkpoints, which belongs to
-    /// --database: s3://BUCKET/PREFIX, gs://, az:// or file:///FOLDER; credentials
-    /// come from the variables AWS_..., GOOGLE_... or AZURE_...
-    #[arg(
-        long,
-        global = true,
-        env = "CHARLSTM_OBJECT_STORE",
-        value_name = "URL",
-        value_parser = Checked(object_store)
-    )]
-    pub object_store: Option<String>,
-
-    /// Name of this server among those with the same --database [default: the
-    /// name of the machine and a random suffix]
-    #[arg(
-        long,
-        env = "CHARLSTM_REPLICA_NAME",
-        value_name = "NAME",
-        value_parser = Checked(replica_name)
-    )]
-    pub replica_name: Option<String>,
+    /// What the replicas of a service share.
+    #[command(flatten)]
+    pub replicas: ReplicaConfig,
 
     // A conversation can be continued after a holiday.
     /// Idle time after which a session is evicted, such as 90s, 30m, 24h or 7d;
@@ -575,133 +471,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the settings from the arguments and variables of this process,
-    /// and from the file that they name.
-    ///
-    /// # Errors
-    /// Any [`ConfigError`]; `Usage` also if help or the version is asked for.
-    pub fn from_process() -> Result<Self, ConfigError> {
-        // An empty variable counts as one that is not set.
-        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
-        let command = command().mut_args(|arg| match arg.get_env() {
-            Some(name) if is_empty(name) => arg.env(Resettable::Reset),
-            _ => arg,
-        });
-        let mut config = Self::load(&command, std::env::args_os())?;
-        config.log_filter = std::env::var("RUST_LOG").unwrap_or_default();
-        config.log_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Ok(config)
-    }
-
-    /// Reads the settings from arguments, of which the first is the name of
-    /// the program, from the variables that `command` has read, and from the
-    /// file that they name.
-    fn load(
-        command: &Command,
-        arguments: impl IntoIterator<Item = impl Into<OsString>>,
-    ) -> Result<Self, ConfigError> {
-        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let parse = |mut command: Command, file: Option<&Path>| {
-            let matches = command.try_get_matches_from_mut(&arguments);
-            let parsed = matches.and_then(|matches| {
-                let effective = file::write(&command, &matches);
-                let parsed = Self::from_arg_matches(&matches)?;
-                Ok(Self {
-                    effective,
-                    ..parsed
-                })
-            });
-            parsed.map_err(|error| explain(error, file))
-        };
-        // Without the file first: this parse names the file, and finds every
-        // error that is not the file's.
-        let mut config = parse(command.clone(), None)?;
-        if let Some(path) = config.config.clone() {
-            let mut command = command.clone();
-            for (id, text) in file::read(&path, &command)? {
-                command = command.mut_arg(id, |arg| arg.default_value(text));
-            }
-            config = parse(command, Some(&path))?;
-        }
-        config.check_tls()?;
-        config.check_database()?;
-        if config.task.is_none() {
-            config.check_exposure()?;
-        }
-        Ok(config)
-    }
-
-    fn check_database(&self) -> Result<(), ConfigError> {
-        if self.database.is_some() && self.database_file.is_some() {
-            return Err(ConfigError::Conflict(
-                "--database and --database-file cannot both be set".into(),
-            ));
-        }
-        if self.has_database() && self.session_durability == SessionDurability::Relaxed {
-            return Err(ConfigError::Conflict(
-                "--session-durability relaxed cannot be combined with --database: another server \
-                 must see what this one has acknowledged"
-                    .into(),
-            ));
-        }
-        let message = match (self.has_database(), self.object_store.is_some()) {
-            (true, false) => "--database requires --object-store",
-            (false, true) => "--object-store requires --database or --database-file",
-            _ => "",
-        };
-        if !message.is_empty() {
-            return Err(ConfigError::Conflict(
-                format!("{message}: what is in one names what is in the other").into(),
-            ));
-        }
-        if self.replica_name.is_some() && !self.has_database() {
-            return Err(ConfigError::Conflict(
-                "--replica-name requires --database or --database-file".into(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Whether sessions are in a database.
-    pub fn has_database(&self) -> bool {
-        self.database.is_some() || self.database_file.is_some()
-    }
-
-    fn check_tls(&self) -> Result<(), ConfigError> {
-        if self.tls_cert.is_some() != self.tls_key.is_some() {
-            return Err(ConfigError::Conflict(
-                "--tls-cert and --tls-key must be set together".into(),
-            ));
-        }
-        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
-            return Err(ConfigError::Conflict(
-                "--tls-client-ca requires --tls-cert and --tls-key".into(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Rejects an address that other machines can reach if they could read the
-    /// traffic or call without credentials.
-    fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.insecure || !is_exposed(self.listen) {
-            return Ok(());
-        }
-        let missing = if self.tls().is_none() {
-            "TLS is missing: set --tls-cert and --tls-key"
-        } else if !self.has_access_control() {
-            "anybody could call: set --principals, --auth-token-file or --tls-client-ca"
-        } else {
-            return Ok(());
-        };
-        let message = format!(
-            "--listen {} can be reached from other machines, and {missing}; or use a loopback \
-             address such as 127.0.0.1:50051; --insecure allows it anyway",
-            self.listen
-        );
-        Err(ConfigError::Conflict(message.into()))
-    }
-
     /// Whether callers need credentials.
     pub fn has_access_control(&self) -> bool {
         self.principals.is_some() || self.auth_token_file.is_some() || self.tls_client_ca.is_some()
@@ -724,28 +493,6 @@ impl Config {
             client_ca: self.tls_client_ca.as_deref(),
         })
     }
-}
-
-/// Returns the command line, for help, completions and manual pages.
-pub fn command() -> Command {
-    Config::command().mut_args(|arg| {
-        // The values of variables do not belong in a manual page. A negative
-        // number is a wrong value and not an unknown flag `-1`.
-        let takes_values = arg.get_action().takes_values();
-        let is_switch = arg.get_value_names().is_some_and(|names| names == [SWITCH]);
-        let heading = help_headings::heading(arg.get_id().as_str());
-        let arg = arg
-            .help_heading(heading)
-            .hide_env_values(true)
-            .allow_negative_numbers(takes_values);
-        if is_switch {
-            arg.num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("true")
-        } else {
-            arg
-        }
-    })
 }
 
 #[cfg(test)]

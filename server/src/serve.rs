@@ -183,16 +183,10 @@ pub async fn serve(
         Some(address) => Some(listen("--metrics-listen", address).await?),
         None => None,
     };
-    if config.has_database() {
+    if config.replicas.has_database() {
         shared_storage::check_folder(&config.data_dir)?;
     }
-    let replica = Replica::connect(&config, address).await?;
-    let storage = match (&replica, &config.object_store) {
-        (Some(replica), Some(url)) => {
-            Some(SharedStorage::open(url, replica.database().clone()).await?)
-        }
-        _ => None,
-    };
+    let (replica, storage) = connect(&config, address).await?.unzip();
     let shared = replica.as_ref().zip(storage.as_ref());
     let data = Data::open(&config, &prepared, shared, &shutdown)?;
     if let Some(replica) = &replica {
@@ -276,21 +270,29 @@ pub async fn serve(
     }
 }
 
+/// Opens what replicas share; `None` if nothing is configured.
+async fn connect(
+    config: &Config,
+    address: SocketAddr,
+) -> Result<Option<(Replica, SharedStorage)>, ServeError> {
+    let replica = Replica::connect(config, address).await?;
+    // The settings have either both or none.
+    let (Some(replica), Some(url)) = (replica, &config.replicas.object_store) else {
+        return Ok(None);
+    };
+    let storage = SharedStorage::open(url, replica.database().clone()).await?;
+    Ok(Some((replica, storage)))
+}
+
 /// Copies the data folder into the database and the object store, see
 /// [`crate::migrate`]. Returns what was copied.
 ///
 /// # Errors
 /// [`MigrateError`].
 pub async fn migrate(config: &Config) -> Result<String, MigrateError> {
-    let failed = |error: ServeError| MigrateError::Failed(error.to_string());
-    let replica = Replica::connect(config, config.listen)
-        .await
-        .map_err(failed)?;
-    let (Some(replica), Some(url)) = (replica, &config.object_store) else {
-        return Err(MigrateError::NoTarget);
-    };
-    let storage = SharedStorage::open(url, replica.database().clone());
-    let storage = storage.await.map_err(failed)?;
+    let connected = connect(config, config.listen).await;
+    let connected = connected.map_err(|error| MigrateError::Failed(error.to_string()))?;
+    let (replica, storage) = connected.ok_or(MigrateError::NoTarget)?;
     let migrated = migrate::migrate(&config.data_dir, &storage, &*replica.sessions).await;
     replica.leave().await;
     Ok(migrated?.to_string())

@@ -70,8 +70,8 @@ pub(crate) struct SpecFlags {
     /// Number of characters to skip at the beginning of the text [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) skip_chars: Option<u32>,
-    /// Named set of defaults: `fast`, `best` (about ten times the time of
-    /// `fast`) or `notebook` [default: fast]
+    /// Named set of defaults: `fast`, `best` (up to ten times the time of `fast`)
+    /// or `notebook` [default: fast]
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
     /// Start from the weights of this model, as NAME or NAME@VERSION

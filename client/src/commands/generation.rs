@@ -112,7 +112,7 @@ pub(super) async fn run(
 /// Whether another server continued the session while this one was suspended or
 /// cut off: nothing of the call was stored, and it can be repeated.
 fn was_taken_over(status: &Status) -> bool {
-    failure::reason(status).is_some_and(|reason| reason == "SESSION_FENCED")
+    failure::has_reason(status, "SESSION_FENCED")
 }
 
 /// Reports a failed attempt and waits.

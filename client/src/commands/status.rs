@@ -40,18 +40,13 @@ pub(crate) async fn run(
     let health = if_offered(health)?.map(|response| health_name(response.status()));
     let server = if_offered(server)?;
     let models = if_offered(models)?.map(|response| response.models);
+    let models = models.as_deref();
     // A database that cannot be read leaves the rest of the status.
     let replicas = replicas.map(|response| response.into_inner().replicas);
     let replicas = replicas.unwrap_or_default();
     output.result(
-        || {
-            let models = models.as_deref();
-            status_object(&global.addr, health, server.as_ref(), models, &replicas)
-        },
-        || {
-            let models = models.as_deref();
-            status_text(&global.addr, health, server.as_ref(), models, &replicas)
-        },
+        || status_object(&global.addr, health, server.as_ref(), models, &replicas),
+        || status_text(&global.addr, health, server.as_ref(), models, &replicas),
     )
 }
 
@@ -141,23 +136,23 @@ fn status_text(
     )
 }
 
-/// What is known of a replica, in one line.
+/// Describes a replica in one line.
 fn describe(replica: &Replica) -> String {
     let mut text = format!("{} at {}", replica.name, replica.address);
     if replica.this_replica {
         text += " (this one)";
     }
-    let age = replica.heartbeat_age_seconds;
-    text += &match replica.present {
-        true => format!(": {} generating", replica.generations_running),
-        false => ": not present".to_owned(),
-    };
+    if replica.present {
+        text += &format!(": {} generating", replica.generations_running);
+    } else {
+        text += ": not present";
+    }
     if !replica.training_id.is_empty() {
         text += &format!(", training {}", replica.training_id);
     }
     format!(
-        "{text}, version {}, heartbeat {age:.0} s ago",
-        replica.version
+        "{text}, version {}, heartbeat {:.0} s ago",
+        replica.version, replica.heartbeat_age_seconds
     )
 }
 

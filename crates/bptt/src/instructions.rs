@@ -9,7 +9,7 @@ use pulp::Arch;
 
 #[cfg(target_arch = "x86_64")]
 use super::product::{Amx, Avx512Bf16};
-use super::product::{Arithmetic, Float32, RoundedBf16};
+use super::product::{Arithmetic, FloatProducts};
 
 /// How products are computed. The bits of a training depend on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Instructions {
     /// precision, a training has the same bits.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Float32(registers) | Self::RoundedBf16(registers) => registers.name(),
+            Self::Float32(kernels) | Self::RoundedBf16(kernels) => kernels.name(),
             Self::Avx512Bf16 => "avx512_bf16",
             Self::Amx => "amx_bf16",
         }
@@ -95,20 +95,20 @@ impl Instructions {
     /// instructions, in the same precision.
     pub(crate) fn with_arithmetic<T: OnArithmetic>(self, task: T) -> T::Output {
         match self {
-            Self::Float32(registers) => task.run(Float32(registers.arch())),
-            Self::RoundedBf16(registers) => task.run(RoundedBf16(registers.arch())),
+            Self::Float32(kernels) => task.run(FloatProducts::<false>(kernels.arch())),
+            Self::RoundedBf16(kernels) => task.run(FloatProducts::<true>(kernels.arch())),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => match Avx512Bf16::detect() {
                 Some(arithmetic) => task.run(arithmetic),
-                None => task.run(RoundedBf16(Arch::new())),
+                None => task.run(FloatProducts::<true>(Arch::new())),
             },
             #[cfg(target_arch = "x86_64")]
             Self::Amx => match Amx::detect() {
                 Some(arithmetic) => task.run(arithmetic),
-                None => task.run(RoundedBf16(Arch::new())),
+                None => task.run(FloatProducts::<true>(Arch::new())),
             },
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512Bf16 | Self::Amx => task.run(RoundedBf16(Arch::new())),
+            Self::Avx512Bf16 | Self::Amx => task.run(FloatProducts::<true>(Arch::new())),
         }
     }
 }

@@ -8,7 +8,7 @@ pub mod instructions;
 pub mod learner;
 mod named_ranges;
 mod network;
-mod optimizer;
+pub mod optimizer;
 mod panels;
 mod product;
 mod shared_buffer;

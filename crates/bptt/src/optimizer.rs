@@ -1,10 +1,13 @@
 //! Adam on flat buffers, computed by a team: norm of the gradient, clipping, the
 //! update and the average of the weights.
 
+use std::sync::OnceLock;
+
+use charlstm_model::learner::LearnError;
 use pulp::Arch;
 
 use super::shared_buffer::SharedBuffer;
-use super::team::Member;
+use super::team::{Member, Panicked, Team};
 
 /// Parameters that are summed and updated at a time. The norm is summed in parts
 /// of this size, whatever the number of threads.
@@ -31,19 +34,34 @@ pub(crate) struct Optimizer {
 
 /// One step.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Update {
+pub struct Update {
     /// Counted from 1.
-    pub(crate) step: u64,
-    pub(crate) learning_rate: f64,
+    pub step: u64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
     /// Maximum norm of the gradient; a longer one is scaled down to it.
-    pub(crate) clip_norm: f64,
+    pub clip_norm: f64,
     /// Decay rate of the second moments.
-    pub(crate) beta2: f64,
+    pub beta2: f64,
     /// Decoupled weight decay (Loshchilov and Hutter, 2019); 0 is plain Adam
     /// (Kingma and Ba, 2015).
-    pub(crate) weight_decay: f64,
-    /// Decay rate of the average of the parameters.
-    pub(crate) average_decay: f64,
+    pub weight_decay: f64,
+    /// Decay rate of the average of the parameters, if there is one.
+    pub average_decay: f64,
+}
+
+/// Views of what the optimizer changes, each in the order of
+/// `charlstm_model::parameters::layout`.
+#[derive(Debug)]
+pub struct OptimizerState<'a> {
+    /// The parameters.
+    pub parameters: &'a mut [f32],
+    /// First moments of Adam.
+    pub first_moments: &'a mut [f32],
+    /// Second moments of Adam.
+    pub second_moments: &'a mut [f32],
+    /// The moving average of the parameters; empty if there is none.
+    pub average: &'a mut [f32],
 }
 
 impl Optimizer {
@@ -64,6 +82,16 @@ impl Optimizer {
             average: copy(keeps_average),
             len,
             squares: SharedBuffer::new(len.div_ceil(PARAMETERS_AT_ONCE)),
+        }
+    }
+
+    /// Returns parameters, moments and average for reading or replacing.
+    pub(crate) fn state(&mut self) -> OptimizerState<'_> {
+        OptimizerState {
+            parameters: self.parameters.all(),
+            first_moments: self.first_moments.all(),
+            second_moments: self.second_moments.all(),
+            average: self.average.all(),
         }
     }
 
@@ -139,6 +167,58 @@ impl Optimizer {
             }
         }
         norm
+    }
+}
+
+/// An optimizer in main memory for a gradient that another device computes.
+pub struct HostOptimizer {
+    optimizer: Optimizer,
+    gradient: SharedBuffer<f32>,
+    team: Team,
+    arch: Arch,
+}
+
+impl HostOptimizer {
+    /// Starts at some parameters, with moments of zero, on `threads` threads, of
+    /// which the calling thread is one.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(parameters: &[f32], keeps_average: bool, threads: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            optimizer: Optimizer::new(parameters, keeps_average),
+            gradient: SharedBuffer::new(parameters.len()),
+            team: Team::start(threads)?,
+            arch: Arch::new(),
+        })
+    }
+
+    /// Returns the gradient, to be written before a step.
+    pub fn gradient(&mut self) -> &mut [f32] {
+        self.gradient.all()
+    }
+
+    /// Takes a step along the gradient; returns its norm before clipping. Blocks
+    /// until all threads are done.
+    ///
+    /// # Errors
+    /// A thread panicked.
+    pub fn step(&mut self, update: &Update) -> Result<f64, LearnError> {
+        let norm = OnceLock::new();
+        let (optimizer, gradient, arch) = (&self.optimizer, &self.gradient, self.arch);
+        self.team
+            .run(self.team.size(), &|member| {
+                let value = optimizer.update(arch, member, gradient, update);
+                // All members compute the same.
+                let _ = norm.set(value);
+            })
+            .map_err(|Panicked| LearnError::Panicked)?;
+        Ok(norm.into_inner().unwrap_or(f64::NAN))
+    }
+
+    /// Returns parameters, moments and average for reading or replacing.
+    pub fn state(&mut self) -> OptimizerState<'_> {
+        self.optimizer.state()
     }
 }
 

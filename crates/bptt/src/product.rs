@@ -15,7 +15,7 @@ mod float32;
 pub(crate) use self::amx::Amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::avx512_bf16::Avx512Bf16;
-pub(crate) use self::float32::{Float32, RoundedBf16};
+pub(crate) use self::float32::FloatProducts;
 
 use std::fmt::Debug;
 

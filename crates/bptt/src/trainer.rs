@@ -1,6 +1,7 @@
 //! A network in training on the CPU: its parameters, its optimizer, and the
 //! threads that compute.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
@@ -9,7 +10,7 @@ use charlstm_model::learner::{LearnError, LearnerConfig};
 use super::dropout::Dropout;
 use super::instructions::{Instructions, OnArithmetic};
 use super::network::{Batch, Dropouts, Network, Sizes};
-use super::optimizer::{Optimizer, Update};
+use super::optimizer::{Optimizer, OptimizerState, Update};
 use super::product::Arithmetic;
 use super::team::{Panicked, Team};
 use super::team_size::TeamSize;
@@ -58,6 +59,18 @@ impl TrainerConfig {
             weight_decay: config.optimizer.weight_decay,
             clip_norm: config.clip_norm,
             average_decay: config.techniques.average_decay,
+        }
+    }
+
+    /// Returns what the optimizer does in a step.
+    pub fn update(&self, input: &StepInput<'_>) -> Update {
+        Update {
+            step: input.step,
+            learning_rate: input.learning_rate,
+            clip_norm: self.clip_norm,
+            beta2: self.beta2,
+            weight_decay: self.weight_decay,
+            average_decay: self.average_decay.unwrap_or(1.0),
         }
     }
 }
@@ -120,20 +133,6 @@ pub struct StepInput<'a> {
     pub step: u64,
     /// Learning rate of this step.
     pub learning_rate: f64,
-}
-
-/// Views of what the optimizer changes, each in the order of
-/// `charlstm_model::parameters::layout`.
-#[derive(Debug)]
-pub struct OptimizerState<'a> {
-    /// The parameters.
-    pub parameters: &'a mut [f32],
-    /// First moments of Adam.
-    pub first_moments: &'a mut [f32],
-    /// Second moments of Adam.
-    pub second_moments: &'a mut [f32],
-    /// The moving average of the parameters; empty if there is none.
-    pub average: &'a mut [f32],
 }
 
 /// Creates a trainer that computes with some instructions on `threads` threads,
@@ -219,15 +218,8 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
             reset_state: input.reset_state,
             key: input.key,
         };
-        let update = Update {
-            step: input.step,
-            learning_rate: input.learning_rate,
-            clip_norm: self.config.clip_norm,
-            beta2: self.config.beta2,
-            weight_decay: self.config.weight_decay,
-            average_decay: self.config.average_decay.unwrap_or(1.0),
-        };
-        let norm = std::sync::OnceLock::new();
+        let update = self.config.update(&input);
+        let norm = OnceLock::new();
         let (network, optimizer) = (&self.network, &self.optimizer);
         let count = self.config.architecture.parameter_count();
         let arch = network.arch();
@@ -239,9 +231,8 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
                 network.compute(member, parameters, &batch);
                 member.barrier();
                 let value = optimizer.update(arch, member, network.gradient(), &update);
-                if member.index == 0 {
-                    let _ = norm.set(value);
-                }
+                // All members compute the same.
+                let _ = norm.set(value);
             })
             .map_err(|Panicked| LearnError::Panicked)?;
         self.team_size.record(begin.elapsed());
@@ -256,12 +247,7 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
     }
 
     fn optimizer_state(&mut self) -> OptimizerState<'_> {
-        OptimizerState {
-            parameters: self.optimizer.parameters.all(),
-            first_moments: self.optimizer.first_moments.all(),
-            second_moments: self.optimizer.second_moments.all(),
-            average: self.optimizer.average.all(),
-        }
+        self.optimizer.state()
     }
 
     fn hidden(&mut self) -> Result<Vec<f32>, LearnError> {

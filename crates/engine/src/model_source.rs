@@ -16,9 +16,9 @@ pub trait ModelSource: Send + Sync + 'static {
     /// `NotFound`, with a text that lists what exists; `BadReference`.
     fn resolve(&self, reference: &str) -> Result<ModelId, ModelSourceError>;
 
-    /// Looks for versions that others have stored a moment ago, before a
-    /// reference is rejected. Blocks on the network; does nothing if there are no
-    /// others.
+    /// Reads the list of versions again, before a reference is rejected: another
+    /// replica may have stored a version a moment ago. Blocks on the network; does
+    /// nothing if there are no replicas.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -109,7 +109,7 @@ impl From<RepositoryError> for ModelSourceError {
         let text = error.to_string();
         match error {
             RepositoryError::Unavailable { .. } => {
-                // The client learns less than the log.
+                // The log has more detail than the message for the client.
                 tracing::warn!(%error, "a model could not be loaded");
                 Self::Unavailable(error.client_message())
             }

@@ -17,7 +17,7 @@ pub enum Copied {
     Before,
 }
 
-/// Something could not be copied. Nobody sees anything of it.
+/// Something could not be copied. Nothing of it is visible.
 #[derive(Debug, Error)]
 pub enum CopyError {
     /// Something else is in its place; the text says what.

@@ -74,7 +74,7 @@ impl Database {
     /// `Unreachable` if there is no connection, `Migration` if the schema cannot
     /// be brought up to date.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, DatabaseError> {
-        // Statements are logged by those who send them, with what they mean.
+        // Statements are logged by the code that sends them, with their meaning.
         let options: PgConnectOptions = settings.url.options().clone().disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)

@@ -84,13 +84,13 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The random name of this process. Nothing that another process holds, of
-    /// whatever name, is taken for its own.
+    /// Returns the random name of this process, which no other process has, even
+    /// if it is a replica with the same name.
     pub fn process(&self) -> Uuid {
         self.process
     }
 
-    /// What this process is.
+    /// Returns what this process is.
     pub fn info(&self) -> &ReplicaInfo {
         &self.info
     }
@@ -126,7 +126,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Returns all replicas by name, including those that are gone since a few
+    /// Returns all replicas by name, including those that have been gone for a few
     /// minutes.
     ///
     /// # Errors

@@ -6,9 +6,9 @@
 //! the leases of all of them. The statements are functions of the database
 //! (`migrations/`), so that each is one round trip.
 //!
-//! A lease is a random token. Whoever does not have the token of the row cannot
-//! commit: a replica that was suspended, that was cut off, or whose session was
-//! deleted and created again.
+//! A lease is a random token. A call without the token of the row cannot commit:
+//! its replica was suspended or cut off, or its session was deleted and created
+//! again.
 
 mod availability;
 mod cache;
@@ -58,6 +58,9 @@ pub const RENEWAL: Duration = Duration::from_secs(3);
 /// How much earlier than in the database a lease ends for the call itself: what
 /// it sends until then reaches its client in time.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// Maximum number of sessions that are evicted in one transaction.
+const MAX_EVICTIONS: i32 = 256;
 
 /// How sessions are stored.
 #[derive(Clone, Debug)]
@@ -150,8 +153,8 @@ impl Shared {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When a lease ends for its call that a statement takes or renews which is
-    /// sent now.
+    /// Returns when a lease ends for its call if a statement that is sent now takes
+    /// or renews it.
     fn lease_end() -> BootTime {
         BootTime::now().after(LEASE.saturating_sub(MARGIN))
     }
@@ -168,11 +171,22 @@ impl Shared {
         })
     }
 
-    /// What a commit comes to, with the record as it is stored.
-    fn plan(&self, lease: &SessionLease, commit: SessionCommit) -> Result<Planned, SessionError> {
+    /// Returns the limit on idle time in milliseconds.
+    fn max_idle_ms(&self) -> i64 {
+        let max_idle = self.settings.limits.max_idle.as_millis();
+        i64::try_from(max_idle).unwrap_or(i64::MAX)
+    }
+
+    /// Returns the outcome of a commit, and its record with the bytes that are
+    /// stored; `None` if the session stays as it is.
+    fn plan(
+        &self,
+        lease: &SessionLease,
+        commit: SessionCommit,
+    ) -> Result<(CommitOutcome, Option<(SessionRecord, Bytes)>), SessionError> {
         self.check_open()?;
         match lease.status() {
-            // Whether somebody else took the session is for the database to say.
+            // The database decides whether another replica took the session over.
             LeaseStatus::Held | LeaseStatus::Expired => {}
             LeaseStatus::Deleted => return Err(SessionError::Deleted),
             LeaseStatus::Fenced { replica } => return Err(SessionError::Fenced { replica }),
@@ -180,19 +194,13 @@ impl Shared {
         let held = self.held.session(lease.state());
         let held = held.ok_or(SessionError::Deleted)?;
         Ok(match CommitPlan::new(lease, &held, commit, now_ms())? {
-            CommitPlan::Unchanged(outcome) => Planned::Unchanged(outcome),
+            CommitPlan::Unchanged(outcome) => (outcome, None),
             CommitPlan::Put(record, outcome) => {
                 let encoded = record.encode()?;
-                Planned::Put(record, encoded, outcome)
+                (outcome, Some((*record, encoded)))
             }
         })
     }
-}
-
-/// What a commit comes to.
-enum Planned {
-    Unchanged(CommitOutcome),
-    Put(Box<SessionRecord>, Bytes, CommitOutcome),
 }
 
 impl ReleaseLease for Shared {
@@ -224,29 +232,22 @@ impl SessionStorage for PostgresSessions {
         commit: SessionCommit,
     ) -> StorageFuture<'static, Result<CommitOutcome, SessionError>> {
         let state = Arc::clone(lease.state());
-        let planned = self.shared.plan(&lease, commit);
-        let (record, encoded, outcome) = match planned {
-            Ok(Planned::Put(record, encoded, outcome)) => (record, encoded, outcome),
-            Ok(Planned::Unchanged(outcome)) => {
-                drop(lease);
+        let unchanged = match self.shared.plan(&lease, commit) {
+            Ok((outcome, Some((record, encoded)))) => {
+                self.shared.held.begin_ending(&lease.into_state());
+                let committed = self.shared.commits.submit(state, record, encoded);
                 return Box::pin(async move {
-                    state.wait_until_ended().await;
+                    committed.await.unwrap_or(Err(SessionError::Stopping))?;
                     Ok(outcome)
                 });
             }
-            Err(error) => {
-                drop(lease);
-                return Box::pin(async move {
-                    state.wait_until_ended().await;
-                    Err(error)
-                });
-            }
+            Ok((outcome, None)) => Ok(outcome),
+            Err(error) => Err(error),
         };
-        self.shared.held.begin_ending(&lease.into_state());
-        let outcome_of = self.shared.commits.submit(state, *record, encoded);
+        drop(lease);
         Box::pin(async move {
-            outcome_of.await.unwrap_or(Err(SessionError::Stopping))?;
-            Ok(outcome)
+            state.wait_until_ended().await;
+            unchanged
         })
     }
 

@@ -1,35 +1,30 @@
 //! Training on a GPU: the gradient by libtorch's automatic differentiation, the
 //! optimizer in main memory.
 
-use charlstm_bptt::trainer::{OptimizerState, Step, StepInput, Trainer};
+use charlstm_bptt::optimizer::{HostOptimizer, OptimizerState};
+use charlstm_bptt::trainer::{Step, StepInput, Trainer, TrainerConfig};
 use charlstm_model::learner::{LearnError, LearnerConfig};
 use charlstm_model::parameters::Parameters;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::autograd::{AutogradNetwork, DeviceState, Drops, read_state, write_state};
-use super::optimizer::{Adam, clip_scale, norm};
 use super::process_state::seed_generator;
 
 /// A network whose gradient is computed by libtorch on a device.
 pub(super) struct CudaTrainer {
     config: LearnerConfig,
-    /// Threads of the optimizer.
-    threads: usize,
     network: AutogradNetwork,
     state: DeviceState,
-    /// Copies in main memory, where the optimizer runs.
-    parameters: Vec<f32>,
-    gradient: Vec<f32>,
-    /// Moving average of the parameters; empty if there is none.
-    average: Vec<f32>,
-    adam: Adam,
+    /// Has copies of parameters and gradient in main memory.
+    optimizer: HostOptimizer,
 }
 
 impl CudaTrainer {
-    /// Copies the parameters to the device.
+    /// Copies the parameters to the device. The optimizer computes on `threads`
+    /// threads.
     ///
     /// # Errors
-    /// libtorch failed.
+    /// libtorch failed, or a thread could not be started.
     pub(super) fn new(
         config: &LearnerConfig,
         initial: &Parameters,
@@ -37,22 +32,12 @@ impl CudaTrainer {
         threads: usize,
     ) -> Result<Self, LearnError> {
         let network = AutogradNetwork::new(initial, device).map_err(failed)?;
-        let optimizer = &config.optimizer;
+        let keeps_average = config.techniques.average_decay.is_some();
         Ok(Self {
             state: network.zero_state(config.batch_size).map_err(failed)?,
             network,
-            threads,
-            parameters: initial.values.clone(),
-            average: match config.techniques.average_decay {
-                Some(_) => initial.values.clone(),
-                None => Vec::new(),
-            },
-            gradient: vec![0.0; initial.values.len()],
-            adam: Adam::new(
-                initial.values.len(),
-                optimizer.beta2,
-                optimizer.weight_decay,
-            ),
+            optimizer: HostOptimizer::start(&initial.values, keeps_average, threads)
+                .map_err(LearnError::Thread)?,
             config: config.clone(),
         })
     }
@@ -77,7 +62,7 @@ impl CudaTrainer {
         let (loss, gradient) =
             self.network
                 .loss_and_gradient(&inputs, &targets, &mut self.state, &drops)?;
-        self.gradient = gradient;
+        self.optimizer.gradient().copy_from_slice(&gradient);
         Ok(loss)
     }
 }
@@ -121,23 +106,10 @@ impl Drops for RandomDrops<'_> {
 impl Trainer for CudaTrainer {
     fn step(&mut self, input: StepInput<'_>) -> Result<Step, LearnError> {
         let loss = self.compute(&input).map_err(failed)?;
-        let gradient_norm = norm(&self.gradient);
-        self.adam.update(
-            &mut self.parameters,
-            &self.gradient,
-            clip_scale(gradient_norm, self.config.clip_norm),
-            input.learning_rate,
-            input.step,
-            self.threads,
-        );
-        if let Some(decay) = self.config.techniques.average_decay {
-            let rest = 1.0 - decay as f32;
-            for (average, parameter) in self.average.iter_mut().zip(&self.parameters) {
-                *average += rest * (parameter - *average);
-            }
-        }
+        let update = TrainerConfig::of(&self.config).update(&input);
+        let gradient_norm = self.optimizer.step(&update)?;
         self.network
-            .set_parameters(&self.parameters)
+            .set_parameters(self.optimizer.state().parameters)
             .map_err(failed)?;
         Ok(Step {
             loss,
@@ -146,16 +118,11 @@ impl Trainer for CudaTrainer {
     }
 
     fn gradient(&mut self) -> &[f32] {
-        &self.gradient
+        self.optimizer.gradient()
     }
 
     fn optimizer_state(&mut self) -> OptimizerState<'_> {
-        OptimizerState {
-            parameters: &mut self.parameters,
-            first_moments: &mut self.adam.first_moments,
-            second_moments: &mut self.adam.second_moments,
-            average: &mut self.average,
-        }
+        self.optimizer.state()
     }
 
     fn hidden(&mut self) -> Result<Vec<f32>, LearnError> {

@@ -14,5 +14,4 @@ pub mod device;
 mod gradient_tests;
 pub mod learner;
 mod named_parameters;
-mod optimizer;
 mod process_state;

@@ -102,7 +102,7 @@ pub enum Recipe {
     Notebook,
     /// Our own: a good model in a fraction of the notebook's time.
     Fast,
-    /// Our own: a better model in ten times the time of `fast`.
+    /// Our own: a larger network in up to ten times the time of `fast`.
     Best,
 }
 

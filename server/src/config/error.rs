@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use super::value::without_password;
+use super::password::without_password;
 use clap::error::{ContextKind, ErrorKind};
 use thiserror::Error;
 

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command, Id};
 
 use super::ConfigError;
 use super::error::nearest;
-use super::value::without_password;
+use super::password::without_password;
 
 /// How similar a known key must be to be suggested, from 0 to 1: one or two
 /// typing errors.
@@ -94,25 +94,4 @@ fn nearest_setting(command: &Command, key: &str) -> Option<String> {
     let name = key.replace('_', "-");
     let known = arguments(command).map(|(_, known)| known);
     nearest(&name, known, MIN_SIMILARITY).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_in_a_url_is_masked() {
-        for (value, expected) in [
-            ("postgres://u:secret@host/db", "postgres://u:***@host/db"),
-            ("http://u:p@ss@host", "http://u:***@host"),
-            ("http://host:80/a", "http://host:80/a"),
-            ("plain:text@host", "plain:text@host"),
-            (
-                "postgres://host/db?password=secret",
-                "postgres://host/db?password=***",
-            ),
-        ] {
-            assert_eq!(without_password(value), expected);
-        }
-    }
 }

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use crate::rpc::principal::Role;
 use std::io::Write;
+
+use clap::builder::Resettable;
 
 use super::*;
 use charlstm_model::device::Device;
@@ -41,7 +44,7 @@ fn every_setting_has_a_default() {
     assert!(config.threads >= 1);
     assert_eq!(config.max_batch, 256);
     assert_eq!(config.max_sessions, 1_000_000);
-    assert_eq!(config.session_durability, SessionDurability::Committed);
+    assert_eq!(config.session_durability, Durability::Committed);
     assert_eq!(config.session_cache_bytes, ByteSize::mb(512));
     assert_eq!(config.session_store_bytes, None);
     assert_eq!(config.task, None);

@@ -12,14 +12,13 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, Command, Error};
 
-use super::{GpuFailure, LogFormat, SessionDurability};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
 use charlstm_model::device::DeviceChoice;
 use charlstm_model::kernels::{Kernel, KernelChoice};
 use charlstm_replicas::database::{DatabaseError, DatabaseUrl};
-use charlstm_store::session::Owner;
+use charlstm_store::session::{Durability, Owner};
 use tonic::codegen::http::Uri;
 use tracing::level_filters::LevelFilter;
 
@@ -29,6 +28,24 @@ const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Smallest size of a setting: one session of the largest network fits.
 const MIN_BYTE_SIZE: ByteSize = ByteSize::mb(1);
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What the server does if the GPU that it generates on fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuFailure {
+    /// It ends with an error, so that a service manager starts it again.
+    Exit,
+    /// It generates on the CPU from then on, which gives the same texts.
+    Cpu,
+}
 
 /// A value parser for clap whose errors carry the source of the value (the
 /// flag, the variable, or the key of the file) and the requirement that the
@@ -219,20 +236,6 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
         .map_err(|error: DatabaseError| error.to_string())
 }
 
-/// Returns the text without the password that it may contain.
-pub(super) fn without_password(value: &str) -> String {
-    let masked = || {
-        let (scheme, rest) = value.split_once("://")?;
-        let (credentials, host) = rest.rsplit_once('@')?;
-        let (user, _) = credentials.split_once(':')?;
-        Some(format!("{scheme}://{user}:***@{host}"))
-    };
-    match value.parse::<DatabaseUrl>() {
-        Ok(url) => url.to_string(),
-        Err(_) => masked().unwrap_or_else(|| value.to_owned()),
-    }
-}
-
 /// The name of a replica: shown in errors and lists.
 pub(super) fn replica_name(text: &str) -> Result<String, String> {
     let is_valid = (1..=64).contains(&text.len())
@@ -261,10 +264,10 @@ pub(super) fn object_store(text: &str) -> Result<String, String> {
     }
 }
 
-pub(super) fn durability(text: &str) -> Result<SessionDurability, String> {
+pub(super) fn durability(text: &str) -> Result<Durability, String> {
     match text {
-        "committed" => Ok(SessionDurability::Committed),
-        "relaxed" => Ok(SessionDurability::Relaxed),
+        "committed" => Ok(Durability::Committed),
+        "relaxed" => Ok(Durability::Relaxed),
         _ => Err("must be committed or relaxed".to_owned()),
     }
 }

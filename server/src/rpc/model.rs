@@ -84,7 +84,7 @@ impl ModelService for ModelRpc {
         request: Request<pb::GetModelRequest>,
     ) -> Result<Response<pb::GetModelResponse>, Status> {
         let reference = request.into_inner().model;
-        self.look_for(&reference).await?;
+        self.refresh_for(&reference).await?;
         let description = self
             .repository
             .resolve(&reference)
@@ -107,7 +107,7 @@ impl ModelService for ModelRpc {
             (true, false) => AllowedSessions::OfOwner(principal.owner().clone()),
             (true, true) => AllowedSessions::All,
         };
-        self.look_for(&request.model).await?;
+        self.refresh_for(&request.model).await?;
         let deletion = Deletion {
             reference: request.model,
             publisher: principal.publisher(),
@@ -123,7 +123,7 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<Self::ExportModelStream>, Status> {
         let transfer = self.transfers.begin(&request)?;
         let reference = request.into_inner().model;
-        self.look_for(&reference).await?;
+        self.refresh_for(&reference).await?;
         let repository = self.repository.clone();
         let opened = run_blocking(move || transfer::Export::open(repository, &reference)).await?;
         let export = opened.map_err(|error| status::repository("model", &error))?;
@@ -149,10 +149,14 @@ impl ModelService for ModelRpc {
 }
 
 impl ModelRpc {
-    /// Looks for a model that is not known: another replica may have published it
-    /// a moment ago.
-    async fn look_for(&self, reference: &str) -> Result<(), Status> {
-        if self.repository.resolve(reference).is_ok() {
+    /// Reads the list of versions again if a model is not found: another replica
+    /// may have published it a moment ago.
+    async fn refresh_for(&self, reference: &str) -> Result<(), Status> {
+        let resolved = self.repository.resolve(reference);
+        if !matches!(
+            resolved,
+            Err(RepositoryError::NotFound { .. } | RepositoryError::NoModels)
+        ) {
             return Ok(());
         }
         let repository = self.repository.clone();

@@ -234,11 +234,13 @@ impl TrainingRpc {
     async fn find<T: Sync>(&self, request: &Request<T>, id: &str) -> Result<Arc<Job>, Status> {
         CallRecord::of(request.extensions()).training(id);
         let principal = Principal::of(request)?;
-        if self.jobs.get(id).is_err() {
+        let mut found = self.jobs.get(id);
+        if found.is_err() {
             // Another replica may have accepted it a moment ago.
             self.run_blocking(Jobs::refresh).await?;
+            found = self.jobs.get(id);
         }
-        let found = self.jobs.get(id).and_then(|job| {
+        let found = found.and_then(|job| {
             match principal.is_admin() || job.owner() == principal.owner() {
                 true => Ok(job),
                 // As if there were none.
@@ -269,24 +271,16 @@ fn events<T>(
     message: fn(&Job, &Event) -> T,
 ) -> impl Stream<Item = Result<T, Status>> {
     let watcher: Watcher = job.watch(from_sequence);
-    unfold(
-        (watcher, guard, job, false),
-        move |(mut watcher, guard, job, has_failed)| async move {
-            let Some(event) = watcher.next().await else {
-                guard.disarm();
-                let is_elsewhere = job.history().is_closed() && !job.summary().state.has_ended();
-                // Once: after it, the state says that there is nothing more.
-                return (is_elsewhere && !has_failed).then(|| {
-                    (
-                        Err(status::continues_elsewhere()),
-                        (watcher, CancelOnDrop(None), job, true),
-                    )
-                });
-            };
-            let message = message(&job, &event);
-            Some((Ok(message), (watcher, guard, job, has_failed)))
-        },
-    )
+    unfold(Some((watcher, guard, job)), move |state| async move {
+        let (mut watcher, guard, job) = state?;
+        let Some(event) = watcher.next().await else {
+            guard.disarm();
+            let is_elsewhere = job.history().is_closed() && !job.summary().state.has_ended();
+            return is_elsewhere.then(|| (Err(status::continues_elsewhere()), None));
+        };
+        let message = message(&job, &event);
+        Some((Ok(message), Some((watcher, guard, job))))
+    })
 }
 
 /// Cancels a training if the stream that started it is dropped before its end.

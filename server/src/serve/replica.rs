@@ -1,4 +1,4 @@
-//! This server as one of several on a database.
+//! Registers this server as one of several on a database.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,9 +17,6 @@ use charlstm_store::session::{SessionLimits, SessionStorage};
 
 /// A URL with its parameters.
 const MAX_URL_BYTES: u64 = 16 << 10;
-
-/// Limit on the space of sessions if none is set: that of a data folder.
-const DEFAULT_MAX_BYTES: u64 = 10_000_000_000;
 
 /// How long to wait for the last statements at shutdown.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,7 +54,8 @@ impl Replica {
         address: SocketAddr,
     ) -> Result<Self, DatabaseError> {
         let database = Database::connect(DatabaseSettings::new(url)).await?;
-        let name = config.replica_name.clone().unwrap_or_else(default_name);
+        let name = config.replicas.replica_name.clone();
+        let name = name.unwrap_or_else(default_name);
         let info = ReplicaInfo {
             name: name.into(),
             address: address.to_string(),
@@ -66,13 +64,14 @@ impl Replica {
         };
         let registry = Registry::register(database.clone(), info).await?;
         warn_about_others(&registry).await?;
+        let defaults = SessionLimits::default();
         let max_bytes = config.session_store_bytes;
         let settings = PostgresSettings {
             limits: SessionLimits {
                 max_sessions: config.max_sessions as u64,
-                max_bytes: max_bytes.map_or(DEFAULT_MAX_BYTES, |bytes| bytes.as_u64()),
+                max_bytes: max_bytes.map_or(defaults.max_bytes, |bytes| bytes.as_u64()),
                 max_idle: config.session_ttl,
-                ..SessionLimits::default()
+                ..defaults
             },
             cache_bytes: config.session_cache_bytes.as_u64(),
             process: registry.process(),
@@ -93,18 +92,18 @@ impl Replica {
         })
     }
 
-    /// The database.
+    /// Returns the database.
     pub(super) fn database(&self) -> &Database {
         &self.database
     }
 
-    /// Its name among the replicas.
+    /// Returns the name of this server among the replicas.
     pub(super) fn name(&self) -> &str {
         &self.registry.info().name
     }
 
     /// Reports what this server does until the shutdown. The outcome of a
-    /// heartbeat changes nothing here: leases are renewed by themselves.
+    /// heartbeat changes nothing here: leases are renewed independently of it.
     pub(super) fn report_load(
         &self,
         load: impl Fn() -> ServerLoad + Send + Sync + 'static,
@@ -147,8 +146,8 @@ impl Replica {
 /// # Errors
 /// The file cannot be used.
 pub(super) fn database_url(config: &Config) -> Result<Option<DatabaseUrl>, ServeError> {
-    let Some(path) = &config.database_file else {
-        return Ok(config.database.clone());
+    let Some(path) = &config.replicas.database_file else {
+        return Ok(config.replicas.database.clone());
     };
     let error = |reason: String| ServeError::File {
         path: path.clone(),
@@ -159,7 +158,7 @@ pub(super) fn database_url(config: &Config) -> Result<Option<DatabaseUrl>, Serve
     Ok(Some(url.map_err(|e| error(e.to_string()))?))
 }
 
-/// Warns about replicas whose texts or names differ.
+/// Warns about replicas with another precision or with the name of this one.
 async fn warn_about_others(registry: &Registry) -> Result<(), DatabaseError> {
     let replicas = registry.list().await?;
     let this = registry.info();

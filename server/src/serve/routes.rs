@@ -43,17 +43,15 @@ impl RouteContext<'_> {
     pub(super) async fn routes(self, mut services: Services, started: Instant) -> (Router, Health) {
         let Self { config, data, .. } = self;
         let (engine, repository) = (&data.engine, &data.repository);
-        let generation = GenerationRpc::new(
+        let mut generation = GenerationRpc::new(
             engine.clone(),
             Arc::clone(&data.keys),
             self.prepared.metrics.clone(),
         );
         // A snapshot that only this replica could open would fail at the others.
-        let has_shared_keys = self.replica.is_none() || config.snapshot_key_file.is_some();
-        let generation = match has_shared_keys {
-            true => generation,
-            false => generation.without_snapshots(),
-        };
+        if self.replica.is_some() && config.snapshot_key_file.is_none() {
+            generation = generation.without_snapshots();
+        }
         services.add(generation.clone().server());
         services.add(SessionRpc::server(engine.clone(), Arc::clone(&data.keys)));
         let transfers = Transfers::on_disk_of(&config.data_dir);

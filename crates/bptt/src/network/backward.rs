@@ -208,18 +208,12 @@ impl<A: Arithmetic> Network<A> {
                 let weight_ih = self
                     .gradient
                     .part_mut(start..start + rows.len() * vocabulary);
-                for token in 0..vocabulary {
-                    let start = token * gates;
-                    let sums = buffers
-                        .d_embedding
-                        .part(start + rows.start..start + rows.end);
-                    let mask = self.weights.input_mask.part(token..token + 1)[0];
-                    let factor = self
-                        .dropouts
-                        .inputs
-                        .map_or(1.0, |dropout| dropout.factor(mask));
-                    for (row, sum) in weight_ih.chunks_exact_mut(vocabulary).zip(sums) {
-                        row[token] = sum * factor;
+                let sums = buffers.d_embedding.part(0..vocabulary * gates);
+                transpose(sums, vocabulary, gates, rows, weight_ih, vocabulary);
+                if let Some(dropout) = self.dropouts.inputs {
+                    let mask = self.weights.input_mask.part(0..vocabulary);
+                    for row in weight_ih.chunks_exact_mut(vocabulary) {
+                        dropout.apply_in_place(row, mask);
                     }
                 }
             }

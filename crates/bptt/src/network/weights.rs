@@ -3,7 +3,7 @@
 
 use super::{Batch, Network, Sizes};
 use crate::dropout::{INPUT_KEY, RECURRENT_KEY, mask_key};
-use crate::panels::{pack_rows, pack_weight_columns};
+use crate::panels::{pack_rows, pack_weight_columns, transpose};
 use crate::product::Arithmetic;
 use crate::shared_buffer::SharedBuffer;
 use crate::team::Member;
@@ -169,24 +169,28 @@ impl<A: Arithmetic> Network<A> {
             &parameters[names.bias_ih.clone()],
             &parameters[names.bias_hh.clone()],
         );
-        for token in member.share(vocabulary) {
-            // SAFETY: each member has its own tokens.
-            let (sums, mask) = unsafe {
-                (
-                    self.weights
-                        .embedding
-                        .part_mut(token * gates..(token + 1) * gates),
-                    self.weights.input_mask.part_mut(token..token + 1),
-                )
-            };
+        let tokens = member.share(vocabulary);
+        // SAFETY: each member has its own tokens.
+        let (embedding, mask) = unsafe {
+            (
+                self.weights
+                    .embedding
+                    .part_mut(tokens.start * gates..tokens.end * gates),
+                self.weights.input_mask.part_mut(tokens.clone()),
+            )
+        };
+        transpose(weight, gates, vocabulary, tokens.clone(), embedding, gates);
+        for ((token, sums), mask) in tokens
+            .zip(embedding.chunks_exact_mut(gates))
+            .zip(mask.chunks_exact_mut(1))
+        {
             let mut factor = 1.0;
             if let Some(dropout) = self.dropouts.inputs {
-                let key = mask_key(batch.key, &[INPUT_KEY, token as u64]);
-                dropout.draw(mask, key);
+                dropout.draw(mask, mask_key(batch.key, &[INPUT_KEY, token as u64]));
                 factor = dropout.factor(mask[0]);
             }
-            for (gate, sum) in sums.iter_mut().enumerate() {
-                *sum = weight[gate * vocabulary + token] * factor + (ih[gate] + hh[gate]);
+            for ((sum, ih), hh) in sums.iter_mut().zip(ih).zip(hh) {
+                *sum = *sum * factor + (ih + hh);
             }
         }
     }

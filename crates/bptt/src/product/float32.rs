@@ -10,11 +10,12 @@ use charlstm_model::kernel::register_lanes;
 /// Registers of columns in a panel.
 const REGISTERS: usize = 2;
 
-/// Products of float32 values.
+/// Products on float32 registers, of values that are rounded to bfloat16 if
+/// `TO_BF16`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Float32(pub(crate) Arch);
+pub(crate) struct FloatProducts<const TO_BF16: bool>(pub(crate) Arch);
 
-impl Arithmetic for Float32 {
+impl<const TO_BF16: bool> Arithmetic for FloatProducts<TO_BF16> {
     type Element = f32;
     const GROUP: usize = 1;
     const INPUT_ALIGNMENT: usize = 1;
@@ -29,39 +30,11 @@ impl Arithmetic for Float32 {
 
     #[inline(always)]
     fn round(value: f32) -> f32 {
-        value
-    }
-
-    fn widen(element: f32) -> f32 {
-        element
-    }
-
-    unsafe fn add_product(self, product: Product<'_, f32>) {
-        self.0.dispatch(AddProduct(product));
-    }
-}
-
-/// Products of values rounded to bfloat16, computed in float32: for CPUs
-/// without instructions for bfloat16.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RoundedBf16(pub(crate) Arch);
-
-impl Arithmetic for RoundedBf16 {
-    type Element = f32;
-    const GROUP: usize = 1;
-    const INPUT_ALIGNMENT: usize = 1;
-
-    fn width(self) -> usize {
-        Float32(self.0).width()
-    }
-
-    fn arch(self) -> Arch {
-        self.0
-    }
-
-    #[inline(always)]
-    fn round(value: f32) -> f32 {
-        from_bf16(to_bf16(value))
+        if TO_BF16 {
+            from_bf16(to_bf16(value))
+        } else {
+            value
+        }
     }
 
     fn widen(element: f32) -> f32 {

@@ -111,8 +111,8 @@ fn check<A: Arithmetic>(arithmetic: A) {
 #[test]
 fn products_of_all_instructions_are_those_of_the_matrix_at_any_size() {
     for arch in [Arch::Scalar, Arch::new()] {
-        check(Float32(arch));
-        check(RoundedBf16(arch));
+        check(FloatProducts::<false>(arch));
+        check(FloatProducts::<true>(arch));
     }
     check(Amx::on(EmulatedTiles::new));
     #[cfg(target_arch = "x86_64")]

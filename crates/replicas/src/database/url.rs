@@ -58,6 +58,7 @@ impl FromStr for DatabaseUrl {
     }
 }
 
+/// Passwords are not compared.
 impl PartialEq for DatabaseUrl {
     fn eq(&self, other: &Self) -> bool {
         self.masked == other.masked

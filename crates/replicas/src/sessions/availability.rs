@@ -7,7 +7,7 @@ use charlstm_store::session::StorageUnavailable;
 
 use crate::database::DatabaseError;
 
-/// When it is worth trying again: the database is asked twice in that time.
+/// When it is worth trying again: the database is probed twice in that time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The outcome of the last statement.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use charlstm_store::session::{SessionKey, SessionRecord, SessionState};
+use charlstm_store::session::{SessionKey, SessionRecord};
 use hashlink::LruCache;
 use uuid::Uuid;
 
@@ -74,10 +73,5 @@ impl std::fmt::Debug for RecordCache {
 }
 
 fn size_of_record(record: &SessionRecord) -> u64 {
-    let state = |state: &SessionState| {
-        let network = state.network.as_ref().map_or(0, Bytes::len);
-        network + state.unfed.len()
-    };
-    let tokens = record.last_call.tokens.as_ref().map_or(0, |t| t.len());
-    RECORD_BYTES + (state(&record.begin) + state(&record.end) + tokens) as u64
+    RECORD_BYTES + record.content_bytes() as u64
 }

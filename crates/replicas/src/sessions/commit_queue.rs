@@ -39,12 +39,12 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How often the release of leases is attempted: they end by themselves.
 const RELEASE_ATTEMPTS: usize = 3;
 
-/// Where calls hand in what ends them. Its length is bounded by the number of
+/// The commits and releases that wait. Its length is bounded by the number of
 /// calls.
 #[derive(Debug)]
 pub(super) struct CommitQueue {
     sender: mpsc::UnboundedSender<Work>,
-    /// Handed in and not carried out.
+    /// Number of those that were submitted and not carried out yet.
     pending: AtomicUsize,
     empty: Notify,
 }
@@ -78,8 +78,8 @@ impl CommitQueue {
         (queue, receiver)
     }
 
-    /// Hands in a commit. It is carried out whether or not the outcome is
-    /// waited for.
+    /// Submits a commit. It is carried out whether or not the caller waits for
+    /// the outcome.
     pub(super) fn submit(
         &self,
         lease: Arc<LeaseState>,
@@ -96,17 +96,14 @@ impl CommitQueue {
             outcome,
         };
         self.pending.fetch_add(1, Ordering::AcqRel);
-        if self
-            .sender
-            .send(Work::Commit(Box::new(submission)))
-            .is_err()
-        {
+        let work = Work::Commit(Box::new(submission));
+        if self.sender.send(work).is_err() {
             self.done(1);
         }
         receiver
     }
 
-    /// Hands in a lease that ends without a commit.
+    /// Submits a lease that ends without a commit.
     pub(super) fn release(&self, lease: Arc<LeaseState>, held: &HeldCalls) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         if self.sender.send(Work::Release(Arc::clone(&lease))).is_err() {
@@ -115,14 +112,13 @@ impl CommitQueue {
         }
     }
 
-    /// Completes once everything that was handed in is carried out.
+    /// Completes once everything that was submitted is carried out.
     pub(super) async fn wait_until_empty(&self) {
         loop {
             let empty = self.empty.notified();
             tokio::pin!(empty);
             empty.as_mut().enable();
-            let is_over = self.sender.is_closed();
-            if is_over || self.pending.load(Ordering::Acquire) == 0 {
+            if self.sender.is_closed() || self.pending.load(Ordering::Acquire) == 0 {
                 return;
             }
             empty.await;
@@ -136,7 +132,7 @@ impl CommitQueue {
     }
 }
 
-/// Carries out what is handed in.
+/// Carries out what is submitted.
 pub(super) async fn run(shared: Arc<Shared>, mut waiting: mpsc::UnboundedReceiver<Work>) {
     let transactions = Arc::new(Semaphore::new(TRANSACTIONS));
     let mut batch = Vec::new();
@@ -184,7 +180,7 @@ impl Shared {
             if !error.is_unavailable() {
                 tracing::error!(%error, "the database rejected commits of sessions");
                 let cause = unavailable(&error.to_string());
-                return self.give_up(batch, false, &cause);
+                return self.give_up(batch, is_repeat, &cause);
             }
             is_repeat |= error.is_outcome_unknown();
             let now = Instant::now();
@@ -250,8 +246,8 @@ impl Shared {
         }
     }
 
-    /// What became of a commit that was sent. `is_repeat`: perhaps not for the
-    /// first time.
+    /// Returns the outcome of a commit that was sent. `is_repeat`: an earlier
+    /// attempt may have been carried out.
     fn outcome(
         &self,
         commit: &Submission,
@@ -281,6 +277,8 @@ impl Shared {
         }
     }
 
+    /// Ends commits that are not sent again. `is_repeat`: an earlier attempt may
+    /// have been carried out.
     fn give_up(&self, batch: Vec<Submission>, is_repeat: bool, cause: &StorageUnavailable) {
         for commit in batch {
             let error = if is_repeat {

@@ -14,16 +14,8 @@ pub(super) struct HeldCalls(Mutex<HashMap<SessionKey, HeldCall>>);
 struct HeldCall {
     lease: Arc<LeaseState>,
     session: HeldSession,
-    /// Its commit or release is on its way: it is not renewed any more.
+    /// Its commit or release was submitted: it is not renewed any more.
     is_ending: bool,
-}
-
-/// What a new call meets.
-pub(super) enum Holder {
-    /// Another call, which goes on.
-    Busy(Arc<LeaseState>),
-    /// Another call, whose lease ends at any moment.
-    Ending(Arc<LeaseState>),
 }
 
 impl HeldCalls {
@@ -54,16 +46,19 @@ impl HeldCalls {
         self.lock().get(key).map(|call| Arc::clone(&call.lease))
     }
 
-    /// The call of this process that a new one meets.
-    pub(super) fn meet(&self, key: &SessionKey) -> Option<Holder> {
-        let calls = self.lock();
-        let call = calls.get(key)?;
-        let lease = Arc::clone(&call.lease);
-        Some(if call.is_ending {
-            Holder::Ending(lease)
-        } else {
-            Holder::Busy(lease)
-        })
+    /// Waits until a session is free if the call that holds it is ending. Returns
+    /// its lease if that call is not ending.
+    pub(super) async fn wait_if_ending(&self, key: &SessionKey) -> Option<Arc<LeaseState>> {
+        let (lease, is_ending) = {
+            let calls = self.lock();
+            let call = calls.get(key)?;
+            (Arc::clone(&call.lease), call.is_ending)
+        };
+        if !is_ending {
+            return Some(lease);
+        }
+        lease.wait_until_ended().await;
+        None
     }
 
     /// Records that a lease is about to end.
@@ -88,7 +83,7 @@ impl HeldCalls {
         lease.end();
     }
 
-    /// The call in a session was deleted with it.
+    /// Ends the call in a session that is being deleted.
     pub(super) fn delete(&self, key: &SessionKey) {
         let mut calls = self.lock();
         if calls.get(key).is_some_and(|call| !call.is_ending)
@@ -105,8 +100,8 @@ impl HeldCalls {
         renewable.map(|call| Arc::clone(&call.lease)).collect()
     }
 
-    /// Applies to a call what a renewal has found, unless its end is on its way:
-    /// then the end finds it out.
+    /// Applies what a renewal has found to a call, unless its commit or release was
+    /// submitted, which will find the same.
     pub(super) fn update(&self, lease: &LeaseState, update: impl FnOnce(&LeaseState)) {
         let calls = self.lock();
         if let Some(call) = calls.get(lease.key())

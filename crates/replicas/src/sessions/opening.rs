@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::cache::Cached;
 use super::counters::Counters;
-use super::held::Holder;
 use super::rows::{eviction_reason, identity, rejected, to_i64, to_uuid, u64_of};
 use super::{LEASE, Shared};
 use crate::database::DatabaseError;
@@ -41,25 +40,21 @@ pub(super) async fn open(
     };
     shared.availability.observe(&Ok::<_, DatabaseError>(()));
     let opened = shared.opened(&lease, &request, &row, cached);
-    opened.map_err(|error| rejected(&error))?
+    opened.unwrap_or_else(|error| {
+        // The lease may have been taken.
+        shared.release(&lease);
+        Err(rejected(error))
+    })
 }
 
 impl Shared {
     /// Rejects a call whose session another call of this process uses.
     async fn wait_for_own_call(&self, request: &OpenRequest) -> Result<(), SessionError> {
-        match self.held.meet(&request.key) {
-            None => Ok(()),
-            Some(Holder::Busy(holder)) => Err(SessionError::Busy {
-                leaving: holder.is_leaving(),
-                replica: None,
-            }),
-            Some(Holder::Ending(holder)) => {
-                let ended = tokio::time::timeout(ENDING_WAIT, holder.wait_until_ended());
-                ended.await.map_err(|_| SessionError::Busy {
-                    leaving: true,
-                    replica: None,
-                })
-            }
+        let free = self.held.wait_if_ending(&request.key);
+        match tokio::time::timeout(ENDING_WAIT, free).await {
+            Ok(None) => Ok(()),
+            Ok(Some(holder)) => Err(busy_here(holder.is_leaving())),
+            Err(_) => Err(busy_here(true)),
         }
     }
 
@@ -84,8 +79,6 @@ impl Shared {
         cached: Option<&Cached>,
     ) -> Result<PgRow, DatabaseError> {
         let (key, create) = (&request.key, request.create.as_ref());
-        let limits = &self.settings.limits;
-        let max_idle = i64::try_from(limits.max_idle.as_millis()).unwrap_or(i64::MAX);
         let statement = sqlx::query(
             "SELECT * FROM session_open($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
              $14, $15)",
@@ -98,8 +91,8 @@ impl Shared {
         .bind(LEASE)
         .bind(request.expected_position.map(to_i64))
         .bind(cached.map(|cached| cached.commit_id))
-        .bind(max_idle)
-        .bind(to_i64(limits.max_sessions))
+        .bind(self.max_idle_ms())
+        .bind(to_i64(self.settings.limits.max_sessions))
         .bind(request.owner_limit.map(to_i64))
         .bind(i32::from(ARITHMETIC_REVISION))
         .bind(create.map(|create| &*create.model.name))
@@ -109,7 +102,7 @@ impl Shared {
         self.database.fetch_one(statement).await
     }
 
-    /// What the row means. The outer error is one of the row itself.
+    /// Returns what the row means. The outer error is one of the row itself.
     fn opened(
         self: &Arc<Self>,
         lease: &Arc<LeaseState>,
@@ -177,16 +170,6 @@ impl Shared {
         };
         let (position, begin) = (held.position, held.last_call_position);
         self.held.insert(Arc::clone(lease), held);
-        let mut start = StartPoint {
-            position,
-            is_rewind: false,
-            parameters: None,
-        };
-        let expected = request.expected_position;
-        if expected.is_some_and(|expected| expected != position) {
-            start.is_rewind = true;
-            start.position = begin;
-        }
         let record = match row.try_get::<Option<Vec<u8>>, _>("o_record")? {
             Some(bytes) => {
                 Counters::add(&self.counters.cache_misses);
@@ -207,12 +190,17 @@ impl Shared {
             }
         };
         self.cache().insert(commit_id, Arc::clone(&record));
-        start.parameters = record.last_call.parameters;
-        let is_rewind = start.is_rewind;
-        let state = if is_rewind {
-            record.begin.clone()
+        let expected = request.expected_position;
+        let is_rewind = expected.is_some_and(|expected| expected != position);
+        let (position, state) = if is_rewind {
+            (begin, record.begin.clone())
         } else {
-            record.end.clone()
+            (position, record.end.clone())
+        };
+        let start = StartPoint {
+            position,
+            is_rewind,
+            parameters: record.last_call.parameters,
         };
         Ok(Ok(OpenedSession {
             lease: self.lease(lease, Some(start)),
@@ -240,6 +228,14 @@ impl Shared {
     fn lease(self: &Arc<Self>, state: &Arc<LeaseState>, start: Option<StartPoint>) -> SessionLease {
         let owner = Arc::clone(self) as Arc<dyn ReleaseLease>;
         SessionLease::new(Arc::clone(state), start, owner)
+    }
+}
+
+/// The error of a session that another call of this process uses.
+pub(super) fn busy_here(leaving: bool) -> SessionError {
+    SessionError::Busy {
+        leaving,
+        replica: None,
     }
 }
 

@@ -13,16 +13,27 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::Shared;
-use super::held::Holder;
-use super::opening::not_admitted;
+use super::opening::{busy_here, not_admitted};
 use super::rows::{
     eviction_reason, identity, precision_code, rejected, to_i64, u64_of, unexpected,
 };
+use super::{MAX_EVICTIONS, Shared};
 use crate::database::{DatabaseError, Statement};
 
-/// Number of sessions of a model that are evicted in one transaction.
-const MAX_EVICTIONS: i32 = 256;
+/// The statement that reads what [`info`] needs, for sessions that meet a condition.
+macro_rules! select_info {
+    ($condition:literal) => {
+        concat!(
+            "SELECT s.owner, s.id, s.model, s.model_version, s.digest, s.precision, s.revision,
+                s.position, s.last_call_position, s.created_ms, s.bytes, s.used_order,
+                session_now_ms() - s.used_ms AS idle_ms,
+                coalesce(l.until > clock_timestamp(), false) AS busy
+            FROM sessions s LEFT JOIN session_leases l USING (owner, id)
+            WHERE ",
+            $condition
+        )
+    };
+}
 
 impl Shared {
     async fn query(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, SessionError> {
@@ -39,21 +50,14 @@ impl Shared {
 
     /// Describes a session.
     pub(super) async fn info(&self, key: &SessionKey) -> Result<SessionInfo, SessionError> {
-        let statement = sqlx::query(
-            "SELECT s.owner, s.id, s.model, s.model_version, s.digest, s.precision, s.revision,
-                s.position, s.last_call_position, s.created_ms, s.bytes, s.used_order,
-                session_now_ms() - s.used_ms AS idle_ms,
-                coalesce(l.until > clock_timestamp(), false) AS busy
-            FROM sessions s LEFT JOIN session_leases l USING (owner, id)
-            WHERE s.owner = $1 AND s.id = $2",
-        )
-        .bind(key.owner.as_str())
-        .bind(key.id.as_str());
+        let statement = sqlx::query(select_info!("s.owner = $1 AND s.id = $2"))
+            .bind(key.owner.as_str())
+            .bind(key.id.as_str());
         let rows = self.query(statement).await?;
         let Some(row) = rows.first() else {
             return Err(self.missing(key).await);
         };
-        let info = info(row).map_err(|error| rejected(&error))?;
+        let info = info(row).map_err(rejected)?;
         if !info.busy && info.idle >= self.max_idle() {
             return Err(SessionError::Evicted(EvictionReason::Idle));
         }
@@ -74,7 +78,7 @@ impl Shared {
             return SessionError::Unknown;
         };
         let reason = row.try_get("reason").and_then(eviction_reason);
-        reason.map_or_else(|error| rejected(&error), SessionError::Evicted)
+        reason.map_or_else(rejected, SessionError::Evicted)
     }
 
     /// Returns a page of sessions.
@@ -82,25 +86,19 @@ impl Shared {
         let max = i64::try_from(request.max_sessions).unwrap_or(i64::MAX - 1);
         let owner = request.owner.as_ref().map(Owner::as_str);
         let before = request.after.map_or(i64::MAX, |token| to_i64(token.0));
-        let max_idle = i64::try_from(self.max_idle().as_millis()).unwrap_or(i64::MAX);
-        let statement = sqlx::query(
-            "SELECT s.owner, s.id, s.model, s.model_version, s.digest, s.precision, s.revision,
-                s.position, s.last_call_position, s.created_ms, s.bytes, s.used_order,
-                session_now_ms() - s.used_ms AS idle_ms,
-                coalesce(l.until > clock_timestamp(), false) AS busy
-            FROM sessions s LEFT JOIN session_leases l USING (owner, id)
-            WHERE ($1::text IS NULL OR s.owner = $1) AND s.used_order < $2
+        let statement = sqlx::query(select_info!(
+            "($1::text IS NULL OR s.owner = $1) AND s.used_order < $2
                 AND (session_now_ms() - s.used_ms < $3 OR l.until > clock_timestamp())
-            ORDER BY s.used_order DESC LIMIT $4",
-        )
+            ORDER BY s.used_order DESC LIMIT $4"
+        ))
         .bind(owner)
         .bind(before)
-        .bind(max_idle)
+        .bind(self.max_idle_ms())
         // One more, to learn whether there is another page.
         .bind(max.saturating_add(1));
         let rows = self.query(statement).await?;
         let total = self.total(owner).await?;
-        page(&rows, request.max_sessions, total).map_err(|error| rejected(&error))
+        page(&rows, request.max_sessions, total).map_err(rejected)
     }
 
     async fn total(&self, owner: Option<&str>) -> Result<u64, SessionError> {
@@ -115,7 +113,7 @@ impl Shared {
 
     async fn number(&self, statement: Statement<'_>, column: &str) -> Result<u64, SessionError> {
         let row = self.query_one(statement).await?;
-        u64_of(&row, column).map_err(|error| rejected(&error))
+        u64_of(&row, column).map_err(rejected)
     }
 
     /// Reads the record of a session that nobody uses.
@@ -123,14 +121,8 @@ impl Shared {
         &self,
         key: &SessionKey,
     ) -> Result<SessionRecord, SessionError> {
-        let busy = |leaving| SessionError::Busy {
-            leaving,
-            replica: None,
-        };
-        match self.held.meet(key) {
-            None => {}
-            Some(Holder::Busy(holder)) => return Err(busy(holder.is_leaving())),
-            Some(Holder::Ending(holder)) => holder.wait_until_ended().await,
+        if let Some(holder) = self.held.wait_if_ending(key).await {
+            return Err(busy_here(holder.is_leaving()));
         }
         let statement = sqlx::query(
             "SELECT s.record, s.revision, session_now_ms() - s.used_ms AS idle_ms, l.replica,
@@ -144,10 +136,10 @@ impl Shared {
         let Some(row) = rows.first() else {
             return Err(self.missing(key).await);
         };
-        let record = self.record(row).map_err(|error| rejected(&error))?;
+        let record = self.record(row).map_err(rejected)?;
         let record = SessionRecord::decode(&record?.into())?;
         if record.key != *key {
-            return Err(rejected(&unexpected("the record of another session")));
+            return Err(rejected(unexpected("the record of another session")));
         }
         Ok(record)
     }
@@ -185,9 +177,7 @@ impl Shared {
         if record.identity.revision != ARITHMETIC_REVISION {
             return Err(SessionError::UnknownRevision(record.identity.revision));
         }
-        if let Some(Holder::Ending(holder)) = self.held.meet(&record.key) {
-            holder.wait_until_ended().await;
-        }
+        self.held.wait_if_ending(&record.key).await;
         let record = SessionRecord {
             created_unix_ms: now_ms(),
             last_used_ms: 0,
@@ -220,7 +210,7 @@ impl Shared {
             "created" => self.info(key).await,
             outcome => {
                 let error = not_admitted(outcome, Some(identity), owner_limit);
-                Err(error.unwrap_or_else(|error| rejected(&error)))
+                Err(error.unwrap_or_else(rejected))
             }
         }
     }
@@ -228,16 +218,14 @@ impl Shared {
     /// Deletes a session, or its tombstone.
     pub(super) async fn delete(&self, key: &SessionKey) -> Result<(), SessionError> {
         self.check_open()?;
-        if let Some(Holder::Ending(holder)) = self.held.meet(key) {
-            holder.wait_until_ended().await;
-        }
+        self.held.wait_if_ending(key).await;
         self.held.delete(key);
         self.cache().remove(key);
         let statement = sqlx::query("SELECT session_delete($1, $2) AS existed")
             .bind(key.owner.as_str())
             .bind(key.id.as_str());
         let row = self.query_one(statement).await?;
-        if row.try_get("existed").map_err(|error| rejected(&error))? {
+        if row.try_get("existed").map_err(rejected)? {
             return Ok(());
         }
         Err(SessionError::Unknown)

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use charlstm_store::session::{EvictionReason, LeaseState, LeaseStatus, SessionError};
+use charlstm_store::session::{BootTime, EvictionReason, LeaseState, LeaseStatus, SessionError};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::counters::Counters;
 use super::rows::{rejected, to_i64, to_uuid, u64_of};
-use super::{LEASE, RENEWAL, Shared};
+use super::{LEASE, MAX_EVICTIONS, RENEWAL, Shared};
 use crate::database::DatabaseError;
 
 /// How often the database is tried while it is unavailable.
@@ -23,9 +23,6 @@ const RENEWAL_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// How often sessions are evicted and counters are read.
 const MAINTENANCE: Duration = Duration::from_secs(10);
-
-/// Maximum number of sessions that are evicted in one transaction.
-const MAX_EVICTIONS: i32 = 256;
 
 /// Renews the leases of all calls until it is aborted.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -93,7 +90,7 @@ impl Shared {
         }
     }
 
-    fn apply(&self, lease: &LeaseState, row: &PgRow, end: charlstm_store::session::BootTime) {
+    fn apply(&self, lease: &LeaseState, row: &PgRow, end: BootTime) {
         match row.try_get("o_state").unwrap_or_default() {
             "renewed" => lease.expire_at(end),
             "fenced" => {
@@ -108,21 +105,20 @@ impl Shared {
         }
     }
 
-    /// Moves the clock of idle time on, and evicts sessions until the limits
+    /// Advances the clock of idle time, and evicts sessions until the limits
     /// hold, unless another replica is doing so.
     pub(super) async fn maintain(&self) -> Result<(), SessionError> {
         let limits = &self.settings.limits;
-        let max_idle = i64::try_from(limits.max_idle.as_millis()).unwrap_or(i64::MAX);
         let max_tombstones = i64::try_from(limits.max_tombstones).unwrap_or(i64::MAX);
         loop {
             let statement = sqlx::query("SELECT * FROM session_maintain($1, $2, $3, $4, $5)")
                 .bind(to_i64(limits.max_sessions))
                 .bind(to_i64(limits.max_bytes))
-                .bind(max_idle)
+                .bind(self.max_idle_ms())
                 .bind(max_tombstones)
                 .bind(MAX_EVICTIONS);
             let row = self.observe(self.database.fetch_one(statement).await)?;
-            let read = |column| u64_of(&row, column).map_err(|error| rejected(&error));
+            let read = |column| u64_of(&row, column).map_err(rejected);
             let (idle, capacity) = (read("o_idle")?, read("o_capacity")?);
             self.counters.add_evicted(EvictionReason::Idle, idle);
             self.counters

@@ -71,7 +71,7 @@ pub(super) fn unexpected(what: &str) -> sqlx::Error {
 }
 
 /// What callers get if a row cannot be read.
-pub(super) fn rejected(error: &sqlx::Error) -> SessionError {
+pub(super) fn rejected(error: sqlx::Error) -> SessionError {
     tracing::error!(%error, "a row about a session cannot be read");
     unavailable(&error.to_string()).into()
 }

@@ -15,15 +15,16 @@ use crate::database::Database;
 use crate::testing::{is_postgres_installed, test_database};
 
 mod several_replicas;
+mod unknown_outcomes;
 
 session_storage_rules!(postgres, start_in_database, if is_postgres_installed);
 
-/// A replica's storage, with a clock that only the test moves.
-struct Replica {
+/// Controls a replica's storage, whose clock only the test moves.
+struct ReplicaControls {
     sessions: Arc<PostgresSessions>,
 }
 
-impl Controls for Replica {
+impl Controls for ReplicaControls {
     fn advance(&self, time: Duration) -> StorageFuture<'_, ()> {
         Box::pin(async move {
             let milliseconds = i64::try_from(time.as_millis()).unwrap();
@@ -63,7 +64,7 @@ async fn replica(database: Database, name: &str, limits: SessionLimits) -> Arc<P
 fn fixture(sessions: &Arc<PostgresSessions>) -> Fixture {
     let storage = Arc::clone(sessions) as Arc<dyn SessionStorage>;
     let sessions = Arc::clone(sessions);
-    Fixture::new(storage, Replica { sessions })
+    Fixture::new(storage, ReplicaControls { sessions })
 }
 
 fn start_in_database(limits: SessionLimits) -> StartFuture {

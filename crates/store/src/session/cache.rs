@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::record::SessionRecord;
 
 /// Memory that a cached record takes besides its states and characters.
@@ -71,7 +69,7 @@ impl RecordCache {
 
     pub(super) fn insert(&mut self, mark: u64, record: Arc<SessionRecord>) {
         self.remove(mark);
-        let bytes = size_of_record(&record);
+        let bytes = RECORD_BYTES + record.content_bytes() as u64;
         let max_bytes = self.max_bytes();
         if bytes > max_bytes {
             return;
@@ -99,12 +97,4 @@ impl RecordCache {
             self.order.remove(&cached.used);
         }
     }
-}
-
-fn size_of_record(record: &SessionRecord) -> u64 {
-    let network = |network: &Option<Bytes>| network.as_ref().map_or(0, Bytes::len);
-    let tokens = record.last_call.tokens.as_ref().map_or(0, |t| t.len());
-    let unfed = record.begin.unfed.len() + record.end.unfed.len();
-    let all = network(&record.begin.network) + network(&record.end.network) + tokens + unfed;
-    RECORD_BYTES + all as u64
 }

@@ -19,7 +19,7 @@ pub struct HeldSession {
     pub last_call_position: u64,
 }
 
-/// What a commit comes to.
+/// What a commit changes.
 #[derive(Debug)]
 pub enum CommitPlan {
     /// The session stays as it is; only its lease ends.

@@ -46,13 +46,13 @@ pub enum LeaseStatus {
     Expired,
 }
 
-/// A moment on a clock that runs on while the machine or the process is
-/// suspended, and that nobody can set.
+/// A moment on a clock that also runs while the machine or the process is
+/// suspended, and that cannot be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
 impl BootTime {
-    /// The current time.
+    /// Returns the current time.
     pub fn now() -> Self {
         let time = rustix::time::clock_gettime(CLOCK);
         // Counts from the start of the machine: both fields are positive.
@@ -61,7 +61,7 @@ impl BootTime {
         Self(Duration::new(seconds, nanoseconds))
     }
 
-    /// This time after that.
+    /// Returns the moment `time` after this one.
     #[must_use]
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(time))

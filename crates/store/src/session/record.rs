@@ -131,6 +131,17 @@ pub struct SessionRecord {
 }
 
 impl SessionRecord {
+    /// Returns the memory that the states and the characters of the last call
+    /// take, in bytes.
+    pub fn content_bytes(&self) -> usize {
+        let state = |state: &SessionState| {
+            let network = state.network.as_ref().map_or(0, Bytes::len);
+            network + state.unfed.len()
+        };
+        let tokens = self.last_call.tokens.as_ref().map_or(0, |t| t.len());
+        state(&self.begin) + state(&self.end) + tokens
+    }
+
     /// The space that a session takes whose record has `record_bytes`, for
     /// [`SessionLimits::max_bytes`](super::SessionLimits::max_bytes).
     pub fn stored_bytes(record_bytes: usize) -> u32 {

@@ -175,8 +175,8 @@ class TrainingSpec(google.protobuf.message.Message):
     """
     recipe: builtins.str
     """Preset: a named set of defaults. "fast" (the default) reaches a better
-    model in a fraction of the time; "best" reaches a still better one in about
-    ten times the time of "fast"; "notebook" trains as the notebook
+    model in a fraction of the time; "best" trains a larger one in up to ten
+    times the time of "fast"; "notebook" trains as the notebook
     "Character-Level LSTM" does.
     """
     init_from: builtins.str

@@ -1,7 +1,5 @@
 //! How the errors of the generation engine become statuses.
 
-use std::time::Duration;
-
 use charlstm_engine::{GenerateError, ModelSourceError};
 use charlstm_model::sampler::SamplingError;
 use charlstm_store::session::SealError;
@@ -9,11 +7,9 @@ use tonic::{Code, Status};
 
 use super::session::positions;
 use super::{
-    full, internal, invalid, invalid_because, refused, refused_with, session_error, unavailable,
+    full, internal, invalid, invalid_because, refused, refused_with, session_error,
+    shared_storage_unavailable,
 };
-
-/// When it is worth trying again to load a model.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Returns the status of a sampling parameter that is out of range.
 pub(in crate::rpc) fn bad_sampling(error: &SamplingError) -> Status {
@@ -97,7 +93,7 @@ fn model_source_error(error: &ModelSourceError) -> Status {
         ModelSourceError::PrecisionUnavailable { .. } => {
             refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
         }
-        ModelSourceError::Unavailable(_) => unavailable("STORAGE_UNAVAILABLE", text, RETRY_AFTER),
+        ModelSourceError::Unavailable(_) => shared_storage_unavailable(text),
         ModelSourceError::Failed(error) => internal(error),
     }
 }

@@ -35,6 +35,10 @@ pub(super) use transfer::{
 /// `ErrorInfo.domain` of every status.
 const DOMAIN: &str = "charlstm.v1";
 
+/// Retry delay if the storage that the replicas share is not available, or if
+/// another replica can carry out the call.
+const SHARED_STORAGE_RETRY: Duration = Duration::from_secs(1);
+
 /// Returns INVALID_ARGUMENT with a `BadRequest` violation of `field`, which is
 /// named as in the contract.
 pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
@@ -127,11 +131,16 @@ pub(super) fn refused_with<const N: usize>(
     Status::with_error_details(code, shorten(message.into()), details)
 }
 
-/// Returns the status of a list that the database cannot give now.
+/// Returns the status of a call that needs the storage which the replicas share,
+/// while it is not available. The cause is for the log.
+pub(super) fn shared_storage_unavailable(message: impl Into<String>) -> Status {
+    unavailable("STORAGE_UNAVAILABLE", message, SHARED_STORAGE_RETRY)
+}
+
+/// Returns the status of a list that the database cannot return at the moment.
 pub(super) fn database_unavailable(error: &DatabaseError) -> Status {
     tracing::warn!(%error, "the database cannot be read");
-    let text = "the database cannot be read, see the server's log";
-    unavailable("STORAGE_UNAVAILABLE", text, Duration::from_secs(1))
+    shared_storage_unavailable("the database cannot be read, see the server's log")
 }
 
 /// Returns INTERNAL with a fixed text. The error is logged: its details are

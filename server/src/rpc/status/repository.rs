@@ -1,15 +1,12 @@
 //! How the errors of the model repository become statuses.
 
-use std::time::Duration;
-
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{internal, invalid, invalid_because, refused, refused_with, unavailable};
+use super::{
+    internal, invalid, invalid_because, refused, refused_with, shared_storage_unavailable,
+};
 use charlstm_repository::RepositoryError;
-
-/// When it is worth trying again to read or store a model.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Returns the status of an error about the model that the request names in
 /// `field`.
@@ -44,7 +41,7 @@ pub(crate) fn repository(field: &str, error: &RepositoryError) -> Status {
         ),
         RepositoryError::Unavailable { .. } => {
             tracing::error!(%error, "the shared models are not available");
-            unavailable("STORAGE_UNAVAILABLE", error.client_message(), RETRY_AFTER)
+            shared_storage_unavailable(error.client_message())
         }
         RepositoryError::PublishedBefore { .. } => {
             refused(Code::AlreadyExists, "MODEL_EXISTS", text)

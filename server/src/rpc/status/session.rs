@@ -8,7 +8,10 @@ use charlstm_store::session::{
 };
 use tonic::{Code, Status};
 
-use super::{full, internal, invalid, quota, refused, refused_with, unavailable, unavailable_with};
+use super::{
+    full, internal, invalid, quota, refused, refused_with, shared_storage_unavailable, unavailable,
+    unavailable_with,
+};
 
 /// A session becomes free when the generation in it ends; a second is the time
 /// of some hundred characters.
@@ -131,7 +134,7 @@ pub(in crate::rpc) fn import_error(error: &ImportError) -> Status {
             refused(Code::FailedPrecondition, "PRECISION_UNAVAILABLE", text)
         }
         ImportError::Session { id, error } => session_error(id, error),
-        ImportError::Unavailable(_) => unavailable("STORAGE_UNAVAILABLE", text, RETRY_AFTER),
+        ImportError::Unavailable(_) => shared_storage_unavailable(text),
         ImportError::Internal(error) => internal(error),
     }
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::disk::disk;
-use super::{full, invalid, invalid_because, quota, refused, repository, unavailable};
+use super::{
+    SHARED_STORAGE_RETRY, full, invalid, invalid_because, quota, refused, repository,
+    shared_storage_unavailable, unavailable,
+};
 use charlstm_training::jobs::JobsError;
 
 /// Retry delay of a full queue: trainings take minutes.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
-
-/// When it is worth trying again if the shared storage is not available.
-const RETRY_SOON: Duration = Duration::from_secs(1);
 
 /// Returns the status of an error of the trainings.
 pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
@@ -27,7 +27,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
         JobsError::Unavailable { .. } => {
             tracing::error!(%error, "the shared trainings are not available");
             let text = "the storage that the replicas share is not available; try again";
-            unavailable("STORAGE_UNAVAILABLE", text, RETRY_SOON)
+            shared_storage_unavailable(text)
         }
         JobsError::QueueFull { .. } => full("TRAINING_QUEUE_FULL", text, RETRY_AFTER),
         JobsError::TrainingQuota { .. } => quota(text, Some(RETRY_AFTER)),
@@ -52,7 +52,7 @@ pub(in crate::rpc) fn of_jobs(error: &JobsError) -> Status {
 /// training continues on another one.
 pub(in crate::rpc) fn continues_elsewhere() -> Status {
     let text = "this replica stops, and the training continues on another one; watch it there";
-    unavailable("SERVER_STOPPING", text, RETRY_SOON)
+    unavailable("SERVER_STOPPING", text, SHARED_STORAGE_RETRY)
 }
 
 /// Returns the status of a stream whose first message has no spec.

@@ -144,7 +144,7 @@ async fn only_one_of_two_first_calls_runs() {
 }
 
 #[tokio::test]
-async fn a_renewal_tells_calls_that_their_sessions_are_gone() {
+async fn a_renewal_ends_the_calls_whose_sessions_are_gone() {
     let Some(database) = test_database().await else {
         return;
     };

@@ -14,7 +14,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +24,7 @@ use thiserror::Error;
 use super::change::{reason_code, reason_of};
 use super::disk::DiskFile;
 use super::pending::Batch;
+use super::redb_panic::guarded;
 use crate::session::encoding::{Reader, Writer};
 use crate::session::error::RecordError;
 use crate::session::identity::SessionIdentity;
@@ -96,21 +96,6 @@ impl<E: Into<redb::Error>> From<E> for DatabaseError {
     fn from(error: E) -> Self {
         Self::Redb(Box::new(error.into()))
     }
-}
-
-/// Runs redb so that a panic, with which it answers some kinds of damage, is
-/// an error.
-fn guarded<T>(run: impl FnOnce() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
-    // Whatever was being changed is dropped with the transaction.
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(DatabaseError::Damaged(
-            text.unwrap_or("a check failed").to_owned(),
-        ))
-    })
 }
 
 /// What is loaded at startup in addition to the index.

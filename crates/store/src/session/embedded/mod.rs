@@ -73,6 +73,7 @@ mod legacy;
 mod log;
 mod log_thread;
 mod pending;
+mod redb_panic;
 mod view;
 
 #[cfg(test)]

@@ -250,6 +250,5 @@ pub fn commit(opened: &OpenedSession, chars: u64, text: &str) -> SessionCommit {
 
 /// Gives the lease back without a commit.
 pub fn abandon(opened: OpenedSession) {
-    let lease: SessionLease = opened.lease;
-    drop(lease);
+    drop(opened.lease);
 }

@@ -335,3 +335,16 @@ async fn a_store_of_another_version_is_rejected_and_kept() {
     assert!(matches!(error, OpenError::Format { .. }), "{error}");
     assert_eq!(disk.files()[&log], other[&log]);
 }
+
+/// Users would see a stack trace in front of the message.
+#[test]
+fn a_panic_of_redb_about_damage_is_not_printed() {
+    let test = "session::embedded::tests::damage::a_flipped_bit_in_the_database_never_leads_to_a_wrong_state";
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&run.stderr);
+    assert!(!printed.contains("panicked"), "{printed}");
+    assert!(String::from_utf8_lossy(&run.stdout).contains("1 passed"));
+}
