@@ -46,7 +46,11 @@ impl Jobs {
 impl Shared {
     /// Reserves a place in the queue for a training to resume. Until
     /// [`Self::complete_resume`], it is neither deleted nor resumed again.
-    pub(super) fn reserve_resume(&self, id: &str, requester: &Requester) -> Result<Arc<Job>, JobsError> {
+    pub(super) fn reserve_resume(
+        &self,
+        id: &str,
+        requester: &Requester,
+    ) -> Result<Arc<Job>, JobsError> {
         let mut state = lock(&self.state);
         let job = self.get(&state, id)?;
         if state.resuming.contains(id) {
