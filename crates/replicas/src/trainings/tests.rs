@@ -124,14 +124,18 @@ impl Store {
         })
     }
 
+    fn trainings(&self, replica: &str) -> ReplicaTrainings {
+        ReplicaTrainings::new(
+            replica.to_owned(),
+            self.database.clone(),
+            self.objects.clone(),
+        )
+    }
+
     /// Opens a replica that saves a checkpoint after every step.
     fn open(&self, name: &str) -> Replica {
         let trainings = Arc::new(CutOff {
-            trainings: ReplicaTrainings::new(
-                name.to_owned(),
-                self.database.clone(),
-                self.objects.clone(),
-            ),
+            trainings: self.trainings(name),
             is_cut_off: AtomicBool::new(false),
         });
         let learners: Arc<FakeLearners> = Arc::default();
@@ -465,11 +469,6 @@ async fn the_queue_and_the_quota_count_the_trainings_of_all_replicas() {
     let Some(store) = Store::new().await else {
         return;
     };
-    let (a, b) = (store.open("a"), store.open("b"));
-    // Nobody claims anything.
-    for replica in [&a, &b] {
-        replica.trainings.set(true);
-    }
     let insert = |id: &str, owner: &str, trainings: &ReplicaTrainings| {
         let folder = tempfile::tempdir().unwrap();
         let tokens = folder.path().join("tokens");
@@ -487,15 +486,16 @@ async fn the_queue_and_the_quota_count_the_trainings_of_all_replicas() {
             },
         })
     };
-    let (first, second) = (&a.trainings.trainings, &b.trainings.trainings);
-    insert("t-1", "ann", first).unwrap();
-    let quota = insert("t-2", "ann", second);
+    // Nothing claims these trainings.
+    let (first, second) = (store.trainings("a"), store.trainings("b"));
+    insert("t-1", "ann", &first).unwrap();
+    let quota = insert("t-2", "ann", &second);
     assert!(
         matches!(quota, Err(SharedTrainingsError::Quota)),
         "{quota:?}"
     );
-    insert("t-3", "bob", second).unwrap();
-    let full = insert("t-4", "eve", first);
+    insert("t-3", "bob", &second).unwrap();
+    let full = insert("t-4", "eve", &first);
     assert!(
         matches!(full, Err(SharedTrainingsError::QueueFull)),
         "{full:?}"
@@ -506,5 +506,4 @@ async fn the_queue_and_the_quota_count_the_trainings_of_all_replicas() {
         keys,
         ["trainings/t-1/tokens.bin", "trainings/t-3/tokens.bin"]
     );
-    stop([a, b]).await;
 }
