@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::database::{Database, DatabaseError, database_key};
+use super::database::{Database, DatabaseError};
 use super::disk::Disk;
 use super::log::LogWriter;
 use super::pending::Pending;
+use super::rows::database_key;
 use crate::session::clock::RunningClock;
 use crate::session::error::{RecordError, SessionError, StorageUnavailable};
 use crate::session::index::Change;

@@ -1,12 +1,5 @@
-//! The database file: records, their index, tombstones.
-//!
-//! | table | key | value |
-//! | --- | --- | --- |
-//! | `meta` | name | `format` u32; `applied_log`, `clock_ms` u64; of the import of version 0.1, see there |
-//! | `records` | owner, 0, id | the record |
-//! | `index` | owner, 0, id | what is loaded at startup |
-//! | `tombstones` | u64 of the name | reason u8, sequence u64 |
-//! | `damaged` | where it was found | bytes that were moved aside |
+//! The database file: records, their index, tombstones. Its tables are in
+//! `tables`.
 //!
 //! Every commit syncs twice and stores the state of redb's allocator
 //! (`set_quick_repair`), so that opening after a crash does not have to read
@@ -21,44 +14,18 @@ use bytes::Bytes;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 use thiserror::Error;
 
-use super::change::{reason_code, reason_of};
 use super::disk::DiskFile;
 use super::pending::Batch;
+use super::redb_file::RedbFile;
 use super::redb_panic::guarded;
-use crate::session::encoding::{Reader, Writer};
-use crate::session::error::RecordError;
-use crate::session::identity::SessionIdentity;
+use super::rows::{decode_row, decode_tombstone, session_key};
+use super::tables::{DAMAGED, INDEX, META, RECORDS, TOMBSTONES, Tables, number};
 use crate::session::index::IndexRow;
-use crate::session::name::{Owner, SessionId, SessionKey};
-use crate::session::tombstones::{NameDigest, Tombstone};
+use crate::session::name::SessionKey;
+use crate::session::tombstones::Tombstone;
 
 /// Version of the tables that is written, and the only one that is read.
 pub(super) const FORMAT: u32 = 1;
-
-const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
-const INDEX: TableDefinition<&[u8], &[u8]> = TableDefinition::new("index");
-const TOMBSTONES: TableDefinition<u64, &[u8]> = TableDefinition::new("tombstones");
-const DAMAGED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("damaged");
-
-/// The key of a session in the tables: names contain no zero byte.
-pub(super) fn database_key(key: &SessionKey) -> Vec<u8> {
-    let (owner, id) = (key.owner.as_str(), key.id.as_str());
-    let mut bytes = Vec::with_capacity(owner.len() + 1 + id.len());
-    bytes.extend_from_slice(owner.as_bytes());
-    bytes.push(0);
-    bytes.extend_from_slice(id.as_bytes());
-    bytes
-}
-
-/// The session of a key.
-pub(super) fn session_key(bytes: &[u8]) -> Option<SessionKey> {
-    let (owner, id) = std::str::from_utf8(bytes).ok()?.split_once('\0')?;
-    Some(SessionKey::new(
-        Owner::new(owner).ok()?,
-        SessionId::new(id).ok()?,
-    ))
-}
 
 /// The database cannot be read or written.
 #[derive(Debug, Error)]
@@ -135,14 +102,7 @@ impl Database {
         let database = Self::open_redb(file, 0)?;
         guarded(|| {
             let transaction = database.redb()?.begin_write()?;
-            {
-                let mut meta = transaction.open_table(META)?;
-                meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
-                transaction.open_table(RECORDS)?;
-                transaction.open_table(INDEX)?;
-                transaction.open_table(TOMBSTONES)?;
-                transaction.open_table(DAMAGED)?;
-            }
+            Tables::open(&transaction)?.set("format", &FORMAT.to_le_bytes())?;
             commit(transaction)
         })?;
         Ok(database)
@@ -354,13 +314,7 @@ impl Database {
         let mut outcome = Ok(());
         let stored = guarded(|| {
             let transaction = self.redb()?.begin_write()?;
-            let mut tables = Tables {
-                meta: transaction.open_table(META)?,
-                records: transaction.open_table(RECORDS)?,
-                index: transaction.open_table(INDEX)?,
-                tombstones: transaction.open_table(TOMBSTONES)?,
-                damaged: transaction.open_table(DAMAGED)?,
-            };
+            let mut tables = Tables::open(&transaction)?;
             outcome = change(&mut tables);
             drop(tables);
             if outcome.is_ok() {
@@ -388,74 +342,6 @@ impl Database {
     }
 }
 
-/// The tables in a transaction.
-pub(super) struct Tables<'a> {
-    meta: redb::Table<'a, &'static str, &'static [u8]>,
-    records: redb::Table<'a, &'static [u8], &'static [u8]>,
-    index: redb::Table<'a, &'static [u8], &'static [u8]>,
-    tombstones: redb::Table<'a, u64, &'static [u8]>,
-    damaged: redb::Table<'a, &'static [u8], &'static [u8]>,
-}
-
-impl Tables<'_> {
-    /// Stores a session.
-    pub(super) fn put(
-        &mut self,
-        key: &[u8],
-        row: &IndexRow,
-        record: &[u8],
-    ) -> Result<(), DatabaseError> {
-        self.records.insert(key, record)?;
-        self.index.insert(key, encode_row(key, row).as_slice())?;
-        Ok(())
-    }
-
-    /// Removes a session.
-    fn remove(&mut self, key: &[u8]) -> Result<(), DatabaseError> {
-        self.records.remove(key)?;
-        self.index.remove(key)?;
-        Ok(())
-    }
-
-    /// Moves the record of a session, or what there is instead, to the damaged
-    /// ones.
-    fn move_aside(&mut self, key: &[u8], clock_ms: u64) -> Result<(), DatabaseError> {
-        let place = aside_key(key, clock_ms);
-        if let Some(record) = self.records.remove(key)? {
-            self.damaged.insert(place.as_slice(), record.value())?;
-        } else if let Some(row) = self.index.get(key)? {
-            self.damaged.insert(place.as_slice(), row.value())?;
-        }
-        self.index.remove(key)?;
-        Ok(())
-    }
-
-    /// Stores a tombstone.
-    pub(super) fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), DatabaseError> {
-        let value = encode_tombstone(tombstone);
-        self.tombstones.insert(tombstone.name.0, value.as_slice())?;
-        Ok(())
-    }
-
-    /// Removes a tombstone.
-    pub(super) fn remove_tombstone(&mut self, name: NameDigest) -> Result<(), DatabaseError> {
-        self.tombstones.remove(name.0)?;
-        Ok(())
-    }
-
-    /// Keeps bytes that could not be read, with where they were found.
-    pub(super) fn keep_damaged(&mut self, place: &str, bytes: &[u8]) -> Result<(), DatabaseError> {
-        self.damaged.insert(place.as_bytes(), bytes)?;
-        Ok(())
-    }
-
-    /// Sets an entry of `meta`.
-    pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), DatabaseError> {
-        self.meta.insert(name, value)?;
-        Ok(())
-    }
-}
-
 fn commit(mut transaction: redb::WriteTransaction) -> Result<(), DatabaseError> {
     transaction.set_quick_repair(true);
     Ok(transaction.commit()?)
@@ -472,145 +358,4 @@ fn copy_table<K: redb::Key + 'static>(
         copy.insert(key.value(), value.value())?;
     }
     Ok(())
-}
-
-fn aside_key(key: &[u8], clock_ms: u64) -> Vec<u8> {
-    let mut place = key.to_vec();
-    place.push(0);
-    place.extend_from_slice(&clock_ms.to_be_bytes());
-    place
-}
-
-fn number(
-    meta: &impl ReadableTable<&'static str, &'static [u8]>,
-    name: &str,
-) -> Result<Option<u64>, DatabaseError> {
-    let Some(value) = meta.get(name)? else {
-        return Ok(None);
-    };
-    let bytes = value.value();
-    let mut number = [0; 8];
-    let Some(part) = number.get_mut(..bytes.len()) else {
-        return Err(DatabaseError::Damaged(format!("its {name} is too long")));
-    };
-    part.copy_from_slice(bytes);
-    Ok(Some(u64::from_le_bytes(number)))
-}
-
-/// Encodes a row. Its checksum covers the key as well.
-fn encode_row(key: &[u8], row: &IndexRow) -> Vec<u8> {
-    let mut writer = Writer(Vec::with_capacity(160));
-    writer.u64(row.mark);
-    writer.u64(row.last_used_ms);
-    writer.u64(row.created_unix_ms);
-    writer.u64(row.position);
-    writer.u64(row.last_call_position);
-    writer.bytes(&row.bytes.to_le_bytes());
-    writer.precision(row.identity.precision);
-    writer.u16(row.identity.revision);
-    writer.text(&row.identity.model.name);
-    writer.u64(row.identity.model.version);
-    writer.bytes(&row.identity.digest);
-    let checksum = row_checksum(key, &writer.0);
-    writer.bytes(&checksum.to_le_bytes());
-    writer.0
-}
-
-fn row_checksum(key: &[u8], content: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(key), content)
-}
-
-fn decode_row(
-    key: &[u8],
-    bytes: &[u8],
-    identities: &mut HashSet<SessionIdentity>,
-) -> Result<IndexRow, RecordError> {
-    let (content, checksum) = bytes.split_last_chunk::<4>().ok_or(RecordError::Checksum)?;
-    if row_checksum(key, content).to_le_bytes() != *checksum {
-        return Err(RecordError::Checksum);
-    }
-    let content = Bytes::copy_from_slice(content);
-    let mut reader = Reader::new(&content);
-    let mut row = IndexRow {
-        mark: reader.u64()?,
-        last_used_ms: reader.u64()?,
-        created_unix_ms: reader.u64()?,
-        position: reader.u64()?,
-        last_call_position: reader.u64()?,
-        bytes: u32::from_le_bytes(reader.array()?),
-        identity: {
-            let precision = reader.precision()?;
-            let revision = reader.u16()?;
-            let (model, digest) = reader.model()?;
-            SessionIdentity {
-                model,
-                digest,
-                precision,
-                revision,
-            }
-        },
-    };
-    reader.finish()?;
-    match identities.get(&row.identity) {
-        Some(shared) => row.identity = shared.clone(),
-        None => {
-            identities.insert(row.identity.clone());
-        }
-    }
-    Ok(row)
-}
-
-fn encode_tombstone(tombstone: &Tombstone) -> [u8; 9] {
-    let mut bytes = [0; 9];
-    bytes[0] = reason_code(tombstone.reason);
-    bytes[1..].copy_from_slice(&tombstone.sequence.to_le_bytes());
-    bytes
-}
-
-fn decode_tombstone(name: u64, bytes: &[u8]) -> Result<Tombstone, RecordError> {
-    let short = RecordError::Content("a tombstone is too short");
-    let (&reason, sequence) = bytes.split_first().ok_or(short.clone())?;
-    Ok(Tombstone {
-        name: NameDigest(name),
-        reason: reason_of(reason)?,
-        sequence: u64::from_le_bytes(*sequence.first_chunk().ok_or(short)?),
-    })
-}
-
-/// The database file as redb wants it.
-#[derive(Debug)]
-struct RedbFile {
-    file: Arc<dyn DiskFile>,
-    is_detached: Arc<AtomicBool>,
-}
-
-impl RedbFile {
-    fn file(&self) -> io::Result<&dyn DiskFile> {
-        if self.is_detached.load(Ordering::Acquire) {
-            return Err(io::Error::other("the database was closed"));
-        }
-        Ok(&*self.file)
-    }
-}
-
-impl redb::StorageBackend for RedbFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file()?.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file()?.read_at(offset, out)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file()?.set_len(length)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file()?.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file()?.write_at(offset, data)
-    }
 }

@@ -35,8 +35,10 @@ use thiserror::Error;
 
 use super::ImportedLegacy;
 use super::change::{reason_of, row_of};
-use super::database::{Database, DatabaseError, Tables, database_key};
+use super::database::{Database, DatabaseError};
 use super::disk::{Disk, DiskFile};
+use super::rows::database_key;
+use super::tables::Tables;
 use crate::atomic_file::Digesting;
 use crate::session::encoding::Reader;
 use crate::session::error::{EvictionReason, RecordError};

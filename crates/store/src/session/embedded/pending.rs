@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::database::database_key;
+use super::rows::database_key;
 use crate::session::index::{Change, IndexRow};
 use crate::session::name::SessionKey;
 use crate::session::tombstones::{NameDigest, Tombstone};

@@ -7,7 +7,7 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use super::simulated_disk::SimulatedDisk;
 use super::{OpenError, open, open_with, small};
-use crate::session::embedded::database::Database;
+use crate::session::embedded::database::{Database, DatabaseError};
 use crate::session::embedded::disk::Disk;
 use crate::session::testing::fixture::{Fixture, key, state};
 use crate::session::{Durability, EvictionReason, SessionError, SessionLimits};
@@ -313,7 +313,7 @@ async fn a_store_of_another_version_is_rejected_and_kept() {
     let disk = SimulatedDisk::with_files(files.clone(), 1);
     let database = Database::open(disk.open("sessions.redb").unwrap(), 1 << 20).unwrap();
     let format = 2_u32.to_le_bytes();
-    let changed: Result<(), super::super::DatabaseError> =
+    let changed: Result<(), DatabaseError> =
         database.change(|tables| tables.set("format", &format));
     changed.unwrap();
     drop(database);
