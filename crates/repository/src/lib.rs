@@ -18,45 +18,40 @@ mod index;
 mod loading;
 mod manifest;
 mod publisher;
+mod publishing;
 mod quantisation;
+mod removal;
 pub mod shared;
 mod sharing;
 mod storage;
 mod upload;
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use charlstm_model::architecture::Architecture;
 use charlstm_model::decode_step::Precision;
-use charlstm_model::model_file::{Contents, ModelFile, ModelMetadata};
+use charlstm_model::model_file::ModelMetadata;
 use charlstm_model::model_id::{ModelReference, VersionReference, check_name};
-use charlstm_model::torch_checkpoint;
-use charlstm_model::vocabulary::Vocabulary;
 use charlstm_store::session::Owner;
-use charlstm_store::unix_time;
 
 use self::cache::Cache;
 pub use self::copying::{UsedName, VersionCopy};
 pub use self::decode_devices::DecodeDevices;
 pub use self::error::RepositoryError;
-use self::index::{Entry, Index};
+use self::index::Index;
 pub use self::loading::LoadedModel;
 pub use self::publisher::Publisher;
 pub use self::quantisation::{MAX_LOSS, Quantisation};
 use self::sharing::Sharing;
-use self::storage::{Staged, Storage};
+use self::storage::Storage;
 pub use self::upload::Upload;
 pub use charlstm_model::ModelId;
 
 /// Maximum bytes of loaded models that stay in memory after their last use.
 /// Models in use do not count.
 const IDLE_MODEL_BYTES: usize = 1024 * 1024 * 1024;
-
-/// Bytes of a file that are copied at a time.
-const COPY_BYTES: usize = 1024 * 1024;
 
 /// A model version without its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -274,115 +269,6 @@ impl Repository {
         }
     }
 
-    /// Stores a model as the next version of `name`, which belongs to the
-    /// publisher from then on if it has no owner yet.
-    ///
-    /// # Errors
-    /// `BadName`, `OtherOwner`, `VersionsUnknown`, `Io`, or `NotAModel` if the
-    /// model cannot be read back. Nothing is left of it then.
-    pub fn publish(
-        &self,
-        publisher: &Publisher,
-        name: &str,
-        file: &ModelFile,
-    ) -> Result<ModelId, RepositoryError> {
-        // Before the work, which takes seconds for a large model.
-        self.check_publisher(name, publisher)?;
-        let mut staged = self.shared.storage.stage()?;
-        staged.write(file)?;
-        let contents = staged.check(None)?;
-        let quantisation = Quantisation::measure(&file.parameters);
-        self.publish_staged(publisher, name, staged, contents, Some(quantisation))
-    }
-
-    /// Begins to store a file whose bytes arrive in pieces.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn upload(&self) -> Result<Upload, RepositoryError> {
-        Ok(Upload {
-            staged: self.shared.storage.stage()?,
-            bytes: 0,
-            first: Vec::new(),
-        })
-    }
-
-    /// Checks an uploaded file and stores it as the next version of `name`.
-    /// `vocabulary` is needed for a file that contains none. For the publisher
-    /// see [`Self::publish`].
-    ///
-    /// # Errors
-    /// `BadName`, `NotAModel`, `OtherOwner`, `VersionsUnknown`, `Io`. Nothing is
-    /// left of it then.
-    pub fn import(
-        &self,
-        publisher: &Publisher,
-        name: &str,
-        upload: Upload,
-        vocabulary: Option<&Vocabulary>,
-    ) -> Result<ModelId, RepositoryError> {
-        check_name(name)?;
-        let staged = upload.staged;
-        let mut contents = staged.check(vocabulary)?;
-        if !contents.has_metadata {
-            // A stored file describes itself, so this one is rewritten.
-            let mut model = torch_checkpoint::sorted(staged.read(vocabulary)?);
-            drop(staged);
-            model.metadata.created_unix_ms = unix_time::now_ms();
-            return self.publish(publisher, name, &model);
-        }
-        // The training was on another server.
-        contents.metadata.training_id.clear();
-        // What int8 costs is measured when the model is first used: an import needs
-        // little memory, whatever the size of the model.
-        self.publish_staged(publisher, name, staged, contents, None)
-    }
-
-    /// Checks an uploaded PyTorch checkpoint of the notebook and stores it as
-    /// the next version of `name`. Its form is recognised by its first bytes.
-    ///
-    /// # Errors
-    /// As [`Self::import`].
-    pub fn import_torch_checkpoint(
-        &self,
-        publisher: &Publisher,
-        name: &str,
-        upload: Upload,
-        vocabulary: Option<&Vocabulary>,
-    ) -> Result<ModelId, RepositoryError> {
-        check_name(name)?;
-        let mut model = upload.staged.read_torch_checkpoint(vocabulary)?;
-        // Frees its space before the model is written.
-        drop(upload);
-        model.metadata.created_unix_ms = unix_time::now_ms();
-        self.publish(publisher, name, &model)
-    }
-
-    /// Copies a file into the repository, as [`Self::import`].
-    ///
-    /// # Errors
-    /// As [`Self::import`].
-    pub fn import_file(
-        &self,
-        publisher: &Publisher,
-        name: &str,
-        path: &Path,
-        vocabulary: Option<&Vocabulary>,
-    ) -> Result<ModelId, RepositoryError> {
-        let io = |source| RepositoryError::io(path, source);
-        let mut upload = self.upload()?;
-        let mut source = File::open(path).map_err(io)?;
-        let mut chunk = vec![0; COPY_BYTES];
-        loop {
-            let count = source.read(&mut chunk).map_err(io)?;
-            if count == 0 {
-                break;
-            }
-            upload.append(&chunk[..count])?;
-        }
-        self.import(publisher, name, upload, vocabulary)
-    }
-
     /// Opens the file of a version for reading. It stays readable if the
     /// version is removed.
     ///
@@ -395,96 +281,6 @@ impl Repository {
         let description = self.describe(id)?;
         let file = self.open_model(&description)?;
         Ok((file, description))
-    }
-
-    /// Removes a version, sound or damaged. Works on a full disk. A caller that
-    /// has loaded the version keeps it.
-    ///
-    /// # Errors
-    /// `NotFound`, `Io`.
-    pub fn remove(&self, id: &ModelId) -> Result<(), RepositoryError> {
-        if let Some(sharing) = &self.shared.sharing {
-            return self.remove_shared(sharing, id);
-        }
-        let _changing = self.changing();
-        let last_version = {
-            let index = self.index();
-            index.contains(id)?;
-            index.last_version(&id.name).ok()
-        };
-        let removed = self.shared.storage.remove(id, last_version)?;
-        self.index().remove(id);
-        self.shared.cache.forget(id);
-        removed.free();
-        Ok(())
-    }
-
-    /// Marks a version as damaged, because its bytes are not those that were
-    /// stored. It is not served from now on; if it is a copy of a shared
-    /// version, it is fetched again. Does nothing if it was removed.
-    pub fn mark_damaged(&self, id: &ModelId, reason: &str) {
-        if self.drop_cached_file(id, reason) {
-            return;
-        }
-        if self.index().mark_damaged(id, reason) {
-            tracing::error!(model = %id, reason, "a stored model is damaged and is no longer served");
-            self.shared.cache.forget(id);
-        }
-    }
-
-    /// Assigns the next version number to a checked file and moves it into
-    /// place.
-    fn publish_staged(
-        &self,
-        publisher: &Publisher,
-        name: &str,
-        staged: Staged,
-        contents: Contents,
-        quantisation: Option<Quantisation>,
-    ) -> Result<ModelId, RepositoryError> {
-        if let Some(sharing) = &self.shared.sharing {
-            return self.publish_shared(sharing, publisher, name, staged, contents, quantisation);
-        }
-        if let Some(quantisation) = &quantisation {
-            staged.write_quantisation(quantisation)?;
-        }
-        staged.write_manifest(&contents)?;
-        let _changing = self.changing();
-        // Again, now that nobody else can publish: the upload took its time.
-        self.check_publisher(name, publisher)?;
-        let next = self.index().last_version(name)? + 1;
-        let owner = &publisher.owner;
-        if self.owner(name).is_none() && self.index().recorded_owner(name) != *owner {
-            self.shared.storage.write_owner(name, owner)?;
-            self.index().record_owner(name, owner.clone());
-        }
-        let id = self.shared.storage.publish_staged(name, next, staged)?;
-        self.insert_published(&id, contents, quantisation);
-        Ok(id)
-    }
-
-    /// Adds a version that was published to the index.
-    fn insert_published(
-        &self,
-        id: &ModelId,
-        contents: Contents,
-        quantisation: Option<Quantisation>,
-    ) {
-        tracing::info!(model = %id, "a model version was published");
-        if let Some(quantisation) = &quantisation {
-            quantisation.report(id);
-        }
-        let description = ModelDescription {
-            id: id.clone(),
-            digest: contents.sha256,
-            bytes: contents.bytes,
-            architecture: contents.architecture,
-            vocabulary: contents.vocabulary.characters().iter().collect(),
-            metadata: contents.metadata,
-            quantisation,
-        };
-        self.index()
-            .insert(id.clone(), Entry::Sound(Arc::new(description)));
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

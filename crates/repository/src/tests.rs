@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
+use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
+use charlstm_model::vocabulary::Vocabulary;
 
 fn model(seed: f32) -> ModelFile {
     let vocabulary = Vocabulary::of("abc".chars());

@@ -1,5 +1,7 @@
 //! Versions that are removed.
 
+use std::io::Read;
+
 use super::*;
 
 #[test]
