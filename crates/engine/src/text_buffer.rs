@@ -1,44 +1,28 @@
 //! The bounded buffer between the worker that generates a text and its reader.
 //!
-//! The worker appends, and the reader takes all that is there as one event.
-//! When the worker has ended the text and the reader has taken all of it, or
-//! has left, the buffer hands the call to the committer. The last event is
-//! held back until the session is committed.
+//! The worker appends, and the reader takes all that is there as one event. What
+//! follows when the text has ended is in `ending`.
+
+mod ending;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use charlstm_model::decode_step::HiddenState;
-use charlstm_store::session::{CommitOutcome, LeaseHandle, LeaseStatus, SessionError, SessionId};
+use charlstm_store::session::{LeaseHandle, LeaseStatus, SessionId};
 
+use self::ending::Phase;
 use crate::admission::Permit;
 use crate::committer::Committer;
 use crate::error::GenerateError;
-use crate::event::{FinishReason, Finished, GeneratedText, GenerationEvent, Started};
+use crate::event::{GeneratedText, GenerationEvent, Started};
 use crate::flush_policy::FlushPolicy;
 use crate::inbox::Inbox;
-use crate::progress::{CommitPoint, Progress, SessionEnd};
 
-/// How the worker ended a text.
-#[derive(Clone, Debug)]
-pub(crate) struct Completion {
-    pub(crate) reason: FinishReason,
-    /// Characters generated and not sent that count all the same: those of the
-    /// stop string.
-    pub(crate) stop_chars: u64,
-    /// Seconds from the first generated character to the last.
-    pub(crate) seconds: f64,
-}
-
-/// A text that the worker has ended.
-pub(crate) struct EndedText {
-    pub(crate) ending: Result<Completion, GenerateError>,
-    /// The call's side of its session, if it has one, and the state after the
-    /// last generated character, if it is at hand.
-    pub(crate) session: Option<(Progress, Option<HiddenState>)>,
-}
+pub(crate) use self::ending::{CommitError, Completion, EndedText};
 
 /// The session of a call, as its reader sees it.
 pub(crate) struct ReaderSession {
@@ -96,20 +80,6 @@ struct BufferState {
     /// The worker has parked the job until the buffer is drained.
     is_parked: bool,
     permit: Option<Permit>,
-}
-
-/// Where a call is.
-enum Phase {
-    /// The worker has the job.
-    Generating,
-    /// The text has ended, and the reader has not taken all of it yet.
-    Ended(Box<EndedText>),
-    /// The session is being committed.
-    Committing(Result<Completion, GenerateError>),
-    /// The last event waits for the reader.
-    Settled(Result<Finished, GenerateError>),
-    /// The last event was taken.
-    Over,
 }
 
 impl TextBuffer {
@@ -233,32 +203,6 @@ impl TextBuffer {
         self.lock().is_parked
     }
 
-    /// Ends the text. If the worker failed, text that was not read is dropped:
-    /// the reader gets the error after the commit. Returns the reader to wake.
-    pub(crate) fn end(self: &Arc<Self>, ended: EndedText) -> Option<Waker> {
-        let mut content = self.lock();
-        match &ended.ending {
-            Ok(_) => content.may_start = true,
-            Err(_) => content.drop_text(),
-        }
-        content.is_due = true;
-        content.release_slot();
-        content.phase = Phase::Ended(Box::new(ended));
-        self.settle_if_read(content)
-    }
-
-    /// Replaces the ending of a text whose reader does not take it: what was
-    /// not read is dropped. Returns the reader to wake.
-    pub(crate) fn give_up(self: &Arc<Self>, error: GenerateError) -> Option<Waker> {
-        let mut content = self.lock();
-        let Phase::Ended(ended) = &mut content.phase else {
-            return None;
-        };
-        ended.ending = Err(error);
-        content.drop_text();
-        self.settle_if_read(content)
-    }
-
     /// Records that the reader has left, and drops what it did not read.
     pub(crate) fn leave(self: &Arc<Self>) {
         let mut content = self.lock();
@@ -324,122 +268,9 @@ impl TextBuffer {
             .is_some_and(|session| session.lease.status() != LeaseStatus::Held)
     }
 
-    /// Hands the call to the committer if its text has ended and the reader
-    /// has taken all of it or does not get the rest. Returns the reader to
-    /// wake, if there is something for it to take.
-    fn settle_if_read(self: &Arc<Self>, mut guard: MutexGuard<'_, BufferState>) -> Option<Waker> {
-        let content = &mut *guard;
-        let phase = std::mem::replace(&mut content.phase, Phase::Generating);
-        let ended = match phase {
-            Phase::Ended(ended) => ended,
-            other => {
-                content.phase = other;
-                return None;
-            }
-        };
-        let reader_left = self.reader_left();
-        let is_read = content.chars == 0 && content.started.is_none();
-        if !(is_read || reader_left || ended.ending.is_err()) {
-            content.phase = Phase::Ended(ended);
-            return content.reader.take();
-        }
-        let point = match &ended.ending {
-            Ok(completion) if completion.is_complete() && !reader_left && !content.is_cut_off => {
-                CommitPoint::End
-            }
-            // The caller gets nothing of a whole text that fails.
-            ending if content.is_whole && (reader_left || ending.is_err()) => CommitPoint::After(0),
-            _ => CommitPoint::After(content.taken),
-        };
-        let session = ended
-            .session
-            .map(|(progress, end_state)| progress.leave_at(point, end_state));
-        let snapshot = match session {
-            Some(SessionEnd::Commit(lease, commit)) => {
-                content.phase = Phase::Committing(ended.ending);
-                drop(guard);
-                self.committer.submit(lease, commit, Arc::clone(self));
-                return None;
-            }
-            Some(SessionEnd::Snapshot(snapshot)) => Some(snapshot),
-            None => None,
-        };
-        let finished = ended.ending.map(|ending| Finished {
-            snapshot: snapshot.filter(|snapshot| snapshot.state.position > 0),
-            ..content.finished(&ending, None)
-        });
-        content.settle(finished)
-    }
-
-    /// Releases the last event, with the outcome of the commit.
-    pub(crate) fn commit_ended(&self, outcome: Result<CommitOutcome, CommitError>) {
-        let mut content = self.lock();
-        let ending = match std::mem::replace(&mut content.phase, Phase::Over) {
-            Phase::Committing(ending) => ending,
-            // A call is committed once.
-            other => {
-                content.phase = other;
-                return;
-            }
-        };
-        let finished = match (ending, outcome) {
-            // The commit is reported by the error that ended the call already.
-            (Err(error), _) => Err(error),
-            (Ok(ending), Ok(outcome)) => Ok(content.finished(&ending, Some(outcome.position))),
-            (Ok(ending), Err(CommitError::Session(SessionError::Deleted))) => {
-                let cancelled = Completion {
-                    reason: FinishReason::Cancelled,
-                    stop_chars: 0,
-                    ..ending
-                };
-                Ok(content.finished(&cancelled, None))
-            }
-            (Ok(_), Err(CommitError::Session(error))) => Err(self.session_error(error)),
-            (Ok(_), Err(CommitError::Abandoned)) => {
-                let text = "a commit task ended before its commit".to_owned();
-                Err(GenerateError::Internal(text))
-            }
-        };
-        let reader = content.settle(finished);
-        drop(content);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-    }
-
-    fn session_error(&self, error: SessionError) -> GenerateError {
-        match &self.session {
-            Some(session) => GenerateError::Session {
-                id: session.id.clone(),
-                error,
-            },
-            None => GenerateError::Internal(error.to_string()),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, BufferState> {
         // Nothing panics under the lock unless memory runs out.
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a commit did not succeed.
-#[derive(Debug)]
-pub(crate) enum CommitError {
-    /// The storage rejected it or failed.
-    Session(SessionError),
-    /// Its task was dropped or panicked.
-    Abandoned,
-}
-
-impl Completion {
-    /// Whether the text reached its length or a stop string, so that its end
-    /// is where the session continues.
-    fn is_complete(&self) -> bool {
-        match self.reason {
-            FinishReason::Length | FinishReason::Stop => true,
-            FinishReason::Cancelled | FinishReason::Shutdown => false,
-        }
     }
 }
 
@@ -488,107 +319,5 @@ impl BufferState {
     /// Position after the characters that the reader has taken.
     fn read_position(&self) -> u64 {
         self.begin_position + self.prompt_chars + self.taken
-    }
-
-    /// The last event. `committed` is the position of the session; without
-    /// one, it is what it would be.
-    fn finished(&self, ending: &Completion, committed: Option<u64>) -> Finished {
-        let position = committed.unwrap_or_else(|| {
-            if ending.is_complete() || self.taken > 0 {
-                self.read_position() + ending.stop_chars
-            } else {
-                // A call that was cut off before its text did not happen.
-                self.begin_position
-            }
-        });
-        Finished {
-            reason: ending.reason,
-            chars: self.taken,
-            position,
-            seconds: ending.seconds,
-            snapshot: None,
-        }
-    }
-
-    fn settle(&mut self, finished: Result<Finished, GenerateError>) -> Option<Waker> {
-        self.phase = Phase::Settled(finished);
-        self.permit = None;
-        self.reader.take()
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use charlstm_model::ModelId;
-    use charlstm_model::decode_step::Precision;
-    use charlstm_store::session::{MemorySessions, SessionLimits};
-    use futures_util::{FutureExt, StreamExt};
-
-    use super::*;
-    use crate::admission::Admission;
-    use crate::caller::CallerId;
-    use crate::stream::GenerationStream;
-
-    /// The buffer of a call without a session.
-    fn buffer() -> Arc<TextBuffer> {
-        let storage = Arc::new(MemorySessions::new(SessionLimits::default()));
-        let started = Started {
-            model: ModelId {
-                name: "m".to_owned(),
-                version: 1,
-            },
-            precision: Precision::Float32,
-            position: 0,
-            unknown_chars: 0,
-            seed: 0,
-            session: None,
-        };
-        TextBuffer::new(TextBufferParts {
-            started,
-            prompt_chars: 1,
-            session: None,
-            capacity_chars: 10_000,
-            inbox: Arc::default(),
-            committer: Committer::new(storage, tokio::runtime::Handle::current()),
-            permit: Admission::new(1).admit(&CallerId::default(), 1).unwrap(),
-        })
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_polls_all_the_time_gets_a_long_text_in_pieces_too() {
-        let buffer = buffer();
-        let mut stream = GenerationStream::new(Arc::clone(&buffer));
-        buffer.start();
-        let mut next = || stream.next().now_or_never().flatten();
-        assert!(matches!(next(), Some(Ok(GenerationEvent::Started(_)))));
-        let mut pieces = Vec::new();
-        for _ in 0..4_000 {
-            buffer.append(std::iter::once(('a', None)), 1);
-            if let Some(Ok(GenerationEvent::Text(piece))) = next() {
-                pieces.push(piece.text.len());
-            }
-        }
-        assert_eq!(pieces[..2_000], [1; 2_000]);
-        // Four characters each, unless this test was kept from running.
-        assert!(pieces.len() < 2_600, "{}", pieces.len());
-    }
-
-    #[tokio::test]
-    async fn text_that_waits_for_the_rest_of_its_message_is_flushed() {
-        let buffer = buffer();
-        let mut stream = GenerationStream::new(Arc::clone(&buffer));
-        buffer.start();
-        let mut next = || stream.next().now_or_never().flatten();
-        assert!(matches!(next(), Some(Ok(GenerationEvent::Started(_)))));
-        buffer.append("0123456789".chars().map(|digit| (digit, None)), 8);
-        assert!(next().is_some(), "the first characters do not wait");
-        buffer.append("bc".chars().map(|character| (character, None)), 8);
-        assert!(next().is_none());
-        buffer.flush();
-        let Some(Ok(GenerationEvent::Text(piece))) = next() else {
-            panic!("no text");
-        };
-        assert_eq!(piece.text, "bc");
     }
 }

@@ -2,6 +2,12 @@
 //! little, takes a decode step for every running generation, and scores a
 //! little. It shares nothing with other workers.
 
+mod batches;
+mod guard;
+mod prefill;
+mod reader_timeout;
+mod scoring;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -12,9 +18,9 @@ use charlstm_model::decode_step::DecodeError;
 use charlstm_model::float_control::DefaultFloatControl;
 use charlstm_model::sampler::Sampler;
 use charlstm_repository::LoadedModel;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::batches::position_of;
+use self::reader_timeout::ReaderTimeout;
 use crate::batch::Batch;
 use crate::error::GenerateError;
 use crate::event::FinishReason;
@@ -29,16 +35,7 @@ use crate::surplus_budget::SurplusBudget;
 use crate::text_buffer::TextBuffer;
 use crate::worker_load::WorkerLoad;
 
-/// Maximum number of models, each in one precision, that a worker keeps ready
-/// while none of their generations runs.
-const MAX_READY_MODELS: usize = 4;
-
-/// Maximum number of characters that are scored between two decode steps of
-/// running generations.
-const SCORE_CHARS: usize = 32;
-
-/// Number of characters that are scored at once if nothing else is to be done.
-const LONE_SCORE_CHARS: usize = 64;
+pub(crate) use self::guard::WorkerGuard;
 
 /// Maximum time that a worker sleeps. It is woken for everything that happens;
 /// the bound only makes sure that no mistake in that lasts.
@@ -86,50 +83,6 @@ struct ParkedJob {
 struct UnreadText {
     buffer: Weak<TextBuffer>,
     timeout: ReaderTimeout,
-}
-
-/// For how long a reader has shown no activity.
-struct ReaderTimeout {
-    activity: u64,
-    since: Instant,
-}
-
-impl ReaderTimeout {
-    fn new(buffer: &TextBuffer, now: Instant) -> Self {
-        Self {
-            activity: buffer.reader_activity(),
-            since: now,
-        }
-    }
-
-    /// Whether the reader has shown no activity for `limit`.
-    fn has_passed(&mut self, buffer: &TextBuffer, now: Instant, limit: Duration) -> bool {
-        let activity = buffer.reader_activity();
-        if activity != self.activity {
-            (self.activity, self.since) = (activity, now);
-        }
-        now.duration_since(self.since) >= limit
-    }
-}
-
-/// Watches the thread of a worker. If the thread ends unexpectedly, its
-/// commands are dropped, so that their calls end with an error, and the engine
-/// is reported as failed.
-pub(crate) struct WorkerGuard {
-    pub(crate) inbox: Arc<Inbox>,
-    pub(crate) failed: CancellationToken,
-    /// Counted until the thread has ended.
-    pub(crate) _alive: TaskTrackerToken,
-}
-
-impl Drop for WorkerGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("a generation worker ended unexpectedly");
-            self.failed.cancel();
-        }
-        self.inbox.abandon();
-    }
 }
 
 impl Worker {
@@ -330,69 +283,6 @@ impl Worker {
         });
     }
 
-    /// Prefills as many characters as the running generations allow.
-    fn prefill(&mut self) {
-        let mut left = self.prefill_budget.chunk_chars(self.scheduler.running());
-        while left > 0 {
-            let Some(mut job) = self.scheduler.next_to_prefill() else {
-                break;
-            };
-            match self.prefill_chunk(&mut job, left) {
-                Ok(chars) => {
-                    left = left.saturating_sub(chars);
-                    self.after_chunk(job);
-                }
-                Err(error) => {
-                    self.drop_batch(&Arc::clone(job.model()), &error);
-                    self.scheduler.free_slot(job.caller());
-                    self.fail(job, &error);
-                }
-            }
-        }
-    }
-
-    /// Feeds one chunk of a prompt. Returns its number of characters.
-    fn prefill_chunk(&mut self, job: &mut Job, max_chars: usize) -> Result<usize, DecodeError> {
-        if job.is_prefilled() {
-            return Ok(0);
-        }
-        let begin = Instant::now();
-        let slots = self.config.slots;
-        let batch = batch_of(&mut self.batches, job.model(), slots)?;
-        let chars = match job.next_chunk(max_chars) {
-            Some((state, chunk)) => {
-                batch.rows().prefill(state, chunk)?;
-                chunk.len()
-            }
-            None => 0,
-        };
-        job.advance_prefill(chars);
-        self.load
-            .prefill_chars
-            .fetch_add(chars as u64, Ordering::Relaxed);
-        self.prefill_budget.prefilled(chars, begin.elapsed());
-        Ok(chars)
-    }
-
-    /// Sends a job where it continues after a chunk of prefill.
-    fn after_chunk(&mut self, job: Job) {
-        if !job.is_prefilled() {
-            self.scheduler.continue_prefill(job);
-        } else if job.is_prompt_only() {
-            self.scheduler.free_slot(job.caller());
-            self.finish(job, FinishReason::Length);
-        } else {
-            let model = Arc::clone(job.model());
-            match batch_of(&mut self.batches, &model, self.config.slots) {
-                Ok(batch) => batch.push(job),
-                Err(error) => {
-                    self.scheduler.free_slot(job.caller());
-                    self.fail(job, &error);
-                }
-            }
-        }
-    }
-
     /// Takes a decode step: one more character for every running generation.
     fn step(&mut self, is_surplus: bool) {
         let begin = Instant::now();
@@ -441,36 +331,6 @@ impl Worker {
             Next::Park | Next::Continue => {
                 let timeout = ReaderTimeout::new(job.buffer(), now);
                 self.parked.push(ParkedJob { job, timeout });
-            }
-        }
-    }
-
-    /// Scores a chunk of the text that has waited longest.
-    fn score(&mut self) {
-        let Some(mut job) = self.scores.pop_front() else {
-            return;
-        };
-        if job.is_abandoned() {
-            return;
-        }
-        if job.deadline.is_some_and(|d| d <= Instant::now()) {
-            return job.fail(GenerateError::Deadline);
-        }
-        let chars = if self.scheduler.is_idle() {
-            LONE_SCORE_CHARS
-        } else {
-            let running = self.scheduler.running();
-            SCORE_CHARS.min(self.prefill_budget.chunk_chars(running))
-        };
-        let slots = self.config.slots;
-        let is_done = batch_of(&mut self.batches, &job.model, slots)
-            .and_then(|batch| job.advance(batch.rows(), chars));
-        match is_done {
-            Ok(false) => self.scores.push_back(job),
-            Ok(true) => job.finish(),
-            Err(error) => {
-                self.drop_batch(&Arc::clone(&job.model), &error);
-                job.fail(GenerateError::Internal(error.to_string()));
             }
         }
     }
@@ -564,31 +424,4 @@ impl Drop for Worker {
             }
         }
     }
-}
-
-/// Returns where the batch of a model is.
-fn position_of(batches: &[Batch], model: &LoadedModel) -> Option<usize> {
-    let is_same = |batch: &Batch| Arc::ptr_eq(&batch.model().weights, &model.weights);
-    batches.iter().position(is_same)
-}
-
-/// Returns the batch of a model, and creates it if there is none.
-fn batch_of<'a>(
-    batches: &'a mut Vec<Batch>,
-    model: &Arc<LoadedModel>,
-    slots: usize,
-) -> Result<&'a mut Batch, DecodeError> {
-    let index = match position_of(batches, model) {
-        Some(index) => index,
-        None => {
-            if batches.len() >= MAX_READY_MODELS
-                && let Some(idle) = batches.iter().position(Batch::is_empty)
-            {
-                batches.remove(idle);
-            }
-            batches.push(Batch::new(Arc::clone(model), slots)?);
-            batches.len() - 1
-        }
-    };
-    Ok(&mut batches[index])
 }

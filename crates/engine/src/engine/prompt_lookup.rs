@@ -6,7 +6,8 @@ use charlstm_model::decode_step::Arithmetic;
 use charlstm_store::session::Owner;
 
 use super::model_ref::EncodedText;
-use super::{CallStart, Engine, compute};
+use super::opening::CallStart;
+use super::{Engine, compute};
 use crate::error::GenerateError;
 use crate::prompt_cache::{CachedPrompt, PromptScope};
 
