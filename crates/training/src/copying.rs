@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use charlstm_store::session::Owner;
 
-use super::events::{Event, EventKind, State};
+use super::events::{Event, EventKind};
 use super::job::Job;
 
 /// A training, to be copied.
@@ -70,11 +70,9 @@ fn read(folder: &Path) -> io::Result<TrainingCopy> {
         .map(|event| event.as_ref().clone())
         .collect();
     if !job.summary().state.has_ended() {
-        let text = format!("the server stopped; {}", job.resumability().message());
-        let finished = job.without_model(State::Interrupted, text);
         events.push(Event {
             sequence: events.last().map_or(0, |last| last.sequence + 1),
-            event: EventKind::Finished(finished),
+            event: EventKind::Finished(job.interrupted(job.resumability())),
         });
     }
     let existing = |path: PathBuf| path.is_file().then_some(path);

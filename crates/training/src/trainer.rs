@@ -93,29 +93,19 @@ pub(super) fn run(job: &Job, context: &TrainerContext) -> Finished {
     // The panic hook has written the message of the panic to standard error.
     let result: Result<_, Failure> =
         catch_unwind(AssertUnwindSafe(train)).unwrap_or(Err(Failure::Panicked));
-    let train_loss = job.summary().train_loss;
-    let ended = |state, message: String| Finished {
-        state,
-        version: 0,
-        train_loss,
-        validation_loss: None,
-        message,
-        best_epoch: None,
-    };
     match result {
         Ok(Ending::Published(finished)) => finished,
         // Of a training that another replica runs, nothing is reported.
         Ok(Ending::Stopped(StopRequest::Stop | StopRequest::Abandon)) => {
-            let text = format!("the server stopped; {}", job.resumability().message());
-            ended(State::Interrupted, text)
+            job.interrupted(job.resumability())
         }
         Ok(Ending::Stopped(StopRequest::Cancel | StopRequest::Nothing)) => {
             let text = format!("cancelled; {}", job.resumability().message());
-            ended(State::Cancelled, text)
+            job.without_model(State::Cancelled, text)
         }
         Err(failure) => {
             tracing::error!(error = ?failure, id = job.id(), "a training failed");
-            ended(State::Failed, failure.to_string())
+            job.without_model(State::Failed, failure.to_string())
         }
     }
 }

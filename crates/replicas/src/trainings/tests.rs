@@ -1,16 +1,19 @@
+//! Tests of trainings on several replicas.
+
 #![allow(clippy::unwrap_used)]
 
+mod cut_off;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use charlstm_training::events::State;
-use charlstm_training::fake::{FakeLearners, FakeModels};
-use charlstm_training::job::Job;
+use charlstm_training::fake::{FakeLearners, FakeModels, Hold, sampler, spec, start};
+use charlstm_training::job::StopRequest;
 use charlstm_training::jobs::{Jobs, JobsConfig, JobsError, Requester};
-use charlstm_training::spec::TrainingSpec;
 use tempfile::TempDir;
 
+use self::cut_off::CutOff;
 use super::*;
 use crate::testing::test_database;
 
@@ -29,86 +32,6 @@ struct Replica {
     jobs: Jobs,
     learners: Arc<FakeLearners>,
     trainings: Arc<CutOff>,
-}
-
-struct CutOff {
-    trainings: ReplicaTrainings,
-    is_cut_off: AtomicBool,
-}
-
-impl CutOff {
-    fn check(&self) -> Outcome<()> {
-        match self.is_cut_off.load(Ordering::Acquire) {
-            true => Err(SharedTrainingsError::Unavailable("cut off".to_owned())),
-            false => Ok(()),
-        }
-    }
-
-    fn set(&self, is_cut_off: bool) {
-        self.is_cut_off.store(is_cut_off, Ordering::Release);
-    }
-}
-
-impl SharedTrainings for CutOff {
-    fn replica(&self) -> &str {
-        self.trainings.replica()
-    }
-    fn changes(&self, revision: u64) -> Outcome<TrainingChanges> {
-        self.check()?;
-        self.trainings.changes(revision)
-    }
-    fn insert(&self, training: &NewTraining<'_>) -> Outcome<()> {
-        self.check()?;
-        self.trainings.insert(training)
-    }
-    fn claim(&self) -> Outcome<Option<Claim>> {
-        self.check()?;
-        self.trainings.claim()
-    }
-    fn renew(&self, claim: &Claim) -> Outcome<bool> {
-        self.check()?;
-        self.trainings.renew(claim)
-    }
-    fn release(&self, claim: &Claim) -> Outcome<()> {
-        self.check()?;
-        self.trainings.release(claim)
-    }
-    fn append(&self, claim: &Claim, events: &[Arc<Event>]) -> Outcome<()> {
-        self.check()?;
-        self.trainings.append(claim, events)
-    }
-    fn keep_only(&self, claim: &Claim, kept: &[u64]) -> Outcome<()> {
-        self.check()?;
-        self.trainings.keep_only(claim, kept)
-    }
-    fn save_checkpoint(&self, claim: &Claim, checkpoint: &SavedCheckpoint<'_>) -> Outcome<()> {
-        self.check()?;
-        self.trainings.save_checkpoint(claim, checkpoint)
-    }
-    fn fetch_checkpoints(&self, id: &str, newest: &Path, previous: &Path) -> Outcome<()> {
-        self.check()?;
-        self.trainings.fetch_checkpoints(id, newest, previous)
-    }
-    fn fetch_tokens(&self, id: &str, path: &Path) -> Outcome<()> {
-        self.check()?;
-        self.trainings.fetch_tokens(id, path)
-    }
-    fn cancel(&self, id: &str, finished: Finished) -> Outcome<()> {
-        self.check()?;
-        self.trainings.cancel(id, finished)
-    }
-    fn resume(&self, id: &str, resumed: EventKind, limits: QueueLimits<'_>) -> Outcome<()> {
-        self.check()?;
-        self.trainings.resume(id, resumed, limits)
-    }
-    fn delete(&self, id: &str) -> Outcome<()> {
-        self.check()?;
-        self.trainings.delete(id)
-    }
-    fn delete_files(&self, id: &str) -> Outcome<()> {
-        self.check()?;
-        self.trainings.delete_files(id)
-    }
 }
 
 impl Store {
@@ -134,10 +57,7 @@ impl Store {
 
     /// Opens a replica that saves a checkpoint after every step.
     fn open(&self, name: &str) -> Replica {
-        let trainings = Arc::new(CutOff {
-            trainings: self.trainings(name),
-            is_cut_off: AtomicBool::new(false),
-        });
+        let trainings = Arc::new(CutOff::new(self.trainings(name)));
         let learners: Arc<FakeLearners> = Arc::default();
         let folder = self.folder.path().join(name).join("trainings");
         let config = JobsConfig {
@@ -149,7 +69,7 @@ impl Store {
             config,
             Arc::<FakeLearners>::clone(&learners),
             Arc::<FakeModels>::clone(&self.models),
-            Box::new(|request| Ok("x".repeat(request.chars))),
+            sampler(),
             Arc::<CutOff>::clone(&trainings),
         );
         Replica {
@@ -167,40 +87,6 @@ impl Store {
         );
         self.database.fetch_all(expire).await.unwrap();
     }
-
-    fn published(&self) -> Vec<Vec<f32>> {
-        let published = self.models.published.lock().unwrap();
-        published
-            .iter()
-            .map(|(_, model)| model.parameters.values.clone())
-            .collect()
-    }
-}
-
-/// Three steps an epoch, four epochs.
-fn spec() -> TrainingSpec {
-    TrainingSpec {
-        model: "m".to_owned(),
-        hidden_size: Some(2),
-        num_layers: Some(1),
-        batch_size: Some(2),
-        sequence_length: Some(2),
-        epochs: Some(4),
-        recipe: Some("notebook".to_owned()),
-        seed: Some(1),
-        sample_chars: Some(3),
-        ..TrainingSpec::default()
-    }
-}
-
-fn try_start(jobs: &Jobs, requester: Requester) -> Result<Arc<Job>, JobsError> {
-    let mut upload = jobs.begin(&spec(), requester)?;
-    upload.push(b"abcabcabcabca")?;
-    jobs.start(upload)
-}
-
-fn start(jobs: &Jobs) -> Arc<Job> {
-    try_start(jobs, Requester::admin()).unwrap()
 }
 
 /// Waits on this replica for the end of a training; returns all its events.
@@ -240,6 +126,32 @@ fn outline(events: &[Arc<Event>]) -> Vec<String> {
     events.iter().filter_map(name).collect()
 }
 
+impl Replica {
+    /// Does something that blocks with the trainings of the replica.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Jobs) -> T + Send + 'static,
+    ) -> T {
+        let jobs = self.jobs.clone();
+        blocking(move || work(&jobs)).await
+    }
+
+    /// Starts a training, and returns its id.
+    async fn start(&self) -> String {
+        let start = |jobs: &Jobs| start(jobs, &spec()).unwrap().id().to_owned();
+        self.blocking(start).await
+    }
+}
+
+/// Waits until the training thread is held.
+async fn reached(hold: Hold) -> Hold {
+    blocking(move || {
+        hold.wait_until_reached();
+        hold
+    })
+    .await
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
@@ -256,8 +168,7 @@ async fn every_replica_serves_the_events_of_a_training_that_one_of_them_runs() {
         return;
     };
     let (a, b) = (store.open("a"), store.open("b"));
-    let jobs = a.jobs.clone();
-    let id = blocking(move || start(&jobs).id().to_owned()).await;
+    let id = a.start().await;
     let expected = [
         "accepted",
         "epoch 1",
@@ -269,7 +180,7 @@ async fn every_replica_serves_the_events_of_a_training_that_one_of_them_runs() {
     let (from_a, from_b) = (watch(&a.jobs, &id).await, watch(&b.jobs, &id).await);
     assert_eq!(outline(&from_a), expected);
     assert_eq!(from_a, from_b);
-    assert_eq!(store.published().len(), 1);
+    assert_eq!(store.models.published_weights().len(), 1);
     stop([a, b]).await;
     // Corpus and checkpoints are not needed any more.
     assert_eq!(store.objects.list("trainings").await.unwrap(), [""; 0]);
@@ -281,21 +192,15 @@ async fn another_replica_takes_over_and_the_first_one_has_no_effect_any_more() {
         return;
     };
     let only = undisturbed.open("only");
-    let jobs = only.jobs.clone();
-    let id = blocking(move || start(&jobs).id().to_owned()).await;
+    let id = only.start().await;
     watch(&only.jobs, &id).await;
     stop([only]).await;
 
     let store = Store::new().await.unwrap();
     let a = store.open("a");
     let hold = a.learners.hold_before_step(6);
-    let jobs = a.jobs.clone();
-    let id = blocking(move || start(&jobs).id().to_owned()).await;
-    let hold = blocking(move || {
-        hold.wait_until_reached();
-        hold
-    })
-    .await;
+    let id = a.start().await;
+    let hold = reached(hold).await;
     // The process is suspended, and its claim expires.
     a.trainings.set(true);
     store.expire_claims().await;
@@ -317,7 +222,10 @@ async fn another_replica_takes_over_and_the_first_one_has_no_effect_any_more() {
     ];
     assert_eq!(outline(&from_b), expected);
     stop([a, b]).await;
-    assert_eq!(store.published(), undisturbed.published());
+    assert_eq!(
+        store.models.published_weights(),
+        undisturbed.models.published_weights()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,13 +236,8 @@ async fn an_epoch_that_was_reported_is_not_reported_again_after_a_takeover() {
     let a = store.open("a");
     // Without the checkpoints of the second epoch, which is computed again.
     let hold = a.learners.hold_before_step(8);
-    let jobs = a.jobs.clone();
-    let id = blocking(move || start(&jobs).id().to_owned()).await;
-    let hold = blocking(move || {
-        hold.wait_until_reached();
-        hold
-    })
-    .await;
+    let id = a.start().await;
+    let hold = reached(hold).await;
     let back = sqlx::query(
         "UPDATE trainings SET checkpoint = previous_checkpoint, previous_checkpoint = NULL",
     );
@@ -368,8 +271,7 @@ async fn a_replica_that_stops_lets_another_one_continue_at_once() {
     let (a, b) = (store.open("a"), store.open("b"));
     let hold_a = a.learners.hold_before_step(5);
     let hold_b = b.learners.hold_before_step(5);
-    let jobs = a.jobs.clone();
-    let id = blocking(move || start(&jobs).id().to_owned()).await;
+    let id = a.start().await;
     // Whichever of them runs it.
     let (holder, first, second) = blocking(move || {
         let (sent, received) = std::sync::mpsc::channel();
@@ -391,9 +293,7 @@ async fn a_replica_that_stops_lets_another_one_continue_at_once() {
     let mut watcher = first.jobs.get(&id).unwrap().watch(0);
     let jobs = first.jobs.clone();
     let stopping = tokio::task::spawn_blocking(move || jobs.stop(PATIENCE));
-    while first.jobs.get(&id).unwrap().stop_request()
-        == charlstm_training::job::StopRequest::Nothing
-    {
+    while first.jobs.get(&id).unwrap().stop_request() == StopRequest::Nothing {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     holder.release();
@@ -416,45 +316,39 @@ async fn a_training_can_be_cancelled_resumed_and_deleted_from_any_replica() {
     };
     let a = store.open("a");
     let hold = a.learners.hold_before_step(5);
-    let jobs = a.jobs.clone();
-    let (running, waiting) = blocking(move || {
-        let running = start(&jobs).id().to_owned();
-        hold.wait_until_reached();
-        let waiting = start(&jobs).id().to_owned();
-        std::mem::forget(hold);
-        (running, waiting)
-    })
-    .await;
+    let running = a.start().await;
+    std::mem::forget(reached(hold).await);
+    let waiting = a.start().await;
     let b = store.open("b");
     // Replica b claims the waiting one as soon as it can; it may have ended.
-    let jobs = b.jobs.clone();
-    let cancelled = waiting.clone();
-    blocking(move || jobs.cancel(&cancelled).unwrap()).await;
+    let id = waiting.clone();
+    b.blocking(move |jobs| jobs.cancel(&id).map(|_| ()).unwrap())
+        .await;
     let events = watch(&b.jobs, &waiting).await;
     let last = outline(&events).pop().unwrap();
     assert!(last == "Cancelled" || last == "Succeeded", "{last}");
-    let jobs = b.jobs.clone();
     let id = running.clone();
-    let error =
-        blocking(move || jobs.delete(&id).map(|job| job.id().to_owned()).unwrap_err()).await;
+    let error = b
+        .blocking(move |jobs| jobs.delete(&id).map(|_| ()).unwrap_err())
+        .await;
     assert!(matches!(error, JobsError::NotDeletable { .. }), "{error}");
-    let jobs = b.jobs.clone();
     let id = running.clone();
-    blocking(move || jobs.cancel(&id).unwrap()).await;
+    b.blocking(move |jobs| jobs.cancel(&id).map(|_| ()).unwrap())
+        .await;
     a.trainings.set(true);
     store.expire_claims().await;
     // Its replica is gone, and the next one that claims it cancels it.
     let events = watch(&b.jobs, &running).await;
     assert_eq!(outline(&events).pop().unwrap(), "Cancelled");
 
-    let jobs = b.jobs.clone();
     let id = running.clone();
-    blocking(move || jobs.resume(&id, &Requester::admin()).map(|_| ()).unwrap()).await;
+    b.blocking(move |jobs| jobs.resume(&id, &Requester::admin()).map(|_| ()).unwrap())
+        .await;
     let events = watch(&b.jobs, &running).await;
     assert_eq!(outline(&events).pop().unwrap(), "Succeeded");
-    let jobs = b.jobs.clone();
     let id = running.clone();
-    blocking(move || jobs.delete(&id).map(|_| ()).unwrap()).await;
+    b.blocking(move |jobs| jobs.delete(&id).map(|_| ()).unwrap())
+        .await;
     let c = store.open("c");
     assert!(matches!(
         c.jobs.get(&running),

@@ -47,6 +47,7 @@ impl Job {
         self.finish(self.without_model(state, message));
     }
 
+    /// Returns the last event of a training that ends in a state without a model.
     pub(crate) fn without_model(&self, state: State, message: String) -> Finished {
         Finished {
             state,
@@ -75,8 +76,13 @@ impl Job {
 
     /// Reports that the server stopped, or stops, before the training ended.
     pub(crate) fn interrupt(&self, resumability: Resumability) {
+        self.finish(self.interrupted(resumability));
+    }
+
+    /// Returns the last event of a training before whose end the server stopped.
+    pub(crate) fn interrupted(&self, resumability: Resumability) -> Finished {
         let text = format!("the server stopped; {}", resumability.message());
-        self.finish_without_model(State::Interrupted, text);
+        self.without_model(State::Interrupted, text)
     }
 
     /// Adds the last event again if the history has lost it.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod durability;
+mod fixture;
 mod folders;
 mod full_disk;
 mod quotas;
@@ -10,154 +11,15 @@ mod version_0_1;
 
 use std::path::Path;
 
+use self::fixture::{Fixture, PATIENCE, copy, end, epochs, rolled_back, wait_until_idle, watch};
 use super::*;
-use crate::events::{Event, EventKind, Finished, RolledBack, State};
-use crate::fake::{FakeLearners, FakeModels, Fault, Hold};
+use crate::events::{Event, EventKind, State};
+use crate::fake::{CORPUS, Fault, spec, start};
 use crate::models::InitialModel;
-use crate::spec::TrainingSpec;
 use charlstm_model::corpus::CorpusError;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
 use charlstm_repository::RepositoryError;
-
-/// Far longer than anything here takes: a test that waits for it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Fixture {
-    folder: tempfile::TempDir,
-    learners: Arc<FakeLearners>,
-    models: Arc<FakeModels>,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().unwrap(),
-            learners: Arc::default(),
-            models: Arc::default(),
-        }
-    }
-
-    fn open(&self) -> Jobs {
-        self.open_with(|_| {})
-    }
-
-    /// Saves a checkpoint after every step.
-    fn open_with_checkpoints(&self) -> Jobs {
-        self.open_with(|config| config.checkpoint_interval = Duration::ZERO)
-    }
-
-    /// Starts a training and holds it before a step.
-    fn start_and_hold(&self, jobs: &Jobs, step: u64) -> (Arc<Job>, Hold) {
-        let hold = self.learners.hold_before_step(step);
-        let job = start(jobs, &spec()).unwrap();
-        hold.wait_until_reached();
-        (job, hold)
-    }
-
-    /// Copies what a kill of the server would leave now.
-    fn killed(&self) -> Self {
-        let after = Self::new();
-        copy(self.folder.path(), after.folder.path());
-        after
-    }
-
-    fn fault(&self, step: u64, fault: Fault) {
-        self.learners.faults.lock().unwrap().push((step, fault));
-    }
-
-    fn open_with(&self, change: impl FnOnce(&mut JobsConfig)) -> Jobs {
-        let mut config = JobsConfig::new(self.folder.path().join("trainings"));
-        config.max_queued = 2;
-        change(&mut config);
-        let (learners, models) = (Arc::clone(&self.learners), Arc::clone(&self.models));
-        let sampler = |request: &crate::sample::SampleRequest<'_>| Ok("x".repeat(request.chars));
-        Jobs::open(config, learners, models, Box::new(sampler)).unwrap()
-    }
-
-    fn published(&self) -> Vec<Vec<f32>> {
-        let published = self.models.published.lock().unwrap();
-        published
-            .iter()
-            .map(|(_, model)| model.parameters.values.clone())
-            .collect()
-    }
-}
-
-/// Three steps an epoch, four epochs.
-fn spec() -> TrainingSpec {
-    TrainingSpec {
-        model: "m".to_owned(),
-        hidden_size: Some(2),
-        num_layers: Some(1),
-        batch_size: Some(2),
-        sequence_length: Some(2),
-        epochs: Some(4),
-        recipe: Some("notebook".to_owned()),
-        seed: Some(1),
-        sample_chars: Some(3),
-        ..TrainingSpec::default()
-    }
-}
-
-const CORPUS: &[u8] = b"abcabcabcabca";
-
-fn start(jobs: &Jobs, spec: &TrainingSpec) -> Result<Arc<Job>, JobsError> {
-    let mut upload = jobs.begin(spec, Requester::admin())?;
-    upload.push(CORPUS)?;
-    jobs.start(upload)
-}
-
-/// Returns all events up to the end.
-fn watch(job: &Job, from: u64) -> Vec<Event> {
-    let mut watcher = job.watch(from);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut events = Vec::new();
-        let all = async {
-            while let Some(event) = watcher.next().await {
-                events.push(event.as_ref().clone());
-            }
-        };
-        tokio::time::timeout(PATIENCE, all).await.unwrap();
-        events
-    })
-}
-
-/// Blocks until no training runs: a moment after the last event of one.
-fn wait_until_idle(jobs: &Jobs) {
-    let patience = std::time::Instant::now() + PATIENCE;
-    while jobs.load() != Load::default() {
-        assert!(std::time::Instant::now() < patience);
-        std::thread::yield_now();
-    }
-}
-
-fn end(job: &Job) -> Finished {
-    match watch(job, 0).pop().unwrap().event {
-        EventKind::Finished(finished) => finished,
-        other => panic!("the last event is {other:?}"),
-    }
-}
-
-fn rolled_back(events: &[Event]) -> Vec<RolledBack> {
-    let back = |event: &Event| match &event.event {
-        EventKind::RolledBack(back) => Some(back.clone()),
-        _ => None,
-    };
-    events.iter().filter_map(back).collect()
-}
-
-fn epochs(events: &[Event]) -> Vec<u32> {
-    let epoch = |event: &Event| match &event.event {
-        EventKind::Epoch(epoch) => Some(epoch.epoch),
-        _ => None,
-    };
-    events.iter().filter_map(epoch).collect()
-}
 
 #[test]
 fn a_training_tells_its_course_and_publishes_a_model() {
@@ -249,7 +111,10 @@ fn cancelling_saves_a_checkpoint_from_which_it_resumes_bit_for_bit() {
     let events = watch(&job, 0);
     assert_eq!(end(&job).state, State::Succeeded);
     assert_eq!(epochs(&events), [1, 2, 3, 4]);
-    assert_eq!(fixture.published(), whole.published());
+    assert_eq!(
+        fixture.models.published_weights(),
+        whole.models.published_weights()
+    );
     assert!(matches!(
         jobs.resume(job.id(), &Requester::admin()),
         Err(JobsError::NotResumable {
@@ -280,7 +145,10 @@ fn a_killed_server_leaves_an_interrupted_training_that_resumes_bit_for_bit() {
             jobs.resume_interrupted();
             assert_eq!(end(&job).state, State::Succeeded);
             assert_eq!(epochs(&watch(&job, 0)), [1, 2, 3, 4]);
-            assert_eq!(after.published(), whole.published());
+            assert_eq!(
+                after.models.published_weights(),
+                whole.models.published_weights()
+            );
         }
     }
 }
@@ -383,7 +251,7 @@ fn a_panic_or_a_failing_device_fails_one_training_and_not_the_next() {
         jobs.resume(job.id(), &Requester::admin()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
     }
-    let published = fixture.published();
+    let published = fixture.models.published_weights();
     assert_eq!(published[0], published[1]);
 }
 
@@ -537,17 +405,4 @@ fn the_state_of_the_fake_learner_is_what_is_saved() {
     assert_eq!((before.step, saved.step), (10, 11));
     assert_eq!(saved.hidden, [11.0, 11.0]);
     assert_ne!(saved.parameters, before.parameters);
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

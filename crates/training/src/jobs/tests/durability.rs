@@ -48,7 +48,10 @@ fn a_training_that_was_cancelled_resumed_and_killed_is_interrupted() {
         assert_eq!((summary.state, summary.run), (State::Interrupted, 2));
         jobs.resume_interrupted();
         assert_eq!(end(&again).state, State::Succeeded);
-        assert_eq!(after.published(), fixture.published());
+        assert_eq!(
+            after.models.published_weights(),
+            fixture.models.published_weights()
+        );
         let resumed = resumed(&watch(&again, 0));
         let runs: Vec<u32> = resumed.iter().map(|resumed| resumed.run).collect();
         assert_eq!(runs, [2, 3]);
@@ -130,7 +133,7 @@ fn weights_that_have_diverged_are_never_saved_or_published() {
             assert_eq!(rolled_back.len(), 1, "{fault:?} {step}");
             assert_eq!(rolled_back[0].checkpoint_step, step - 1);
             let sound = |weight: &f32| weight.abs() < 1e3;
-            assert!(fixture.published()[0].iter().all(sound));
+            assert!(fixture.models.published_weights()[0].iter().all(sound));
         }
     }
 }
@@ -151,7 +154,10 @@ fn weights_that_have_diverged_are_not_saved_when_the_training_stops() {
         assert_eq!(end(&job).state, State::Succeeded);
         if fault == Fault::WeightsExplode {
             // Not even a rollback was needed.
-            assert_eq!(fixture.published(), whole.published());
+            assert_eq!(
+                fixture.models.published_weights(),
+                whole.models.published_weights()
+            );
         }
     }
 }
@@ -190,7 +196,10 @@ fn a_rollback_is_the_same_after_a_kill() {
         jobs.resume_interrupted();
         let again = jobs.get(job.id()).unwrap();
         assert_eq!(end(&again).state, State::Succeeded);
-        assert_eq!(after.published(), fixture.published());
+        assert_eq!(
+            after.models.published_weights(),
+            fixture.models.published_weights()
+        );
     }
 }
 
@@ -311,7 +320,10 @@ fn a_training_whose_checkpoints_are_gone_resumes_from_the_beginning() {
     let events = watch(&job, 0);
     assert_eq!(resumed(&events)[0].step, 0);
     assert_eq!(epochs(&events), [1, 2, 3, 4], "each is reported once");
-    assert_eq!(fixture.published(), whole.published());
+    assert_eq!(
+        fixture.models.published_weights(),
+        whole.models.published_weights()
+    );
 }
 
 #[test]

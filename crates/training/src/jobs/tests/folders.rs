@@ -109,5 +109,5 @@ fn a_kill_after_the_model_was_published_publishes_no_second_one() {
     assert_eq!(end(&job), finished);
     jobs.resume_interrupted();
     assert_eq!(end(&job), finished);
-    assert_eq!(fixture.published().len(), 1);
+    assert_eq!(fixture.models.published_weights().len(), 1);
 }

@@ -107,7 +107,7 @@ fn a_finished_model_waits_for_space_and_is_then_published() {
     let finished = end(&job);
     assert_eq!((finished.state, finished.version), (State::Succeeded, 1));
     assert_eq!(*fixture.models.attempts.lock().unwrap(), 5);
-    assert_eq!(fixture.published().len(), 1);
+    assert_eq!(fixture.models.published_weights().len(), 1);
     let failed = failed(&watch(&job, 0));
     assert_eq!(failed.len(), 1, "it is reported once");
     assert_eq!(failed[0].step, 12);
@@ -159,7 +159,10 @@ fn a_server_that_stops_while_a_model_waits_leaves_a_checkpoint_to_publish_it_fro
         let jobs = fixture.open();
         let job = jobs.resume(job.id(), &Requester::admin()).unwrap();
         assert_eq!(end(&job).state, State::Succeeded);
-        assert_eq!(fixture.published(), whole.published());
+        assert_eq!(
+            fixture.models.published_weights(),
+            whole.models.published_weights()
+        );
         let events = watch(&job, 0);
         let resumed = events
             .iter()
