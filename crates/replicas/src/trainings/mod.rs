@@ -7,10 +7,12 @@
 //! first one match no row. A checkpoint is an object under the epoch, and the
 //! training has it only once the row points to it.
 
+mod change;
 mod copying;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,48 +1,28 @@
-//! The rows of trainings and of their events. Every transaction locks the
-//! revision first and a training after that, so two never wait for each other.
+//! The rows of trainings and of their events: what each request reads and
+//! changes.
 
 use std::sync::Arc;
 
 use charlstm_training::copying::TrainingCopy;
 use charlstm_training::events::{Event, EventKind};
 use charlstm_training::shared::{
-    Claim, NewTraining, QueueLimits, SavedCheckpoint, SharedState, SharedTraining,
-    SharedTrainingsError, TrainingChanges,
+    Claim, NewTraining, QueueLimits, SavedCheckpoint, SharedState, SharedTrainingsError,
+    TrainingChanges,
 };
-use sqlx::Row;
-use sqlx::postgres::PgRow;
 
-use crate::database::{Database, DatabaseError, Transaction};
-
-type Outcome<T> = Result<T, SharedTrainingsError>;
+use super::Outcome;
+use super::change::Change;
+use super::values::{get, number, signed, training, unreadable};
+use crate::database::Database;
 
 #[derive(Debug)]
 pub(super) struct TrainingRows {
     database: Database,
 }
 
-/// A transaction that counts as one change.
-struct Change {
-    transaction: Transaction,
-    revision: i64,
-}
-
 impl TrainingRows {
     pub(super) fn new(database: Database) -> Self {
         Self { database }
-    }
-
-    async fn change(&self) -> Outcome<Change> {
-        let mut transaction = self.database.begin().await?;
-        let count =
-            sqlx::query("UPDATE training_revision SET revision = revision + 1 RETURNING revision");
-        let rows = transaction.fetch_all(count).await?;
-        let row = rows.first().ok_or(SharedTrainingsError::NotFound)?;
-        let revision = get(row, "revision")?;
-        Ok(Change {
-            transaction,
-            revision,
-        })
     }
 
     /// Returns what has changed after a revision.
@@ -82,7 +62,7 @@ impl TrainingRows {
     }
 
     pub(super) async fn insert(&self, training: &NewTraining<'_>) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         change.check_limits(training.limits).await?;
         let insert = sqlx::query(
             "INSERT INTO trainings (id, owner, metadata, state, revision)
@@ -110,7 +90,7 @@ impl TrainingRows {
         training: &TrainingCopy,
         [checkpoint, previous]: &[Option<String>; 2],
     ) -> Outcome<bool> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         let insert = sqlx::query(
             "INSERT INTO trainings (id, owner, metadata, state, checkpoint, checkpoint_step,
                  previous_checkpoint, revision)
@@ -140,7 +120,7 @@ impl TrainingRows {
         if !get::<bool>(&self.database.fetch_one(select).await?, "any")? {
             return Ok(None);
         }
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         let claim = sqlx::query(
             "UPDATE trainings SET state = 'running', epoch = epoch + 1, replica = $1,
                  lease_until = clock_timestamp() + interval '10 s', revision = $2
@@ -177,7 +157,7 @@ impl TrainingRows {
     }
 
     pub(super) async fn release(&self, claim: &Claim) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         let release = sqlx::query(
             "UPDATE trainings SET state = 'queued', replica = NULL, lease_until = NULL,
                  revision = $3
@@ -193,7 +173,7 @@ impl TrainingRows {
     }
 
     pub(super) async fn append(&self, claim: &Claim, events: &[Arc<Event>]) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         let select = sqlx::query(
             "SELECT state FROM trainings
              WHERE id = $1 AND epoch = $2 AND state IN ('running', 'ended') FOR UPDATE",
@@ -243,7 +223,7 @@ impl TrainingRows {
         key: &str,
         checkpoint: &SavedCheckpoint<'_>,
     ) -> Outcome<Option<String>> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         let select = sqlx::query(
             "SELECT checkpoint, previous_checkpoint FROM trainings
              WHERE id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE",
@@ -283,7 +263,7 @@ impl TrainingRows {
 
     /// Forgets the checkpoints of a training that has ended.
     pub(super) async fn forget_checkpoints(&self, id: &str) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         let forget = sqlx::query(
             "UPDATE trainings SET checkpoint = NULL, checkpoint_step = NULL,
                  previous_checkpoint = NULL, revision = $2
@@ -296,7 +276,7 @@ impl TrainingRows {
     }
 
     pub(super) async fn cancel(&self, id: &str, finished: &EventKind) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         match change.lock(id).await? {
             SharedState::Queued => {
                 change.add_event(id, finished).await?;
@@ -322,7 +302,7 @@ impl TrainingRows {
         resumed: &EventKind,
         limits: QueueLimits<'_>,
     ) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         change.require_ended(id).await?;
         change.check_limits(limits).await?;
         let resume = sqlx::query(
@@ -337,7 +317,7 @@ impl TrainingRows {
     }
 
     pub(super) async fn delete(&self, id: &str) -> Outcome<()> {
-        let mut change = self.change().await?;
+        let mut change = Change::begin(&self.database).await?;
         change.require_ended(id).await?;
         let deletions = [
             sqlx::query("DELETE FROM training_events WHERE training = $1").bind(id),
@@ -359,152 +339,4 @@ impl TrainingRows {
         }
         change.commit().await
     }
-}
-
-impl Change {
-    /// Runs a statement that must return a row.
-    async fn require(
-        &mut self,
-        statement: crate::database::Statement<'_>,
-        otherwise: SharedTrainingsError,
-    ) -> Outcome<PgRow> {
-        let mut rows = self.transaction.fetch_all(statement).await?;
-        match rows.is_empty() {
-            true => Err(otherwise),
-            false => Ok(rows.remove(0)),
-        }
-    }
-
-    /// Locks a training until the end of the transaction.
-    async fn lock(&mut self, id: &str) -> Outcome<SharedState> {
-        let select = sqlx::query("SELECT state FROM trainings WHERE id = $1 FOR UPDATE").bind(id);
-        let row = self.require(select, SharedTrainingsError::NotFound).await?;
-        state(&row)
-    }
-
-    async fn require_ended(&mut self, id: &str) -> Outcome<()> {
-        match self.lock(id).await? {
-            SharedState::Ended => Ok(()),
-            SharedState::Queued | SharedState::Running => Err(SharedTrainingsError::NotEnded),
-            SharedState::Deleted => Err(SharedTrainingsError::NotFound),
-        }
-    }
-
-    /// Checks that one more training may wait. The revision is locked, so the
-    /// numbers do not change before the end of the transaction.
-    async fn check_limits(&mut self, limits: QueueLimits<'_>) -> Outcome<()> {
-        let count = sqlx::query(
-            "SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
-                 count(*) FILTER (WHERE owner = $1) AS of_owner
-             FROM trainings WHERE state IN ('queued', 'running')",
-        )
-        .bind(limits.owner.to_string());
-        let row = self.require(count, SharedTrainingsError::NotFound).await?;
-        if number(&row, "queued")? >= limits.max_queued as u64 {
-            return Err(SharedTrainingsError::QueueFull);
-        }
-        let of_owner = number(&row, "of_owner")?;
-        match limits.max_of_owner {
-            Some(limit) if of_owner >= limit => Err(SharedTrainingsError::Quota),
-            _ => Ok(()),
-        }
-    }
-
-    /// Adds events with their sequence numbers, unless they are there already.
-    async fn add_events<'e>(
-        &mut self,
-        id: &str,
-        events: impl IntoIterator<Item = &'e Event>,
-    ) -> Outcome<()> {
-        let (mut sequences, mut texts) = (Vec::new(), Vec::new());
-        for event in events {
-            sequences.push(signed(event.sequence));
-            texts.push(serde_json::to_string(&event.event).map_err(unreadable)?);
-        }
-        let insert = sqlx::query(
-            "INSERT INTO training_events (training, sequence, event, revision)
-             SELECT $1, sequence, event, $4 FROM unnest($2, $3) AS new (sequence, event)
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(id)
-        .bind(sequences)
-        .bind(texts)
-        .bind(self.revision);
-        self.transaction.fetch_all(insert).await?;
-        Ok(())
-    }
-
-    /// Adds the next event of a training that no replica runs.
-    async fn add_event(&mut self, id: &str, event: &EventKind) -> Outcome<()> {
-        let text = serde_json::to_string(event).map_err(unreadable)?;
-        let insert = sqlx::query(
-            "INSERT INTO training_events (training, sequence, event, revision)
-             SELECT $1, COALESCE(max(sequence) + 1, 0), $2, $3
-             FROM training_events WHERE training = $1",
-        )
-        .bind(id)
-        .bind(text)
-        .bind(self.revision);
-        self.transaction.fetch_all(insert).await?;
-        Ok(())
-    }
-
-    async fn end(&mut self, id: &str) -> Outcome<()> {
-        let end = sqlx::query(
-            "UPDATE trainings SET state = 'ended', replica = NULL, lease_until = NULL,
-                 cancel_requested = false, revision = $2 WHERE id = $1",
-        )
-        .bind(id)
-        .bind(self.revision);
-        self.transaction.fetch_all(end).await?;
-        Ok(())
-    }
-
-    async fn commit(self) -> Outcome<()> {
-        Ok(self.transaction.commit().await?)
-    }
-}
-
-fn training(row: &PgRow) -> Outcome<SharedTraining> {
-    let step: Option<i64> = get(row, "checkpoint_step")?;
-    Ok(SharedTraining {
-        id: get(row, "id")?,
-        metadata: get(row, "metadata")?,
-        state: state(row)?,
-        checkpoint_step: step.and_then(|step| u64::try_from(step).ok()),
-    })
-}
-
-fn state(row: &PgRow) -> Outcome<SharedState> {
-    match get(row, "state")? {
-        "queued" => Ok(SharedState::Queued),
-        "running" => Ok(SharedState::Running),
-        "ended" => Ok(SharedState::Ended),
-        "deleted" => Ok(SharedState::Deleted),
-        other => Err(SharedTrainingsError::Unavailable(format!(
-            "a training has the state {other:?}, which this version does not know"
-        ))),
-    }
-}
-
-fn get<'r, T>(row: &'r PgRow, column: &str) -> Outcome<T>
-where
-    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    Ok(row.try_get(column).map_err(DatabaseError::from)?)
-}
-
-fn number(row: &PgRow, column: &str) -> Outcome<u64> {
-    let value: i64 = get(row, column)?;
-    u64::try_from(value).map_err(unreadable)
-}
-
-fn unreadable(error: impl std::error::Error) -> SharedTrainingsError {
-    SharedTrainingsError::Unavailable(format!("a row cannot be read or written: {error}"))
-}
-
-/// Numbers above the range of the column do not occur; if one did, it would
-/// match no row.
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
