@@ -20,16 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use charlstm_store::atomic_file::sync_folder;
-use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, SessionError, SessionLimits, SessionStorage,
-};
+use charlstm_store::session::{SessionError, SessionStorage};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::data_folder::{DataFolderError, SNAPSHOT_KEY, lock};
+use crate::data_folder::{
+    DataFolderError, MODELS, SESSIONS, SNAPSHOT_KEY, TRAININGS, check_has_data, lock,
+    open_sessions_to_copy,
+};
 
 /// Name of the socket in the data folder.
 const SOCKET: &str = "control.sock";
@@ -46,9 +47,6 @@ pub enum BackupError {
     /// The target exists.
     #[error("{} already exists; name a folder that does not", .0.display())]
     Exists(PathBuf),
-    /// There is no data folder to copy.
-    #[error("{} is not a data folder of charlstm-server; name it with --data-dir", .0.display())]
-    NoData(PathBuf),
     /// The data folder cannot be used.
     #[error(transparent)]
     DataFolder(#[from] DataFolderError),
@@ -101,18 +99,10 @@ struct Response {
 /// [`BackupError`].
 pub async fn back_up(data: &Path, target: &Path) -> Result<(), BackupError> {
     let target = std::path::absolute(target).map_err(BackupError::io(target))?;
-    if !data.join("models").is_dir() {
-        return Err(BackupError::NoData(data.to_owned()));
-    }
+    check_has_data(data)?;
     match lock(data) {
         Ok(_lock) => {
-            // The limits of the server are not known here, and a backup must not
-            // evict anything.
-            let settings = EmbeddedSettings {
-                limits: SessionLimits::UNLIMITED,
-                ..EmbeddedSettings::default()
-            };
-            let sessions = EmbeddedSessions::open(&data.join("sessions"), settings)
+            let sessions = open_sessions_to_copy(data)
                 .map_err(|error| BackupError::Sessions(error.to_string()))?;
             copy(&sessions, data, &target).await?;
             Ok(sessions.shutdown().await?)
@@ -224,7 +214,7 @@ async fn copy(
         .prefix(".backup-")
         .tempdir_in(parent)
         .map_err(BackupError::io(parent))?;
-    sessions.backup(&staging.path().join("sessions")).await?;
+    sessions.backup(&staging.path().join(SESSIONS)).await?;
     let (from, to) = (data.to_owned(), staging.path().to_owned());
     let copied = tokio::task::spawn_blocking(move || copy_files(&from, &to)).await;
     copied.map_err(|error| BackupError::Server(error.to_string()))??;
@@ -237,8 +227,8 @@ async fn copy(
 fn copy_files(data: &Path, target: &Path) -> Result<(), BackupError> {
     // A folder that has sealed no snapshot yet has no key.
     copy_file(&data.join(SNAPSHOT_KEY), &target.join(SNAPSHOT_KEY))?;
-    copy_folder(&data.join("models"), &target.join("models"))?;
-    copy_folder(&data.join("trainings"), &target.join("trainings"))
+    copy_folder(&data.join(MODELS), &target.join(MODELS))?;
+    copy_folder(&data.join(TRAININGS), &target.join(TRAININGS))
 }
 
 /// Copies a folder with its subfolders. What is removed in the meantime is

@@ -1,10 +1,21 @@
-//! The data folder and its lock: one server at a time.
+//! The data folder, its lock, which one server at a time holds, and what the
+//! commands need that read the folder of a server that is stopped.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use charlstm_store::session::{EmbeddedSessions, EmbeddedSettings, OpenError, SessionLimits};
 use thiserror::Error;
+
+/// The folder of the models in the data folder.
+pub(crate) const MODELS: &str = "models";
+
+/// The folder of the trainings in the data folder.
+pub(crate) const TRAININGS: &str = "trainings";
+
+/// The folder of the sessions in the data folder.
+pub(crate) const SESSIONS: &str = "sessions";
 
 /// The file of the data folder with the key that session snapshots are sealed
 /// with.
@@ -13,6 +24,9 @@ pub(crate) const SNAPSHOT_KEY: &str = "snapshot.key";
 /// The data folder cannot be used.
 #[derive(Debug, Error)]
 pub enum DataFolderError {
+    /// No server has used it.
+    #[error("{} is not a data folder of charlstm-server; name it with --data-dir", .0.display())]
+    NoData(PathBuf),
     /// Another running server uses it.
     #[error(
         "{} is in use by another charlstm-server; give each server its own --data-dir",
@@ -67,6 +81,30 @@ pub(crate) fn lock(folder: &Path) -> Result<File, DataFolderError> {
         Err(TryLockError::WouldBlock) => Err(DataFolderError::InUse(folder.to_owned())),
         Err(TryLockError::Error(error)) => Err(failed("lock")(error)),
     }
+}
+
+/// Checks that a server has used the folder.
+///
+/// # Errors
+/// `NoData`.
+pub(crate) fn check_has_data(folder: &Path) -> Result<(), DataFolderError> {
+    match folder.join(MODELS).is_dir() {
+        true => Ok(()),
+        false => Err(DataFolderError::NoData(folder.to_owned())),
+    }
+}
+
+/// Opens the sessions of a locked folder to copy them. The limits of its server
+/// are not known here, and nothing must be evicted. Blocks.
+///
+/// # Errors
+/// As [`EmbeddedSessions::open`].
+pub(crate) fn open_sessions_to_copy(folder: &Path) -> Result<EmbeddedSessions, OpenError> {
+    let settings = EmbeddedSettings {
+        limits: SessionLimits::UNLIMITED,
+        ..EmbeddedSettings::default()
+    };
+    EmbeddedSessions::open(&folder.join(SESSIONS), settings)
 }
 
 #[cfg(test)]

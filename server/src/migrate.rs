@@ -3,20 +3,15 @@
 //! deletes nothing.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use charlstm_replicas::copying::{Copied, CopyError};
-use charlstm_replicas::models::ReplicaModels;
-use charlstm_replicas::trainings::ReplicaTrainings;
 use charlstm_repository::{ModelId, Repository, RepositoryError};
-use charlstm_store::session::{
-    EmbeddedSessions, EmbeddedSettings, ImportRequest, ListRequest, SessionError, SessionLimits,
-    SessionStorage,
-};
+use charlstm_store::session::{ImportRequest, ListRequest, SessionError, SessionStorage};
 use charlstm_training::copying as training_copies;
 use thiserror::Error;
 
-use crate::data_folder::lock;
+use crate::data_folder::{DataFolderError, TRAININGS, check_has_data, lock, open_sessions_to_copy};
 use crate::serve::SharedStorage;
 
 /// Sessions that are read at a time.
@@ -27,8 +22,8 @@ const PAGE: usize = 1000;
 #[derive(Debug, Error)]
 pub enum MigrateError {
     /// There is no data folder.
-    #[error("{} is not a data folder of charlstm-server; name it with --data-dir", .0.display())]
-    NoData(PathBuf),
+    #[error(transparent)]
+    DataFolder(DataFolderError),
     /// It is not said where to copy it.
     #[error("name the target with --database (or --database-file) and --object-store")]
     NoTarget,
@@ -105,9 +100,7 @@ pub(crate) async fn migrate(
     storage: &SharedStorage,
     sessions: &dyn SessionStorage,
 ) -> Result<Migrated, MigrateError> {
-    if !data.join("models").is_dir() {
-        return Err(MigrateError::NoData(data.to_owned()));
-    }
+    check_has_data(data).map_err(MigrateError::DataFolder)?;
     let _lock = lock(data).map_err(|error| MigrateError::InUse(error.to_string()))?;
     let mut migration = Migration {
         storage,
@@ -146,8 +139,7 @@ impl Migration<'_> {
 
     async fn models(&mut self, data: &Path) -> Result<(), MigrateError> {
         let repository = Repository::open(data)?;
-        let models =
-            ReplicaModels::new(self.storage.database.clone(), self.storage.objects.clone());
+        let models = self.storage.models();
         for damaged in repository.damaged() {
             let text = format!("model {}: {}", damaged.id, damaged.reason);
             self.failed.push(text);
@@ -179,18 +171,15 @@ impl Migration<'_> {
     }
 
     async fn trainings(&mut self, data: &Path) -> Result<(), MigrateError> {
-        let folder = data.join("trainings");
+        let folder = data.join(TRAININGS);
         let read = training_copies::read_all(&folder);
         let (trainings, unreadable) =
             read.map_err(|error| MigrateError::Failed(format!("{}: {error}", folder.display())))?;
         let unreadable = unreadable.into_iter();
         self.failed
             .extend(unreadable.map(|id| format!("training {id}: see the log")));
-        let storage = ReplicaTrainings::new(
-            String::new(),
-            self.storage.database.clone(),
-            self.storage.objects.clone(),
-        );
+        // Nothing is claimed, so no replica has a name.
+        let storage = self.storage.trainings("");
         for training in trainings {
             let copied = storage.copy(&training).await;
             let name = format!("training {}", training.id);
@@ -205,12 +194,7 @@ impl Migration<'_> {
         target: &dyn SessionStorage,
     ) -> Result<(), MigrateError> {
         let failed = |error: &dyn fmt::Display| MigrateError::Failed(error.to_string());
-        let settings = EmbeddedSettings {
-            limits: SessionLimits::UNLIMITED,
-            ..EmbeddedSettings::default()
-        };
-        let source = EmbeddedSessions::open(&data.join("sessions"), settings)
-            .map_err(|error| failed(&error))?;
+        let source = open_sessions_to_copy(data).map_err(|error| failed(&error))?;
         let mut after = None;
         loop {
             let request = ListRequest {

@@ -12,6 +12,7 @@ mod routes;
 mod services;
 mod shared_storage;
 mod stop;
+mod trainings;
 mod transport;
 
 use std::io::{self, Write};
@@ -130,6 +131,16 @@ pub enum ServeError {
     /// Sessions could not be saved at shutdown.
     #[error("the sessions could not be saved: {0}")]
     Sessions(String),
+}
+
+impl ServeError {
+    /// A file or folder cannot be used, for the reason that an error names.
+    fn file<E: std::error::Error>(path: &Path) -> impl Fn(E) -> Self {
+        move |error| Self::File {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }
+    }
 }
 
 fn listen_advice(error: &io::Error) -> &'static str {
@@ -307,10 +318,7 @@ fn serving_ended(ended: Result<(), tokio::task::JoinError>) -> ServeError {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, ServeError> {
-    std::fs::read(path).map_err(|error| ServeError::File {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    std::fs::read(path).map_err(ServeError::file(path))
 }
 
 /// Reports the state of the server to the service manager, if there is one.

@@ -7,8 +7,9 @@ use super::ServeError;
 use super::prepared::Prepared;
 use super::replica::Replica;
 use super::shared_storage::SharedStorage;
+use super::trainings;
 use crate::config::Config;
-use crate::data_folder::SNAPSHOT_KEY;
+use crate::data_folder::{SESSIONS, SNAPSHOT_KEY};
 use crate::devices::{self, GenerationSettings};
 use charlstm_engine::{Engine, EngineConfig};
 use charlstm_repository::Repository;
@@ -16,8 +17,7 @@ use charlstm_store::session::{
     EmbeddedSessions, EmbeddedSettings, ImportedLegacy, SessionLimits, SessionStorage,
     SnapshotKeys, default_max_bytes,
 };
-use charlstm_training::jobs::{Jobs, JobsConfig};
-use charlstm_training::sample;
+use charlstm_training::jobs::Jobs;
 use tokio_util::sync::CancellationToken;
 
 /// The opened data folder.
@@ -66,9 +66,9 @@ impl Data {
         };
         let jobs = match shared {
             Some((replica, storage)) => {
-                storage.jobs(config, replica.name(), &repository, prepared)?
+                trainings::open_shared(config, prepared, &repository, storage, replica.name())?
             }
-            None => open_jobs(config, prepared, &repository)?,
+            None => trainings::open(config, prepared, &repository)?,
         };
         let threads = generation.threads;
         let engine = start_engine(config, threads, &repository, Arc::clone(&sessions))?;
@@ -85,13 +85,10 @@ impl Data {
 
 /// Opens the session storage of the data folder.
 fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError> {
-    let folder = config.data_dir.join("sessions");
+    let folder = config.data_dir.join(SESSIONS);
     let max_bytes = match config.session_store_bytes {
         Some(bytes) => bytes.as_u64(),
-        None => default_max_bytes(&folder).map_err(|error| ServeError::File {
-            path: folder.clone(),
-            reason: error.to_string(),
-        })?,
+        None => default_max_bytes(&folder).map_err(ServeError::file(&folder))?,
     };
     let settings = EmbeddedSettings {
         limits: SessionLimits {
@@ -139,30 +136,4 @@ fn start_engine(
         ..EngineConfig::default()
     };
     Engine::start(settings, Arc::new(repository.clone()), sessions).map_err(ServeError::Threads)
-}
-
-fn open_jobs(
-    config: &Config,
-    prepared: &Prepared,
-    repository: &Repository,
-) -> Result<Jobs, ServeError> {
-    let folder = config.data_dir.join("trainings");
-    let jobs = Jobs::open(
-        JobsConfig {
-            keep_ended: config.keep_trainings,
-            tensorboard: config.tensorboard,
-            ..JobsConfig::new(folder.clone())
-        },
-        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
-        Arc::new(repository.clone()),
-        Box::new(sample::write),
-    )
-    .map_err(|error| ServeError::File {
-        path: folder,
-        reason: error.to_string(),
-    })?;
-    if config.resume_interrupted {
-        jobs.resume_interrupted();
-    }
-    Ok(jobs)
 }

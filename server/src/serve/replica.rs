@@ -149,13 +149,9 @@ pub(super) fn database_url(config: &Config) -> Result<Option<DatabaseUrl>, Serve
     let Some(path) = &config.replicas.database_file else {
         return Ok(config.replicas.database.clone());
     };
-    let error = |reason: String| ServeError::File {
-        path: path.clone(),
-        reason,
-    };
-    let text = secret_file::read(path, MAX_URL_BYTES).map_err(|e| error(e.to_string()))?;
+    let text = secret_file::read(path, MAX_URL_BYTES).map_err(ServeError::file(path))?;
     let url: Result<DatabaseUrl, DatabaseError> = text.trim().parse();
-    Ok(Some(url.map_err(|e| error(e.to_string()))?))
+    Ok(Some(url.map_err(ServeError::file(path))?))
 }
 
 /// Warns about replicas with another precision or with the name of this one.

@@ -9,26 +9,23 @@ use charlstm_replicas::models::{ReplicaModels, follow};
 use charlstm_replicas::object_store::Objects;
 use charlstm_replicas::trainings::ReplicaTrainings;
 use charlstm_repository::{DecodeDevices, Repository};
-use charlstm_training::jobs::{Jobs, JobsConfig};
-use charlstm_training::sample;
 use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
-use super::prepared::Prepared;
 use crate::config::Config;
-use crate::devices;
+use crate::data_folder::{MODELS, SESSIONS, TRAININGS};
 
 /// In the data folder: copies of what is shared.
-const CACHE: &str = "cache";
+pub(super) const CACHE: &str = "cache";
 
 /// Folders of a data folder that is not a cache.
-const OWN_DATA: [&str; 3] = ["models", "trainings", "sessions"];
+const OWN_DATA: [&str; 3] = [MODELS, TRAININGS, SESSIONS];
 
 /// Database and object store of a replica.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedStorage {
-    pub(crate) database: Database,
-    pub(crate) objects: Objects,
+    database: Database,
+    objects: Objects,
 }
 
 impl SharedStorage {
@@ -42,6 +39,20 @@ impl SharedStorage {
         Ok(Self { database, objects })
     }
 
+    /// Returns the shared models.
+    pub(crate) fn models(&self) -> ReplicaModels {
+        ReplicaModels::new(self.database.clone(), self.objects.clone())
+    }
+
+    /// Returns the shared trainings, as the replica with that name sees them.
+    pub(crate) fn trainings(&self, replica: &str) -> ReplicaTrainings {
+        ReplicaTrainings::new(
+            replica.to_owned(),
+            self.database.clone(),
+            self.objects.clone(),
+        )
+    }
+
     /// Opens the models, and follows what other replicas publish and remove.
     /// Blocks on the network.
     pub(super) fn repository(
@@ -50,10 +61,7 @@ impl SharedStorage {
         devices: DecodeDevices,
         stopping: &CancellationToken,
     ) -> Result<Repository, ServeError> {
-        let models = Arc::new(ReplicaModels::new(
-            self.database.clone(),
-            self.objects.clone(),
-        ));
+        let models = Arc::new(self.models());
         let sweeping = Arc::clone(&models);
         let repository = Repository::open_shared(&config.data_dir.join(CACHE), devices, models)?;
         tokio::spawn(follow(repository.clone(), stopping.clone()));
@@ -63,35 +71,6 @@ impl SharedStorage {
             }
         });
         Ok(repository)
-    }
-
-    /// Opens the trainings, and runs what this replica claims. Blocks on the
-    /// network.
-    pub(super) fn jobs(
-        &self,
-        config: &Config,
-        name: &str,
-        repository: &Repository,
-        prepared: &Prepared,
-    ) -> Result<Jobs, ServeError> {
-        let folder = config.data_dir.join(CACHE).join("trainings");
-        let trainings =
-            ReplicaTrainings::new(name.to_owned(), self.database.clone(), self.objects.clone());
-        let jobs = Jobs::open_shared(
-            JobsConfig {
-                keep_ended: config.keep_trainings,
-                tensorboard: config.tensorboard,
-                ..JobsConfig::new(folder.clone())
-            },
-            devices::learners(prepared.device, config.threads, prepared.kernels.float32),
-            Arc::new(repository.clone()),
-            Box::new(sample::write),
-            Arc::new(trainings),
-        );
-        jobs.map_err(|error| ServeError::File {
-            path: folder,
-            reason: error.to_string(),
-        })
     }
 }
 

@@ -1,0 +1,70 @@
+//! Opens the trainings, those of the data folder or those that replicas share.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use charlstm_repository::Repository;
+use charlstm_training::jobs::{Jobs, JobsConfig};
+use charlstm_training::sample;
+
+use super::ServeError;
+use super::prepared::Prepared;
+use super::shared_storage::{CACHE, SharedStorage};
+use crate::config::Config;
+use crate::data_folder::TRAININGS;
+use crate::devices;
+
+/// Opens the trainings of the data folder and, if configured, resumes the
+/// interrupted ones. Blocks.
+///
+/// # Errors
+/// `File`.
+pub(super) fn open(
+    config: &Config,
+    prepared: &Prepared,
+    repository: &Repository,
+) -> Result<Jobs, ServeError> {
+    let folder = config.data_dir.join(TRAININGS);
+    let jobs = Jobs::open(
+        jobs_config(config, &folder),
+        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
+        Arc::new(repository.clone()),
+        Box::new(sample::write),
+    );
+    let jobs = jobs.map_err(ServeError::file(&folder))?;
+    if config.resume_interrupted {
+        jobs.resume_interrupted();
+    }
+    Ok(jobs)
+}
+
+/// Opens the trainings that replicas share, and runs what the replica with that
+/// name claims. Blocks on the network.
+///
+/// # Errors
+/// `File`.
+pub(super) fn open_shared(
+    config: &Config,
+    prepared: &Prepared,
+    repository: &Repository,
+    storage: &SharedStorage,
+    replica: &str,
+) -> Result<Jobs, ServeError> {
+    let folder = config.data_dir.join(CACHE).join(TRAININGS);
+    let jobs = Jobs::open_shared(
+        jobs_config(config, &folder),
+        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
+        Arc::new(repository.clone()),
+        Box::new(sample::write),
+        Arc::new(storage.trainings(replica)),
+    );
+    jobs.map_err(ServeError::file(&folder))
+}
+
+fn jobs_config(config: &Config, folder: &Path) -> JobsConfig {
+    JobsConfig {
+        keep_ended: config.keep_trainings,
+        tensorboard: config.tensorboard,
+        ..JobsConfig::new(folder.to_owned())
+    }
+}
