@@ -139,12 +139,21 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
         resolved.adapt_to_length(&spec, chars);
         (resolved.epochs, resolved.dropout)
     };
-    assert_eq!(adapted(named(), 500), (40, 0.5));
+    assert_eq!(adapted(named(), 500), (40, 0.6));
     assert_eq!(adapted(named(), 50_000), (15, 0.5));
     assert_eq!(adapted(named(), 90_000), (9, 0.3));
     assert_eq!(adapted(named(), 336_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000_000), (1, 0.1));
+    let average_decay = |chars| {
+        let mut resolved = named().resolve(TrainingPrecision::Float32, || 1).unwrap();
+        resolved.adapt_to_length(&named(), chars);
+        resolved.average_decay
+    };
+    assert_eq!(
+        (average_decay(90_000), average_decay(336_000)),
+        (0.998, 0.0)
+    );
     let given = TrainingSpec {
         epochs: Some(2),
         dropout: Some(0.2),
@@ -161,7 +170,7 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
         ..named()
     };
     assert_eq!(adapted(of_recipe("notebook"), 500), (20, 0.5));
-    assert_eq!(adapted(of_recipe("best"), 50_000), (30, 0.5));
-    assert_eq!(adapted(of_recipe("best"), 336_000), (12, 0.4));
-    assert_eq!(adapted(of_recipe("best"), 10_000_000), (2, 0.4));
+    assert_eq!(adapted(of_recipe("best"), 50_000), (30, 0.6));
+    assert_eq!(adapted(of_recipe("best"), 336_000), (10, 0.3));
+    assert_eq!(adapted(of_recipe("best"), 10_000_000), (2, 0.3));
 }
