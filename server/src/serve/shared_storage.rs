@@ -4,9 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use charlstm_replicas::changes::Changes;
 use charlstm_replicas::database::Database;
 use charlstm_replicas::models::{ReplicaModels, follow};
 use charlstm_replicas::object_store::Objects;
+use charlstm_replicas::registry::Registry;
 use charlstm_replicas::trainings::ReplicaTrainings;
 use charlstm_repository::{DecodeDevices, Repository};
 use charlstm_training::jobs::{Jobs, JobsConfig};
@@ -48,6 +50,7 @@ impl SharedStorage {
         &self,
         config: &Config,
         devices: DecodeDevices,
+        changes: &Changes,
         stopping: &CancellationToken,
     ) -> Result<Repository, ServeError> {
         let models = Arc::new(ReplicaModels::new(
@@ -56,7 +59,11 @@ impl SharedStorage {
         ));
         let sweeping = Arc::clone(&models);
         let repository = Repository::open_shared(&config.data_dir.join(CACHE), devices, models)?;
-        tokio::spawn(follow(repository.clone(), stopping.clone()));
+        tokio::spawn(follow(
+            repository.clone(),
+            changes.clone(),
+            stopping.clone(),
+        ));
         tokio::spawn(async move {
             if let Err(error) = sweeping.sweep().await {
                 tracing::warn!(%error, "files that no model version needs stay in the object store for now");
@@ -70,13 +77,14 @@ impl SharedStorage {
     pub(super) fn jobs(
         &self,
         config: &Config,
-        name: &str,
+        registry: &Registry,
         repository: &Repository,
         prepared: &Prepared,
     ) -> Result<Jobs, ServeError> {
         let folder = config.data_dir.join(CACHE).join("trainings");
-        let trainings =
-            ReplicaTrainings::new(name.to_owned(), self.database.clone(), self.objects.clone());
+        let name = registry.info().name.to_string();
+        let trainings = ReplicaTrainings::new(name, self.database.clone(), self.objects.clone())
+            .following(registry.changes().clone());
         let jobs = Jobs::open_shared(
             JobsConfig {
                 keep_ended: config.keep_trainings,

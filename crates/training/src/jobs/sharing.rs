@@ -17,13 +17,15 @@ use crate::events::{EventKind, Finished, State};
 use crate::job::{Job, NewJob, StopRequest};
 use crate::shared::{NewTraining, QueueLimits, SharedState, SharedTrainings, SharedTrainingsError};
 
-/// Time between two looks at what other replicas have changed.
+/// Time between two looks at what other replicas have changed, if there may be
+/// something.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time between two renewals of a claim.
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Time between two attempts of an idle replica to claim a training.
+/// Time between two attempts of an idle replica to claim a training, if there may
+/// be one.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time between two attempts to store the end of a training.
@@ -155,6 +157,14 @@ impl Shared {
         Ok(())
     }
 
+    fn refresh_if_changed(&self, sharing: &Sharing) -> Result<(), String> {
+        let revision = *lock(&sharing.revision);
+        match sharing.trainings.may_have_changed(revision) {
+            true => self.refresh(sharing).map_err(|error| error.to_string()),
+            false => Ok(()),
+        }
+    }
+
     /// Follows the shared store and renews the claim of this replica, until the
     /// training thread has ended. Runs on a thread of its own.
     pub(super) fn follow(&self, sharing: &Sharing) {
@@ -171,7 +181,7 @@ impl Shared {
             }
             let running = state.running.clone();
             drop(state);
-            let mut followed = self.refresh(sharing).map_err(|error| error.to_string());
+            let mut followed = self.refresh_if_changed(sharing);
             if renewed.elapsed() >= RENEW_INTERVAL {
                 renewed = Instant::now();
                 if let Some(job) = running {
@@ -322,7 +332,11 @@ impl Shared {
             if lock(&self.state).stopping {
                 return None;
             }
-            match self.claim(sharing) {
+            let claimed = match self.may_claim(sharing) {
+                true => self.claim(sharing),
+                false => Ok(None),
+            };
+            match claimed {
                 Ok(Some(job)) => return Some(job),
                 Ok(None) => has_failed = false,
                 Err(error) => {
@@ -337,6 +351,11 @@ impl Shared {
                 drop(waited.unwrap_or_else(PoisonError::into_inner));
             }
         }
+    }
+
+    fn may_claim(&self, sharing: &Sharing) -> bool {
+        let is_queued = |job: &Arc<Job>| job.summary().state == State::Queued;
+        sharing.trainings.may_be_waiting() || lock(&self.state).jobs.values().any(is_queued)
     }
 
     fn claim(&self, sharing: &Sharing) -> io::Result<Option<Arc<Job>>> {
