@@ -10,6 +10,7 @@ import argparse
 import os
 import pathlib
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -50,7 +51,7 @@ def main():
                     return 1
                 print(f"{name:18} passed  {seconds:6.1f} s  {result}", flush=True)
         finally:
-            postgres.stop("fast")
+            postgres.stop(signal.SIGINT)
     print(f"all passed in {time.monotonic() - begin:.0f} s", flush=True)
     return 0
 

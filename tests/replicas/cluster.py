@@ -5,6 +5,7 @@ import pathlib
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -12,6 +13,9 @@ import time
 
 from object_store import free_port, moto
 from server import Server, program
+
+# Seconds; far longer than a server takes to start or stop.
+PATIENCE = 60
 
 NGINX = """
 daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
@@ -73,21 +77,23 @@ class Postgres:
                        stdout=subprocess.DEVNULL, **self.user)
 
     def start(self):
-        self._run("pg_ctl", "-w", "-D", self.folder / "data", "-l", self.folder / "log", "start")
+        """Starts the server, and returns once it accepts connections."""
+        command = [str(postgres_programs() / "postgres"), "-D", str(self.folder / "data")]
+        with open(self.folder.parent / "postgres.log", "ab") as log:
+            self.process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, **self.user)
+        ready = [str(postgres_programs() / "pg_isready"), "-q", "-h", "127.0.0.1",
+                 "-p", str(self.port)]
+        wait_until = time.monotonic() + PATIENCE
+        while subprocess.run(ready, check=False).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > wait_until:
+                raise RuntimeError(f"PostgreSQL did not start, see {log.name}")
+            time.sleep(0.05)
 
-    def stop(self, mode="immediate"):
-        stop = ("pg_ctl", "-w", "-D", self.folder / "data", "-m", mode, "stop")
-        try:
-            self._run(*stop)
-        except subprocess.CalledProcessError as error:
-            # pg_ctl crashed once while it waited for the server to end.
-            if error.returncode >= 0:
-                raise
-            wait_until = time.monotonic() + 30
-            while (self.folder / "data/postmaster.pid").exists():
-                if time.monotonic() > wait_until:
-                    raise
-                time.sleep(0.1)
+    def stop(self, mode=signal.SIGQUIT):
+        """Stops the server: by SIGQUIT at once, by SIGINT in good order."""
+        self.process.send_signal(mode)
+        self.process.wait(PATIENCE)
 
     def restart(self):
         """Ends all connections in the middle of what they do, and starts again."""
