@@ -4,7 +4,8 @@
 //!   statements always end, and the migrations.
 //! - [`registry`] is the list of the replicas that use the database, and the
 //!   heartbeat of this one.
-//! - [`changes`] is what notifications and heartbeats tell of the changes of others.
+//! - [`changes`] is what a replica learns of the changes of others by notifications
+//!   and heartbeats.
 //! - [`sessions`] stores sessions in it.
 //! - [`object_store`] holds large data that never changes.
 //! - [`models`] are model versions: rows in the database, files in the object

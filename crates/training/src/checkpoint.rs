@@ -2,42 +2,34 @@
 //! for bit. Model files are a different format, in
 //! [`charlstm_model::model_file`].
 //!
-//! A checkpoint file consists of eight bytes of magic, which include the
-//! version of the format; the length of a JSON header as a little-endian u32;
-//! the header; the values as little-endian f32; and the SHA-256 of all that.
-//!
-//! There are up to three files. A new checkpoint is written to
-//! `checkpoint.new` and made durable. Then `checkpoint.bin` becomes
+//! There are up to three files, whose format is in `file`. A new checkpoint is
+//! written to `checkpoint.new` and made durable. Then `checkpoint.bin` becomes
 //! `checkpoint.previous.bin`, and the new one becomes `checkpoint.bin`. A crash
 //! at any moment leaves at least one sound file, and [`Checkpoints::load`]
 //! finds the newest.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use charlstm_model::learner::LearnerState;
-use charlstm_store::atomic_file::{self, Digesting};
+use charlstm_store::atomic_file;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use self::file::ReadError;
 use super::shared::SavedCheckpoint;
 
+mod file;
 #[cfg(test)]
 mod tests;
 
-const MAGIC: &[u8; 8] = b"CLSTMCP\x01";
 const CURRENT: &str = "checkpoint.bin";
 const PREVIOUS: &str = "checkpoint.previous.bin";
 const NEW: &str = "checkpoint.new";
 /// A damaged file is moved here, in place of an earlier one.
 const DAMAGED: &str = "checkpoint.damaged.bin";
-const DIGEST_BYTES: u64 = 32;
-/// Maximum length of the header, which has a dozen numbers.
-const MAX_HEADER_BYTES: u64 = 64 * 1024;
-/// Bytes that are read or written at a time.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// The state of a training at some step.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,17 +84,6 @@ pub struct Verified {
     pub instructions: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    training_id: String,
-    step: u64,
-    epoch_loss_sum: f64,
-    position: Position,
-    /// Lengths of the parameters, the two moments, the hidden state, the best
-    /// parameters and, if there is one, the moving average of the parameters.
-    lengths: Vec<usize>,
-}
-
 /// No checkpoint can be read.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -118,27 +99,6 @@ pub enum LoadError {
         previous: String,
     },
 }
-
-#[derive(Debug, Error)]
-enum ReadError {
-    #[error("it is missing")]
-    Missing,
-    #[error("{0}")]
-    Damaged(&'static str),
-    #[error("{0}")]
-    Io(io::Error),
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Damaged(CUT_SHORT),
-            _ => Self::Io(error),
-        }
-    }
-}
-
-const CUT_SHORT: &str = "it is cut short";
 
 /// The checkpoints in the folder of one training. All methods block on the
 /// disk.
@@ -268,19 +228,8 @@ impl Checkpoints {
     /// # Errors
     /// As for [`Self::load`].
     pub fn verify(&self) -> Result<Verified, LoadError> {
-        let verify = |name: &str| {
-            let mut reader = CheckpointReader::open(&self.folder.join(name))?;
-            let header = reader.header(&self.training_id)?;
-            for length in header.lengths {
-                reader.skip(length)?;
-            }
-            reader.finish()?;
-            Ok(Verified {
-                step: header.step,
-                instructions: header.position.instructions,
-            })
-        };
-        let verified = verify(NEW).or_else(|_: ReadError| verify(CURRENT));
+        let verify = |name: &str| file::verify(&self.folder.join(name), &self.training_id);
+        let verified = verify(NEW).or_else(|_| verify(CURRENT));
         verified
             .or_else(|current| verify(PREVIOUS).map_err(|previous| load_error(&current, &previous)))
     }
@@ -321,7 +270,7 @@ impl Checkpoints {
     fn write_new(&self, checkpoint: &Checkpoint) -> io::Result<()> {
         let path = self.folder.join(NEW);
         let written = File::create(&path)
-            .and_then(|file| write(file, &self.training_id, checkpoint))
+            .and_then(|file| file::write(file, &self.training_id, checkpoint))
             .and_then(|file| file.sync_all());
         if written.is_err() {
             // Half a checkpoint on a full disk only takes space.
@@ -341,6 +290,10 @@ impl Checkpoints {
             }
         }
         atomic_file::rename(&self.folder.join(NEW), &current)
+    }
+
+    fn read(&self, name: &str) -> Result<Checkpoint, ReadError> {
+        file::read(&self.folder.join(name), &self.training_id)
     }
 
     /// Reads a new file that a crash has left, and gives it its name. An
@@ -381,31 +334,6 @@ impl Checkpoints {
             tracing::error!(%error, path = %from.display(), "a damaged checkpoint cannot be moved");
         }
     }
-
-    fn read(&self, name: &str) -> Result<Checkpoint, ReadError> {
-        let mut reader = CheckpointReader::open(&self.folder.join(name))?;
-        let header = reader.header(&self.training_id)?;
-        let mut lengths = header.lengths.into_iter();
-        let mut next = || reader.values(lengths.next().unwrap_or(0));
-        let mut learner = LearnerState {
-            step: header.step,
-            epoch_loss_sum: header.epoch_loss_sum,
-            parameters: next()?,
-            first_moments: next()?,
-            second_moments: next()?,
-            hidden: next()?,
-            average: Vec::new(),
-        };
-        let best = next()?;
-        learner.average = next()?;
-        let checkpoint = Checkpoint {
-            learner,
-            best_parameters: (!best.is_empty()).then(|| Arc::new(best)),
-            position: header.position,
-        };
-        reader.finish()?;
-        Ok(checkpoint)
-    }
 }
 
 fn load_error(current: &ReadError, previous: &ReadError) -> LoadError {
@@ -424,144 +352,5 @@ fn remove_if_exists(path: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-fn write(file: File, training_id: &str, checkpoint: &Checkpoint) -> io::Result<File> {
-    let learner = &checkpoint.learner;
-    let best = checkpoint.best_parameters.as_deref();
-    let mut parts: Vec<&[f32]> = vec![
-        &learner.parameters,
-        &learner.first_moments,
-        &learner.second_moments,
-        &learner.hidden,
-        best.map_or(&[], Vec::as_slice),
-    ];
-    if !learner.average.is_empty() {
-        parts.push(&learner.average);
-    }
-    let header = serde_json::to_vec(&Header {
-        training_id: training_id.to_owned(),
-        step: learner.step,
-        epoch_loss_sum: learner.epoch_loss_sum,
-        position: checkpoint.position.clone(),
-        lengths: parts.iter().map(|part| part.len()).collect(),
-    })?;
-    let mut out = Digesting::new(BufWriter::with_capacity(BUFFER_BYTES, file));
-    out.write_all(MAGIC)?;
-    let length = u32::try_from(header.len()).map_err(io::Error::other)?;
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(&header)?;
-    let mut bytes = Vec::with_capacity(1 << 16);
-    for chunk in parts.iter().flat_map(|part| part.chunks(1 << 14)) {
-        bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
-        out.write_all(&bytes)?;
-    }
-    let (mut file, digest) = out.finish();
-    file.write_all(&digest)?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)
-}
-
-/// Reads the parts of a checkpoint file in order.
-struct CheckpointReader {
-    reader: Digesting<BufReader<File>>,
-    /// Bytes between what was read and the digest at the end.
-    rest: u64,
-}
-
-impl CheckpointReader {
-    fn open(path: &Path) -> Result<Self, ReadError> {
-        let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ReadError::Missing,
-            _ => ReadError::Io(error),
-        })?;
-        let bytes = file.metadata().map_err(ReadError::Io)?.len();
-        Ok(Self {
-            rest: bytes
-                .checked_sub(DIGEST_BYTES)
-                .ok_or(ReadError::Damaged(CUT_SHORT))?,
-            reader: Digesting::new(BufReader::with_capacity(BUFFER_BYTES, file)),
-        })
-    }
-
-    fn header(&mut self, training_id: &str) -> Result<Header, ReadError> {
-        let mut magic = [0; MAGIC.len()];
-        self.bytes(&mut magic)?;
-        if magic != *MAGIC {
-            return Err(ReadError::Damaged("it is not a checkpoint"));
-        }
-        let mut length = [0; 4];
-        self.bytes(&mut length)?;
-        let length = u64::from(u32::from_le_bytes(length));
-        if length > MAX_HEADER_BYTES.min(self.rest) {
-            return Err(ReadError::Damaged(CUT_SHORT));
-        }
-        let mut header = vec![0; length as usize];
-        self.bytes(&mut header)?;
-        let header: Header = serde_json::from_slice(&header)
-            .map_err(|_| ReadError::Damaged("its header is unreadable"))?;
-        if header.training_id != training_id {
-            return Err(ReadError::Damaged("it belongs to another training"));
-        }
-        // Bounds the memory that is allocated below by the size of the file.
-        let values = header
-            .lengths
-            .iter()
-            .try_fold(0usize, |sum, &length| sum.checked_add(length))
-            .and_then(|count| count.checked_mul(4));
-        if values.map(|bytes| bytes as u64) != Some(self.rest) {
-            return Err(ReadError::Damaged("its lengths do not match its size"));
-        }
-        if !(5..=6).contains(&header.lengths.len()) {
-            return Err(ReadError::Damaged("it does not have five or six parts"));
-        }
-        Ok(header)
-    }
-
-    fn values(&mut self, length: usize) -> Result<Vec<f32>, ReadError> {
-        let mut values = Vec::with_capacity(length);
-        self.chunks(length, |bytes| {
-            let (fours, _) = bytes.as_chunks::<4>();
-            values.extend(fours.iter().map(|four| f32::from_le_bytes(*four)));
-        })?;
-        Ok(values)
-    }
-
-    fn skip(&mut self, length: usize) -> Result<(), ReadError> {
-        self.chunks(length, |_| {})
-    }
-
-    fn chunks(&mut self, length: usize, mut take: impl FnMut(&[u8])) -> Result<(), ReadError> {
-        let mut buffer = vec![0; 1 << 16];
-        let mut left = 4 * length;
-        while left > 0 {
-            let count = left.min(buffer.len());
-            let chunk = &mut buffer[..count];
-            self.bytes(chunk)?;
-            take(chunk);
-            left -= count;
-        }
-        Ok(())
-    }
-
-    fn bytes(&mut self, bytes: &mut [u8]) -> Result<(), ReadError> {
-        self.rest = self
-            .rest
-            .checked_sub(bytes.len() as u64)
-            .ok_or(ReadError::Damaged(CUT_SHORT))?;
-        Ok(self.reader.read_exact(bytes)?)
-    }
-
-    /// Compares the digest at the end of the file.
-    fn finish(self) -> Result<(), ReadError> {
-        let (mut reader, digest) = self.reader.finish();
-        let mut expected = [0; DIGEST_BYTES as usize];
-        reader.read_exact(&mut expected)?;
-        if digest == expected {
-            Ok(())
-        } else {
-            Err(ReadError::Damaged("its checksum does not match"))
-        }
     }
 }

@@ -21,13 +21,13 @@ pub trait SharedTrainings: Send + Sync {
     /// Name of this replica.
     fn replica(&self) -> &str;
 
-    /// Whether something may have changed after `revision`. Does not block.
+    /// Returns whether something may have changed after `revision`. Does not block.
     fn may_have_changed(&self, _revision: u64) -> bool {
         true
     }
 
-    /// Whether there may be a training to claim of which [`Self::changes`] does not
-    /// tell: one whose replica has not renewed its claim in time. Does not block.
+    /// Returns whether there may be a training to claim that [`Self::changes`] does not
+    /// report: one whose replica has not renewed its claim in time. Does not block.
     fn may_be_waiting(&self) -> bool {
         true
     }

@@ -1,48 +1,35 @@
-//! The loop that trains one job on the training thread: steps, events, epochs,
-//! checkpoints, and rollbacks of a training that diverged. `jobs` decides which
-//! job runs when; the learner does the arithmetic.
-//!
-//! **When a checkpoint is saved.** The loss of a step is computed before the
-//! weights are updated, so it says nothing about the weights after the step. A
-//! checkpoint must not contain weights from which training cannot continue.
-//! Therefore the state is captured after a step, and saved after the next step
-//! has shown that its loss is sound. Where there is no next step, at the end of
-//! the training or when it stops, the loss on a short text is computed instead.
+//! The loop that trains one job on the training thread, step by step. Its
+//! modules do what follows a step: the end of an epoch, a checkpoint, a rollback
+//! of a training that diverged, and the publication of the model. `jobs` decides
+//! which job runs when; the learner does the arithmetic.
 
 mod clocks;
+mod divergence;
+mod epoch;
+mod initial;
 mod publish;
+mod rollback;
+mod saving;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use charlstm_model::learner::{LearnError, Learner, LearnerConfig, LearnerFactory, StepOutcome};
-use charlstm_model::parameters::Parameters;
-use charlstm_model::vocabulary_extension::extend;
 use charlstm_repository::RepositoryError;
-use charlstm_store::disk_error;
 use thiserror::Error;
 
 use self::clocks::Clocks;
 pub(super) use self::clocks::Intervals;
-use super::checkpoint::{Best, Checkpoint, Checkpoints, LoadError, Position};
-use super::events::{
-    CheckpointFailed, CheckpointSaved, EpochProgress, EventKind, Finished, RolledBack, State,
-};
+use self::initial::initial;
+use self::rollback::{MAX_ROLLBACKS, slowed};
+use super::checkpoint::{Checkpoint, Checkpoints, LoadError, Position};
+use super::events::{EventKind, Finished, State};
 use super::job::{Job, JobTokens, StopRequest};
 use super::memory::{self, Memory, OutOfMemory};
 use super::models::Models;
-use super::sample::{SampleRequest, SampleWriter};
+use super::sample::SampleWriter;
 use super::tensorboard::TensorBoardWriter;
-
-/// Maximum number of rollbacks of a training.
-const MAX_ROLLBACKS: u32 = 3;
-/// Weights have exploded if their loss is this many times the loss of a uniform
-/// guess.
-const EXPLODED: f64 = 10.0;
-/// Characters on which weights are checked that no step follows.
-const CHECK_CHARS: usize = 64;
 
 /// What the trainer works with, the same for all jobs.
 pub(super) struct TrainerContext {
@@ -94,13 +81,6 @@ impl From<LearnError> for Failure {
 enum Ending {
     Published(Finished),
     Stopped(StopRequest),
-}
-
-/// What shows that the weights have diverged.
-#[derive(Clone, Copy, Debug)]
-struct Divergence {
-    reason: &'static str,
-    loss: f64,
 }
 
 /// Trains a job until it ends, and returns its last event. Blocks for as long
@@ -305,349 +285,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn end_epoch(&mut self, epoch: u32, train_loss: f64) -> Result<(), Failure> {
-        let seconds = self.position.epoch_seconds + self.clocks.epoch_seconds();
-        let is_last = self.step == self.total_steps;
-        let evaluated = self.evaluate_epoch()?;
-        let validation_loss = evaluated.as_ref().map(|(loss, _)| *loss);
-        let divergence = match validation_loss {
-            Some(loss) => self.divergence_of(loss),
-            // No step follows that would show it.
-            None if is_last => self.check_weights()?,
-            None => None,
-        };
-        if let Some(divergence) = divergence {
-            return self.roll_back(divergence);
-        }
-        self.position.train_loss = Some(train_loss);
-        self.position.validation_loss = validation_loss;
-        let best_so_far = self.position.best.map(|best| best.validation_loss);
-        let best = validation_loss.filter(|&loss| best_so_far.is_none_or(|lowest| loss < lowest));
-        let is_reported = epoch > self.reported_epochs;
-        let with_sample = is_reported && self.job.metadata().spec.sample_chars > 0;
-        let parameters = match evaluated {
-            Some((_, parameters)) => Some(parameters),
-            None if with_sample => Some(self.last_parameters()?),
-            None => None,
-        };
-        if is_reported {
-            let chars = self.learner.steps_per_epoch() as f64 * self.batch_chars();
-            let sample = match &parameters {
-                Some(parameters) if with_sample => self.sample(epoch, parameters),
-                _ => String::new(),
-            };
-            self.report(EventKind::Epoch(EpochProgress {
-                epoch,
-                step: self.step,
-                train_loss,
-                validation_loss,
-                bits_per_char: validation_loss.unwrap_or(train_loss) / std::f64::consts::LN_2,
-                seconds,
-                chars_per_second: chars / seconds.max(1e-9),
-                sample,
-                best: best.is_some(),
-            }));
-            self.reported_epochs = epoch;
-        }
-        if let (Some(validation_loss), Some(parameters)) = (best, parameters) {
-            self.best_parameters = Some(Arc::new(parameters.values));
-            self.position.best = Some(Best {
-                epoch,
-                step: self.step,
-                train_loss,
-                validation_loss,
-            });
-        }
-        self.position.epoch_seconds = 0.0;
-        self.clocks.restart_epoch(self.step);
-        // After the event: an epoch whose checkpoint is saved was reported.
-        if is_last {
-            let checkpoint = self.capture()?;
-            if !checkpoint.learner.is_finite() {
-                return self.roll_back(NOT_FINITE);
-            }
-            self.last_is_saved = self.save_with_space(&checkpoint);
-        } else if self.checkpoint_is_due() {
-            self.capture_pending()?;
-        }
-        Ok(())
-    }
-
-    /// Returns the validation loss of the weights, or, if that is lower, of their
-    /// moving average, with the weights that have this loss; `None` if nothing is
-    /// held out.
-    fn evaluate_epoch(&mut self) -> Result<Option<(f64, Parameters)>, Failure> {
-        let held_out = &self.tokens.validation;
-        if held_out.is_empty() {
-            return Ok(None);
-        }
-        let parameters = self.learner.parameters()?;
-        let loss = self.learner.evaluate(&parameters, held_out)?;
-        let Some(average) = self.learner.average()? else {
-            return Ok(Some((loss, parameters)));
-        };
-        let average_loss = self.learner.evaluate(&average, held_out)?;
-        // A loss that is not a number must be seen.
-        if average_loss < loss {
-            Ok(Some((average_loss, average)))
-        } else {
-            Ok(Some((loss, parameters)))
-        }
-    }
-
-    /// Returns the weights that are published if nothing is held out: their
-    /// average, or the last ones if there is none.
-    fn last_parameters(&mut self) -> Result<Parameters, Failure> {
-        match self.learner.average()? {
-            Some(average) => Ok(average),
-            None => Ok(self.learner.parameters()?),
-        }
-    }
-
-    /// Returns the text generated after an epoch, including its prompt. If it
-    /// cannot be generated, the training continues without it.
-    fn sample(&self, epoch: u32, parameters: &Parameters) -> String {
-        let spec = &self.job.metadata().spec;
-        let vocabulary = self.job.vocabulary();
-        let first = String::from(vocabulary.character(self.tokens.first));
-        let prime = spec.sample_prime.as_deref().unwrap_or(&first);
-        // It was found in the vocabulary when the training was accepted.
-        let Ok(tokens) = vocabulary.encode(prime) else {
-            return String::new();
-        };
-        let written = (self.context.sampler)(&SampleRequest {
-            parameters,
-            vocabulary,
-            prime: &tokens,
-            chars: spec.sample_chars as usize,
-            seed: spec.seed.wrapping_add(u64::from(epoch)),
-        });
-        match written {
-            Ok(text) => format!("{prime}{text}"),
-            Err(error) => {
-                tracing::warn!(%error, "a sample could not be generated");
-                String::new()
-            }
-        }
-    }
-
-    fn checkpoint_is_due(&self) -> bool {
-        self.clocks.checkpoint.elapsed() >= self.context.intervals.checkpoints
-    }
-
-    /// Captures the current state, to be saved after the next step.
-    fn capture_pending(&mut self) -> Result<(), Failure> {
-        self.clocks.checkpoint = Instant::now();
-        let checkpoint = self.capture()?;
-        if !checkpoint.learner.is_finite() {
-            return self.roll_back(NOT_FINITE);
-        }
-        self.pending = Some(checkpoint);
-        Ok(())
-    }
-
-    fn capture(&mut self) -> Result<Checkpoint, Failure> {
-        let within_epoch = !self.step.is_multiple_of(self.learner.steps_per_epoch());
-        if within_epoch {
-            self.position.epoch_seconds += self.clocks.epoch_seconds();
-        }
-        self.clocks.restart_epoch(self.step);
-        Ok(Checkpoint {
-            learner: self.learner.state()?,
-            position: self.position.clone(),
-            best_parameters: self.best_parameters.clone(),
-        })
-    }
-
-    /// Saves the state before the first step.
-    fn save_first(&mut self) -> Result<(), Failure> {
-        let checkpoint = self.capture()?;
-        if !checkpoint.learner.is_finite() {
-            let text = "its weights are not all finite numbers";
-            return Err(Failure::Initial(text.to_owned()));
-        }
-        self.last_is_saved = self.save(&checkpoint);
-        Ok(())
-    }
-
-    /// Saves the current state if it is sound, because the training stops.
-    fn save_last(&mut self) -> Result<(), Failure> {
-        self.pending = None;
-        if self.last_is_saved {
-            return Ok(());
-        }
-        let checkpoint = self.capture()?;
-        if !checkpoint.learner.is_finite() || self.check_weights()?.is_some() {
-            tracing::warn!(
-                id = self.job.id(),
-                step = self.step,
-                "the weights have diverged; the last checkpoint is kept instead"
-            );
-            return Ok(());
-        }
-        self.last_is_saved = self.save(&checkpoint);
-        Ok(())
-    }
-
-    /// Saves a checkpoint, and reports that it is saved or is not. If the disk
-    /// does not accept it, the earlier ones are kept, and the training
-    /// continues.
-    fn save(&mut self, checkpoint: &Checkpoint) -> bool {
-        let saved = self.checkpoints.save(checkpoint);
-        self.report_saved(checkpoint, saved)
-    }
-
-    /// As [`Self::save`], for the last checkpoint of a training: on a full disk,
-    /// the one before it makes space.
-    fn save_with_space(&mut self, checkpoint: &Checkpoint) -> bool {
-        let mut saved = self.checkpoints.save(checkpoint);
-        if saved.as_ref().is_err_and(disk_error::is_full)
-            && self
-                .checkpoints
-                .delete_previous()
-                .is_ok_and(|deleted| deleted)
-        {
-            saved = self.checkpoints.save(checkpoint);
-        }
-        self.report_saved(checkpoint, saved)
-    }
-
-    fn report_saved(&mut self, checkpoint: &Checkpoint, saved: io::Result<()>) -> bool {
-        let step = checkpoint.learner.step;
-        match saved {
-            Ok(()) => {
-                self.rolled_back_to = None;
-                self.report(EventKind::Checkpoint(CheckpointSaved { step }));
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, id = self.job.id(), step, "a checkpoint could not be saved");
-                let reason = disk_error::message(&error);
-                let message = format!("the checkpoint of step {step} could not be saved: {reason}");
-                self.report(EventKind::CheckpointFailed(CheckpointFailed {
-                    step,
-                    message,
-                }));
-                false
-            }
-        }
-    }
-
-    /// Rolls back to the last checkpoint, with half the learning rate. If the
-    /// training diverges from the same checkpoint again, rolls back to the one
-    /// before it.
-    fn roll_back(&mut self, divergence: Divergence) -> Result<(), Failure> {
-        self.pending = None;
-        let Divergence { reason, loss } = divergence;
-        let step = self.step;
-        let rollbacks = self.position.rollbacks + 1;
-        if rollbacks > MAX_ROLLBACKS {
-            return Err(Failure::Diverged { step, reason });
-        }
-        let mut saved = load(&self.checkpoints)?;
-        if let Some(newest) = &saved
-            && self.rolled_back_to == Some(newest.learner.step)
-            && let Ok(previous) = self.checkpoints.load_previous()
-            && previous.learner.step < newest.learner.step
-        {
-            saved = Some(previous);
-        }
-        let config = slowed(&self.config, rollbacks);
-        let checkpoint_step = saved.as_ref().map_or(0, |saved| saved.learner.step);
-        tracing::warn!(
-            id = self.job.id(),
-            step,
-            reason,
-            checkpoint_step,
-            learning_rate = config.learning_rate,
-            "a training diverged and is rolled back to a checkpoint"
-        );
-        self.report(EventKind::RolledBack(RolledBack {
-            step,
-            loss,
-            checkpoint_step,
-            learning_rate: config.learning_rate,
-            attempt: rollbacks,
-            message: reason.to_owned(),
-        }));
-        let training = self.tokens.training.clone();
-        let learners = &self.context.learners;
-        match saved {
-            Some(mut saved) => {
-                // The new learning rate counts from here, also after a crash.
-                // The checkpoint before this one is kept.
-                saved.position.rollbacks = rollbacks;
-                let replaced = self.checkpoints.replace(&saved);
-                self.last_is_saved = replaced.is_ok();
-                if let Err(error) = replaced {
-                    tracing::error!(%error, id = self.job.id(), "a rollback could not be saved");
-                }
-                self.position = saved.position;
-                self.best_parameters = saved.best_parameters;
-                self.learner = learners.resume(&config, training, saved.learner)?;
-            }
-            None => {
-                self.position = Position {
-                    rollbacks,
-                    instructions: std::mem::take(&mut self.position.instructions),
-                    ..Position::default()
-                };
-                self.best_parameters = None;
-                let initial = initial(self.job, self.context)?;
-                self.learner = learners.start(&config, training, initial)?;
-                self.last_is_saved = false;
-            }
-        }
-        self.step = checkpoint_step;
-        self.rolled_back_to = Some(checkpoint_step);
-        self.clocks = Clocks::start(self.step);
-        Ok(())
-    }
-
-    /// Computes the loss on a short text, which shows whether the weights have
-    /// diverged.
-    fn check_weights(&mut self) -> Result<Option<Divergence>, Failure> {
-        let training = &self.tokens.training;
-        let Some(text) = training.range(0..training.len().min(CHECK_CHARS)) else {
-            return Ok(None);
-        };
-        let parameters = self.learner.parameters()?;
-        let loss = self.learner.evaluate(&parameters, &text)?;
-        Ok(self.divergence_of(loss))
-    }
-
-    fn divergence_of_step(&self, outcome: &StepOutcome) -> Option<Divergence> {
-        if outcome.loss.is_finite() && !outcome.gradient_norm.is_finite() {
-            // The weights are useless already, though this loss does not show it.
-            let loss = outcome.loss;
-            let reason = "the gradient is not a number";
-            return Some(Divergence { reason, loss });
-        }
-        self.divergence_of(outcome.loss)
-    }
-
-    fn divergence_of(&self, loss: f64) -> Option<Divergence> {
-        let vocabulary_size = self.config.architecture.vocabulary_size;
-        let uniform_loss = (vocabulary_size.max(2) as f64).ln();
-        let reason = if !loss.is_finite() {
-            "the loss is not a number"
-        } else if loss > EXPLODED * uniform_loss {
-            "the loss has exploded"
-        } else {
-            return None;
-        };
-        Some(Divergence { reason, loss })
-    }
-
     fn batch_chars(&self) -> f64 {
         (self.config.batch_size * self.config.sequence_length) as f64
     }
 }
-
-const NOT_FINITE: Divergence = Divergence {
-    reason: "the weights are not all finite numbers",
-    loss: f64::NAN,
-};
 
 /// Opens the event files for TensorBoard, if they are enabled and can be
 /// written.
@@ -668,48 +309,5 @@ fn load(checkpoints: &Checkpoints) -> Result<Option<Checkpoint>, Failure> {
         Ok(checkpoint) => Ok(Some(checkpoint)),
         Err(LoadError::Missing) => Ok(None),
         Err(error) => Err(Failure::Checkpoint(error)),
-    }
-}
-
-/// Returns the weights to start from if they are those of a model. Characters
-/// that it does not have get the weights that a new network would have.
-fn initial(job: &Job, context: &TrainerContext) -> Result<Option<Parameters>, Failure> {
-    let spec = &job.metadata().spec;
-    let Some(id) = &spec.init_from else {
-        return Ok(None);
-    };
-    let model = context.models.read(id).map_err(|error| {
-        tracing::error!(%error, id, "the model of init_from cannot be read");
-        Failure::Initial(error.client_message())
-    })?;
-    if &model.vocabulary == job.vocabulary() {
-        return Ok(Some(model.parameters));
-    }
-    let extended = spec.extend_vocabulary.then(|| {
-        let config = job.config();
-        let fresh = config
-            .optimizer
-            .initial
-            .parameters(config.architecture, config.seed);
-        extend(
-            &model.parameters,
-            &model.vocabulary,
-            fresh,
-            job.vocabulary(),
-        )
-    });
-    match extended.flatten() {
-        Some(parameters) => Ok(Some(parameters)),
-        None => {
-            let text = format!("{id} is not the model that it was when the training was accepted");
-            Err(Failure::Initial(text))
-        }
-    }
-}
-
-fn slowed(config: &LearnerConfig, rollbacks: u32) -> LearnerConfig {
-    LearnerConfig {
-        learning_rate: config.learning_rate * 0.5f64.powi(rollbacks as i32),
-        ..config.clone()
     }
 }

@@ -4,7 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Event, EventKind, History, Kept, Log, lock};
+use super::kept::Kept;
+use super::{Event, EventKind, History, Log, lock};
 
 /// After this many events of a run, the shared store is asked to drop those that
 /// the history has dropped.

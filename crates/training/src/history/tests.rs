@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::kept::{Kind, MAX_SAMPLE_BYTES, MAX_STEP_EVENTS};
+use super::lines::line;
+use super::opening::DAMAGED;
 use super::*;
-use crate::events::{CheckpointSaved, EpochProgress, Finished, Resumed, State, StepProgress};
+use crate::events::{Accepted, CheckpointSaved, EpochProgress, Finished, Resumed, StepProgress};
 
 fn accepted() -> Accepted {
     Accepted {

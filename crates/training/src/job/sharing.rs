@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use charlstm_store::checksummed_json;
-
-use super::{FORMAT, Job, JobMetadata, METADATA, NewJob, StopRequest, TOKENS, invalid};
+use super::metadata::{JobMetadata, METADATA};
+use super::tokens::TOKENS;
+use super::{Job, NewJob, StopRequest};
 use crate::claimed_run::ClaimedRun;
 use crate::events::EventKind;
 use crate::history::History;
@@ -26,11 +26,7 @@ impl Job {
     /// A training that replicas share, whose events are still to be read. Its
     /// folder holds copies of its files while this replica runs it.
     pub(crate) fn shared(metadata: &[u8], folder: PathBuf) -> io::Result<Self> {
-        let metadata: JobMetadata =
-            checksummed_json::from_slice(metadata).map_err(|error| invalid(error.to_string()))?;
-        if metadata.format != FORMAT {
-            return Err(invalid(format!("it has format {}", metadata.format)));
-        }
+        let metadata = JobMetadata::parse(metadata)?;
         let sharing = Some(Mutex::default());
         Ok(Self::new(metadata, folder, History::shared(), sharing))
     }

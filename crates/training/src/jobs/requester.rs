@@ -1,7 +1,6 @@
 //! Who asks for a training, and what they may have.
 
 use charlstm_repository::Publisher;
-use charlstm_store::session::Owner;
 
 use super::{JobsError, ListState};
 
@@ -34,15 +33,5 @@ impl Requester {
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl ListState {
-    /// Number of trainings of an owner that wait or run.
-    pub(super) fn unfinished_of(&self, owner: &Owner) -> u64 {
-        let resuming = self.resuming.iter().filter_map(|id| self.jobs.get(id));
-        let unfinished = self.queue.iter().chain(&self.running).chain(resuming);
-        let of_owner = unfinished.filter(|job| job.owner() == owner);
-        of_owner.count() as u64
     }
 }

@@ -11,9 +11,10 @@ mod version_0_1;
 use std::path::Path;
 
 use super::*;
-use crate::events::{Event, EventKind, Finished, RolledBack};
+use crate::events::{Event, EventKind, Finished, RolledBack, State};
 use crate::fake::{FakeLearners, FakeModels, Fault, Hold};
 use crate::models::InitialModel;
+use crate::spec::TrainingSpec;
 use charlstm_model::corpus::CorpusError;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::events::Resumed;
+use crate::job::StopRequest;
 use crate::memory::Memory;
 
 fn resumed(events: &[Event]) -> Vec<Resumed> {

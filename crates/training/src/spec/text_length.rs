@@ -1,0 +1,87 @@
+//! How recipes choose epochs and dropout for the length of a text.
+
+use super::{Recipe, ResolvedSpec, TrainingSpec};
+
+/// Maximum number of epochs that a recipe chooses.
+const MAX_CHOSEN_EPOCHS: u32 = 40;
+
+/// How a recipe chooses epochs and dropout for the length of a text.
+struct LengthRule {
+    /// Number of characters that are trained at least, in as many epochs as that
+    /// takes.
+    min_trained_chars: usize,
+    /// Number of characters beyond which no other epoch begins.
+    max_trained_chars: usize,
+    /// Stronger dropout for more epochs, ascending.
+    stronger: &'static [StrongerDropout],
+}
+
+/// Dropout for a text that is trained for many epochs.
+struct StrongerDropout {
+    /// For more epochs than this.
+    above_epochs: u32,
+    dropout: f64,
+    recurrent_dropout: f64,
+}
+
+impl Recipe {
+    /// Returns the rule for the length of a text; `None`: it does not matter.
+    fn length_rule(self) -> Option<LengthRule> {
+        match self {
+            Recipe::Notebook => None,
+            Recipe::Fast => Some(LengthRule {
+                min_trained_chars: 750_000,
+                max_trained_chars: 4_000_000,
+                stronger: &[
+                    StrongerDropout {
+                        above_epochs: 4,
+                        dropout: 0.3,
+                        recurrent_dropout: 0.1,
+                    },
+                    StrongerDropout {
+                        above_epochs: 10,
+                        dropout: 0.5,
+                        recurrent_dropout: 0.2,
+                    },
+                ],
+            }),
+            Recipe::Best => Some(LengthRule {
+                min_trained_chars: 1_500_000,
+                max_trained_chars: 20_000_000,
+                stronger: &[StrongerDropout {
+                    above_epochs: 12,
+                    dropout: 0.5,
+                    recurrent_dropout: 0.3,
+                }],
+            }),
+        }
+    }
+}
+
+impl ResolvedSpec {
+    /// Sets the values that depend on the length of the training text, unless
+    /// the client has set them: `fast` and `best` train on a short text for more
+    /// epochs, with more dropout, and on a very long one for fewer.
+    pub fn adapt_to_length(&mut self, requested: &TrainingSpec, training_chars: usize) {
+        let Some(rule) = self.recipe.length_rule() else {
+            return;
+        };
+        let usual = self.recipe.defaults().epochs;
+        if requested.epochs.is_none() {
+            let epochs_for = |chars: usize| chars.div_ceil(training_chars.max(1));
+            let most = epochs_for(rule.max_trained_chars).min(usual as usize);
+            let epochs = epochs_for(rule.min_trained_chars).max(most);
+            self.epochs = u32::try_from(epochs)
+                .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
+        }
+        let applies = |stronger: &&StrongerDropout| self.epochs > stronger.above_epochs;
+        if let Some(stronger) = rule.stronger.iter().rev().find(applies) {
+            if requested.dropout.is_none() {
+                self.dropout = stronger.dropout;
+            }
+            if requested.recurrent_dropout.is_none() {
+                self.recurrent_dropout = stronger.recurrent_dropout;
+            }
+        }
+    }
+}

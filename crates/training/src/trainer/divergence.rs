@@ -1,0 +1,62 @@
+//! Detects weights that have diverged, by a loss or a gradient.
+
+use charlstm_model::learner::StepOutcome;
+
+use super::{Failure, Run};
+
+/// Weights have exploded if their loss is this many times the loss of a uniform
+/// guess.
+const EXPLODED: f64 = 10.0;
+
+/// Characters on which weights are checked that no step follows.
+const CHECK_CHARS: usize = 64;
+
+/// What shows that the weights have diverged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Divergence {
+    pub(super) reason: &'static str,
+    pub(super) loss: f64,
+}
+
+/// Weights from which training cannot continue.
+pub(super) const NOT_FINITE: Divergence = Divergence {
+    reason: "the weights are not all finite numbers",
+    loss: f64::NAN,
+};
+
+impl Run<'_> {
+    /// Computes the loss on a short text, which shows whether the weights have
+    /// diverged.
+    pub(super) fn check_weights(&mut self) -> Result<Option<Divergence>, Failure> {
+        let training = &self.tokens.training;
+        let Some(text) = training.range(0..training.len().min(CHECK_CHARS)) else {
+            return Ok(None);
+        };
+        let parameters = self.learner.parameters()?;
+        let loss = self.learner.evaluate(&parameters, &text)?;
+        Ok(self.divergence_of(loss))
+    }
+
+    pub(super) fn divergence_of_step(&self, outcome: &StepOutcome) -> Option<Divergence> {
+        if outcome.loss.is_finite() && !outcome.gradient_norm.is_finite() {
+            // The weights are useless already, though this loss does not show it.
+            let loss = outcome.loss;
+            let reason = "the gradient is not a number";
+            return Some(Divergence { reason, loss });
+        }
+        self.divergence_of(outcome.loss)
+    }
+
+    pub(super) fn divergence_of(&self, loss: f64) -> Option<Divergence> {
+        let vocabulary_size = self.config.architecture.vocabulary_size;
+        let uniform_loss = (vocabulary_size.max(2) as f64).ln();
+        let reason = if !loss.is_finite() {
+            "the loss is not a number"
+        } else if loss > EXPLODED * uniform_loss {
+            "the loss has exploded"
+        } else {
+            return None;
+        };
+        Some(Divergence { reason, loss })
+    }
+}
