@@ -9,7 +9,7 @@ use clap::Args;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Training (defaults depend on the recipe)")]
 pub(crate) struct SpecFlags {
-    /// Number of passes over the text [fast: 4, best: 12, both more for a short
+    /// Number of passes over the text [fast: 4, best: 10, both more for a short
     /// text and fewer for a very long one; notebook: 20]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) epochs: Option<u32>,
@@ -22,19 +22,19 @@ pub(crate) struct SpecFlags {
     /// Number of sequences per batch [fast, best: 16; notebook: 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) batch_size: Option<u32>,
-    /// Number of characters per sequence [fast: 32, best: 64, notebook: 100]
+    /// Number of characters per sequence [fast, best: 32; notebook: 100]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) sequence_length: Option<u32>,
-    /// Dropout probability [fast: 0.1, or 0.3 for more than 4 epochs and 0.5 for
-    /// more than 10; best: 0.4, or 0.5 for more than 12; notebook: 0.5]
+    /// Dropout probability [fast: 0.1, or 0.3 for more than 4 epochs; best: 0.3;
+    /// both 0.5 for more than 10 epochs and 0.6 for more than 20; notebook: 0.5]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Drop the same outputs at all time steps of a sequence
     #[arg(long)]
     pub(crate) locked_dropout: bool,
     /// Probability of dropping a recurrent weight during a batch [fast: 0, or 0.1
-    /// for more than 4 epochs and 0.2 for more than 10; best: 0.2, or 0.3 for
-    /// more than 12]
+    /// for more than 4 epochs; best: 0.1; both 0.3 for more than 10 epochs and 0.4
+    /// for more than 20; notebook: 0]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) recurrent_dropout: Option<f64>,
     /// Probability of dropping a character of the vocabulary as an input during
@@ -42,10 +42,11 @@ pub(crate) struct SpecFlags {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) input_dropout: Option<f64>,
     /// Decay rate of a moving average of the weights, which is published if it
-    /// is better; 0 means no average [best: 0.999; fast, notebook: 0]
+    /// is better; 0 means no average [best: 0.999; fast, notebook: 0; fast and
+    /// best for more than 10 epochs: 0.998]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) average_decay: Option<f64>,
-    /// Weight decay [fast, best: 0.01; notebook: 0]
+    /// Weight decay [fast, best: 0.1; notebook: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f64>,
     /// Number format of the inputs of matrix products: `float32`, `bf16`, or

@@ -139,7 +139,7 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
         resolved.adapt_to_length(&spec, chars);
         (resolved.epochs, resolved.dropout)
     };
-    assert_eq!(adapted(named(), 500), (40, 0.5));
+    assert_eq!(adapted(named(), 500), (40, 0.6));
     assert_eq!(adapted(named(), 50_000), (15, 0.5));
     assert_eq!(adapted(named(), 90_000), (9, 0.3));
     assert_eq!(adapted(named(), 336_000), (4, 0.1));
@@ -161,7 +161,7 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
         ..named()
     };
     assert_eq!(adapted(of_recipe("notebook"), 500), (20, 0.5));
-    assert_eq!(adapted(of_recipe("best"), 50_000), (30, 0.5));
-    assert_eq!(adapted(of_recipe("best"), 336_000), (12, 0.4));
-    assert_eq!(adapted(of_recipe("best"), 10_000_000), (2, 0.4));
+    assert_eq!(adapted(of_recipe("best"), 50_000), (30, 0.6));
+    assert_eq!(adapted(of_recipe("best"), 336_000), (10, 0.3));
+    assert_eq!(adapted(of_recipe("best"), 10_000_000), (2, 0.3));
 }

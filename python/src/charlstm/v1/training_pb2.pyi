@@ -139,19 +139,19 @@ class TrainingSpec(google.protobuf.message.Message):
     batch_size: builtins.int
     """Sequences per batch. 1 to 4096. Default: 16 (fast, best), 128 (notebook)."""
     sequence_length: builtins.int
-    """Characters per sequence. 1 to 4096. Default: 32 (fast), 64 (best), 100
+    """Characters per sequence. 1 to 4096. Default: 32 (fast, best), 100
     (notebook).
     """
     epochs: builtins.int
-    """Passes over the training text. 1 to 100000. Default: 4 (fast), 12 (best),
+    """Passes over the training text. 1 to 100000. Default: 4 (fast), 10 (best),
     both up to 40 for a short text and fewer for a very long one; 20
     (notebook).
     """
     dropout: builtins.float
     """Dropout probability between the layers and before the linear layer. At
-    least 0, less than 1. Default: 0.1 (fast; 0.3 for more than 4
-    epochs, 0.5 for more than 10), 0.4 (best; 0.5 for more than 12), 0.5
-    (notebook).
+    least 0, less than 1. Default: 0.1 (fast; 0.3 for more than 4 epochs), 0.3
+    (best), 0.5 (notebook); 0.5 for more than 10 epochs and 0.6 for more than
+    20 (fast, best).
     """
     learning_rate: builtins.float
     """Peak learning rate of the optimizer. Above 0, at most 1. Default: 0.01
@@ -210,15 +210,16 @@ class TrainingSpec(google.protobuf.message.Message):
     trains in bf16 more slowly than in float32.
     """
     weight_decay: builtins.float
-    """Decoupled weight decay. 0 to 1. Default: 0.01 (fast, best), 0 (notebook)."""
+    """Decoupled weight decay. 0 to 1. Default: 0.1 (fast, best), 0 (notebook)."""
     locked_dropout: builtins.bool
     """If true, dropout drops the same outputs at all time steps of a sequence.
     Default false.
     """
     recurrent_dropout: builtins.float
     """Probability of dropping a recurrent weight during a batch (DropConnect). At
-    least 0, less than 1. Default: 0 (fast; 0.1 for more than 4 epochs, 0.2
-    for more than 10), 0.2 (best; 0.3 for more than 12), 0 (notebook).
+    least 0, less than 1. Default: 0 (fast; 0.1 for more than 4 epochs), 0.1
+    (best), 0 (notebook); 0.3 for more than 10 epochs and 0.4 for more than 20
+    (fast, best).
     """
     input_dropout: builtins.float
     """Probability of dropping a character of the vocabulary as an input during a
@@ -228,7 +229,7 @@ class TrainingSpec(google.protobuf.message.Message):
     """Decay rate of an exponential moving average of the weights. If it is not 0,
     each epoch evaluates the weights and their average, and the better ones are
     published. At least 0, less than 1. Default: 0 (fast, notebook), 0.999
-    (best).
+    (best); 0.998 for more than 10 epochs (fast, best).
     """
     def __init__(
         self,
