@@ -72,7 +72,7 @@ def _expect_rejected(client):
     except grpc.RpcError as error:
         if reason_of(error) != "STORAGE_UNAVAILABLE":
             raise Broken(f"the call failed with {error.code()} {error.details()}") from error
-        if "database" not in error.details():
+        if "cannot accept changes" not in error.details():
             raise Broken(f"the error does not say why: {error.details()}") from error
         return error.details()
     raise Broken("a replica without its database served a session")
