@@ -42,8 +42,8 @@ pub(crate) struct SpecFlags {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) input_dropout: Option<f64>,
     /// Decay rate of a moving average of the weights, which is published if it
-    /// is better; 0 means no average [best: 0.999; fast, notebook: 0; fast and
-    /// best for more than 10 epochs: 0.998]
+    /// is better; 0 means no average [fast: 0, or 0.998
+    /// for more than 4 epochs; best: 0.999, or 0.998 for more than 10; notebook: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) average_decay: Option<f64>,
     /// Weight decay [fast, best: 0.1; notebook: 0]

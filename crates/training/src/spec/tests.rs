@@ -145,6 +145,15 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
     assert_eq!(adapted(named(), 336_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000), (4, 0.1));
     assert_eq!(adapted(named(), 1_000_000_000), (1, 0.1));
+    let average_decay = |chars| {
+        let mut resolved = named().resolve(TrainingPrecision::Float32, || 1).unwrap();
+        resolved.adapt_to_length(&named(), chars);
+        resolved.average_decay
+    };
+    assert_eq!(
+        (average_decay(90_000), average_decay(336_000)),
+        (0.998, 0.0)
+    );
     let given = TrainingSpec {
         epochs: Some(2),
         dropout: Some(0.2),

@@ -5,6 +5,10 @@ use super::{Recipe, ResolvedSpec, TrainingSpec};
 /// Maximum number of epochs that a recipe chooses.
 const MAX_CHOSEN_EPOCHS: u32 = 40;
 
+/// Decay rate of the average of the weights of a text that is trained for many
+/// epochs.
+const AVERAGE_DECAY: f64 = 0.998;
+
 /// How a recipe chooses epochs and regularization for the length of a text.
 struct LengthRule {
     /// Number of characters that are trained at least, in as many epochs as that
@@ -23,7 +27,6 @@ struct Regularization {
     above_epochs: u32,
     dropout: f64,
     recurrent_dropout: f64,
-    average_decay: f64,
 }
 
 /// For a text of at most 37,500 characters, with `fast`.
@@ -31,7 +34,6 @@ const VERY_SHORT: Regularization = Regularization {
     above_epochs: 20,
     dropout: 0.6,
     recurrent_dropout: 0.4,
-    average_decay: 0.998,
 };
 
 impl Recipe {
@@ -47,13 +49,11 @@ impl Recipe {
                         above_epochs: 4,
                         dropout: 0.3,
                         recurrent_dropout: 0.1,
-                        average_decay: 0.0,
                     },
                     Regularization {
                         above_epochs: 10,
                         dropout: 0.5,
                         recurrent_dropout: 0.3,
-                        average_decay: 0.998,
                     },
                     VERY_SHORT,
                 ],
@@ -66,7 +66,6 @@ impl Recipe {
                         above_epochs: 10,
                         dropout: 0.5,
                         recurrent_dropout: 0.3,
-                        average_decay: 0.998,
                     },
                     VERY_SHORT,
                 ],
@@ -100,7 +99,7 @@ impl ResolvedSpec {
                 self.recurrent_dropout = stronger.recurrent_dropout;
             }
             if requested.average_decay.is_none() {
-                self.average_decay = stronger.average_decay;
+                self.average_decay = AVERAGE_DECAY;
             }
         }
     }

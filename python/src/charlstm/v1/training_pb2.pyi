@@ -228,8 +228,8 @@ class TrainingSpec(google.protobuf.message.Message):
     average_decay: builtins.float
     """Decay rate of an exponential moving average of the weights. If it is not 0,
     each epoch evaluates the weights and their average, and the better ones are
-    published. At least 0, less than 1. Default: 0 (fast, notebook), 0.999
-    (best); 0.998 for more than 10 epochs (fast, best).
+    published. At least 0, less than 1. Default: 0 (fast; 0.998 for more than 4
+    epochs), 0.999 (best; 0.998 for more than 10 epochs), 0 (notebook).
     """
     def __init__(
         self,
