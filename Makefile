@@ -57,7 +57,7 @@ attacks: libtorch python ## What anyone on the network can do, against the real 
 	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/attacks --full $(ARGS)
 
 replicas: libtorch python ## Several servers on one PostgreSQL and one S3-compatible store (minutes)
-	$(CARGO) build --release -p charlstm-server
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
 	@CHARLSTM_SERVER=target/release/charlstm-server .venv/bin/python tests/replicas --full $(ARGS)
 
 soak: libtorch python ## Twenty minutes of mixed load (ARGS="--soak 60": an hour)

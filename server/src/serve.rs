@@ -201,10 +201,7 @@ pub async fn serve(
     let shared = replica.as_ref().zip(storage.as_ref());
     let data = Data::open(&config, &prepared, shared, &shutdown)?;
     if let Some(replica) = &replica {
-        replica.report_load(
-            load_of(data.engine.clone(), data.jobs.clone()),
-            shutdown.clone(),
-        );
+        replica.report_load(load_of(data.engine.clone(), data.jobs.clone()));
     }
     if let Some(listener) = metrics_listener {
         metrics::start(

@@ -50,6 +50,13 @@ class Base:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         server = Server(self.folder)
+        try:
+            self._fill(server)
+        finally:
+            if server.process.poll() is None:
+                server.kill()
+
+    def _fill(self, server):
         client = Client(server.address)
         _, finished = train(client, "verse")
         if finished.version != 1:

@@ -15,6 +15,9 @@ _session, _session_services = grpc.protos_and_services("charlstm/v1/session.prot
 _model, _model_services = grpc.protos_and_services("charlstm/v1/model.proto")
 _training, _training_services = grpc.protos_and_services("charlstm/v1/training.proto")
 
+# Seconds until a call counts as hanging.
+PATIENCE = 300
+
 SHUTDOWN = _generation.FINISH_REASON_SHUTDOWN
 
 LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
@@ -71,7 +74,7 @@ class Client:
         if precision is not None:
             request.precision = precision
         text, started = "", None
-        call = self.generation.Generate(request, timeout=60)
+        call = self.generation.Generate(request, timeout=PATIENCE)
         try:
             for event in call:
                 kind = event.WhichOneof("event")

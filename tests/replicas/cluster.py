@@ -106,6 +106,12 @@ class Postgres:
                    "-U", "charlstm", "-d", database, "-qAtc", text]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
+    def load(self, file, database):
+        """Runs the statements of a file."""
+        command = [str(postgres_programs() / "psql"), "-h", "127.0.0.1", "-p", str(self.port),
+                   "-U", "charlstm", "-d", database, "-qXv", "ON_ERROR_STOP=1", "-f", str(file)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
     def new_database(self):
         """Creates an empty database and returns its name."""
         name = "d" + secrets.token_hex(6)
@@ -117,10 +123,11 @@ class Link:
     """Forwards connections to a port. It can be cut: then no data passes, and the
     connections stay open."""
 
-    def __init__(self, target):
+    def __init__(self, target, host="127.0.0.1"):
         self.target = target
+        self.host = host
         self.is_cut = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -162,13 +169,17 @@ class Cluster:
     """Replicas behind a load balancer: on one database and object store, or each
     with its own copy of the same models."""
 
-    def __init__(self, base, folder, postgres, count=3, flags=None):
+    def __init__(self, base, folder, postgres, count=3, flags=None, namespaces=None):
+        """`namespaces`: the networks of their own of some replicas, by number."""
         self.folder = pathlib.Path(folder)
         self.postgres = postgres
         self.database = postgres.new_database() if postgres else None
         self.flags = flags or {}
         self.ports = [free_port() for _ in range(count)]
-        self.links = [Link(postgres.port) for _ in range(count)] if postgres else []
+        self.namespaces = namespaces or {}
+        hosts = [self.namespaces[number].database_host if number in self.namespaces
+                 else "127.0.0.1" for number in range(count)]
+        self.links = [Link(postgres.port, host) for host in hosts] if postgres else []
         self.replicas = []
         if postgres:
             self._migrate(base)
@@ -180,9 +191,9 @@ class Cluster:
             self.replicas.append(self.launch(number))
         self.balancer = self._balance()
 
-    def _storage(self, port):
+    def storage(self, port, host="127.0.0.1"):
         """The flags of the database, reached through a port, and the object store."""
-        url = f"postgres://charlstm@127.0.0.1:{port}/{self.database}"
+        url = f"postgres://charlstm@{host}:{port}/{self.database}"
         return ["--database", url, "--object-store", f"file://{self.folder}/objects"]
 
     def _migrate(self, base):
@@ -190,16 +201,19 @@ class Cluster:
         single = base.copy(self.folder / "single")
         shutil.rmtree(single / "data/sessions", ignore_errors=True)
         subprocess.run([str(program()), "migrate", "--data-dir", str(single / "data"),
-                        *self._storage(self.postgres.port)],
+                        *self.storage(self.postgres.port)],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def launch(self, number):
         """Starts a replica on its port."""
-        flags = ["--listen", f"127.0.0.1:{self.ports[number]}", *self.flags.get(number, ()),
-                 *self.flags.get("all", ())]
+        namespace = self.namespaces.get(number)
+        host = namespace.address if namespace else "127.0.0.1"
+        flags = ["--listen", f"{host}:{self.ports[number]}", *self.flags.get(number, ()),
+                 *self.flags.get("all", ()), *(["--insecure"] if namespace else [])]
         if self.database:
-            flags += [*self._storage(self.links[number].port), "--replica-name", f"r{number}"]
-        return Server(self.folder / f"r{number}", flags)
+            link = self.links[number]
+            flags += [*self.storage(link.port, link.host), "--replica-name", f"r{number}"]
+        return Server(self.folder / f"r{number}", flags, namespace.prefix if namespace else ())
 
     def _balance(self):
         port = free_port()

@@ -10,6 +10,8 @@ from ledger import PROMPT, Broken
 from server import Server
 
 CHARS = 200
+# Seconds between two heartbeats of a replica, and between two maintenances of all.
+HEARTBEAT, MAINTENANCE = 3, 10
 # Calls that fit into the reference texts.
 CALLS_PER_SESSION = 15
 STREAMS = 64
@@ -22,6 +24,7 @@ def cost(base, folder, postgres, _rng, calls):
         with Cluster(base, folder, postgres, count=1) as cluster:
             shared = cluster.replicas[0].address
             postgres.query("CREATE EXTENSION pg_stat_statements", cluster.database)
+            idle = _idle(postgres, cluster.database, 30 if calls > 100 else 12)
             times = {alone.address: [], shared: []}
             postgres.query("SELECT pg_stat_statements_reset()", cluster.database)
             begin = time.monotonic()
@@ -42,15 +45,31 @@ def cost(base, folder, postgres, _rng, calls):
     if opened != calls + sessions or statements.get("session_commit", 0) != calls:
         raise Broken(f"{calls} calls took {statements}")
     regular = sum(statements.values()) - opened - calls
-    # Heartbeats and renewals every three seconds, maintenance every ten, and what
-    # asks for models and trainings, two and a half a second (docs/replicas.md).
-    if regular > 5 + 3.5 * seconds:
+    if regular > _max_regular(seconds):
         raise Broken(f"{regular} other statements in {seconds:.0f} s: {statements}")
     medians = [statistics.median(times[address]) * 1000 for address in (alone.address, shared)]
-    return (f"{calls} calls of {CHARS} characters: median {medians[0]:.1f} ms alone, "
+    return (f"idle: {idle}; {calls} calls of {CHARS} characters: median {medians[0]:.1f} ms alone, "
             f"{medians[1]:.1f} ms with the database; {opened} opens, {calls} commits, "
             f"{regular} other statements in {seconds:.0f} s; {STREAMS} streams: "
             f"{rates[0]:.0f} and {rates[1]:.0f} characters/s")
+
+
+def _idle(postgres, database, seconds):
+    """Counts what a replica sends while it has nothing to do."""
+    # Until notifications arrive, it looks for changes every second.
+    time.sleep(2 * HEARTBEAT)
+    postgres.query("SELECT pg_stat_statements_reset()", database)
+    time.sleep(seconds)
+    statements = _statements(postgres, database)
+    heartbeats, total = statements.get("replica_heartbeat", 0), sum(statements.values())
+    if heartbeats < seconds // HEARTBEAT - 1 or total > _max_regular(seconds):
+        raise Broken(f"an idle replica sent {statements} in {seconds} s")
+    return f"{total} statements in {seconds} s, {heartbeats} of them heartbeats"
+
+
+def _max_regular(seconds):
+    """How many statements a replica sends at most besides those of calls."""
+    return seconds / HEARTBEAT + seconds / MAINTENANCE + 2
 
 
 def _call(client, number, prefix="c"):
@@ -82,9 +101,9 @@ def _throughput(address, calls):
 
 
 def _statements(postgres, database):
-    """Returns how often each function about sessions, and anything else, was called."""
+    """Returns how often each function of the schema, and anything else, was called."""
     rows = postgres.query(
-        "SELECT coalesce(substring(query FROM '(session_[a-z]+)\\('), 'other'), sum(calls) "
+        "SELECT coalesce(substring(query FROM '((session|replica)_[a-z]+)\\('), 'other'), sum(calls) "
         "FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat%' AND dbid = "
         "(SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY 1", database)
     return {name: int(calls) for name, calls in (row.split("|") for row in rows.splitlines())}

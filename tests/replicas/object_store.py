@@ -128,6 +128,14 @@ class ObjectStore:
             "AWS_REGION": "us-east-1",
         }
 
+    def empty(self):
+        """Deletes all objects."""
+        # A function of the server for tests.
+        reset = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset, timeout=PATIENCE).close()
+        self._create_bucket()
+
     def stop(self):
         self.proxy.shutdown()
         self.process.terminate()

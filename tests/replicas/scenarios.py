@@ -12,15 +12,19 @@ import time
 import grpc
 
 import client as rpc
+import clients
 import models_and_trainings
+import restored
+import sizing
+import upgrade
 from client import Client, reason_of
 from cluster import Cluster
 from cost import cost
 from ledger import PROMPT, Broken
+from partition import TAKEOVER_SECONDS, partition
+from slow_reader import SlowReader
 from traffic import Traffic
 
-# Longer than a lease.
-TAKEOVER_SECONDS = 12
 OUTAGE_SECONDS = 20
 
 
@@ -58,34 +62,6 @@ def kills(base, folder, postgres, rng, count):
         for replica in cluster.replicas:
             traffic.verify(replica.address)
         return f"{count} kills, {traffic.summary()}"
-
-
-class SlowReader:
-    """A call whose client reads one message, and the rest once `resumed` is set."""
-
-    def __init__(self, address, name, seed):
-        self.client, self.name, self.seed = Client(address), name, seed
-        self.resumed, self.outcome = threading.Event(), None
-        self.begun = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self):
-        request = rpc._generation.GenerateRequest(
-            session_id=self.name, prime=PROMPT, max_chars=1_000_000, expected_position=0,
-            model="verse@1")
-        request.sampling.seed = self.seed
-        try:
-            for event in self.client.generation.Generate(request, timeout=120):
-                if event.WhichOneof("event") == "text":
-                    self.begun.set()
-                    self.resumed.wait()
-                if event.WhichOneof("event") == "finished":
-                    self.outcome = "finished"
-        except grpc.RpcError as error:
-            self.outcome = reason_of(error) or error.code().name
-        finally:
-            self.begun.set()
 
 
 def suspended(base, folder, postgres, rng, count):
@@ -164,43 +140,6 @@ def outage(base, folder, postgres, rng, seconds):
         return f"cut for {seconds} s, {traffic.summary()}"
 
 
-def partition(base, folder, postgres, rng, seconds):
-    """One replica is cut off from the database, but not from its clients."""
-    with Cluster(base, folder, postgres, count=2) as cluster:
-        one, two = (Client(replica.address) for replica in cluster.replicas)
-        reader = SlowReader(cluster.replicas[0].address, "held", 1)
-        reader.begun.wait(30)
-        cut = threading.Thread(target=cluster.links[0].cut, args=(seconds,))
-        cut.start()
-        time.sleep(TAKEOVER_SECONDS)
-        try:
-            one.generate(session="new", chars=10, prime=PROMPT, seed=1, model="verse@1")
-            raise Broken("a replica without its database served a session")
-        except grpc.RpcError as error:
-            if reason_of(error) != "STORAGE_UNAVAILABLE":
-                raise Broken(f"the call failed with {error.code()} {error.details()}") from error
-        text, _ = two.generate(session="held", chars=30, prime=PROMPT, seed=1, expected=0,
-                               model="verse@1")
-        base.reference.check(1, len(PROMPT), text, "held")
-        reader.resumed.set()
-        reader.thread.join(30)
-        if reader.outcome in (None, "finished"):
-            raise Broken(f"a call without a lease ended with {reader.outcome}")
-        # Without a session, there is nothing to commit.
-        one.generate(chars=10, prime=PROMPT, seed=1, model="verse@1")
-        cut.join()
-        for _ in range(100):
-            try:
-                one.generate(session="new", chars=10, prime=PROMPT, seed=1, model="verse@1")
-                break
-            except grpc.RpcError:
-                time.sleep(0.1)
-        else:
-            raise Broken("the replica did not recover")
-        one.close(), two.close()
-        return f"cut for {seconds} s, the call ended with {reader.outcome}"
-
-
 def snapshots(base, folder, _postgres, rng, calls):
     """Sessions that clients hold, at replicas with one key file and no database."""
     keys = folder / "keys"
@@ -242,6 +181,10 @@ SCENARIOS = {
     "mixed-kernels": (mixed_kernels, 300, 3_000),
     "snapshots": (snapshots, 30, 130),
     **models_and_trainings.SCENARIOS,
+    **clients.SCENARIOS,
+    **upgrade.SCENARIOS,
+    **restored.SCENARIOS,
+    **sizing.SCENARIOS,
 }
 
 

@@ -9,7 +9,7 @@ mod url;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, Postgres};
 
@@ -31,8 +31,9 @@ const TESTED_AFTER: Duration = Duration::from_secs(1);
 pub struct DatabaseSettings {
     /// Where it is.
     pub url: DatabaseUrl,
-    /// Maximum number of connections of this process. PostgreSQL accepts 100 by
-    /// default, which the replicas share.
+    /// Maximum number of connections of this process, besides the one on which it
+    /// listens for notifications. PostgreSQL accepts 100 by default, which the
+    /// replicas share.
     pub max_connections: u32,
     /// How long to wait for a free connection, including a new one.
     pub acquire_timeout: Duration,
@@ -51,6 +52,11 @@ impl DatabaseSettings {
             acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(4),
         }
+    }
+
+    fn options(&self) -> PgConnectOptions {
+        // Statements are logged by the code that sends them, with their meaning.
+        self.url.options().clone().disable_statement_logging()
     }
 }
 
@@ -74,8 +80,7 @@ impl Database {
     /// `Unreachable` if there is no connection, `Migration` if the schema cannot
     /// be brought up to date.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, DatabaseError> {
-        // Statements are logged by the code that sends them, with their meaning.
-        let options: PgConnectOptions = settings.url.options().clone().disable_statement_logging();
+        let options = settings.options();
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.acquire_timeout)
@@ -135,6 +140,24 @@ impl Database {
     /// As [`Self::fetch_all`].
     pub async fn begin(&self) -> Result<Transaction, DatabaseError> {
         Transaction::begin(self.acquire().await?).await
+    }
+
+    /// Opens a connection for notifications, which reports when it is lost.
+    ///
+    /// # Errors
+    /// `Unreachable`.
+    pub(crate) async fn listener(&self) -> Result<PgListener, DatabaseError> {
+        // A pool of its own: one whose connection hangs keeps its place for long.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.settings.acquire_timeout);
+        let connect = async {
+            let pool = pool.connect_with(self.settings.options()).await?;
+            PgListener::connect_with(&pool).await
+        };
+        let mut listener = connect.await.map_err(DatabaseError::Unreachable)?;
+        listener.eager_reconnect(false);
+        Ok(listener)
     }
 
     async fn acquire(&self) -> Result<BusyConnection, DatabaseError> {

@@ -2,7 +2,10 @@
 //!
 //! - [`database`] is the connection to PostgreSQL: a bounded pool whose
 //!   statements always end, and the migrations.
-//! - [`registry`] is the list of the replicas that use the database.
+//! - [`registry`] is the list of the replicas that use the database, and the
+//!   heartbeat of this one.
+//! - [`changes`] is what a replica learns of the changes of others by notifications
+//!   and heartbeats.
 //! - [`sessions`] stores sessions in it.
 //! - [`object_store`] holds large data that never changes.
 //! - [`models`] are model versions: rows in the database, files in the object
@@ -14,6 +17,7 @@
 //! clock (`clock_timestamp()`).
 
 mod blocking;
+pub mod changes;
 pub mod copying;
 pub mod database;
 pub mod models;

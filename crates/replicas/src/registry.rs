@@ -1,15 +1,24 @@
 //! The replicas that use the database.
 
-use std::sync::Arc;
+mod heartbeat;
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+pub(crate) use self::heartbeat::Leases;
+
+use crate::changes::{self, Changes};
 use crate::database::{Database, DatabaseError};
 
-/// How often a replica reports that it runs.
+/// How often a replica reports that it runs. A lease may miss two heartbeats before
+/// its call has to stop.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// A replica whose heartbeat is older is taken to be gone: it has missed three.
@@ -60,70 +69,72 @@ impl Replica {
     }
 }
 
+/// Returns what this process does at the moment.
+type LoadSource = dyn Fn() -> ReplicaLoad + Send + Sync;
+
 /// The list of replicas, with this process in it. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Registry {
+#[derive(Clone)]
+pub struct Registry(Arc<Shared>);
+
+struct Shared {
     database: Database,
-    info: Arc<ReplicaInfo>,
+    info: ReplicaInfo,
     process: Uuid,
+    changes: Changes,
+    /// `None` before this process serves, and after it has left.
+    load: Mutex<Option<Box<LoadSource>>>,
+    /// Number of heartbeats so far.
+    heartbeats: AtomicU64,
+    _listener: AbortOnDropHandle<()>,
 }
 
 impl Registry {
-    /// Enters this process. Rows of replicas that are long gone are removed, and
-    /// those of earlier processes of the same name.
+    /// Enters this process, and begins to listen for notifications. Rows of replicas
+    /// that are long gone are removed, and those of earlier processes of the same
+    /// name. Must be called in a runtime.
     ///
     /// # Errors
     /// As [`Database::fetch_all`].
     pub async fn register(database: Database, info: ReplicaInfo) -> Result<Self, DatabaseError> {
-        let registry = Self {
+        let process = Uuid::new_v4();
+        let changes = Changes::new(process);
+        let listening = changes::listen(database.clone(), changes.clone());
+        let registry = Self(Arc::new(Shared {
             database,
-            info: Arc::new(info),
-            process: Uuid::new_v4(),
-        };
-        registry.heartbeat(&ReplicaLoad::default()).await?;
+            info,
+            process,
+            changes,
+            load: Mutex::default(),
+            heartbeats: AtomicU64::new(0),
+            _listener: AbortOnDropHandle::new(tokio::spawn(listening)),
+        }));
+        registry.send_heartbeat(&Leases::default()).await?;
         Ok(registry)
     }
 
     /// Returns the random name of this process, which no other process has, even
     /// if it is a replica with the same name.
     pub fn process(&self) -> Uuid {
-        self.process
+        self.0.process
     }
 
     /// Returns what this process is.
     pub fn info(&self) -> &ReplicaInfo {
-        &self.info
+        &self.0.info
     }
 
-    /// Reports that this process runs and what it does. Called every
-    /// [`HEARTBEAT`].
-    ///
-    /// # Errors
-    /// As [`Database::fetch_all`].
-    pub async fn heartbeat(&self, load: &ReplicaLoad) -> Result<(), DatabaseError> {
-        let info = &self.info;
-        let statement = sqlx::query(
-            "WITH gone AS (
-                DELETE FROM replicas WHERE process <> $1 AND heartbeat < clock_timestamp() -
-                    CASE WHEN name = $2 THEN $8::interval ELSE $9::interval END
-            )
-            INSERT INTO replicas
-                (process, name, address, version, precision, generations_running, training)
-            VALUES ($1, $2, $3, $4, $5, $6, $7)
-            ON CONFLICT (process) DO UPDATE SET heartbeat = clock_timestamp(),
-                generations_running = excluded.generations_running, training = excluded.training",
-        )
-        .bind(self.process)
-        .bind(&*info.name)
-        .bind(&info.address)
-        .bind(&info.version)
-        .bind(&info.precision)
-        .bind(i32::try_from(load.generations_running).unwrap_or(i32::MAX))
-        .bind(&load.training)
-        .bind(PRESENT)
-        .bind(LISTED);
-        self.database.fetch_all(statement).await?;
-        Ok(())
+    /// Returns what is known of the changes of others.
+    pub fn changes(&self) -> &Changes {
+        &self.0.changes
+    }
+
+    /// Sets where heartbeats find out what this process does.
+    pub fn report_load(&self, load: impl Fn() -> ReplicaLoad + Send + Sync + 'static) {
+        *self.load_source() = Some(Box::new(load));
+    }
+
+    fn load_source(&self) -> MutexGuard<'_, Option<Box<LoadSource>>> {
+        self.0.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns all replicas by name, including those that have been gone for a few
@@ -136,18 +147,21 @@ impl Registry {
             "SELECT *, greatest(extract(epoch FROM clock_timestamp() - heartbeat), 0)::float8 AS age
             FROM replicas ORDER BY name, started",
         );
-        let rows = self.database.fetch_all(statement).await?;
+        let rows = self.0.database.fetch_all(statement).await?;
         let replicas = rows.iter().map(|row| self.replica(row));
         Ok(replicas.collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// Removes this process from the list. Called when it ends.
+    /// Removes this process from the list. Called when it ends, after its last
+    /// heartbeat.
     ///
     /// # Errors
     /// As [`Database::fetch_all`].
     pub async fn unregister(&self) -> Result<(), DatabaseError> {
-        let statement = sqlx::query("DELETE FROM replicas WHERE process = $1").bind(self.process);
-        self.database.fetch_all(statement).await?;
+        // What it refers to may refer to this.
+        self.load_source().take();
+        let statement = sqlx::query("DELETE FROM replicas WHERE process = $1").bind(self.process());
+        self.0.database.fetch_all(statement).await?;
         Ok(())
     }
 
@@ -166,8 +180,17 @@ impl Registry {
                 training: row.try_get("training")?,
             },
             heartbeat_age: Duration::from_secs_f64(row.try_get("age")?),
-            is_this: process == self.process,
+            is_this: process == self.process(),
         })
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("info", self.info())
+            .field("process", &self.process())
+            .finish_non_exhaustive()
     }
 }
 
@@ -199,7 +222,9 @@ mod tests {
             generations_running: 3,
             training: Some("t1".to_owned()),
         };
-        two.heartbeat(&load).await.unwrap();
+        let reported = load.clone();
+        two.report_load(move || reported.clone());
+        two.send_heartbeat(&Leases::default()).await.unwrap();
         let replicas = one.list().await.unwrap();
         let names: Vec<&str> = replicas.iter().map(|r| &*r.info.name).collect();
         assert_eq!(names, ["one", "two"]);
@@ -238,7 +263,82 @@ mod tests {
         let present: Vec<bool> = replicas.iter().map(Replica::is_present).collect();
         assert_eq!(present, [true, false]);
         age(1_000).await;
-        new.heartbeat(&ReplicaLoad::default()).await.unwrap();
+        new.send_heartbeat(&Leases::default()).await.unwrap();
         assert_eq!(new.list().await.unwrap().len(), 1);
+    }
+
+    /// Sends heartbeats until what is known of the models meets a condition.
+    async fn heartbeats_until(registry: &Registry, condition: impl Fn(Option<u64>) -> bool) {
+        while !condition(registry.changes().models()) {
+            registry.send_heartbeat(&Leases::default()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_announced_between_heartbeats() {
+        let Some(database) = test_database().await else {
+            return;
+        };
+        let registry = Registry::register(database.clone(), info("one"))
+            .await
+            .unwrap();
+        heartbeats_until(&registry, |known| known == Some(0)).await;
+        for revision in 1..4 {
+            let change = sqlx::query("UPDATE model_revision SET revision = revision + 1");
+            database.fetch_all(change).await.unwrap();
+            while registry.changes().models() != Some(revision) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_have_to_be_asked_for_while_notifications_do_not_arrive() {
+        let Some(database) = test_database().await else {
+            return;
+        };
+        let registry = Registry::register(database.clone(), info("one"))
+            .await
+            .unwrap();
+        heartbeats_until(&registry, |known| known.is_some()).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE query LIKE 'LISTEN %' AND datname = current_database()";
+        let ended = database.fetch_all(sqlx::query(end)).await.unwrap();
+        assert_eq!(ended.len(), 1);
+        heartbeats_until(&registry, |known| known.is_none()).await;
+        let change = sqlx::query("UPDATE model_revision SET revision = revision + 1");
+        database.fetch_all(change).await.unwrap();
+        heartbeats_until(&registry, |known| known == Some(1)).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_lasts_longer_after_the_clock_was_set_back() {
+        let Some(database) = test_database().await else {
+            return;
+        };
+        let registry = Registry::register(database.clone(), info("one"))
+            .await
+            .unwrap();
+        // As a clock writes that is an hour ahead.
+        for statement in [
+            "INSERT INTO session_leases VALUES ('o', 's', gen_random_uuid(), gen_random_uuid(),
+                'gone', clock_timestamp() + interval '1 hour', false)",
+            "INSERT INTO trainings (id, owner, metadata, state, lease_until, revision)
+                VALUES ('t', 'o', '', 'running', clock_timestamp() + interval '1 hour', 1)",
+            "INSERT INTO replicas (process, name, address, version, precision, heartbeat,
+                generations_running) VALUES (gen_random_uuid(), 'gone', '', '', '',
+                clock_timestamp() + interval '1 hour', 0)",
+        ] {
+            database.fetch_all(sqlx::query(statement)).await.unwrap();
+        }
+        registry.send_heartbeat(&Leases::default()).await.unwrap();
+        let ahead = sqlx::query(
+            "SELECT greatest((SELECT max(until) FROM session_leases),
+                (SELECT max(lease_until) FROM trainings), (SELECT max(heartbeat) FROM replicas))
+                > clock_timestamp() + interval '10 s' AS any",
+        );
+        let row = database.fetch_one(ahead).await.unwrap();
+        assert!(!row.try_get::<bool, _>("any").unwrap());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A call costs two statements: `session_open` reads the session and takes its
 //! lease, `session_commit` stores it and ends the lease; commits of several
-//! calls share one. While calls run, one statement every [`RENEWAL`] prolongs
-//! the leases of all of them. The statements are functions of the database
+//! calls share one. The heartbeat of the replica prolongs the leases of all calls
+//! that run. The statements are functions of the database
 //! (`migrations/`), so that each is one round trip.
 //!
 //! A lease is a random token. A call without the token of the row cannot commit:
@@ -36,8 +36,8 @@ use charlstm_store::session::{
     SessionRecord, SessionStats, SessionStorage, StorageFuture, StorageUnavailable,
 };
 use charlstm_store::unix_time::now_ms;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 pub use self::counters::LeaseCounters;
 
@@ -47,13 +47,10 @@ use self::commit_queue::CommitQueue;
 use self::counters::Counters;
 use self::held::HeldCalls;
 use crate::database::{Database, DatabaseError};
+use crate::registry::Registry;
 
 /// How long a lease lasts without being renewed.
 pub const LEASE: Duration = Duration::from_secs(10);
-
-/// How often leases are renewed: a renewal may fail twice before a call has to
-/// stop.
-pub const RENEWAL: Duration = Duration::from_secs(3);
 
 /// How much earlier than in the database a lease ends for the call itself: what
 /// it sends until then reaches its client in time.
@@ -69,16 +66,15 @@ pub struct PostgresSettings {
     pub limits: SessionLimits,
     /// Memory for recently used states.
     pub cache_bytes: u64,
-    /// The random name of this process.
-    pub process: Uuid,
-    /// The name of this replica, for the errors of others.
-    pub replica: Arc<str>,
+    /// This process among the replicas: its leases are renewed with its heartbeats,
+    /// and its name is in the errors of others.
+    pub registry: Registry,
 }
 
 /// Session storage in a database that several replicas share.
 pub struct PostgresSessions {
     shared: Arc<Shared>,
-    /// Renewals, evictions, commits and releases; aborted when this is dropped.
+    /// Heartbeats, evictions, commits and releases; aborted when this is dropped.
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -92,6 +88,7 @@ struct Shared {
     commits: CommitQueue,
     availability: Availability,
     counters: Counters,
+    maintenance_due: Notify,
     is_closed: AtomicBool,
 }
 
@@ -112,6 +109,7 @@ impl PostgresSessions {
             commits,
             availability: Availability::default(),
             counters: Counters::default(),
+            maintenance_due: Notify::new(),
             is_closed: AtomicBool::new(false),
             settings,
         });

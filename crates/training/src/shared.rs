@@ -15,11 +15,22 @@ use thiserror::Error;
 
 use super::events::{Event, EventKind, Finished};
 
-/// The authoritative store of trainings that several replicas share. All
-/// methods block on the network.
+/// The authoritative store of trainings that several replicas share. Methods block
+/// on the network unless they say otherwise.
 pub trait SharedTrainings: Send + Sync {
     /// Name of this replica.
     fn replica(&self) -> &str;
+
+    /// Returns whether something may have changed after `revision`. Does not block.
+    fn may_have_changed(&self, _revision: u64) -> bool {
+        true
+    }
+
+    /// Returns whether there may be a training to claim that [`Self::changes`] does not
+    /// report: one whose replica has not renewed its claim in time. Does not block.
+    fn may_be_waiting(&self) -> bool {
+        true
+    }
 
     /// Returns every training that has changed after `revision`, and every event
     /// that was added. Revision 0 is before every change.

@@ -53,7 +53,10 @@ impl Data {
             gpu_failure: config.gpu_failure,
         });
         let repository = match shared {
-            Some((_, storage)) => storage.repository(config, generation.devices, stopping)?,
+            Some((replica, storage)) => {
+                let changes = replica.registry.changes();
+                storage.repository(config, generation.devices, changes, stopping)?
+            }
             None => Repository::open_for(&config.data_dir, generation.devices)?,
         };
         let keys = match &config.snapshot_key_file {
@@ -66,7 +69,7 @@ impl Data {
         };
         let jobs = match shared {
             Some((replica, storage)) => {
-                trainings::open_shared(config, prepared, &repository, storage, replica.name())?
+                trainings::open_shared(config, prepared, &repository, storage, &replica.registry)?
             }
             None => trainings::open(config, prepared, &repository)?,
         };

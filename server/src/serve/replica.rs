@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::ServeError;
 use crate::config::Config;
 use crate::rpc::server::ServerLoad;
 use charlstm_replicas::database::{Database, DatabaseError, DatabaseSettings, DatabaseUrl};
-use charlstm_replicas::registry::{HEARTBEAT, Registry, ReplicaInfo, ReplicaLoad};
+use charlstm_replicas::registry::{Registry, ReplicaInfo, ReplicaLoad};
 use charlstm_replicas::sessions::{PostgresSessions, PostgresSettings};
 use charlstm_store::secret_file;
 use charlstm_store::session::{SessionLimits, SessionStorage};
@@ -74,8 +72,7 @@ impl Replica {
                 ..defaults
             },
             cache_bytes: config.session_cache_bytes.as_u64(),
-            process: registry.process(),
-            replica: Arc::clone(&registry.info().name),
+            registry: registry.clone(),
         };
         let sessions = PostgresSessions::start(database.clone(), settings).await?;
         let stats = sessions.stats();
@@ -97,34 +94,15 @@ impl Replica {
         &self.database
     }
 
-    /// Returns the name of this server among the replicas.
-    pub(super) fn name(&self) -> &str {
-        &self.registry.info().name
-    }
-
-    /// Reports what this server does until the shutdown. The outcome of a
-    /// heartbeat changes nothing here: leases are renewed independently of it.
-    pub(super) fn report_load(
-        &self,
-        load: impl Fn() -> ServerLoad + Send + Sync + 'static,
-        shutdown: CancellationToken,
-    ) {
-        let registry = self.registry.clone();
-        let report = async move {
-            loop {
-                let load = load();
-                let load = ReplicaLoad {
-                    generations_running: u32::try_from(load.generations_running)
-                        .unwrap_or(u32::MAX),
-                    training: load.training,
-                };
-                if let Err(error) = registry.heartbeat(&load).await {
-                    tracing::debug!(%error, "the heartbeat could not be stored");
-                }
-                tokio::time::sleep(HEARTBEAT).await;
+    /// Lets the heartbeats report what this server does.
+    pub(super) fn report_load(&self, load: impl Fn() -> ServerLoad + Send + Sync + 'static) {
+        self.registry.report_load(move || {
+            let load = load();
+            ReplicaLoad {
+                generations_running: u32::try_from(load.generations_running).unwrap_or(u32::MAX),
+                training: load.training,
             }
-        };
-        tokio::spawn(async move { shutdown.run_until_cancelled_owned(report).await });
+        });
     }
 
     /// Leaves the list, and closes the connections.

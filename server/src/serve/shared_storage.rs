@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use charlstm_replicas::changes::Changes;
 use charlstm_replicas::database::Database;
 use charlstm_replicas::models::{ReplicaModels, follow};
 use charlstm_replicas::object_store::Objects;
@@ -59,12 +60,17 @@ impl SharedStorage {
         &self,
         config: &Config,
         devices: DecodeDevices,
+        changes: &Changes,
         stopping: &CancellationToken,
     ) -> Result<Repository, ServeError> {
         let models = Arc::new(self.models());
         let sweeping = Arc::clone(&models);
         let repository = Repository::open_shared(&config.data_dir.join(CACHE), devices, models)?;
-        tokio::spawn(follow(repository.clone(), stopping.clone()));
+        tokio::spawn(follow(
+            repository.clone(),
+            changes.clone(),
+            stopping.clone(),
+        ));
         tokio::spawn(async move {
             if let Err(error) = sweeping.sweep().await {
                 tracing::warn!(%error, "files that no model version needs stay in the object store for now");

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use charlstm_replicas::registry::Registry;
 use charlstm_repository::Repository;
 use charlstm_training::jobs::{Jobs, JobsConfig};
 use charlstm_training::sample;
@@ -38,8 +39,8 @@ pub(super) fn open(
     Ok(jobs)
 }
 
-/// Opens the trainings that replicas share, and runs what the replica with that
-/// name claims. Blocks on the network.
+/// Opens the trainings that replicas share, and runs what this replica claims.
+/// Blocks on the network.
 ///
 /// # Errors
 /// `File`.
@@ -48,15 +49,16 @@ pub(super) fn open_shared(
     prepared: &Prepared,
     repository: &Repository,
     storage: &SharedStorage,
-    replica: &str,
+    registry: &Registry,
 ) -> Result<Jobs, ServeError> {
     let folder = config.data_dir.join(CACHE).join(TRAININGS);
+    let trainings = storage.trainings(&registry.info().name);
     let jobs = Jobs::open_shared(
         jobs_config(config, &folder),
         devices::learners(prepared.device, config.threads, prepared.kernels.float32),
         Arc::new(repository.clone()),
         Box::new(sample::write),
-        Arc::new(storage.trainings(replica)),
+        Arc::new(trainings.following(registry.changes().clone())),
     );
     jobs.map_err(ServeError::file(&folder))
 }

@@ -34,6 +34,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "trainings",
         include_str!("../../migrations/0101_trainings.sql"),
     ),
+    (
+        200,
+        "heartbeat",
+        include_str!("../../migrations/0200_heartbeat.sql"),
+    ),
 ];
 
 /// Number of the advisory lock under which migrations are applied: the first

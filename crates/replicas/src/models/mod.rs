@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::rows::{ModelRows, Publication};
 use crate::blocking::Blocking;
+use crate::changes::Changes;
 use crate::database::{Database, DatabaseError};
 use crate::object_store::{ObjectStoreError, Objects};
 
@@ -143,20 +144,28 @@ impl ReplicaModels {
 }
 
 /// Keeps the index of a repository up to date with what other replicas publish
-/// and remove, until `stopping`. Logs if that fails, and when it succeeds again.
-pub async fn follow(repository: Repository, stopping: CancellationToken) {
+/// and remove, until `stopping`. Asks the database only if something has changed or
+/// that is not known. Logs if it fails, and when it succeeds again.
+pub async fn follow(repository: Repository, changes: Changes, stopping: CancellationToken) {
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_failed = false;
+    // Known before the last look that has succeeded.
+    let mut seen = None;
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        let newest = changes.models();
+        if newest.is_some() && newest == seen {
+            continue;
+        }
         let repository = repository.clone();
         let refreshed = tokio::task::spawn_blocking(move || repository.refresh()).await;
         match refreshed {
             Ok(Ok(())) => {
+                seen = newest;
                 if std::mem::take(&mut has_failed) {
                     tracing::info!("the shared models can be read again");
                 }

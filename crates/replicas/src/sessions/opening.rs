@@ -86,8 +86,8 @@ impl Shared {
         .bind(key.owner.as_str())
         .bind(key.id.as_str())
         .bind(to_uuid(lease.token()))
-        .bind(self.settings.process)
-        .bind(&*self.settings.replica)
+        .bind(self.settings.registry.process())
+        .bind(&*self.settings.registry.info().name)
         .bind(LEASE)
         .bind(request.expected_position.map(to_i64))
         .bind(cached.map(|cached| cached.commit_id))
@@ -215,7 +215,7 @@ impl Shared {
     fn busy(&self, row: &PgRow) -> Result<SessionError, sqlx::Error> {
         let process: Uuid = row.try_get("o_process")?;
         let replica: String = row.try_get("o_replica")?;
-        let is_other = process != self.settings.process;
+        let is_other = process != self.settings.registry.process();
         if is_other {
             Counters::add(&self.counters.conflicts);
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use charlstm_store::session::{
     ARITHMETIC_REVISION, AllowedSessions, EvictionReason, ListRequest, ModelVersion, Owner,
     PageToken, SessionError, SessionId, SessionInfo, SessionKey, SessionPage, SessionRecord,
-    SessionStats,
 };
 use charlstm_store::unix_time::now_ms;
 use sqlx::Row;
@@ -15,7 +14,7 @@ use uuid::Uuid;
 
 use super::opening::{busy_here, not_admitted};
 use super::rows::{
-    eviction_reason, identity, precision_code, rejected, to_i64, u64_of, unexpected,
+    counts, eviction_reason, identity, precision_code, rejected, to_i64, u64_of, unexpected,
 };
 use super::{MAX_EVICTIONS, Shared};
 use crate::database::{DatabaseError, Statement};
@@ -149,7 +148,7 @@ impl Shared {
         if row.try_get("busy")? {
             let process: Uuid = row.try_get("process")?;
             let replica: String = row.try_get("replica")?;
-            let replica = (process != self.settings.process).then(|| replica.into());
+            let replica = (process != self.settings.registry.process()).then(|| replica.into());
             return Ok(Err(SessionError::Busy {
                 leaving: false,
                 replica,
@@ -302,23 +301,9 @@ impl Shared {
 
     /// Reads the counters.
     pub(super) async fn refresh_stats(&self) -> Result<(), DatabaseError> {
-        let statement = sqlx::query(
-            "SELECT sum(sessions)::bigint AS sessions, sum(bytes)::bigint AS bytes,
-                sum(tombstones)::bigint AS tombstones,
-                (SELECT count(*) FROM session_leases
-                    WHERE is_new AND until > clock_timestamp()) AS pending_creates,
-                (SELECT count(*) FROM session_leases WHERE until > clock_timestamp()) AS in_use
-            FROM session_totals",
-        );
+        let statement = sqlx::query("SELECT * FROM session_counts()");
         let row = self.database.fetch_one(statement).await?;
-        self.counters.set_stats(SessionStats {
-            sessions: u64_of(&row, "sessions")?,
-            bytes: u64_of(&row, "bytes")?,
-            tombstones: u64_of(&row, "tombstones")?,
-            pending_creates: u64_of(&row, "pending_creates")?,
-            in_use: u64_of(&row, "in_use")?,
-            ..SessionStats::default()
-        });
+        self.counters.set_stats(counts(&row, "")?);
         Ok(())
     }
 }

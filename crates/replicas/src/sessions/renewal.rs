@@ -1,4 +1,4 @@
-//! What is done regularly: leases are renewed, sessions evicted, counters read.
+//! What is done regularly: heartbeats, which renew leases, and evictions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,90 +11,79 @@ use uuid::Uuid;
 
 use super::counters::Counters;
 use super::rows::{rejected, to_i64, to_uuid, u64_of};
-use super::{LEASE, MAX_EVICTIONS, RENEWAL, Shared};
-use crate::database::DatabaseError;
+use super::{MAX_EVICTIONS, Shared};
+use crate::registry::{HEARTBEAT, Leases};
 
 /// How often the database is tried while it is unavailable.
 const PROBE: Duration = Duration::from_millis(500);
 
-/// How long a renewal may take: then there is time for another one before the
-/// leases end.
-const RENEWAL_TIMEOUT: Duration = Duration::from_millis(2500);
-
-/// How often sessions are evicted and counters are read.
-const MAINTENANCE: Duration = Duration::from_secs(10);
-
-/// Renews the leases of all calls until it is aborted.
+/// Sends heartbeats until it is aborted.
 pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let is_available = shared.availability.check().is_ok();
-        tokio::time::sleep(if is_available { RENEWAL } else { PROBE }).await;
+        tokio::time::sleep(if is_available { HEARTBEAT } else { PROBE }).await;
         shared.renew().await;
     }
 }
 
-/// Evicts sessions and reads counters until it is aborted.
+/// Evicts sessions whenever a heartbeat finds that it is time, until it is aborted.
 pub(super) async fn maintain_regularly(shared: Arc<Shared>) {
     loop {
-        tokio::time::sleep(MAINTENANCE).await;
-        // Errors are logged where they occur, and it is tried again.
-        if shared.availability.check().is_ok() && shared.maintain().await.is_ok() {
-            let stats = shared.refresh_stats().await;
-            shared.availability.observe(&stats);
-        }
+        shared.maintenance_due.notified().await;
+        // Errors are logged where they occur, and the next heartbeat asks for it again.
+        let _ = shared.maintain().await;
     }
 }
 
 impl Shared {
-    /// Renews the leases of all calls with one statement, and ends the calls
-    /// whose leases are gone.
+    /// Renews the leases of all calls with the heartbeat of this process, and ends
+    /// the calls whose leases are gone.
     pub(super) async fn renew(&self) {
-        let leases = self.held.renewable();
-        if leases.is_empty() {
-            if self.availability.check().is_err() {
-                let probe = self.database.fetch_all(sqlx::query("SELECT 1")).await;
-                self.availability.observe(&probe);
-            }
-            return;
-        }
-        let owners: Vec<&str> = leases.iter().map(|l| l.key().owner.as_str()).collect();
-        let ids: Vec<&str> = leases.iter().map(|l| l.key().id.as_str()).collect();
-        let tokens: Vec<Uuid> = leases.iter().map(|l| to_uuid(l.token())).collect();
-        let statement = sqlx::query("SELECT * FROM session_renew($1, $2, $3, $4)")
-            .bind(owners)
-            .bind(ids)
-            .bind(tokens)
-            .bind(LEASE);
+        let leases = Leases(self.held.renewable());
         let end = Self::lease_end();
-        let renewed = tokio::time::timeout(RENEWAL_TIMEOUT, self.database.fetch_all(statement));
-        let renewed = renewed
-            .await
-            .unwrap_or(Err(DatabaseError::Timeout(RENEWAL_TIMEOUT)));
-        self.availability.observe(&renewed);
-        let rows = match renewed {
-            Ok(rows) => rows,
-            Err(error) => {
-                tracing::warn!(%error, sessions = leases.len(), "leases could not be renewed");
-                return;
-            }
-        };
-        let leases: HashMap<Uuid, &Arc<LeaseState>> = leases
-            .iter()
-            .map(|lease| (to_uuid(lease.token()), lease))
-            .collect();
-        for row in &rows {
-            let token: Result<Uuid, _> = row.try_get("o_token");
-            if let Some(lease) = token.ok().and_then(|token| leases.get(&token)) {
-                self.held.update(lease, |lease| self.apply(lease, row, end));
-            }
+        let sent = self.settings.registry.send_heartbeat(&leases).await;
+        let read = sent.and_then(|row| Ok(self.read_heartbeat(&row, &leases, end)?));
+        self.availability.observe(&read);
+        if let Err(error) = read
+            && !leases.0.is_empty()
+        {
+            tracing::warn!(%error, sessions = leases.0.len(), "leases could not be renewed");
         }
     }
 
-    fn apply(&self, lease: &LeaseState, row: &PgRow, end: BootTime) {
-        match row.try_get("o_state").unwrap_or_default() {
+    fn read_heartbeat(
+        &self,
+        row: &PgRow,
+        leases: &Leases,
+        end: BootTime,
+    ) -> Result<(), sqlx::Error> {
+        let by_token: HashMap<Uuid, &Arc<LeaseState>> = leases
+            .0
+            .iter()
+            .map(|lease| (to_uuid(lease.token()), lease))
+            .collect();
+        let tokens: Option<Vec<Uuid>> = row.try_get("o_tokens")?;
+        let states: Option<Vec<String>> = row.try_get("o_states")?;
+        let replicas: Option<Vec<Option<String>>> = row.try_get("o_replicas")?;
+        let states = states.unwrap_or_default().into_iter();
+        let states = states.zip(replicas.unwrap_or_default());
+        for (token, (state, replica)) in tokens.unwrap_or_default().iter().zip(states) {
+            if let Some(lease) = by_token.get(token) {
+                self.held
+                    .update(lease, |lease| self.apply(lease, &state, replica, end));
+            }
+        }
+        self.counters.set_stats(super::rows::counts(row, "o_")?);
+        if row.try_get("o_is_maintenance_due")? {
+            self.maintenance_due.notify_one();
+        }
+        Ok(())
+    }
+
+    fn apply(&self, lease: &LeaseState, state: &str, replica: Option<String>, end: BootTime) {
+        match state {
             "renewed" => lease.expire_at(end),
             "fenced" => {
-                let replica: Option<String> = row.try_get("o_replica").unwrap_or_default();
                 let replica = replica.map(Into::into);
                 Counters::add(&self.counters.fenced);
                 lease.revoke(LeaseStatus::Fenced { replica });

@@ -2,6 +2,7 @@
 
 use charlstm_store::session::{
     EvictionReason, LeaseToken, ModelVersion, Precision, SessionError, SessionIdentity,
+    SessionStats,
 };
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -62,6 +63,19 @@ pub(super) fn identity(row: &PgRow, prefix: &str) -> Result<SessionIdentity, sql
             _ => return Err(unexpected("an unknown precision")),
         },
         revision: u16::try_from(revision).unwrap_or(u16::MAX),
+    })
+}
+
+/// Reads the result of `session_counts` from columns that begin with `prefix`.
+pub(super) fn counts(row: &PgRow, prefix: &str) -> Result<SessionStats, sqlx::Error> {
+    let count = |name: &str| u64_of(row, &format!("{prefix}{name}"));
+    Ok(SessionStats {
+        sessions: count("sessions")?,
+        bytes: count("bytes")?,
+        tombstones: count("tombstones")?,
+        pending_creates: count("pending_creates")?,
+        in_use: count("in_use")?,
+        ..SessionStats::default()
     })
 }
 

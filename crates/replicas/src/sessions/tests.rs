@@ -8,12 +8,13 @@ use std::time::Duration;
 use charlstm_store::session::testing::fixture::{Controls, Fixture, StartFuture};
 use charlstm_store::session::{SessionLimits, SessionStorage, StorageFuture};
 use charlstm_store::session_storage_rules;
-use uuid::Uuid;
 
 use super::{PostgresSessions, PostgresSettings};
 use crate::database::Database;
+use crate::registry::{Registry, ReplicaInfo};
 use crate::testing::{is_postgres_installed, test_database};
 
+mod lossy_link;
 mod several_replicas;
 mod unknown_outcomes;
 
@@ -52,11 +53,16 @@ async fn stop_clock(database: &Database) {
 }
 
 async fn replica(database: Database, name: &str, limits: SessionLimits) -> Arc<PostgresSessions> {
+    let info = ReplicaInfo {
+        name: name.into(),
+        address: String::new(),
+        version: String::new(),
+        precision: String::new(),
+    };
     let settings = PostgresSettings {
         limits,
         cache_bytes: 1 << 20,
-        process: Uuid::new_v4(),
-        replica: name.into(),
+        registry: Registry::register(database.clone(), info).await.unwrap(),
     };
     Arc::new(PostgresSessions::start(database, settings).await.unwrap())
 }
@@ -73,4 +79,11 @@ fn start_in_database(limits: SessionLimits) -> StartFuture {
         stop_clock(&database).await;
         fixture(&replica(database, "one", limits).await)
     })
+}
+
+/// Ends all leases in the database, as if their replicas had not renewed them.
+async fn expire_leases(database: &Database) {
+    let statement =
+        sqlx::query("UPDATE session_leases SET until = clock_timestamp() - interval '1 second'");
+    database.fetch_all(statement).await.unwrap();
 }

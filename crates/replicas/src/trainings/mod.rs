@@ -25,6 +25,7 @@ use charlstm_training::shared::{
 
 use self::rows::TrainingRows;
 use crate::blocking::Blocking;
+use crate::changes::Changes;
 use crate::database::{Database, DatabaseError};
 use crate::object_store::{ObjectStoreError, Objects};
 
@@ -35,6 +36,7 @@ pub struct ReplicaTrainings {
     rows: TrainingRows,
     objects: Objects,
     blocking: Blocking,
+    changes: Option<Changes>,
 }
 
 type Outcome<T> = Result<T, SharedTrainingsError>;
@@ -45,10 +47,17 @@ impl ReplicaTrainings {
     pub fn new(replica: String, database: Database, objects: Objects) -> Self {
         Self {
             replica,
+            changes: None,
             rows: TrainingRows::new(database),
             objects,
             blocking: Blocking::current(),
         }
+    }
+
+    /// Asks the database for changes only if there may be some.
+    pub fn following(mut self, changes: Changes) -> Self {
+        self.changes = Some(changes);
+        self
     }
 
     async fn store(&self, training: &NewTraining<'_>) -> Outcome<()> {
@@ -112,6 +121,18 @@ impl ReplicaTrainings {
 impl SharedTrainings for ReplicaTrainings {
     fn replica(&self) -> &str {
         &self.replica
+    }
+
+    fn may_have_changed(&self, revision: u64) -> bool {
+        let newest = self.changes.as_ref().and_then(Changes::trainings);
+        newest.is_none_or(|newest| newest > revision)
+    }
+
+    fn may_be_waiting(&self) -> bool {
+        let changes = self.changes.as_ref();
+        changes
+            .and_then(Changes::is_training_waiting)
+            .unwrap_or(true)
     }
 
     fn changes(&self, revision: u64) -> Outcome<TrainingChanges> {

@@ -16,7 +16,8 @@ use crate::shared::{SharedState, SharedTrainings};
 
 pub(super) use self::copies::clear;
 
-/// Time between two looks at what other replicas have changed.
+/// Time between two looks at what other replicas have changed, if there may be
+/// something.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time between two renewals of a claim.
@@ -103,6 +104,14 @@ impl Shared {
         Ok(())
     }
 
+    fn refresh_if_changed(&self, sharing: &Sharing) -> Result<(), String> {
+        let revision = *lock(&sharing.revision);
+        match sharing.trainings.may_have_changed(revision) {
+            true => self.refresh(sharing).map_err(|error| error.to_string()),
+            false => Ok(()),
+        }
+    }
+
     /// Follows the shared store and renews the claim of this replica, until the
     /// training thread has ended. Runs on a thread of its own.
     pub(super) fn follow(&self, sharing: &Sharing) {
@@ -119,7 +128,7 @@ impl Shared {
             }
             let running = state.running.clone();
             drop(state);
-            let mut followed = self.refresh(sharing).map_err(|error| error.to_string());
+            let mut followed = self.refresh_if_changed(sharing);
             if renewed.elapsed() >= RENEW_INTERVAL {
                 renewed = Instant::now();
                 if let Some(job) = running {

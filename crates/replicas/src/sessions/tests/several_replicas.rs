@@ -17,13 +17,6 @@ async fn two() -> Option<(Fixture, Fixture, Database)> {
     Some((fixture(&one), fixture(&two), database))
 }
 
-/// Ends all leases in the database, as if their replicas had not renewed them.
-async fn expire_leases(database: &Database) {
-    let statement =
-        sqlx::query("UPDATE session_leases SET until = clock_timestamp() - interval '1 second'");
-    database.fetch_all(statement).await.unwrap();
-}
-
 fn busy_at(replica: &str) -> SessionError {
     SessionError::Busy {
         leaving: false,
@@ -268,4 +261,68 @@ async fn a_jump_of_the_clock_evicts_nothing() {
     database.fetch_all(back).await.unwrap();
     two.call("b", 1).await.unwrap();
     assert_eq!(one.ids().await, ["b", "a"]);
+}
+
+#[tokio::test]
+async fn a_model_is_either_deleted_or_used_by_a_first_call_on_another_replica() {
+    let Some((one, two, _)) = two().await else {
+        return;
+    };
+    let book = model("book", 1);
+    for round in 0..20 {
+        let id = format!("s{round}");
+        let retiring = one.storage.retire_model(&book, AllowedSessions::None);
+        let (retired, opened) = tokio::join!(retiring, two.open(&id));
+        match (retired, opened) {
+            (Ok(()), Err(error)) => {
+                assert_eq!(error, SessionError::ModelRetired(book.clone()));
+                one.storage.reinstate_model(&book).await.unwrap();
+            }
+            (Err(error), Ok(opened)) => {
+                let in_use = SessionError::ModelInUse {
+                    model: book.clone(),
+                    sessions: 1,
+                };
+                assert_eq!(error, in_use);
+                two.abandon(opened).await;
+            }
+            both => panic!("{both:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_a_newer_arithmetic_revision_is_rejected_and_left_alone() {
+    let Some((one, _, database)) = two().await else {
+        return;
+    };
+    one.call("a", 5).await.unwrap();
+    let newer = sqlx::query("UPDATE sessions SET revision = 2");
+    database.fetch_all(newer).await.unwrap();
+    let rejected = SessionError::UnknownRevision(2);
+    assert_eq!(one.open("a").await.unwrap_err(), rejected);
+    assert_eq!(one.export("a").await.unwrap_err(), rejected);
+    let text = rejected.to_string();
+    assert!(text.contains("revision 2"), "{text}");
+    // The newer program can continue it, and anyone can see and delete it.
+    assert_eq!(one.position("a").await, 5);
+    one.storage.delete(&key("a")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_a_jump_of_the_clock_has_ended_is_fenced() {
+    let Some((one, two, database)) = two().await else {
+        return;
+    };
+    // Ahead by an hour: for the database, the leases of all running calls are over.
+    one.call("a", 10).await.unwrap();
+    let running = one.open("a").await.unwrap();
+    let jump = sqlx::query("UPDATE session_leases SET until = until - interval '1 hour'");
+    database.fetch_all(jump).await.unwrap();
+    // The lease of the call itself is measured by the machine of its replica.
+    assert_eq!(running.lease.status(), LeaseStatus::Held);
+    two.call("a", 1).await.unwrap();
+    let outcome = one.finish(running, 7, "p").await;
+    assert_eq!(outcome, Err(fenced_by(None)));
+    assert_eq!(two.position("a").await, 11);
 }

@@ -14,7 +14,8 @@ use crate::job::{Job, StopRequest};
 use crate::jobs::Shared;
 use crate::shared::SharedTrainingsError;
 
-/// Time between two attempts of an idle replica to claim a training.
+/// Time between two attempts of an idle replica to claim a training, if there may
+/// be one.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time between two attempts to store the end of a training.
@@ -29,7 +30,11 @@ impl Shared {
             if lock(&self.state).stopping {
                 return None;
             }
-            match self.claim(sharing) {
+            let claimed = match self.may_claim(sharing) {
+                true => self.claim(sharing),
+                false => Ok(None),
+            };
+            match claimed {
                 Ok(Some(job)) => return Some(job),
                 Ok(None) => has_failed = false,
                 Err(error) => {
@@ -44,6 +49,11 @@ impl Shared {
                 drop(waited.unwrap_or_else(PoisonError::into_inner));
             }
         }
+    }
+
+    fn may_claim(&self, sharing: &Sharing) -> bool {
+        let is_queued = |job: &Arc<Job>| job.summary().state == State::Queued;
+        sharing.trainings.may_be_waiting() || lock(&self.state).jobs.values().any(is_queued)
     }
 
     fn claim(&self, sharing: &Sharing) -> io::Result<Option<Arc<Job>>> {
