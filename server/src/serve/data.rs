@@ -100,7 +100,7 @@ fn open_sessions(config: &Config) -> Result<Arc<dyn SessionStorage>, ServeError>
             max_idle: config.session_ttl,
             ..SessionLimits::default()
         },
-        durability: config.session_durability.into(),
+        durability: config.session_durability,
         cache_bytes: config.session_cache_bytes.as_u64(),
     };
     let sessions = EmbeddedSessions::open(&folder, settings)?;
