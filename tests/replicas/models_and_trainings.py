@@ -196,7 +196,8 @@ def training_takeover(replicas, _store, rng, kills):
         assert names == ["accepted", *epochs, "finished"], names
         assert sequences == sorted(set(sequences)), sequences
         assert weights(survivor.export_model(model)) == expected, "other weights"
-        assert versions(survivor, model) == [1], versions(survivor, model)
+        # A replica that is killed while it publishes leaves a gap in the numbers.
+        assert len(versions(survivor, model)) == 1, versions(survivor, model)
         if is_zombie:
             events = list(clients[victim].training_events(training))
             assert outline(events)[1] == sequences
