@@ -3,7 +3,6 @@
 //! The decode steps, the sampler and the engine have tests of their own.
 
 use std::fs;
-use std::path::Path;
 
 use charlstm_proto::v1::generate_response::Event;
 use charlstm_proto::v1::model_service_client::ModelServiceClient;
@@ -12,6 +11,7 @@ use charlstm_proto::v1::{
     GenerateRequest, GenerationStarted, GetModelRequest, GetServerStatusRequest, Sampling,
     ScoreRequest,
 };
+use charlstm_store::folder_copy::copy_folder;
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -48,24 +48,12 @@ const GOLDEN: [(&str, &str, &str); 4] = [
 /// Returns a folder with a copy of the data folder of version 0.1.
 fn golden_data() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    copy(
+    copy_folder(
         &root().join("tests/golden/data-0.1"),
         &folder.path().join("data"),
-    );
+    )
+    .unwrap();
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn request(model: &str, precision: &str, session: &str, chars: u32) -> GenerateRequest {

@@ -1,4 +1,4 @@
-"""The command-line client with several servers: it continues at another one."""
+"""The command-line client with several servers: it continues on another one."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from server import Server, program
 LENGTH = 30_000
 # The server is killed once so much of the text has arrived.
 BEFORE_KILL = 1_000
-# A name in a file of hosts.
+# A name in the hosts file.
 NAME = "replicas.test"
 
 
@@ -102,13 +102,13 @@ def _generate(address, session, prefix=(), watch=lambda arrived: None):
 
 
 def _launch(cluster, name, address):
-    """Starts a replica besides those of the cluster."""
+    """Starts a replica in addition to those of the cluster."""
     flags = ["--listen", address, *cluster.storage(cluster.postgres.port), "--replica-name", name]
     return Server(cluster.folder / name, flags)
 
 
 def _can_replace_hosts():
-    """Returns whether this system lets a test replace the file of hosts."""
+    """Returns whether this system lets a test replace the hosts file."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         return False
     test = ["unshare", "--mount", "mount", "--bind", "/etc/hosts", "/etc/hosts"]

@@ -170,7 +170,7 @@ class Cluster:
     with its own copy of the same models."""
 
     def __init__(self, base, folder, postgres, count=3, flags=None, namespaces=None):
-        """`namespaces`: the networks of their own of some replicas, by number."""
+        """`namespaces`: the network namespaces of some replicas, by their number."""
         self.folder = pathlib.Path(folder)
         self.postgres = postgres
         self.database = postgres.new_database() if postgres else None

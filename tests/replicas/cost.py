@@ -56,7 +56,7 @@ def cost(base, folder, postgres, _rng, calls):
 
 def _idle(postgres, database, seconds):
     """Counts what a replica sends while it has nothing to do."""
-    # Until notifications arrive, it looks for changes every second.
+    # Until notifications arrive, it polls every second.
     time.sleep(2 * HEARTBEAT)
     postgres.query("SELECT pg_stat_statements_reset()", database)
     time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""A network of its own for one replica, which can be cut off from the database."""
+"""A network namespace for one replica, which can be cut off from the database."""
 
 import os
 import random

@@ -16,12 +16,12 @@ TAKEOVER_SECONDS = 12
 
 
 def partition(base, folder, postgres, _rng, seconds):
-    """By network namespaces; where these are not permitted, by a proxy that forwards
+    """By network namespaces or, if these are not permitted, by a proxy that forwards
     nothing."""
     namespace = Namespace() if can_use_namespaces() else None
     try:
-        places = {0: namespace} if namespace else {}
-        with Cluster(base, folder, postgres, count=2, namespaces=places) as cluster:
+        namespaces = {0: namespace} if namespace else {}
+        with Cluster(base, folder, postgres, count=2, namespaces=namespaces) as cluster:
             outcome = _cut_off(base, cluster, namespace or cluster.links[0], seconds)
     finally:
         if namespace:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stands in for `aws s3 sync FROM TO` where Amazon's program is not installed."""
+"""Stands in for `aws s3 sync FROM TO` if Amazon's program is not installed."""
 
 import os
 import pathlib

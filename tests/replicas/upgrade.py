@@ -53,7 +53,7 @@ def record(base, folder, postgres):
 
 
 def upgrade(_base, folder, postgres, _rng, _size):
-    """The data of an earlier version is used by today's; a later one is beside it."""
+    """This version uses the data of an earlier one, next to a later one."""
     database = postgres.new_database()
     postgres.load(GOLDEN / "database.sql", database)
     before = postgres.query("SELECT count(*) FROM _sqlx_migrations", database)
@@ -74,7 +74,7 @@ def upgrade(_base, folder, postgres, _rng, _size):
         _add_later_version(postgres, database)
         servers["one"].kill()
         one = start("one")
-        _check_beside_later_version(one, contents)
+        _check_next_to_later_version(one, contents)
     finally:
         for server in servers.values():
             server.kill()
@@ -113,7 +113,7 @@ def _add_later_version(postgres, database):
         "UPDATE sessions SET revision = 9 WHERE id = 'golden-3'", database)
 
 
-def _check_beside_later_version(client, contents):
+def _check_next_to_later_version(client, contents):
     try:
         client.generate(session="golden-3", chars=5)
         raise Broken("a session of a later arithmetic was continued")

@@ -184,7 +184,7 @@ block!(Float32x16, f32, 16, 64);
 /// that has the instructions, so the operations are safe to call.
 ///
 /// A register holds numbers of [`Self::LANES`] units (or characters). Sums run
-/// over words of [`DEPTH`] values of h.
+/// over groups of [`DEPTH`] values of h.
 pub(crate) trait Registers: Copy + Send + Sync + 'static {
     /// `LANES` int32 sums.
     type Ints: Copy;
@@ -192,7 +192,7 @@ pub(crate) trait Registers: Copy + Send + Sync + 'static {
     type Floats: Copy;
     /// [`DEPTH`] weights in every lane, in the form that [`Self::dot`] takes.
     type Weights: Copy;
-    /// A word of h in every lane, in the form that [`Self::dot`] takes.
+    /// A group of h in every lane, in the form that [`Self::dot`] takes.
     type Hidden: Copy;
     /// [`DEPTH`] consecutive int8 weights of each lane, in memory.
     type WeightBlock: Block<Value = i8>;
@@ -217,8 +217,8 @@ pub(crate) trait Registers: Copy + Send + Sync + 'static {
 
     /// Loads weights.
     fn load_weights(self, block: &Self::WeightBlock) -> Self::Weights;
-    /// Puts a word of h into every lane.
-    fn splat_hidden(self, word: u32) -> Self::Hidden;
+    /// Puts a group of h into every lane.
+    fn splat_hidden(self, group: u32) -> Self::Hidden;
     /// Adds to each lane of `sums` the products of its weights and h, exactly
     /// (modulo 2^32).
     fn dot(self, sums: Self::Ints, hidden: Self::Hidden, weights: Self::Weights) -> Self::Ints;
@@ -250,11 +250,11 @@ pub(crate) trait Registers: Copy + Send + Sync + 'static {
     /// The larger of two numbers that are not NaN.
     fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// Rounds to the nearest integer, halves to even, and stores the result,
-    /// which is from -127 to 127, as `LANES / DEPTH` words of h, with the offset.
-    fn store_hidden(self, h: Self::Floats, words: &mut [u32]);
+    /// which is from -127 to 127, as `LANES / DEPTH` groups of h, with the offset.
+    fn store_hidden(self, h: Self::Floats, groups: &mut [u32]);
 }
 
-/// Values of h in a 32-bit word.
+/// Number of values of h in a group, which has 32 bits.
 pub(crate) const DEPTH: usize = 4;
 
 /// Largest [`Registers::ROWS`].
@@ -270,20 +270,20 @@ pub(crate) trait Task<R: Registers> {
     fn run(self, registers: R) -> Self::Output;
 }
 
-/// Writes values of h, each plus `offset`, as words; what the last words have
+/// Writes values of h, each plus `offset`, as groups; what the last groups have
 /// room for beyond `h` becomes an h of 0.
-pub(crate) fn encode(h: &[i8], offset: u8, words: &mut [u32]) {
+pub(crate) fn encode(h: &[i8], offset: u8, groups: &mut [u32]) {
     let mut h = h.iter().copied().chain(std::iter::repeat(0));
-    for word in words {
+    for group in groups {
         let bytes = std::array::from_fn(|_| (h.next().unwrap_or(0) as u8).wrapping_add(offset));
-        *word = u32::from_le_bytes(bytes);
+        *group = u32::from_le_bytes(bytes);
     }
 }
 
-/// Reads values of h back; there are enough words for them.
-pub(crate) fn decode(words: &[u32], offset: u8, h: &mut [i8]) {
-    for (h, word) in h.chunks_mut(DEPTH).zip(words) {
-        for (h, byte) in h.iter_mut().zip(word.to_le_bytes()) {
+/// Reads values of h back; there are enough groups for them.
+pub(crate) fn decode(groups: &[u32], offset: u8, h: &mut [i8]) {
+    for (h, group) in h.chunks_mut(DEPTH).zip(groups) {
+        for (h, byte) in h.iter_mut().zip(group.to_le_bytes()) {
             *h = byte.wrapping_sub(offset) as i8;
         }
     }
@@ -324,11 +324,11 @@ mod tests {
     fn h_survives_storage_with_and_without_an_offset() {
         let h: Vec<i8> = (-127..=127).collect();
         for offset in [0, 128] {
-            let mut words = [1; 64];
-            encode(&h, offset, &mut words);
-            assert_eq!(words[63].to_le_bytes()[3], offset);
+            let mut groups = [1; 64];
+            encode(&h, offset, &mut groups);
+            assert_eq!(groups[63].to_le_bytes()[3], offset);
             let mut read = [1; 255];
-            decode(&words, offset, &mut read);
+            decode(&groups, offset, &mut read);
             assert_eq!(read[..], h);
         }
     }

@@ -20,8 +20,8 @@ pub(crate) type PanelInts<R> = [<R as Registers>::IntBlock; PANEL];
 /// A weight matrix. Its rows are distributed over the lanes of registers.
 pub(crate) struct PackedMatrix<R: Registers> {
     /// Words of h in a sum.
-    words: usize,
-    /// `[registers / 4, words, 4]`, then `[registers % 4, words]`.
+    groups: usize,
+    /// `[registers / 4, groups, 4]`, then `[registers % 4, groups]`.
     weights: Vec<R::WeightBlock>,
     /// What the sums start from, `[registers]`: minus the offset of h times
     /// the sum of the weights.
@@ -33,7 +33,7 @@ pub(crate) struct PackedMatrix<R: Registers> {
 /// Some registers of a matrix that are computed together.
 #[derive(Clone, Copy)]
 pub(crate) struct Panel<'a, R: Registers, const REGISTERS: usize> {
-    /// `[words, REGISTERS]`.
+    /// `[groups, REGISTERS]`.
     pub(crate) weights: &'a [[R::WeightBlock; REGISTERS]],
     /// What the sums start from.
     pub(crate) begin: &'a [R::IntBlock; REGISTERS],
@@ -49,8 +49,8 @@ impl<R: Registers> PackedMatrix<R> {
         registers: usize,
         row: impl Fn(usize, usize) -> Option<usize>,
     ) -> Self {
-        let words = matrix.columns().div_ceil(DEPTH);
-        let mut weights = vec![R::WeightBlock::ZERO; registers * words];
+        let groups = matrix.columns().div_ceil(DEPTH);
+        let mut weights = vec![R::WeightBlock::ZERO; registers * groups];
         let mut begin = vec![R::IntBlock::ZERO; registers];
         let mut scales = vec![R::FloatBlock::ZERO; registers];
         let full = registers - registers % PANEL;
@@ -65,8 +65,8 @@ impl<R: Registers> PackedMatrix<R> {
                 let Some(row) = row(register, lane) else {
                     continue;
                 };
-                for (word, values) in matrix.row(row).chunks(DEPTH).enumerate() {
-                    let block = first * words + word * count + (register - first);
+                for (group, values) in matrix.row(row).chunks(DEPTH).enumerate() {
+                    let block = first * groups + group * count + (register - first);
                     weights[block].values_mut()[lane * DEPTH..][..values.len()]
                         .copy_from_slice(values);
                 }
@@ -81,7 +81,7 @@ impl<R: Registers> PackedMatrix<R> {
             }
         }
         Self {
-            words,
+            groups,
             weights,
             begin,
             scales,
@@ -96,7 +96,7 @@ impl<R: Registers> PackedMatrix<R> {
     /// The panel that begins at register `first`.
     #[inline(always)]
     pub(crate) fn panel<const REGISTERS: usize>(&self, first: usize) -> Panel<'_, R, REGISTERS> {
-        let weights = &self.weights[first * self.words..][..REGISTERS * self.words];
+        let weights = &self.weights[first * self.groups..][..REGISTERS * self.groups];
         let (weights, _) = weights.as_chunks();
         let (begin, _) = self.begin[first..].as_chunks();
         let (scales, _) = self.scales[first..].as_chunks();
@@ -211,8 +211,8 @@ impl<R: Registers> PackedWeights<R> {
     }
 
     /// Words of a row of h of one layer, the last panel's filling included.
-    pub(crate) fn hidden_words(&self) -> usize {
-        self.panels * words_per_panel::<R>()
+    pub(crate) fn hidden_groups(&self) -> usize {
+        self.panels * groups_per_panel::<R>()
     }
 
     /// Bytes of memory that the weights take.
@@ -223,6 +223,6 @@ impl<R: Registers> PackedWeights<R> {
 }
 
 /// Words that hold the h of the units of a panel.
-pub(crate) const fn words_per_panel<R: Registers>() -> usize {
+pub(crate) const fn groups_per_panel<R: Registers>() -> usize {
     R::LANES / DEPTH
 }

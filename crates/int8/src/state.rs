@@ -83,7 +83,7 @@ impl State {
         Self::from_parts(
             shape,
             h.iter().map(|&byte| byte as i8).collect(),
-            c.iter().map(|&four| f32::from_le_bytes(four)).collect(),
+            c.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
         )
     }
 

@@ -41,10 +41,10 @@ pub(crate) fn for_row_blocks<R: Registers>(
     }
 }
 
-/// Rows of h that a sum runs over, `[rows, stride]` words.
+/// Rows of h that a sum runs over, `[rows, stride]` groups.
 #[derive(Clone, Copy)]
 pub(crate) struct HiddenRows<'a> {
-    pub(crate) words: &'a [u32],
+    pub(crate) groups: &'a [u32],
     pub(crate) stride: usize,
 }
 
@@ -56,10 +56,10 @@ pub(crate) fn sums<R: Registers, const ROWS: usize, const REGISTERS: usize>(
     hidden: HiddenRows<'_>,
     first: usize,
 ) -> [Sums<R, REGISTERS>; ROWS] {
-    let words = panel.weights.len();
+    let groups = panel.weights.len();
     let mut rows: [&[u32]; ROWS] = [&[]; ROWS];
     for (r, row) in rows.iter_mut().enumerate() {
-        *row = &hidden.words[(first + r) * hidden.stride..][..words];
+        *row = &hidden.groups[(first + r) * hidden.stride..][..groups];
     }
     let mut begin = [registers.splat_ints(0); REGISTERS];
     for (begin, block) in begin.iter_mut().zip(panel.begin) {
@@ -72,9 +72,9 @@ pub(crate) fn sums<R: Registers, const ROWS: usize, const REGISTERS: usize>(
         let mut others = [registers.splat_ints(0); REGISTERS];
         let (pairs, last) = panel.weights.as_chunks::<2>();
         let (hidden_pairs, hidden_last) = rows[0].as_chunks::<2>();
-        for (weights, words) in pairs.iter().zip(hidden_pairs) {
-            let first = registers.splat_hidden(words[0]);
-            let second = registers.splat_hidden(words[1]);
+        for (weights, groups) in pairs.iter().zip(hidden_pairs) {
+            let first = registers.splat_hidden(groups[0]);
+            let second = registers.splat_hidden(groups[1]);
             for n in 0..REGISTERS {
                 sums[0][n] =
                     registers.dot(sums[0][n], first, registers.load_weights(&weights[0][n]));
@@ -82,10 +82,10 @@ pub(crate) fn sums<R: Registers, const ROWS: usize, const REGISTERS: usize>(
                     registers.dot(others[n], second, registers.load_weights(&weights[1][n]));
             }
         }
-        for (weights, word) in last.iter().zip(hidden_last) {
-            let word = registers.splat_hidden(*word);
+        for (weights, group) in last.iter().zip(hidden_last) {
+            let group = registers.splat_hidden(*group);
             for n in 0..REGISTERS {
-                others[n] = registers.dot(others[n], word, registers.load_weights(&weights[n]));
+                others[n] = registers.dot(others[n], group, registers.load_weights(&weights[n]));
             }
         }
         for n in 0..REGISTERS {
@@ -93,12 +93,12 @@ pub(crate) fn sums<R: Registers, const ROWS: usize, const REGISTERS: usize>(
         }
         return sums;
     }
-    for (word, weights) in panel.weights.iter().enumerate() {
+    for (group, weights) in panel.weights.iter().enumerate() {
         let mut hidden = [registers.splat_hidden(0); ROWS];
         for r in 0..ROWS {
-            // SAFETY: every row has as many words as `panel.weights` has
-            // entries; they were cut to `words` above.
-            hidden[r] = registers.splat_hidden(unsafe { *rows[r].get_unchecked(word) });
+            // SAFETY: every row has as many groups as `panel.weights` has
+            // entries; they were cut to `groups` above.
+            hidden[r] = registers.splat_hidden(unsafe { *rows[r].get_unchecked(group) });
         }
         // One register of weights at a time: with the whole panel in
         // registers there would be too few for the sums.
@@ -138,7 +138,7 @@ pub(crate) fn load<R: Registers>(registers: R, blocks: &PanelFloats<R>) -> [R::F
 }
 
 /// The cells of `LANES` units of one row: from the pre-activations and the old
-/// c (in place) to the new c and the words of the new h.
+/// c (in place) to the new c and the groups of the new h.
 #[inline(always)]
 pub(crate) fn cells<R: Registers>(
     registers: R,

@@ -329,9 +329,9 @@ fn read(
             reader.read_exact(bytes)?;
             values.clear();
             values.extend(
-                bytes
-                    .chunks_exact(4)
-                    .map(|four| f32::from_le_bytes(four.try_into().expect("chunks of four bytes"))),
+                bytes.chunks_exact(4).map(|bytes| {
+                    f32::from_le_bytes(bytes.try_into().expect("chunks of four bytes"))
+                }),
             );
             check_finite(&tensor.name, start - tensor.range.start, &values)?;
             take(

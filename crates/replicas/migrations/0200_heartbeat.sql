@@ -1,6 +1,6 @@
 -- One statement every few seconds is all that a replica sends while it has
--- nothing to do: its heartbeat, the renewal of its leases, and what it has to
--- know of the others. Notifications tell it earlier of changes.
+-- nothing to do: its heartbeat, the renewal of its leases, and what others have
+-- changed. Notifications report changes in between.
 
 -- Announces the new revision of what the trigger is on; the argument names the
 -- channel. It is sent when the transaction commits.
@@ -14,7 +14,7 @@ CREATE TRIGGER model_revision_changed AFTER UPDATE ON model_revision
 CREATE TRIGGER training_revision_changed AFTER UPDATE ON training_revision
     FOR EACH ROW EXECUTE FUNCTION notify_revision('charlstm_trainings');
 
--- How many sessions there are.
+-- Counts sessions, their bytes, tombstones and running calls.
 CREATE FUNCTION session_counts(
     OUT sessions bigint, OUT bytes bigint, OUT tombstones bigint, OUT pending_creates bigint,
     OUT in_use bigint
@@ -26,8 +26,8 @@ CREATE FUNCTION session_counts(
     FROM session_leases l WHERE l.until > clock_timestamp()
 $$;
 
--- No lease, claim or heartbeat is further in the future than it can be: after
--- the clock was set back, they would otherwise last for that much longer.
+-- Shortens leases, claims and heartbeats that are further in the future than
+-- possible: after the clock was set back, they would last that much longer.
 CREATE FUNCTION limit_future_times(p_lease interval) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -43,8 +43,8 @@ BEGIN
 END $$;
 
 -- The heartbeat of a process. Renews its leases (see `session_renew`), and
--- notifies the process itself, which so learns whether notifications arrive.
--- Waits for no lock of others.
+-- notifies the process itself, which shows whether notifications arrive.
+-- Never waits for a lock.
 CREATE FUNCTION replica_heartbeat(
     p_process uuid, p_name text, p_address text, p_version text, p_precision text,
     p_generations_running integer, p_training text,

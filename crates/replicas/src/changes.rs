@@ -1,11 +1,11 @@
-//! What a replica knows of the changes of others without asking for them.
+//! What a replica knows of the changes of others without polling.
 //!
 //! Each heartbeat returns the newest revisions of models and trainings, and
 //! notifications of the database announce changes in between. A notification is
 //! only a hint, and none arrives through a pooler in transaction mode. Therefore
 //! each heartbeat also notifies its own process: as soon as such a notification
-//! is missing, the revisions count as unknown, and whoever follows the changes
-//! asks for them every second.
+//! is missing, the revisions count as unknown, and those that follow the changes
+//! poll the database every second.
 
 mod listener;
 
@@ -35,14 +35,14 @@ struct State {
     trainings: AtomicU64,
     is_training_waiting: AtomicBool,
     is_listening: AtomicBool,
-    /// The last heartbeat that was begun, that succeeded, and that was heard.
+    /// The last heartbeat that began, that succeeded, and whose notification arrived.
     begun: AtomicU64,
     succeeded: AtomicU64,
-    heard: AtomicU64,
-    /// The last heartbeat that was begun before the listener listened.
+    received: AtomicU64,
+    /// The last heartbeat that began before the listener listened.
     listening_since: AtomicU64,
-    /// A heartbeat was not heard by the listener, which has to connect again.
-    unheard: Notify,
+    /// The notification of a heartbeat is missing: the listener has to reconnect.
+    silent: Notify,
 }
 
 /// What a heartbeat has found.
@@ -64,14 +64,14 @@ impl Changes {
             is_listening: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             succeeded: AtomicU64::new(0),
-            heard: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             listening_since: AtomicU64::new(0),
-            unheard: Notify::new(),
+            silent: Notify::new(),
         }))
     }
 
-    /// Returns the newest revision of models; `None` if it has to be asked for,
-    /// because notifications do not arrive.
+    /// Returns the newest revision of models; `None` if the database has to be
+    /// polled because notifications do not arrive.
     pub fn models(&self) -> Option<u64> {
         self.revision(&self.0.models)
     }
@@ -81,8 +81,8 @@ impl Changes {
         self.revision(&self.0.trainings)
     }
 
-    /// Whether the last heartbeat found a training that waits or whose claim is
-    /// over; `None` if that has to be asked for.
+    /// Returns whether the last heartbeat found a training that waits or whose claim
+    /// has expired; `None` if the database has to be polled.
     pub fn is_training_waiting(&self) -> Option<bool> {
         let is_waiting = self.0.is_training_waiting.load(Ordering::Acquire);
         self.is_listening().then_some(is_waiting)
@@ -97,20 +97,20 @@ impl Changes {
         self.0.is_listening.load(Ordering::Acquire)
     }
 
-    /// The channel on which this process hears its heartbeats.
+    /// Returns the channel on which this process is notified of its heartbeats.
     pub(crate) fn channel(&self) -> &str {
         &self.0.channel
     }
 
-    /// Called before a heartbeat is sent: if the one before was not heard,
-    /// notifications do not arrive.
+    /// Called before a heartbeat is sent. If the notification of the previous one is
+    /// missing, notifications do not arrive.
     pub(crate) fn begin_heartbeat(&self, number: u64) {
         let state = &self.0;
         let succeeded = state.succeeded.load(Ordering::Acquire);
-        if state.heard.load(Ordering::Acquire) < succeeded {
+        if state.received.load(Ordering::Acquire) < succeeded {
             self.stop_listening();
             if succeeded > state.listening_since.load(Ordering::Acquire) {
-                state.unheard.notify_waiters();
+                state.silent.notify_waiters();
             }
         }
         state.begun.store(number, Ordering::Release);
@@ -130,7 +130,7 @@ impl Changes {
         state.succeeded.fetch_max(number, Ordering::AcqRel);
     }
 
-    /// The listener will hear the heartbeats that begin from now on.
+    /// The listener receives the notifications of heartbeats that begin from now on.
     fn start_listening(&self) {
         let begun = self.0.begun.load(Ordering::Acquire);
         self.0.listening_since.store(begun, Ordering::Release);
@@ -142,7 +142,7 @@ impl Changes {
     }
 
     /// Records a notification. Returns whether it is a heartbeat of this process.
-    fn hear(&self, channel: &str, payload: &str) -> bool {
+    fn receive(&self, channel: &str, payload: &str) -> bool {
         let state = &self.0;
         // Nobody else sends anything on these channels.
         let Ok(number) = payload.parse() else {
@@ -152,7 +152,7 @@ impl Changes {
             MODELS => state.models.fetch_max(number, Ordering::AcqRel),
             TRAININGS => state.trainings.fetch_max(number, Ordering::AcqRel),
             _ => {
-                state.heard.fetch_max(number, Ordering::AcqRel);
+                state.received.fetch_max(number, Ordering::AcqRel);
                 state.is_listening.store(true, Ordering::Release);
                 return true;
             }
@@ -174,23 +174,23 @@ mod tests {
     }
 
     #[test]
-    fn revisions_are_known_while_the_heartbeats_of_the_process_are_heard() {
+    fn revisions_are_known_while_the_notifications_of_heartbeats_arrive() {
         let changes = Changes::new(Uuid::new_v4());
         let own = changes.channel().to_owned();
         changes.begin_heartbeat(1);
         changes.end_heartbeat(1, found(4));
         assert_eq!(changes.models(), None);
-        assert!(changes.hear(&own, "1"));
+        assert!(changes.receive(&own, "1"));
         assert_eq!(changes.models(), Some(4));
-        assert!(!changes.hear(MODELS, "6"));
+        assert!(!changes.receive(MODELS, "6"));
         changes.begin_heartbeat(2);
         changes.end_heartbeat(2, found(5));
         assert_eq!(changes.models(), Some(6));
-        // Heartbeat 2 is not heard, 3 is.
+        // The notification of heartbeat 2 is missing, that of 3 arrives.
         changes.begin_heartbeat(3);
         assert_eq!(changes.models(), None);
         changes.end_heartbeat(3, found(7));
-        changes.hear(&own, "3");
+        changes.receive(&own, "3");
         assert_eq!(changes.models(), Some(7));
         changes.begin_heartbeat(4);
         changes.end_heartbeat(4, None);

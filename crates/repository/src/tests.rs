@@ -17,6 +17,7 @@ use super::*;
 use charlstm_model::model_file::ModelFile;
 use charlstm_model::parameters::Parameters;
 use charlstm_model::vocabulary::Vocabulary;
+use charlstm_store::folder_copy::copy_folder;
 
 fn model(seed: f32) -> ModelFile {
     let vocabulary = Vocabulary::of("abc".chars());
@@ -66,17 +67,4 @@ fn staged_entries(folder: &TempDir) -> usize {
     fs::read_dir(folder.path().join("models/.staging"))
         .unwrap()
         .count()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -17,6 +17,8 @@
 pub mod atomic_file;
 pub mod checksummed_json;
 pub mod disk_error;
+#[cfg(feature = "testing")]
+pub mod folder_copy;
 pub mod hex;
 pub mod secret_file;
 pub mod session;

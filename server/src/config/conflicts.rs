@@ -44,13 +44,13 @@ fn check_replicas(config: &Config) -> Result<(), ConfigError> {
     match (has_database, replicas.object_store.is_some()) {
         (true, false) => {
             return conflict(
-                "--database requires --object-store: what is in one names what is in the other",
+                "--database requires --object-store: the database refers to objects in the store",
             );
         }
         (false, true) => {
             return conflict(
-                "--object-store requires --database or --database-file: what is in one names \
-                 what is in the other",
+                "--object-store requires --database or --database-file: the database refers to \
+                 objects in the store",
             );
         }
         _ => {}

@@ -3,7 +3,7 @@
 
 use crate::kernel::Registers;
 use crate::packed::{
-    PANEL, PackedLayer, PackedMatrix, PackedWeights, PanelFloats, PanelInts, words_per_panel,
+    PANEL, PackedLayer, PackedMatrix, PackedWeights, PanelFloats, PanelInts, groups_per_panel,
 };
 use crate::sums::{HiddenRows, RowBlock, Sums, cells, for_row_blocks, load, scale, store, sums};
 
@@ -11,7 +11,7 @@ use crate::sums::{HiddenRows, RowBlock, Sums, cells, for_row_blocks, load, scale
 pub(super) struct NewStates<'a, R: Registers> {
     /// c, `[rows, panels]`, replaced in place.
     pub(super) c: &'a mut [R::FloatBlock],
-    /// The new h, `[rows, hidden words]`.
+    /// The new h, `[rows, hidden groups]`.
     pub(super) h: &'a mut [u32],
 }
 
@@ -25,9 +25,9 @@ impl<R: Registers> NewStates<'_, R> {
         row: usize,
         pre: [R::Floats; PANEL],
     ) {
-        let words = words_per_panel::<R>();
+        let groups = groups_per_panel::<R>();
         let index = row * panels + panel;
-        let h = &mut self.h[index * words..][..words];
+        let h = &mut self.h[index * groups..][..groups];
         cells(registers, pre, &mut self.c[index], h);
     }
 }

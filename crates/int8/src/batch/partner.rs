@@ -15,7 +15,7 @@ use super::rows::{Ahead, LayerRows};
 use super::step::{AheadStep, BatchStep, Direction, PanelRange};
 use crate::float_control::DefaultFloatControl;
 use crate::kernel::Registers;
-use crate::packed::{PackedWeights, words_per_panel};
+use crate::packed::{PackedWeights, groups_per_panel};
 
 /// How long the partner waits for the next request with its core before it
 /// sleeps. Longer than a server needs between two characters of a stream.
@@ -168,7 +168,11 @@ impl<R: Registers> Partner<R> {
         }
         if let Some(to) = layers.get_mut(layer) {
             let from = &job.layers[layer];
-            copy(&mut to.next_h, &from.next_h, first * words_per_panel::<R>());
+            copy(
+                &mut to.next_h,
+                &from.next_h,
+                first * groups_per_panel::<R>(),
+            );
             copy(&mut to.c, &from.c, first);
         }
         true
@@ -301,9 +305,9 @@ mod tests {
         (0..weights.shape.num_layers())
             .map(|index| {
                 let mut layer = LayerRows::new(weights, 1);
-                for (k, word) in layer.h.iter_mut().enumerate() {
+                for (k, group) in layer.h.iter_mut().enumerate() {
                     let h = (k * 37 + index * 11) as u8 % 127;
-                    *word = u32::from_le_bytes([h, h.wrapping_neg(), 1, 127 - h]);
+                    *group = u32::from_le_bytes([h, h.wrapping_neg(), 1, 127 - h]);
                 }
                 for (k, block) in layer.c.iter_mut().enumerate() {
                     block.values_mut().fill(k as f32 * 0.25 - 0.5);

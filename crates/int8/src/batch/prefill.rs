@@ -11,9 +11,9 @@ use crate::sums::{HiddenRows, for_row_blocks, scale, sums};
 
 /// Buffers of a prefill.
 pub(super) struct Chunk<R: Registers> {
-    /// h of the layer below after each character, `[MAX_LEN, hidden words]`.
+    /// h of the layer below after each character, `[MAX_LEN, hidden groups]`.
     below: Vec<u32>,
-    /// h of the layer after each character, `[MAX_LEN, hidden words]`.
+    /// h of the layer after each character, `[MAX_LEN, hidden groups]`.
     above: Vec<u32>,
     /// Sums over the layer below, `[MAX_LEN, panels]`.
     sums: Vec<PanelInts<R>>,
@@ -26,8 +26,8 @@ impl<R: Registers> Chunk<R> {
 
     pub(super) fn new(weights: &PackedWeights<R>) -> Self {
         Self {
-            below: vec![0; Self::MAX_LEN * weights.hidden_words()],
-            above: vec![0; Self::MAX_LEN * weights.hidden_words()],
+            below: vec![0; Self::MAX_LEN * weights.hidden_groups()],
+            above: vec![0; Self::MAX_LEN * weights.hidden_groups()],
             sums: vec![[R::IntBlock::ZERO; PANEL]; Self::MAX_LEN * weights.panels],
         }
     }
@@ -59,8 +59,8 @@ impl<R: Registers> Task<R> for Prefill<'_, R> {
         }
         if let Some(values) = self.logits {
             let h = HiddenRows {
-                words: &self.chunk.above,
-                stride: self.weights.hidden_words(),
+                groups: &self.chunk.above,
+                stride: self.weights.hidden_groups(),
             };
             logits(registers, self.weights, h, self.tokens.len(), values);
         }
@@ -81,8 +81,8 @@ impl<R: Registers> Prefill<'_, R> {
                 panels,
                 panel,
                 h: HiddenRows {
-                    words: &self.chunk.below,
-                    stride: self.weights.hidden_words(),
+                    groups: &self.chunk.below,
+                    stride: self.weights.hidden_groups(),
                 },
                 sums: &mut self.chunk.sums,
             };
@@ -94,7 +94,7 @@ impl<R: Registers> Prefill<'_, R> {
     #[inline(always)]
     fn layer(&mut self, registers: R, index: usize) {
         let layer = &self.weights.layers[index];
-        let (panels, stride) = (self.weights.panels, self.weights.hidden_words());
+        let (panels, stride) = (self.weights.panels, self.weights.hidden_groups());
         let state = &mut self.layers[index];
         let mut direction = Direction::Forward;
         for (at, &token) in self.tokens.iter().enumerate() {
@@ -102,7 +102,7 @@ impl<R: Registers> Prefill<'_, R> {
                 let panel = direction.panel(number, panels);
                 let recurrent = layer.recurrent.panel::<PANEL>(panel * PANEL);
                 let h = HiddenRows {
-                    words: &state.h,
+                    groups: &state.h,
                     stride,
                 };
                 let [dots] = sums::<R, 1, PANEL>(registers, recurrent, h, 0);

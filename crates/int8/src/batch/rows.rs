@@ -13,7 +13,7 @@ use crate::state::State;
 
 /// The resident states of one layer.
 pub(super) struct LayerRows<R: Registers> {
-    /// h, `[rows, hidden words]`.
+    /// h, `[rows, hidden groups]`.
     pub(super) h: Vec<u32>,
     /// Where a step writes the new h while the old one is still read.
     pub(super) next_h: Vec<u32>,
@@ -33,8 +33,8 @@ impl<R: Registers> LayerRows<R> {
     }
 
     fn resize(&mut self, weights: &PackedWeights<R>, rows: usize) {
-        self.h.resize(rows * weights.hidden_words(), 0);
-        self.next_h.resize(rows * weights.hidden_words(), 0);
+        self.h.resize(rows * weights.hidden_groups(), 0);
+        self.next_h.resize(rows * weights.hidden_groups(), 0);
         self.c.resize(rows * weights.panels, R::FloatBlock::ZERO);
     }
 }
@@ -131,11 +131,11 @@ impl<R: Registers> Rows for KernelRows<R> {
     }
 
     fn copy(&mut self, from: usize, to: usize) {
-        let (words, panels) = (self.weights.hidden_words(), self.weights.panels);
+        let (groups, panels) = (self.weights.hidden_groups(), self.weights.panels);
         for layer in &mut self.layers {
             layer
                 .h
-                .copy_within(from * words..(from + 1) * words, to * words);
+                .copy_within(from * groups..(from + 1) * groups, to * groups);
             layer
                 .c
                 .copy_within(from * panels..(from + 1) * panels, to * panels);
@@ -210,9 +210,9 @@ fn write_row<R: Registers>(
     row: usize,
     state: &State,
 ) {
-    let (hidden, words, panels) = (
+    let (hidden, groups, panels) = (
         weights.shape.hidden_size(),
-        weights.hidden_words(),
+        weights.hidden_groups(),
         weights.panels,
     );
     let states = state
@@ -220,7 +220,7 @@ fn write_row<R: Registers>(
         .chunks_exact(hidden)
         .zip(state.c.chunks_exact(hidden));
     for (layer, (h, c)) in layers.iter_mut().zip(states) {
-        encode(h, R::OFFSET, &mut layer.h[row * words..][..words]);
+        encode(h, R::OFFSET, &mut layer.h[row * groups..][..groups]);
         let blocks = &mut layer.c[row * panels..][..panels];
         for (block, c) in blocks.iter_mut().zip(c.chunks(R::LANES)) {
             *block = R::FloatBlock::ZERO;
@@ -234,9 +234,9 @@ fn read_row<R: Registers>(
     layers: &[LayerRows<R>],
     row: usize,
 ) -> State {
-    let (hidden, words, panels) = (
+    let (hidden, groups, panels) = (
         weights.shape.hidden_size(),
-        weights.hidden_words(),
+        weights.hidden_groups(),
         weights.panels,
     );
     let mut state = State::zeros(&weights.shape);
@@ -245,7 +245,7 @@ fn read_row<R: Registers>(
         .chunks_exact_mut(hidden)
         .zip(state.c.chunks_exact_mut(hidden));
     for (layer, (h, c)) in layers.iter().zip(states) {
-        decode(&layer.h[row * words..][..words], R::OFFSET, h);
+        decode(&layer.h[row * groups..][..groups], R::OFFSET, h);
         let blocks = &layer.c[row * panels..][..panels];
         for (block, c) in blocks.iter().zip(c.chunks_mut(R::LANES)) {
             c.copy_from_slice(&block.values()[..c.len()]);

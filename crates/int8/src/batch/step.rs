@@ -78,7 +78,7 @@ impl<R: Registers> LayerRows<R> {
 
 impl<R: Registers> BatchStep<'_, R> {
     fn stride(&self) -> usize {
-        self.weights.hidden_words()
+        self.weights.hidden_groups()
     }
 
     #[inline(always)]
@@ -92,7 +92,7 @@ impl<R: Registers> BatchStep<'_, R> {
                 panel,
                 tokens: self.tokens,
                 h: HiddenRows {
-                    words: &layer.h,
+                    groups: &layer.h,
                     stride,
                 },
                 new: NewStates {
@@ -122,11 +122,11 @@ impl<R: Registers> BatchStep<'_, R> {
             panels: self.weights.panels,
             panel,
             below: HiddenRows {
-                words: &below[index - 1].h,
+                groups: &below[index - 1].h,
                 stride,
             },
             h: HiddenRows {
-                words: &layer.h,
+                groups: &layer.h,
                 stride,
             },
             new: NewStates {
@@ -142,7 +142,7 @@ impl<R: Registers> BatchStep<'_, R> {
         let stride = self.stride();
         let last = &self.layers[self.layers.len() - 1];
         let h = HiddenRows {
-            words: &last.h,
+            groups: &last.h,
             stride,
         };
         logits(registers, self.weights, h, self.tokens.len(), self.logits);
@@ -259,8 +259,8 @@ impl<R: Registers> AheadStep<'_, R> {
             panels: weights.panels,
             panel,
             h: HiddenRows {
-                words: &self.step.layers[0].h,
-                stride: weights.hidden_words(),
+                groups: &self.step.layers[0].h,
+                stride: weights.hidden_groups(),
             },
             sums: &mut self.ahead.sums,
         };

@@ -37,8 +37,8 @@ impl Registers for Portable {
     }
 
     #[inline(always)]
-    fn splat_hidden(self, word: u32) -> u32 {
-        word
+    fn splat_hidden(self, group: u32) -> u32 {
+        group
     }
 
     #[inline(always)]
@@ -119,11 +119,11 @@ impl Registers for Portable {
     }
 
     #[inline(always)]
-    fn store_hidden(self, h: Floats, words: &mut [u32]) {
-        let (fours, _) = h.as_chunks::<DEPTH>();
-        for (word, four) in words.iter_mut().zip(fours) {
-            let bytes = four.map(|h| h.round_ties_even() as i8 as u8);
-            *word = u32::from_le_bytes(bytes);
+    fn store_hidden(self, h: Floats, groups: &mut [u32]) {
+        let (chunks, _) = h.as_chunks::<DEPTH>();
+        for (group, values) in groups.iter_mut().zip(chunks) {
+            let bytes = values.map(|h| h.round_ties_even() as i8 as u8);
+            *group = u32::from_le_bytes(bytes);
         }
     }
 }

@@ -10,7 +10,7 @@ use charlstm_int8::{
 use random_network::{Noise, bits, network, shape};
 
 /// Hidden sizes below, at, above and between the sizes of registers, and
-/// numbers of words of h that are even and odd; vocabularies of one character,
+/// numbers of groups of h that are even and odd; vocabularies of one character,
 /// of an incomplete and of many panels; one to three layers.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();

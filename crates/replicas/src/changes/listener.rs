@@ -10,12 +10,12 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The pause after a connection on which nothing arrives: a pooler in
 /// transaction mode, most likely.
-const RETRY_UNHEARD: Duration = Duration::from_secs(60);
+const RETRY_SILENT: Duration = Duration::from_secs(60);
 
 /// Why listening has ended.
 enum Ended {
     Lost,
-    Unheard,
+    Silent,
 }
 
 /// Listens until it is aborted. Connects again whenever the connection is lost or
@@ -27,16 +27,16 @@ pub(crate) async fn listen(database: Database, changes: Changes) {
         changes.stop_listening();
         let (reason, pause) = match ended {
             Ok(Ended::Lost) => ("the connection was lost".to_owned(), RETRY),
-            Ok(Ended::Unheard) => (
+            Ok(Ended::Silent) => (
                 "none arrive; a pooler in transaction mode does not forward them".to_owned(),
-                RETRY_UNHEARD,
+                RETRY_SILENT,
             ),
             Err(error) => (error.to_string(), RETRY),
         };
         if !std::mem::replace(&mut has_failed, true) {
             tracing::warn!(
                 reason,
-                "no notifications of the database: the replica looks for changes every second"
+                "no notifications of the database: the replica polls every second"
             );
         }
         tokio::time::sleep(pause).await;
@@ -54,12 +54,12 @@ async fn listen_once(
     changes.start_listening();
     loop {
         tokio::select! {
-            () = changes.0.unheard.notified() => return Ok(Ended::Unheard),
+            () = changes.0.silent.notified() => return Ok(Ended::Silent),
             notification = listener.try_recv() => {
                 let Some(notification) = notification? else {
                     return Ok(Ended::Lost);
                 };
-                if changes.hear(notification.channel(), notification.payload())
+                if changes.receive(notification.channel(), notification.payload())
                     && std::mem::take(has_failed)
                 {
                     tracing::info!("notifications of the database arrive");

@@ -38,9 +38,10 @@ impl Registry {
         shared.changes.begin_heartbeat(number);
         let sent = tokio::time::timeout(TIMEOUT, self.fetch_heartbeat(number, leases)).await;
         let sent = sent.unwrap_or(Err(DatabaseError::Timeout(TIMEOUT)));
-        let found = sent.as_ref().ok().map(found);
-        shared.changes.end_heartbeat(number, found.transpose()?);
-        sent
+        let read = sent.and_then(|row| Ok((found(&row)?, row)));
+        let found = read.as_ref().ok().map(|(found, _)| *found);
+        shared.changes.end_heartbeat(number, found);
+        read.map(|(_, row)| row)
     }
 
     async fn fetch_heartbeat(&self, number: u64, leases: &Leases) -> Result<PgRow, DatabaseError> {

@@ -123,8 +123,8 @@ fn ten_thousand_versions_are_listed_without_opening_a_file() {
 fn version_0_1() -> TempDir {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/data-0.1/models");
     let folder = TempDir::new().unwrap();
-    copy(&golden, &models(&folder));
-    copy(&golden.join("three/1"), &models(&folder).join("removed/1"));
+    copy_folder(&golden, &models(&folder)).unwrap();
+    copy_folder(&golden.join("three/1"), &models(&folder).join("removed/1")).unwrap();
     fs::write(models(&folder).join("removed/last_version"), "3\n").unwrap();
     folder
 }

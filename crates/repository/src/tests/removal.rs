@@ -103,10 +103,11 @@ fn a_removal_that_a_crash_or_a_full_disk_interrupts_keeps_the_number() {
     assert!(!file_of(&folder, &id("a", 2)).exists(), "its space is free");
     fs::remove_dir_all(&record).unwrap();
     // A crash before anything was freed.
-    copy(
+    copy_folder(
         &models(&folder).join("a/1"),
         &models(&folder).join("a/5.removed"),
-    );
+    )
+    .unwrap();
     drop(repository);
     for _ in 0..2 {
         let repository = Repository::open(folder.path()).unwrap();

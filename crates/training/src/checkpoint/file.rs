@@ -196,8 +196,8 @@ impl CheckpointReader {
     fn values(&mut self, length: usize) -> Result<Vec<f32>, ReadError> {
         let mut values = Vec::with_capacity(length);
         self.chunks(length, |bytes| {
-            let (fours, _) = bytes.as_chunks::<4>();
-            values.extend(fours.iter().map(|four| f32::from_le_bytes(*four)));
+            let (chunks, _) = bytes.as_chunks::<4>();
+            values.extend(chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)));
         })?;
         Ok(values)
     }

@@ -11,7 +11,7 @@ mod version_0_1;
 
 use std::path::Path;
 
-use self::fixture::{Fixture, PATIENCE, copy, end, epochs, rolled_back, wait_until_idle, watch};
+use self::fixture::{Fixture, PATIENCE, end, epochs, rolled_back, wait_until_idle, watch};
 use super::*;
 use crate::events::{Event, EventKind, State};
 use crate::fake::{CORPUS, Fault, spec, start};

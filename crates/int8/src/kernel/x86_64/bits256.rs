@@ -170,10 +170,10 @@ impl Registers for Avx2 {
     }
 
     #[inline(always)]
-    fn splat_hidden(self, word: u32) -> SignedHidden {
+    fn splat_hidden(self, group: u32) -> SignedHidden {
         // SAFETY: `self` proves that the CPU has AVX2.
         unsafe {
-            let h = _mm256_set1_epi32(word as i32);
+            let h = _mm256_set1_epi32(group as i32);
             SignedHidden {
                 h,
                 magnitude: _mm256_abs_epi8(h),
@@ -187,16 +187,16 @@ impl Registers for Avx2 {
         unsafe {
             let signed = _mm256_sign_epi8(weights, hidden.h);
             let pairs = _mm256_maddubs_epi16(hidden.magnitude, signed);
-            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            _mm256_add_epi32(sums, fours)
+            let dots = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_add_epi32(sums, dots)
         }
     }
 
     #[inline(always)]
-    fn store_hidden(self, h: __m256, words: &mut [u32]) {
-        let words: &mut [u32; 2] = words.try_into().expect("two words");
-        // SAFETY: two words are 8 bytes; `self` proves AVX2.
-        unsafe { _mm_storel_epi64(words.as_mut_ptr().cast(), round_to_bytes(h)) }
+    fn store_hidden(self, h: __m256, groups: &mut [u32]) {
+        let groups: &mut [u32; 2] = groups.try_into().expect("two groups");
+        // SAFETY: two groups are 8 bytes; `self` proves AVX2.
+        unsafe { _mm_storel_epi64(groups.as_mut_ptr().cast(), round_to_bytes(h)) }
     }
 }
 
@@ -219,9 +219,9 @@ impl Registers for AvxVnni {
     }
 
     #[inline(always)]
-    fn splat_hidden(self, word: u32) -> __m256i {
+    fn splat_hidden(self, group: u32) -> __m256i {
         // SAFETY: `self` proves that the CPU has AVX2.
-        unsafe { _mm256_set1_epi32(word as i32) }
+        unsafe { _mm256_set1_epi32(group as i32) }
     }
 
     #[inline(always)]
@@ -231,13 +231,13 @@ impl Registers for AvxVnni {
     }
 
     #[inline(always)]
-    fn store_hidden(self, h: __m256, words: &mut [u32]) {
-        let words: &mut [u32; 2] = words.try_into().expect("two words");
-        // SAFETY: two words are 8 bytes; `self` proves AVX2.
+    fn store_hidden(self, h: __m256, groups: &mut [u32]) {
+        let groups: &mut [u32; 2] = groups.try_into().expect("two groups");
+        // SAFETY: two groups are 8 bytes; `self` proves AVX2.
         unsafe {
             // Flipping the highest bit adds 128.
             let offset = _mm_xor_si128(round_to_bytes(h), _mm_set1_epi8(i8::MIN));
-            _mm_storel_epi64(words.as_mut_ptr().cast(), offset);
+            _mm_storel_epi64(groups.as_mut_ptr().cast(), offset);
         }
     }
 }

@@ -156,10 +156,10 @@ impl Registers for Avx512 {
     }
 
     #[inline(always)]
-    fn splat_hidden(self, word: u32) -> SignedHidden {
+    fn splat_hidden(self, group: u32) -> SignedHidden {
         // SAFETY: `self` proves that the CPU has AVX-512 F and BW.
         unsafe {
-            let h = _mm512_set1_epi32(word as i32);
+            let h = _mm512_set1_epi32(group as i32);
             SignedHidden {
                 negative: _mm512_movepi8_mask(h),
                 magnitude: _mm512_abs_epi8(h),
@@ -174,18 +174,18 @@ impl Registers for Avx512 {
             let zero = _mm512_setzero_si512();
             let signed = _mm512_mask_sub_epi8(weights, hidden.negative, zero, weights);
             let pairs = _mm512_maddubs_epi16(hidden.magnitude, signed);
-            let fours = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
-            _mm512_add_epi32(sums, fours)
+            let dots = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+            _mm512_add_epi32(sums, dots)
         }
     }
 
     #[inline(always)]
-    fn store_hidden(self, h: __m512, words: &mut [u32]) {
-        let words: &mut [u32; 4] = words.try_into().expect("four words");
-        // SAFETY: four words are 16 bytes; `self` proves AVX-512 F.
+    fn store_hidden(self, h: __m512, groups: &mut [u32]) {
+        let groups: &mut [u32; 4] = groups.try_into().expect("four groups");
+        // SAFETY: four groups are 16 bytes; `self` proves AVX-512 F.
         unsafe {
             let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h));
-            _mm_storeu_si128(words.as_mut_ptr().cast(), bytes);
+            _mm_storeu_si128(groups.as_mut_ptr().cast(), bytes);
         }
     }
 }
@@ -209,9 +209,9 @@ impl Registers for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn splat_hidden(self, word: u32) -> __m512i {
+    fn splat_hidden(self, group: u32) -> __m512i {
         // SAFETY: `self` proves that the CPU has AVX-512 F.
-        unsafe { _mm512_set1_epi32(word as i32) }
+        unsafe { _mm512_set1_epi32(group as i32) }
     }
 
     #[inline(always)]
@@ -221,14 +221,14 @@ impl Registers for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn store_hidden(self, h: __m512, words: &mut [u32]) {
-        let words: &mut [u32; 4] = words.try_into().expect("four words");
-        // SAFETY: four words are 16 bytes; `self` proves AVX-512 F.
+    fn store_hidden(self, h: __m512, groups: &mut [u32]) {
+        let groups: &mut [u32; 4] = groups.try_into().expect("four groups");
+        // SAFETY: four groups are 16 bytes; `self` proves AVX-512 F.
         unsafe {
             let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h));
             // Flipping the highest bit adds 128.
             let offset = _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN));
-            _mm_storeu_si128(words.as_mut_ptr().cast(), offset);
+            _mm_storeu_si128(groups.as_mut_ptr().cast(), offset);
         }
     }
 }

@@ -10,20 +10,16 @@ use crate::testing::test_database_url;
 
 /// Makes the first commit fail as if the response was lost, and rejects all
 /// later ones. The sequence counts the attempts: it is not rolled back.
-const FAILING_COMMITS: [&str; 2] = [
+const FAILING_COMMITS: [&str; 3] = [
     "CREATE SEQUENCE attempts",
-    "CREATE OR REPLACE FUNCTION session_commit(
-        p_owners text[], p_ids text[], p_tokens uuid[], p_commit_ids uuid[], p_models text[],
-        p_model_versions bigint[], p_digests bytea[], p_precisions smallint[],
-        p_revisions integer[], p_positions bigint[], p_last_call_positions bigint[],
-        p_created_ms bigint[], p_bytes integer[], p_records bytea[]
-    ) RETURNS TABLE (o_token uuid, o_outcome text, o_replica text) LANGUAGE plpgsql AS $$
+    "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF nextval('attempts') = 1 THEN
             RAISE EXCEPTION 'shutting down' USING ERRCODE = 'admin_shutdown';
         END IF;
         RAISE EXCEPTION 'rejected' USING ERRCODE = 'check_violation';
     END $$",
+    "CREATE TRIGGER failing BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION fail()",
 ];
 
 #[tokio::test]

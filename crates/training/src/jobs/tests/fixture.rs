@@ -1,9 +1,9 @@
 //! A list of trainings over a fake learner, and what its trainings have reported.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use charlstm_store::folder_copy::copy_folder;
 
 use crate::events::{Event, EventKind, Finished, RolledBack};
 use crate::fake::{FakeLearners, FakeModels, Fault, Hold, sampler, spec, start};
@@ -48,7 +48,7 @@ impl Fixture {
     /// Copies what a kill of the server would leave now.
     pub(super) fn killed(&self) -> Self {
         let after = Self::new();
-        copy(self.folder.path(), after.folder.path());
+        copy_folder(self.folder.path(), after.folder.path()).unwrap();
         after
     }
 
@@ -114,17 +114,4 @@ pub(super) fn epochs(events: &[Event]) -> Vec<u32> {
         _ => None,
     };
     events.iter().filter_map(epoch).collect()
-}
-
-pub(super) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

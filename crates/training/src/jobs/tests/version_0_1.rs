@@ -1,5 +1,7 @@
 //! Tests of the trainings that version 0.1 left on disk.
 
+use charlstm_store::folder_copy::copy_folder;
+
 use super::*;
 
 /// A fixture with the trainings of the golden data folder and of this crate's
@@ -8,10 +10,11 @@ fn version_0_1() -> Fixture {
     let fixture = Fixture::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["../../tests/golden/data-0.1", "testdata/version-0.1"] {
-        copy(
+        copy_folder(
             &root.join(folder).join("trainings"),
             &fixture.folder.path().join("trainings"),
-        );
+        )
+        .unwrap();
     }
     fixture
 }
