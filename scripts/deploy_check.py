@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
+
+from free_port import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.environ.get("CHARLSTM_BIN", ROOT / "target/debug"))
@@ -116,12 +117,6 @@ def check_nginx() -> None:
         if run.returncode != 0:
             sys.exit(f"deploy: nginx rejects nginx.conf:\n{run.stderr}")
     print("deploy: nginx.conf: accepted")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def query(port: int, expression: str):

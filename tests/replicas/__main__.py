@@ -18,7 +18,7 @@ import time
 import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "faults")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "faults"), str(HERE.parents[1] / "scripts")]
 
 from base import Base  # noqa: E402 (needs the path above)
 from cluster import Postgres, missing_tools  # noqa: E402

@@ -9,7 +9,7 @@ import time
 from client import Client
 from cluster import Cluster
 from ledger import PROMPT, Broken
-from object_store import free_port
+from free_port import free_port
 from server import Server, program
 
 LENGTH = 30_000

@@ -11,7 +11,8 @@ import subprocess
 import threading
 import time
 
-from object_store import free_port, moto
+from free_port import free_port
+from object_store import moto
 from server import Server, program
 
 # Seconds; far longer than a server takes to start or stop.
@@ -50,18 +51,23 @@ def missing_tools():
 
 
 class Postgres:
-    """A throw-away database server, which does not run as root."""
+    """A throw-away database server, which does not run as root.
+
+    `setpriv` changes the user, not `subprocess`: that would have to fork, and the child
+    of a fork can crash in the handlers of gRPC while other threads make calls.
+    """
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder) / "postgres"
         self.folder.mkdir()
         self.port = free_port()
-        self.user = {}
+        self.as_user = []
         if os.geteuid() == 0:
             user = pwd.getpwnam("postgres")
             os.chown(self.folder, user.pw_uid, user.pw_gid)
             os.chmod(folder, 0o711)
-            self.user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            self.as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}",
+                            "--clear-groups"]
         self._run("initdb", "-U", "charlstm", "-A", "trust", "-E", "UTF8", "--locale=C",
                   "-D", self.folder / "data")
         settings = (f"port = {self.port}\nlisten_addresses = '127.0.0.1'\n"
@@ -72,22 +78,26 @@ class Postgres:
         self.start()
 
     def _run(self, program, *arguments):
-        command = [str(postgres_programs() / program), *map(str, arguments)]
+        command = [*self.as_user, str(postgres_programs() / program), *map(str, arguments)]
         subprocess.run(command, check=True, cwd="/", stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, **self.user)
+                       stdout=subprocess.DEVNULL)
 
     def start(self):
         """Starts the server, and returns once it accepts connections."""
-        command = [str(postgres_programs() / "postgres"), "-D", str(self.folder / "data")]
-        with open(self.folder.parent / "postgres.log", "ab") as log:
+        command = [*self.as_user, str(postgres_programs() / "postgres"),
+                   "-D", str(self.folder / "data")]
+        log = self.folder.parent / "postgres.log"
+        with open(log, "ab") as file:
             self.process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, **self.user)
+                                            stdout=file, stderr=file)
         ready = [str(postgres_programs() / "pg_isready"), "-q", "-h", "127.0.0.1",
                  "-p", str(self.port)]
         wait_until = time.monotonic() + PATIENCE
         while subprocess.run(ready, check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > wait_until:
-                raise RuntimeError(f"PostgreSQL did not start, see {log.name}")
+                last = "\n".join(log.read_text().splitlines()[-10:])
+                raise RuntimeError(
+                    f"PostgreSQL did not start (exit code {self.process.poll()}):\n{last}")
             time.sleep(0.05)
 
     def stop(self, mode=signal.SIGQUIT):

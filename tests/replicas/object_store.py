@@ -4,12 +4,13 @@ requests or drop the headers of preconditions."""
 import http.client
 import http.server
 import pathlib
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+
+from free_port import free_port
 
 BUCKET = "charlstm"
 PATIENCE = 60
@@ -19,12 +20,6 @@ HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 # Headers that a store ignores if it ignores preconditions.
 PRECONDITIONS = {"if-none-match", "if-match"}
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def moto():
