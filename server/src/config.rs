@@ -343,8 +343,9 @@ pub struct Config {
     )]
     pub resume_interrupted: bool,
 
-    /// Also write the progress of trainings as TensorBoard event files, to
-    /// trainings/ID/tensorboard in the data folder
+    /// Also write the progress of trainings as TensorBoard event files: to
+    /// trainings/ID/tensorboard in the data folder, or with --object-store to tensorboard/ID in
+    /// the store
     #[arg(
         long,
         env = "CHARLSTM_TENSORBOARD",

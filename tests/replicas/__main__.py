@@ -21,8 +21,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "faults"), str(HERE.parents[1] / "scripts")]
 
 from base import Base  # noqa: E402 (needs the path above)
-from cluster import Postgres, missing_tools  # noqa: E402
+from cluster import Postgres  # noqa: E402
 from scenarios import SCENARIOS, run  # noqa: E402
+from tools import missing_tools  # noqa: E402
 import upgrade  # noqa: E402
 
 

@@ -12,7 +12,6 @@ import threading
 import time
 
 from free_port import free_port
-from object_store import moto
 from server import Server, program
 
 # Seconds; far longer than a server takes to start or stop.
@@ -40,14 +39,6 @@ def postgres_programs():
     found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"),
                    key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
-
-
-def missing_tools():
-    """Returns what the tests need and the machine does not have."""
-    missing = [] if postgres_programs() else ["postgresql"]
-    if not moto().exists():
-        missing.append("moto (make python)")
-    return missing + ([] if shutil.which("nginx", path="/usr/sbin:/usr/bin") else ["nginx"])
 
 
 class Postgres:
@@ -179,14 +170,17 @@ class Cluster:
     """Replicas behind a load balancer: on one database and object store, or each
     with its own copy of the same models."""
 
-    def __init__(self, base, folder, postgres, count=3, flags=None, namespaces=None):
-        """`namespaces`: the network namespaces of some replicas, by their number."""
+    def __init__(self, base, folder, postgres, count=3, flags=None, namespaces=None,
+                 prefixes=None):
+        """By the numbers of some replicas, `namespaces`: their network namespaces,
+        `prefixes`: the commands that start them."""
         self.folder = pathlib.Path(folder)
         self.postgres = postgres
         self.database = postgres.new_database() if postgres else None
         self.flags = flags or {}
         self.ports = [free_port() for _ in range(count)]
         self.namespaces = namespaces or {}
+        self.prefixes = prefixes or {}
         hosts = [self.namespaces[number].database_host if number in self.namespaces
                  else "127.0.0.1" for number in range(count)]
         self.links = [Link(postgres.port, host) for host in hosts] if postgres else []
@@ -223,7 +217,8 @@ class Cluster:
         if self.database:
             link = self.links[number]
             flags += [*self.storage(link.port, link.host), "--replica-name", f"r{number}"]
-        return Server(self.folder / f"r{number}", flags, namespace.prefix if namespace else ())
+        prefix = namespace.prefix if namespace else self.prefixes.get(number, ())
+        return Server(self.folder / f"r{number}", flags, prefix)
 
     def _balance(self):
         port = free_port()

@@ -1,6 +1,7 @@
 """Models and trainings that replicas share: what must hold when they are
 changed at the same time, and when replicas and the object store fail."""
 
+import json
 import os
 import pathlib
 import random
@@ -8,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -18,7 +20,7 @@ from base import train, weights
 from client import Client, reason_of, retry
 from ledger import PROMPT
 from object_store import ObjectStore
-from server import Server, StartFailed, program
+from server import ROOT, Server, StartFailed, program
 
 # Long enough for several checkpoints; its last one is at the end of the training.
 CORPUS = "".join(random.Random(7).choices("the quick brown fox. \n", k=60_000))
@@ -160,12 +162,13 @@ def versions(client, name):
 
 
 @scenario
-def training_takeover(replicas, _store, rng, kills):
+def training_takeover(replicas, store, rng, kills):
     """The replica that runs a training is killed at random moments."""
-    only = replicas.start("undisturbed")
+    only = replicas.start("undisturbed", ["--tensorboard"])
     training = only.start_training(CORPUS, **{**SPEC, "model": "undisturbed"})
     wait_until(lambda: finished(only, training), "the undisturbed training")
     expected = weights(only.export_model("undisturbed"))
+    check_tensorboard(replicas, store, only, training)
     replicas.servers["undisturbed"].kill()
 
     for repetition in range(kills):
@@ -205,6 +208,30 @@ def training_takeover(replicas, _store, rng, kills):
         for name in clients:
             replicas.servers[name].kill()
     return f"{kills} takeovers, the last one in {seconds:.0f} s"
+
+
+def check_tensorboard(replicas, store, client, training):
+    """The event files are in the object store until the training is deleted."""
+    runs = replicas.folder / "runs"
+    copy_event_files(store, runs)
+    assert [run.name for run in runs.iterdir()] == [training]
+    reader = [sys.executable, ROOT / "tests/python/read_tensorboard.py", runs / training]
+    read = json.loads(subprocess.run(reader, check=True, capture_output=True).stdout)
+    epochs = [event.epoch for event in client.training_events(training)
+              if event.WhichOneof("event") == "epoch"]
+    assert [step for step, _ in read["loss/epoch"]] == [epoch.step for epoch in epochs], read
+    request = rpc._training.DeleteTrainingRequest(training_id=training)
+    client.trainings.DeleteTraining(request, timeout=30)
+    shutil.rmtree(runs)
+    copy_event_files(store, runs)
+    assert not list(replicas.folder.rglob("events.out.tfevents.*")), "event files are left"
+
+
+def copy_event_files(store, folder):
+    """Copies the event files of all trainings, as the docs do."""
+    sync = [sys.executable, pathlib.Path(__file__).with_name("s3_sync.py"), "s3", "sync",
+            store.url("test/tensorboard"), folder]
+    subprocess.run(sync, check=True, env={**os.environ, **store.environment()})
 
 
 def runner(replicas, training):

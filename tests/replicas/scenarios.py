@@ -13,6 +13,7 @@ import grpc
 
 import client as rpc
 import clients
+import clock
 import models_and_trainings
 import restored
 import sizing
@@ -180,6 +181,7 @@ SCENARIOS = {
     "partition": (partition, 16, OUTAGE_SECONDS),
     "mixed-kernels": (mixed_kernels, 300, 3_000),
     "snapshots": (snapshots, 30, 130),
+    **clock.SCENARIOS,
     **models_and_trainings.SCENARIOS,
     **clients.SCENARIOS,
     **upgrade.SCENARIOS,

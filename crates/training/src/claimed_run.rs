@@ -2,6 +2,7 @@
 //! go to the shared store under the epoch of the claim.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,7 @@ use super::checkpoint::CheckpointSink;
 use super::events::Event;
 use super::history::{EventSink, History};
 use super::shared::{Claim, SavedCheckpoint, SharedTrainings, SharedTrainingsError};
+use super::tensorboard;
 
 /// A claimed training.
 pub(super) struct ClaimedRun {
@@ -19,6 +21,8 @@ pub(super) struct ClaimedRun {
 
 /// Where the checkpoints of a claimed training go.
 pub(super) struct RunCheckpoints {
+    /// Of the training, in the folder of the replica.
+    pub(super) folder: PathBuf,
     pub(super) run: Arc<ClaimedRun>,
     pub(super) history: Arc<History>,
 }
@@ -52,6 +56,21 @@ impl ClaimedRun {
         self.observe(self.trainings.release(&self.claim))
     }
 
+    /// Stores the event files for TensorBoard, if there are any, as they are now. A failure
+    /// is logged: the training does not need them.
+    pub(super) fn save_event_files(&self, folder: &Path) {
+        let saved = tensorboard::event_files(folder).and_then(|files| {
+            for file in files {
+                self.trainings.save_event_file(&self.claim, &file)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = saved {
+            let id = &self.claim.id;
+            tracing::warn!(%error, id, "events for TensorBoard are not in the object store");
+        }
+    }
+
     fn observe<T>(&self, result: Result<T, SharedTrainingsError>) -> io::Result<T> {
         if matches!(result, Err(SharedTrainingsError::Fenced))
             && !self.is_lost.swap(true, Ordering::AcqRel)
@@ -79,7 +98,9 @@ impl CheckpointSink for RunCheckpoints {
         // computed again after another replica has taken over.
         self.history.flush()?;
         let run = &self.run;
-        run.observe(run.trainings.save_checkpoint(&run.claim, checkpoint))
+        run.observe(run.trainings.save_checkpoint(&run.claim, checkpoint))?;
+        run.save_event_files(&self.folder);
+        Ok(())
     }
 }
 

@@ -144,6 +144,7 @@ impl Job {
         match self.run() {
             None => checkpoints,
             Some(run) => checkpoints.with_sink(Box::new(RunCheckpoints {
+                folder: self.folder.clone(),
                 run,
                 history: Arc::clone(&self.history),
             })),

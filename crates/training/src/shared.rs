@@ -91,6 +91,13 @@ pub trait SharedTrainings: Send + Sync {
         checkpoint: &SavedCheckpoint<'_>,
     ) -> Result<(), SharedTrainingsError>;
 
+    /// Stores an event file for TensorBoard of a claimed training, or replaces it if the
+    /// same claim has stored a file of this name.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Local`.
+    fn save_event_file(&self, claim: &Claim, file: &Path) -> Result<(), SharedTrainingsError>;
+
     /// Writes the newest checkpoint and the previous one to two paths. A file
     /// whose checkpoint does not exist is not created.
     ///

@@ -7,11 +7,23 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use charlstm_store::unix_time;
 
 use super::events::EventKind;
+
+/// Name of the folder of the event files in the folder of a training.
+const FOLDER: &str = "tensorboard";
+
+/// Returns the paths of the event files of a training; none if it has none.
+pub(super) fn event_files(training: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(training.join(FOLDER)) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
 
 /// The event file of one run of a training.
 pub(super) struct TensorBoardWriter {
@@ -19,9 +31,10 @@ pub(super) struct TensorBoardWriter {
 }
 
 impl TensorBoardWriter {
-    /// Creates a file in a folder, which is created if it does not exist.
-    pub(super) fn create(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+    /// Creates a file for the training of a folder.
+    pub(super) fn create(training: &Path) -> io::Result<Self> {
+        let folder = training.join(FOLDER);
+        fs::create_dir_all(&folder)?;
         let now = now();
         // The number distinguishes runs that begin within one second.
         let name = |number: u32| {

@@ -286,7 +286,7 @@ fn tensorboard(job: &Job, context: &TrainerContext) -> Option<TensorBoardWriter>
     if !context.tensorboard {
         return None;
     }
-    TensorBoardWriter::create(&job.folder().join("tensorboard"))
+    TensorBoardWriter::create(job.folder())
         .inspect_err(|error| {
             tracing::warn!(%error, id = job.id(), "events for TensorBoard cannot be written");
         })

@@ -1,5 +1,6 @@
 //! The trainings that replicas share: rows in the database for what they are,
-//! who runs them, and their events; corpora and checkpoints in the object store.
+//! who runs them, and their events; corpora, checkpoints and event files for TensorBoard
+//! in the object store.
 //!
 //! A claim lasts ten seconds by the clock of the database and is renewed every
 //! three. It has an epoch, which every statement of the replica that runs the
@@ -111,6 +112,13 @@ impl ReplicaTrainings {
         Ok(())
     }
 
+    async fn store_event_file(&self, claim: &Claim, file: &Path) -> Outcome<()> {
+        // The epoch: two replicas may have files of the same name.
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let key = format!("{}/{name}.{}", event_folder(&claim.id), claim.epoch);
+        Ok(self.objects.upload(&key, file).await?)
+    }
+
     async fn delete_object(&self, key: &str) {
         if let Err(error) = self.objects.delete(key).await {
             tracing::warn!(%error, "an object that is no longer needed remains");
@@ -167,6 +175,10 @@ impl SharedTrainings for ReplicaTrainings {
         self.blocking.wait(self.store_checkpoint(claim, checkpoint))
     }
 
+    fn save_event_file(&self, claim: &Claim, file: &Path) -> Outcome<()> {
+        self.blocking.wait(self.store_event_file(claim, file))
+    }
+
     fn fetch_checkpoints(&self, id: &str, newest: &Path, previous: &Path) -> Outcome<()> {
         self.blocking.wait(self.fetch_both(id, newest, previous))
     }
@@ -188,8 +200,10 @@ impl SharedTrainings for ReplicaTrainings {
     fn delete(&self, id: &str) -> Outcome<()> {
         self.blocking.wait(async {
             self.rows.delete(id).await?;
-            if let Err(error) = self.objects.delete_folder(&folder(id)).await {
-                tracing::warn!(%error, id, "files of a deleted training remain in the object store");
+            for folder in [folder(id), event_folder(id)] {
+                if let Err(error) = self.objects.delete_folder(&folder).await {
+                    tracing::warn!(%error, id, "files of a deleted training remain in the object store");
+                }
             }
             Ok(())
         })
@@ -205,6 +219,12 @@ impl SharedTrainings for ReplicaTrainings {
 
 fn folder(id: &str) -> String {
     format!("trainings/{id}")
+}
+
+/// The folder of event files, which stay as long as the training is listed. One folder for
+/// each training is what TensorBoard expects.
+fn event_folder(id: &str) -> String {
+    format!("tensorboard/{id}")
 }
 
 fn tokens_key(id: &str) -> String {

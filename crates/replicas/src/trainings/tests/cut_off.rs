@@ -74,6 +74,10 @@ impl SharedTrainings for CutOff {
         self.check()?;
         self.trainings.save_checkpoint(claim, checkpoint)
     }
+    fn save_event_file(&self, claim: &Claim, file: &Path) -> Outcome<()> {
+        self.check()?;
+        self.trainings.save_event_file(claim, file)
+    }
     fn fetch_checkpoints(&self, id: &str, newest: &Path, previous: &Path) -> Outcome<()> {
         self.check()?;
         self.trainings.fetch_checkpoints(id, newest, previous)

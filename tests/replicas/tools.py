@@ -1,0 +1,18 @@
+"""Programs of others that the replica suite needs."""
+
+import shutil
+
+from clock import faketime
+from cluster import postgres_programs
+from object_store import moto
+
+
+def missing_tools():
+    """Returns what the machine does not have."""
+    is_there = {
+        "postgresql": postgres_programs(),
+        "moto (make python)": moto().exists(),
+        "nginx": shutil.which("nginx", path="/usr/sbin:/usr/bin"),
+        "libfaketime": faketime(),
+    }
+    return [name for name, found in is_there.items() if not found]
