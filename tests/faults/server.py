@@ -35,7 +35,8 @@ class StartFailed(Exception):
 class Server:
     """One process. Its data folder and log outlive it."""
 
-    def __init__(self, folder, flags=(), prefix=(), environment=None):
+    def __init__(self, folder, flags=(), prefix=(), environment=None, path=None):
+        """`path`: of another program than the one under test."""
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = self.folder / "data"
@@ -43,7 +44,7 @@ class Server:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("CHARLSTM_")}
         clean.update(environment or {})
         command = [
-            *prefix, str(program()), "--listen", "127.0.0.1:0", "--device", "cpu",
+            *prefix, str(path or program()), "--listen", "127.0.0.1:0", "--device", "cpu",
             "--threads", "2", "--data-dir", str(self.data), *flags,
         ]
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0

@@ -171,9 +171,10 @@ class Cluster:
     with its own copy of the same models."""
 
     def __init__(self, base, folder, postgres, count=3, flags=None, namespaces=None,
-                 prefixes=None):
+                 prefixes=None, path=None):
         """By the numbers of some replicas, `namespaces`: their network namespaces,
-        `prefixes`: the commands that start them."""
+        `prefixes`: the commands that start them. `path`: the program, until it is
+        changed."""
         self.folder = pathlib.Path(folder)
         self.postgres = postgres
         self.database = postgres.new_database() if postgres else None
@@ -181,6 +182,7 @@ class Cluster:
         self.ports = [free_port() for _ in range(count)]
         self.namespaces = namespaces or {}
         self.prefixes = prefixes or {}
+        self.path = path or program()
         hosts = [self.namespaces[number].database_host if number in self.namespaces
                  else "127.0.0.1" for number in range(count)]
         self.links = [Link(postgres.port, host) for host in hosts] if postgres else []
@@ -204,7 +206,7 @@ class Cluster:
         """Copies the models of the base into what the replicas share."""
         single = base.copy(self.folder / "single")
         shutil.rmtree(single / "data/sessions", ignore_errors=True)
-        subprocess.run([str(program()), "migrate", "--data-dir", str(single / "data"),
+        subprocess.run([str(self.path), "migrate", "--data-dir", str(single / "data"),
                         *self.storage(self.postgres.port)],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -218,7 +220,7 @@ class Cluster:
             link = self.links[number]
             flags += [*self.storage(link.port, link.host), "--replica-name", f"r{number}"]
         prefix = namespace.prefix if namespace else self.prefixes.get(number, ())
-        return Server(self.folder / f"r{number}", flags, prefix)
+        return Server(self.folder / f"r{number}", flags, prefix, path=self.path)
 
     def _balance(self):
         port = free_port()

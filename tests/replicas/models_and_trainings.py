@@ -144,7 +144,33 @@ def concurrent_models(replicas, _store, rng, rounds):
         for version in lists[0]:
             for client in (a, b):
                 assert client.export_model(f"{name}@{version}") == data
-    return f"{len(published)} versions published, {sum(len(versions(a, n)) for n in 'xy')} left"
+    left = sum(len(versions(a, name)) for name in ("x", "y"))
+    seconds = [seen_elsewhere(a, b, data, f"seen-{round}") for round in range(rounds // 2)]
+    return (f"{len(published)} versions published, {left} left; a new version and its deletion "
+            f"were seen on the other replica within {max(seconds):.2f} s")
+
+
+def seen_elsewhere(a, b, data, name):
+    """Publishes and deletes a model at one replica; returns the longer of the times until
+    the other one generates with it, and until it does not any more."""
+    a.import_model(data, name)
+    published = time.monotonic()
+    wait_until(lambda: is_served(b, name), f"the other replica serves {name}")
+    first = time.monotonic() - published
+    delete_model(a, name)
+    deleted = time.monotonic()
+    wait_until(lambda: not is_served(b, name), f"the other replica does not serve {name}")
+    return max(first, time.monotonic() - deleted)
+
+
+def is_served(client, model):
+    try:
+        continuation(client, model)
+        return True
+    except grpc.RpcError as error:
+        if error.code() != grpc.StatusCode.NOT_FOUND:
+            raise
+        return False
 
 
 def delete_model(client, model):
