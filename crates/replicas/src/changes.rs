@@ -2,10 +2,11 @@
 //!
 //! Each heartbeat returns the newest revisions of models and trainings, and
 //! notifications of the database announce changes in between. A notification is
-//! only a hint, and none arrives through a pooler in transaction mode. Therefore
-//! each heartbeat also notifies its own process: as soon as such a notification
-//! is missing, the revisions count as unknown, and those that follow the changes
-//! poll the database every second.
+//! only a hint, and the connection on which it arrives may break without a sign.
+//! Therefore each heartbeat also notifies its own process: as soon as such a
+//! notification is missing, the revisions count as unknown, and those that follow the
+//! changes poll the database every second. They always do if there is a pooler in
+//! transaction mode, through which notifications cannot be received.
 
 mod listener;
 

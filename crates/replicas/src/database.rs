@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::{ConnectOptions, Connection, Postgres, Row};
 
 pub use self::error::DatabaseError;
 pub use self::transaction::Transaction;
 pub use self::url::DatabaseUrl;
 
 use self::connection::BusyConnection;
+use self::error::until;
 
 /// A statement with its arguments.
 pub type Statement<'q> = Query<'q, Postgres, PgArguments>;
@@ -25,6 +26,15 @@ pub type Statement<'q> = Query<'q, Postgres, PgArguments>;
 /// A connection that was idle for longer is tested before it is used: the
 /// database may have been restarted in between. Under load nothing is tested.
 const TESTED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is tried whether there is a pooler in transaction mode: it is not noticed
+/// if others begin transactions at the same moment.
+const POOLER_PROBES: u32 = 4;
+
+/// Returns the number of the process of PostgreSQL that carries it out.
+fn process<'q>() -> Statement<'q> {
+    sqlx::query("SELECT pg_backend_pid()")
+}
 
 /// How the database is used.
 #[derive(Clone, Debug)]
@@ -158,6 +168,37 @@ impl Database {
         let mut listener = connect.await.map_err(DatabaseError::Unreachable)?;
         listener.eager_reconnect(false);
         Ok(listener)
+    }
+
+    /// Returns whether a connection is always served by the same process of PostgreSQL. If
+    /// not, a pooler in transaction mode is in between: then `LISTEN` must not be used,
+    /// because the notifications would arrive on the connections of others, which fail.
+    ///
+    /// A pooler can be noticed because it gives the process of an idle connection away: to
+    /// the transaction that begins next, or if it takes turns, after each statement.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(crate) async fn has_own_process(
+        &self,
+        listener: &mut PgListener,
+    ) -> Result<bool, DatabaseError> {
+        let timeout = self.settings.statement_timeout;
+        for _ in 0..POOLER_PROBES {
+            let before = until(timeout, process().fetch_one(&mut *listener)).await?;
+            let mut transaction = self.begin().await?;
+            let other = transaction.fetch_all(process()).await?;
+            let after = until(timeout, process().fetch_one(&mut *listener)).await?;
+            transaction.commit().await?;
+            let id = |row: &PgRow| row.try_get::<i32, _>(0);
+            let (before, after) = (id(&before)?, id(&after)?);
+            for row in &other {
+                if before != after || id(row)? == before {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     async fn acquire(&self) -> Result<BusyConnection, DatabaseError> {

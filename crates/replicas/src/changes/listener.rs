@@ -8,14 +8,14 @@ use crate::database::{Database, DatabaseError};
 /// The pause before the next attempt after a connection was lost.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The pause after a connection on which nothing arrives: a pooler in
-/// transaction mode, most likely.
+/// The pause after a connection on which nothing can arrive, or nothing arrives.
 const RETRY_SILENT: Duration = Duration::from_secs(60);
 
 /// Why listening has ended.
 enum Ended {
     Lost,
     Silent,
+    Pooled,
 }
 
 /// Listens until it is aborted. Connects again whenever the connection is lost or
@@ -27,8 +27,9 @@ pub(crate) async fn listen(database: Database, changes: Changes) {
         changes.stop_listening();
         let (reason, pause) = match ended {
             Ok(Ended::Lost) => ("the connection was lost".to_owned(), RETRY),
-            Ok(Ended::Silent) => (
-                "none arrive; a pooler in transaction mode does not forward them".to_owned(),
+            Ok(Ended::Silent) => ("none arrive".to_owned(), RETRY_SILENT),
+            Ok(Ended::Pooled) => (
+                "the connection goes through a pooler in transaction mode".to_owned(),
                 RETRY_SILENT,
             ),
             Err(error) => (error.to_string(), RETRY),
@@ -49,6 +50,9 @@ async fn listen_once(
     has_failed: &mut bool,
 ) -> Result<Ended, DatabaseError> {
     let mut listener = database.listener().await?;
+    if !database.has_own_process(&mut listener).await? {
+        return Ok(Ended::Pooled);
+    }
     let channels = [MODELS, TRAININGS, changes.channel()];
     listener.listen_all(channels).await?;
     changes.start_listening();
