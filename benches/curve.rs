@@ -67,6 +67,9 @@ struct Options {
     /// Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
+    /// Also print the loss and the norm of the gradient of each step, to standard error.
+    #[arg(long)]
+    steps: bool,
     /// Ignored; `cargo bench` passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
@@ -133,6 +136,12 @@ fn main() {
     let mut evaluating = 0.0;
     for _ in 0..learner.steps_per_epoch() * u64::from(spec.epochs) {
         let outcome = learner.step().expect("a step");
+        if options.steps {
+            eprintln!(
+                "step {}: loss {:.4}, gradient norm {:.3}",
+                outcome.step, outcome.loss, outcome.gradient_norm
+            );
+        }
         if let Some(train_loss) = outcome.epoch_loss {
             let pause = Instant::now();
             let parameters = learner.parameters().expect("parameters");

@@ -10,6 +10,7 @@ mod broken_connection;
 mod browser;
 mod call_log;
 mod dependencies;
+mod deployment_docs;
 mod determinism;
 mod examples;
 mod http;

@@ -137,6 +137,12 @@ impl Connection {
                 }
             }
         }
+        if addresses.len() > 1 {
+            let all = addresses.join(", ");
+            Output::new(global.json).note(&format!(
+                "none of {all} can be used; the error is that of the first one"
+            ));
+        }
         Err(failure.unwrap_or_else(|| Failure::Usage("--addr names no server".into())))
     }
 

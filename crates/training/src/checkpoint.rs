@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::file::ReadError;
+use super::collapse::LossTrend;
 use super::shared::SavedCheckpoint;
 
 mod file;
@@ -60,6 +61,9 @@ pub struct Position {
     /// version of the server that did not store it saved the checkpoint.
     #[serde(default)]
     pub instructions: String,
+    /// The losses so far; empty if the checkpoint is of a version that did not store it.
+    #[serde(default)]
+    pub loss_trend: LossTrend,
 }
 
 /// The epoch with the lowest validation loss so far.

@@ -13,6 +13,7 @@
 
 pub mod checkpoint;
 mod claimed_run;
+mod collapse;
 pub mod copying;
 pub mod events;
 #[cfg(any(test, feature = "testing"))]

@@ -24,6 +24,7 @@ pub(super) use self::clocks::Intervals;
 use self::initial::initial;
 use self::rollback::{MAX_ROLLBACKS, slowed};
 use super::checkpoint::{Checkpoint, Checkpoints, LoadError, Position};
+use super::collapse::entropy;
 use super::events::{EventKind, Finished, State};
 use super::job::{Job, JobTokens, StopRequest};
 use super::memory::{self, Memory, OutOfMemory};
@@ -148,6 +149,8 @@ struct Run<'a> {
     /// end of a reported epoch does not report it again.
     reported_epochs: u32,
     clocks: Clocks,
+    /// Loss of predicting the text by the frequencies of its characters.
+    entropy: f64,
     tensorboard: Option<TensorBoardWriter>,
 }
 
@@ -171,6 +174,7 @@ impl<'a> Run<'a> {
         let mut best_parameters = None;
         let rollbacks = |position: &Position| position.rollbacks.max(summary.rollbacks);
         let training = tokens.training.clone();
+        let entropy = entropy(&training, job.vocabulary().len()).map_err(Failure::Corpus)?;
         let learner = match saved {
             Some(saved) => {
                 position = saved.position;
@@ -211,6 +215,7 @@ impl<'a> Run<'a> {
             last_is_saved: !is_new,
             reported_epochs: summary.epochs_completed,
             clocks: Clocks::start(step),
+            entropy,
             tensorboard: tensorboard(job, context),
         };
         if is_new {

@@ -9,12 +9,13 @@ const PREFIX: &str = "CHARLSTM_";
 
 /// Variables of the client, the scripts and the tests, which may be set for
 /// everything that a person starts. A test looks for others in the repository.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 14] = [
     "CHARLSTM_ADDR",
     "CHARLSTM_TOKEN_FILE",
     "CHARLSTM_TLS_CA",
     "CHARLSTM_TIMEOUT",
     "CHARLSTM_SERVER",
+    "CHARLSTM_PREVIOUS_SERVER",
     "CHARLSTM_REQUIRE_ALL",
     "CHARLSTM_TEST_WHEELS",
     "CHARLSTM_EXPORTED",

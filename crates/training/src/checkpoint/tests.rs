@@ -27,6 +27,7 @@ fn checkpoint(step: u64) -> Checkpoint {
                 validation_loss: 4.0,
             }),
             instructions: "avx512".to_owned(),
+            loss_trend: LossTrend::default(),
         },
         best_parameters: Some(Arc::new(vec![5.0; 3])),
     }

@@ -37,6 +37,8 @@ const EXPLODED_WEIGHT: f32 = 1e30;
 pub struct FakeLearners {
     /// The faults to inject, each with its step.
     pub faults: Arc<Mutex<Vec<(u64, Fault)>>>,
+    /// The loss of each step and learning rate, in place of the usual ones.
+    pub losses: Arc<Mutex<Option<fn(u64, f64) -> f64>>>,
     gate: Arc<Mutex<Option<Gate>>>,
 }
 
@@ -88,6 +90,7 @@ impl FakeLearners {
     ) -> Box<dyn Learner> {
         Box::new(FakeLearner {
             faults: Arc::clone(&self.faults),
+            losses: Arc::clone(&self.losses),
             gate: Arc::clone(&self.gate),
             steps_per_epoch: (tokens.len() / (config.batch_size * config.sequence_length)) as u64,
             tokens: tokens.clone(),
@@ -141,6 +144,7 @@ impl LearnerFactory for FakeLearners {
 
 struct FakeLearner {
     faults: Arc<Mutex<Vec<(u64, Fault)>>>,
+    losses: Arc<Mutex<Option<fn(u64, f64) -> f64>>>,
     gate: Arc<Mutex<Option<Gate>>>,
     steps_per_epoch: u64,
     tokens: CorpusTokens,
@@ -196,10 +200,14 @@ impl Learner for FakeLearner {
             .read(within as usize, &mut token)
             .map_err(LearnError::Text)?;
         let first = (step - 1).is_multiple_of(self.steps_per_epoch);
+        let usual = match *lock(&self.losses) {
+            Some(losses) => losses(step, self.config.learning_rate),
+            None => 4.0 - 0.01 * step as f64,
+        };
         let loss = match fault {
             Some(Fault::LossIsNan) => f64::NAN,
             Some(Fault::LossExplodes) => 1e3,
-            _ => self.loss(4.0 - 0.01 * step as f64),
+            _ => self.loss(usual),
         };
         let state = &mut self.snapshot;
         state.step = step;

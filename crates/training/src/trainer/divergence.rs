@@ -2,6 +2,7 @@
 
 use charlstm_model::learner::StepOutcome;
 
+use super::rollback::MAX_ROLLBACKS;
 use super::{Failure, Run};
 
 /// Weights have exploded if their loss is this many times the loss of a uniform
@@ -37,14 +38,24 @@ impl Run<'_> {
         Ok(self.divergence_of(loss))
     }
 
-    pub(super) fn divergence_of_step(&self, outcome: &StepOutcome) -> Option<Divergence> {
+    pub(super) fn divergence_of_step(&mut self, outcome: &StepOutcome) -> Option<Divergence> {
         if outcome.loss.is_finite() && !outcome.gradient_norm.is_finite() {
             // The weights are useless already, though this loss does not show it.
             let loss = outcome.loss;
             let reason = "the gradient is not a number";
             return Some(Divergence { reason, loss });
         }
-        self.divergence_of(outcome.loss)
+        let divergence = self.divergence_of(outcome.loss);
+        if divergence.is_some() {
+            return divergence;
+        }
+        let has_collapsed = self.position.loss_trend.add(outcome.loss, self.entropy);
+        // Better a poor model than none: it may also be the text that has become random.
+        let may_roll_back = self.position.rollbacks < MAX_ROLLBACKS;
+        (has_collapsed && may_roll_back).then_some(Divergence {
+            reason: "the network predicts no better any more than the frequencies of the characters",
+            loss: outcome.loss,
+        })
     }
 
     pub(super) fn divergence_of(&self, loss: f64) -> Option<Divergence> {

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::events::Resumed;
+use crate::events::{Resumed, RolledBack};
 use crate::job::StopRequest;
 use crate::memory::Memory;
+use crate::spec::TrainingSpec;
 
 fn resumed(events: &[Event]) -> Vec<Resumed> {
     let resumed = |event: &Event| match &event.event {
@@ -177,6 +178,36 @@ fn a_training_that_diverges_twice_from_a_checkpoint_is_rolled_back_to_the_one_be
         .collect();
     assert_eq!(steps, [3, 2]);
     assert_eq!(rolled_back[1].learning_rate, 0.00025);
+}
+
+/// Trains with these losses; returns the rollbacks of the training, which succeeds.
+fn train_with(losses: fn(u64, f64) -> f64) -> Vec<RolledBack> {
+    let fixture = Fixture::new();
+    *fixture.learners.losses.lock().unwrap() = Some(losses);
+    let long = TrainingSpec {
+        epochs: Some(60),
+        ..spec()
+    };
+    let job = start(&fixture.open(), &long).unwrap();
+    assert_eq!(end(&job).state, State::Succeeded);
+    rolled_back(&watch(&job, 0))
+}
+
+#[test]
+fn a_training_whose_network_collapses_is_rolled_back() {
+    let rolled_back = train_with(|step, learning_rate| match learning_rate {
+        0.001 if step > 100 => 5.0,
+        _ => 0.1,
+    });
+    assert_eq!(rolled_back.len(), 1);
+    assert!(rolled_back[0].message.contains("frequencies"));
+    assert!((100..200).contains(&rolled_back[0].step), "{rolled_back:?}");
+}
+
+#[test]
+fn a_training_whose_network_collapses_in_any_case_succeeds() {
+    let rolled_back = train_with(|step, _| if step > 100 { 5.0 } else { 0.1 });
+    assert_eq!(rolled_back.len(), 3);
 }
 
 #[test]
