@@ -21,6 +21,18 @@ const NOTHING: f64 = 0.1;
 /// Tokens that are read at a time.
 const CHUNK: usize = 1 << 16;
 
+/// What the losses say about a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Nothing bad.
+    Sound,
+    /// In the last step, it predicted no better than the frequencies of the characters,
+    /// although it once did.
+    Suspicious,
+    /// The same, for many steps.
+    Collapsed,
+}
+
 /// The losses of a training so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LossTrend {
@@ -30,13 +42,18 @@ pub struct LossTrend {
 }
 
 impl LossTrend {
-    /// Adds the loss of a step. Returns whether the network predicts no better than the
-    /// frequencies of the characters, whose loss is `entropy`, although it once did.
-    pub(crate) fn add(&mut self, loss: f64, entropy: f64) -> bool {
+    /// Adds the loss of a step. `entropy` is the loss of predicting the characters by their
+    /// frequencies.
+    pub(crate) fn add(&mut self, loss: f64, entropy: f64) -> Health {
         let mean = self.mean.map_or(loss, |mean| mean + (loss - mean) / STEPS);
         self.mean = Some(mean);
         self.has_learned |= mean < entropy - LEARNED;
-        self.has_learned && mean > entropy - NOTHING
+        let nothing = entropy - NOTHING;
+        match self.has_learned {
+            true if mean > nothing => Health::Collapsed,
+            true if loss > nothing => Health::Suspicious,
+            _ => Health::Sound,
+        }
     }
 }
 
@@ -77,7 +94,7 @@ mod tests {
     /// Adds the same loss for a number of steps; returns whether the network counts as
     /// collapsed after one of them.
     fn collapses(trend: &mut LossTrend, loss: f64, steps: usize) -> bool {
-        (0..steps).any(|_| trend.add(loss, ENTROPY))
+        (0..steps).any(|_| trend.add(loss, ENTROPY) == Health::Collapsed)
     }
 
     #[test]
@@ -89,6 +106,7 @@ mod tests {
         assert!(!collapses(&mut trend, 20.0, 1));
         assert!(!collapses(&mut trend, 1.8, 100));
         assert!(!collapses(&mut trend, 2.8, 1000));
+        assert_eq!(trend.add(3.2, ENTROPY), Health::Suspicious);
         assert!(collapses(&mut trend, 3.2, 100));
     }
 

@@ -24,7 +24,7 @@ pub(super) use self::clocks::Intervals;
 use self::initial::initial;
 use self::rollback::{MAX_ROLLBACKS, slowed};
 use super::checkpoint::{Checkpoint, Checkpoints, LoadError, Position};
-use super::collapse::entropy;
+use super::collapse::{Health, entropy};
 use super::events::{EventKind, Finished, State};
 use super::job::{Job, JobTokens, StopRequest};
 use super::memory::{self, Memory, OutOfMemory};
@@ -151,6 +151,8 @@ struct Run<'a> {
     clocks: Clocks,
     /// Loss of predicting the text by the frequencies of its characters.
     entropy: f64,
+    /// What the last step has shown.
+    health: Health,
     tensorboard: Option<TensorBoardWriter>,
 }
 
@@ -216,6 +218,7 @@ impl<'a> Run<'a> {
             reported_epochs: summary.epochs_completed,
             clocks: Clocks::start(step),
             entropy,
+            health: Health::Sound,
             tensorboard: tensorboard(job, context),
         };
         if is_new {
@@ -238,7 +241,9 @@ impl<'a> Run<'a> {
                 self.roll_back(divergence)?;
                 continue;
             }
-            if let Some(checkpoint) = self.pending.take() {
+            if let Some(checkpoint) = self.pending.take()
+                && self.health == Health::Sound
+            {
                 self.save(&checkpoint);
             }
             self.report_step(&outcome);

@@ -4,6 +4,7 @@ use charlstm_model::learner::StepOutcome;
 
 use super::rollback::MAX_ROLLBACKS;
 use super::{Failure, Run};
+use crate::collapse::Health;
 
 /// Weights have exploded if their loss is this many times the loss of a uniform
 /// guess.
@@ -49,10 +50,12 @@ impl Run<'_> {
         if divergence.is_some() {
             return divergence;
         }
-        let has_collapsed = self.position.loss_trend.add(outcome.loss, self.entropy);
-        // Better a poor model than none: it may also be the text that has become random.
-        let may_roll_back = self.position.rollbacks < MAX_ROLLBACKS;
-        (has_collapsed && may_roll_back).then_some(Divergence {
+        self.health = self.position.loss_trend.add(outcome.loss, self.entropy);
+        if self.position.rollbacks == MAX_ROLLBACKS {
+            // Better a poor model than none: it may also be the text that is random here.
+            self.health = Health::Sound;
+        }
+        (self.health == Health::Collapsed).then_some(Divergence {
             reason: "the network predicts no better any more than the frequencies of the characters",
             loss: outcome.loss,
         })

@@ -3,7 +3,8 @@
 //! The loss of a step is computed before the weights are updated, so it says
 //! nothing about the weights after the step. A checkpoint must not contain weights
 //! from which training cannot continue. Therefore the state is captured after a
-//! step, and saved after the next step has shown that its loss is sound. If there
+//! step, and saved after the next step has shown that its loss is sound; if that loss is
+//! suspicious, the next checkpoint is saved when it is due again. If there
 //! is no next step, at the end of the training or when it stops, the loss on a
 //! short text is computed instead.
 

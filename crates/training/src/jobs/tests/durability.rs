@@ -180,7 +180,8 @@ fn a_training_that_diverges_twice_from_a_checkpoint_is_rolled_back_to_the_one_be
     assert_eq!(rolled_back[1].learning_rate, 0.00025);
 }
 
-/// Trains with these losses; returns the rollbacks of the training, which succeeds.
+/// Trains with these losses and a checkpoint after each step; returns the rollbacks of
+/// the training, which succeeds.
 fn train_with(losses: fn(u64, f64) -> f64) -> Vec<RolledBack> {
     let fixture = Fixture::new();
     *fixture.learners.losses.lock().unwrap() = Some(losses);
@@ -188,7 +189,7 @@ fn train_with(losses: fn(u64, f64) -> f64) -> Vec<RolledBack> {
         epochs: Some(60),
         ..spec()
     };
-    let job = start(&fixture.open(), &long).unwrap();
+    let job = start(&fixture.open_with_checkpoints(), &long).unwrap();
     assert_eq!(end(&job).state, State::Succeeded);
     rolled_back(&watch(&job, 0))
 }
@@ -202,6 +203,8 @@ fn a_training_whose_network_collapses_is_rolled_back() {
     assert_eq!(rolled_back.len(), 1);
     assert!(rolled_back[0].message.contains("frequencies"));
     assert!((100..200).contains(&rolled_back[0].step), "{rolled_back:?}");
+    // The loss of step 101 shows that the weights after step 100 have collapsed.
+    assert_eq!(rolled_back[0].checkpoint_step, 99);
 }
 
 #[test]
