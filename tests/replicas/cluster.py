@@ -155,6 +155,11 @@ class Link:
         except OSError:
             pass
         for one in (source, sink):
+            try:
+                # Closing alone would leave it open while the other thread reads from it.
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
             one.close()
 
     def cut(self, seconds):
