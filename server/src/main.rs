@@ -64,10 +64,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
 /// Starts the log, which is written to standard error.
 fn start_log(config: &Config) {
     // What the database remarks about statements is of no interest, unless the filter says so.
-    let directives = format!("sqlx::postgres::notice=warn,{}", config.log_filter);
-    let filter = EnvFilter::builder()
-        .with_default_directive(config.log_level.into())
-        .parse_lossy(directives);
+    let directives = format!(
+        "{},sqlx::postgres::notice=warn,{}",
+        config.log_level, config.log_filter
+    );
+    let filter = EnvFilter::builder().parse_lossy(directives);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Reporting an error of the log on standard error would panic if that is

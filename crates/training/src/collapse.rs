@@ -120,7 +120,9 @@ mod tests {
 
     #[test]
     fn the_entropy_is_that_of_the_frequencies() {
-        let tokens: Vec<u32> = (0..200_000).map(|n| if n % 4 == 0 { 1 } else { 0 }).collect();
+        let tokens: Vec<u32> = (0..200_000)
+            .map(|n| if n % 4 == 0 { 1 } else { 0 })
+            .collect();
         let found = entropy(&CorpusTokens::from(&tokens[..]), 5).unwrap();
         let expected = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!((found - expected).abs() < 1e-12, "{found}");

@@ -32,13 +32,16 @@ pub enum Fault {
 /// Weights beyond this have exploded: the loss of the fake learner is huge.
 const EXPLODED_WEIGHT: f32 = 1e30;
 
+/// Returns the loss of a step with a learning rate.
+pub type Losses = fn(u64, f64) -> f64;
+
 /// Creates fake learners.
 #[derive(Default)]
 pub struct FakeLearners {
     /// The faults to inject, each with its step.
     pub faults: Arc<Mutex<Vec<(u64, Fault)>>>,
     /// The loss of each step and learning rate, in place of the usual ones.
-    pub losses: Arc<Mutex<Option<fn(u64, f64) -> f64>>>,
+    pub losses: Arc<Mutex<Option<Losses>>>,
     gate: Arc<Mutex<Option<Gate>>>,
 }
 
@@ -144,7 +147,7 @@ impl LearnerFactory for FakeLearners {
 
 struct FakeLearner {
     faults: Arc<Mutex<Vec<(u64, Fault)>>>,
-    losses: Arc<Mutex<Option<fn(u64, f64) -> f64>>>,
+    losses: Arc<Mutex<Option<Losses>>>,
     gate: Arc<Mutex<Option<Gate>>>,
     steps_per_epoch: u64,
     tokens: CorpusTokens,
