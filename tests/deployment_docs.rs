@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::client::client_program;
 use crate::support::process::output;
 use crate::support::server::server_program;
-use crate::support::verse;
+use crate::support::{root, verse};
 
 /// The beginning and the end of the section.
 const SECTION: [&str; 2] = [
@@ -41,7 +41,7 @@ fn script(blocks: &[(String, String)]) -> String {
             _ if text == "charlstm-server --config server.toml\n" => script.push_str(
                 "charlstm-server --config server.toml > server.log 2>&1 &\n\
                  trap 'kill $!; wait' EXIT\n\
-                 until grep -q 'listening on' server.log; do kill -0 $!; sleep 0.05; done\n",
+                 until grep -q 'listening on' server.log; do kill -0 $! || { cat server.log >&2; exit 1; }; sleep 0.05; done\n",
             ),
             _ => script.push_str(text),
         }
@@ -51,9 +51,10 @@ fn script(blocks: &[(String, String)]) -> String {
 
 #[test]
 fn the_commands_of_the_docs_deploy_a_server_with_tls_and_principals() {
-    let docs = std::fs::read_to_string("docs/operations.md").unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port().to_string();
+    let docs = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    drop(listener);
     let small = "--recipe notebook --hidden-size 16 --batch-size 4 --sequence-length 20 --epochs 1";
     let script = script(&code_blocks(&docs))
         .replace("50051", &port)
@@ -78,7 +79,10 @@ fn the_commands_of_the_docs_deploy_a_server_with_tls_and_principals() {
     let output = output(&mut command);
     let (shown, errors) = (output.stdout, output.stderr);
     assert!(output.status.success(), "{shown}{errors}");
-    assert!(shown.contains("arma ") && shown.contains("book@1"), "{shown}");
+    assert!(
+        shown.contains("arma ") && shown.contains("book@1"),
+        "{shown}"
+    );
     let principals = std::fs::read_to_string(folder.path().join("principals.toml")).unwrap();
     assert!(!principals.contains("\ncharlstm_"), "{principals}");
 }
