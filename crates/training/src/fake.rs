@@ -7,7 +7,7 @@ mod training;
 
 use std::sync::{Mutex, PoisonError};
 
-pub use self::learner::{FakeLearners, Fault, Hold};
+pub use self::learner::{FakeLearners, Fault, Hold, Losses};
 pub use self::models::FakeModels;
 pub use self::training::{CORPUS, sampler, spec, start};
 
