@@ -197,9 +197,7 @@ mod tests {
                 learning_rate: 0.001,
             }))
             .unwrap();
-        let mut files: Vec<_> = (fs::read_dir(folder.path()).unwrap())
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let mut files = event_files(folder.path()).unwrap();
         files.sort();
         assert_eq!(files.len(), 2, "a second run has its own file");
         let all: Vec<Vec<u8>> = files.iter().flat_map(|path| records(path)).collect();

@@ -3,10 +3,9 @@
 //! The loss of a step is computed before the weights are updated, so it says
 //! nothing about the weights after the step. A checkpoint must not contain weights
 //! from which training cannot continue. Therefore the state is captured after a
-//! step, and saved after the next step has shown that its loss is sound; if that loss is
-//! suspicious, the next checkpoint is saved when it is due again. If there
-//! is no next step, at the end of the training or when it stops, the loss on a
-//! short text is computed instead.
+//! step, and saved after the next step has shown that its loss is sound; otherwise,
+//! it is captured again. If there is no next step, at the end of the training or
+//! when it stops, the loss on a short text is computed instead.
 
 use std::io;
 use std::time::Instant;
@@ -25,7 +24,6 @@ impl Run<'_> {
 
     /// Captures the current state, to be saved after the next step.
     pub(super) fn capture_pending(&mut self) -> Result<(), Failure> {
-        self.clocks.checkpoint = Instant::now();
         let checkpoint = self.capture()?;
         if !checkpoint.learner.is_finite() {
             return self.roll_back(NOT_FINITE);
@@ -81,6 +79,7 @@ impl Run<'_> {
     /// does not accept it, the earlier ones are kept, and the training
     /// continues.
     pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> bool {
+        self.clocks.checkpoint = Instant::now();
         let saved = self.checkpoints.save(checkpoint);
         self.report_saved(checkpoint, saved)
     }
