@@ -53,7 +53,8 @@ pub(crate) struct SpecFlags {
     /// `auto`, the faster one on the server's processor [default: auto]
     #[arg(long, value_name = "NAME")]
     pub(crate) precision: Option<String>,
-    /// Learning rate of the optimizer [fast: 0.01, best: 0.008, notebook: 0.001]
+    /// Learning rate of the optimizer [fast: 0.01, or 0.005 for a text of more than 4 million
+    /// characters; best: 0.008; notebook: 0.001]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) learning_rate: Option<f64>,
     /// Maximum norm of the gradient; a larger gradient is scaled down

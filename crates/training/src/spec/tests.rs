@@ -154,6 +154,18 @@ fn fast_and_best_train_on_a_short_text_for_more_epochs_and_on_a_long_one_for_few
         (average_decay(90_000), average_decay(336_000)),
         (0.998, 0.0)
     );
+    let learning_rate = |spec: TrainingSpec, chars| {
+        let mut resolved = spec.resolve(TrainingPrecision::Float32, || 1).unwrap();
+        resolved.adapt_to_length(&spec, chars);
+        resolved.learning_rate
+    };
+    assert_eq!(learning_rate(named(), 3_900_000), 0.01);
+    assert_eq!(learning_rate(named(), 9_000_000), 0.005);
+    let given = TrainingSpec {
+        learning_rate: Some(0.003),
+        ..named()
+    };
+    assert_eq!(learning_rate(given, 9_000_000), 0.003);
     let given = TrainingSpec {
         epochs: Some(2),
         dropout: Some(0.2),

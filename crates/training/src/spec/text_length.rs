@@ -1,4 +1,4 @@
-//! How recipes choose epochs and regularization for the length of a text.
+//! How recipes choose epochs, regularization and learning rate for the length of a text.
 
 use super::{Recipe, ResolvedSpec, TrainingSpec};
 
@@ -9,13 +9,15 @@ const MAX_CHOSEN_EPOCHS: u32 = 40;
 /// epochs.
 const AVERAGE_DECAY: f64 = 0.998;
 
-/// How a recipe chooses epochs and regularization for the length of a text.
+/// How a recipe chooses hyperparameters for the length of a text.
 struct LengthRule {
     /// Number of characters that are trained at least, in as many epochs as that
     /// takes.
     min_trained_chars: usize,
     /// Number of characters beyond which no other epoch begins.
     max_trained_chars: usize,
+    /// Learning rate for a text of which one epoch is enough; `None`: the usual one.
+    single_epoch_rate: Option<f64>,
     /// Stronger regularization for more epochs, ascending.
     stronger: &'static [Regularization],
 }
@@ -44,6 +46,7 @@ impl Recipe {
             Recipe::Fast => Some(LengthRule {
                 min_trained_chars: 750_000,
                 max_trained_chars: 4_000_000,
+                single_epoch_rate: Some(0.005),
                 stronger: &[
                     Regularization {
                         above_epochs: 4,
@@ -61,6 +64,7 @@ impl Recipe {
             Recipe::Best => Some(LengthRule {
                 min_trained_chars: 1_500_000,
                 max_trained_chars: 20_000_000,
+                single_epoch_rate: None,
                 stronger: &[
                     Regularization {
                         above_epochs: 10,
@@ -77,7 +81,8 @@ impl Recipe {
 impl ResolvedSpec {
     /// Sets the values that depend on the length of the training text, unless
     /// the client has set them: `fast` and `best` train on a short text for more
-    /// epochs, with stronger regularization, and on a very long one for fewer.
+    /// epochs, with stronger regularization, and on a very long one for fewer, `fast` with a
+    /// lower learning rate for a single one.
     pub fn adapt_to_length(&mut self, requested: &TrainingSpec, training_chars: usize) {
         let Some(rule) = self.recipe.length_rule() else {
             return;
@@ -89,6 +94,11 @@ impl ResolvedSpec {
             let epochs = epochs_for(rule.min_trained_chars).max(most);
             self.epochs = u32::try_from(epochs)
                 .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
+            if let (1, None, Some(rate)) =
+                (epochs, requested.learning_rate, rule.single_epoch_rate)
+            {
+                self.learning_rate = rate;
+            }
         }
         let applies = |stronger: &&Regularization| self.epochs > stronger.above_epochs;
         if let Some(stronger) = rule.stronger.iter().rev().find(applies) {
