@@ -94,8 +94,7 @@ impl ResolvedSpec {
             let epochs = epochs_for(rule.min_trained_chars).max(most);
             self.epochs = u32::try_from(epochs)
                 .map_or(MAX_CHOSEN_EPOCHS, |epochs| epochs.min(MAX_CHOSEN_EPOCHS));
-            if let (1, None, Some(rate)) =
-                (epochs, requested.learning_rate, rule.single_epoch_rate)
+            if let (1, None, Some(rate)) = (epochs, requested.learning_rate, rule.single_epoch_rate)
             {
                 self.learning_rate = rate;
             }
