@@ -11,11 +11,8 @@ def free_port() -> int:
     Not one of the ports that the kernel gives to outgoing connections: while a server is
     restarted, such a connection could take its port.
     """
-    try:
-        outgoing = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
-        first_outgoing = int(outgoing.split()[0])
-    except OSError:
-        first_outgoing = 32768
+    outgoing = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    first_outgoing = int(outgoing.split()[0])
     while True:
         port = random.SystemRandom().randrange(10000, max(first_outgoing, 20000))
         with socket.socket() as sock:

@@ -2,12 +2,11 @@
 //! as they are, but with free ports and a small network.
 
 use std::fmt::Write;
-use std::net::TcpListener;
 use std::process::Command;
 
 use crate::support::client::client_program;
 use crate::support::process::output;
-use crate::support::server::server_program;
+use crate::support::server::{free_address, server_program};
 use crate::support::{root, verse};
 
 /// The beginning and the end of the section.
@@ -31,17 +30,21 @@ fn code_blocks(docs: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Runs the blocks in their order: settings become the file that the docs name, and the
-/// server runs in the background.
+/// Returns a script that runs the blocks in their order, without the settings of the person
+/// who runs the tests. Settings in TOML become the file that the docs name, and the server
+/// runs in the background.
 fn script(blocks: &[(String, String)]) -> String {
-    let mut script = "set -eu\n".to_owned();
+    let mut script = "set -eu\nunset ${!CHARLSTM_@} RUST_LOG\n".to_owned();
     for (language, text) in blocks {
         match language.as_str() {
             "toml" => writeln!(script, "cat > server.toml <<'END'\n{text}END").unwrap(),
             _ if text == "charlstm-server --config server.toml\n" => script.push_str(
                 "charlstm-server --config server.toml > server.log 2>&1 &\n\
                  trap 'kill $!; wait' EXIT\n\
-                 until grep -q 'listening on' server.log; do kill -0 $! || { cat server.log >&2; exit 1; }; sleep 0.05; done\n",
+                 until grep -q 'listening on' server.log; do\n\
+                 kill -0 $! || { cat server.log >&2; exit 1; }\n\
+                 sleep 0.05\n\
+                 done\n",
             ),
             _ => script.push_str(text),
         }
@@ -52,37 +55,27 @@ fn script(blocks: &[(String, String)]) -> String {
 #[test]
 fn the_commands_of_the_docs_deploy_a_server_with_tls_and_principals() {
     let docs = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    drop(listener);
+    let address = free_address();
+    let (_, port) = address.split_once(':').unwrap();
     let small = "--recipe notebook --hidden-size 16 --batch-size 4 --sequence-length 20 --epochs 1";
     let script = script(&code_blocks(&docs))
-        .replace("50051", &port)
+        .replace("50051", port)
         .replace("127.0.0.1:9464", "127.0.0.1:0")
         .replace("--text BOOK.txt", &format!("--text BOOK.txt {small}"))
         .replace("It was ", "arma ");
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("BOOK.txt"), verse(6000)).unwrap();
-    let programs = [server_program(), client_program()].map(|path| path.parent().unwrap());
-    let system = std::env::var_os("PATH").unwrap();
-    let path = std::env::join_paths(
-        programs
-            .map(Into::into)
-            .into_iter()
-            .chain(std::env::split_paths(&system)),
-    );
+    let [server, client] = [server_program(), client_program()]
+        .map(|program| program.parent().unwrap().to_str().unwrap());
+    let path = format!("{server}:{client}:{}", std::env::var("PATH").unwrap());
     let mut command = Command::new("bash");
     command
         .args(["-c", &script])
-        .env("PATH", path.unwrap())
+        .env("PATH", path)
         .current_dir(folder.path());
     let output = output(&mut command);
     let (shown, errors) = (output.stdout, output.stderr);
     assert!(output.status.success(), "{shown}{errors}");
-    assert!(
-        shown.contains("arma ") && shown.contains("book@1"),
-        "{shown}"
-    );
-    let principals = std::fs::read_to_string(folder.path().join("principals.toml")).unwrap();
-    assert!(!principals.contains("\ncharlstm_"), "{principals}");
+    let is_generated = shown.lines().any(|line| line.starts_with("arma "));
+    assert!(is_generated && shown.contains("book@1"), "{shown}");
 }

@@ -1,12 +1,13 @@
 //! `charlstm-client run`: from a text to a REPL in one command, with a server
 //! that is started for it, or with the one that is running.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::client::client_program;
 use crate::support::process::output_with_input;
+use crate::support::server::free_address;
 use crate::support::{CommandOutput, SMALL, Server, ask_ok, verse};
 
 /// Runs `run` with the home folder of a person, against `address`, and with
@@ -20,12 +21,6 @@ fn run(home: &Path, address: &str, arguments: &[&str], typed: &str) -> CommandOu
         .env("XDG_DATA_HOME", home)
         .env("XDG_STATE_HOME", home);
     output_with_input(&mut command, typed.as_bytes()).into()
-}
-
-/// Returns an address where no server listens.
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 /// Writes the corpus, and returns its name.

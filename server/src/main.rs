@@ -63,7 +63,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Starts the log, which is written to standard error.
 fn start_log(config: &Config) {
-    // What the database remarks about statements is of no interest, unless the filter says so.
+    // Notices of the database are of no interest, unless the filter says so.
     let directives = format!(
         "{},sqlx::postgres::notice=warn,{}",
         config.log_level, config.log_filter

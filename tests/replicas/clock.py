@@ -1,13 +1,11 @@
 """The clock of one replica is set to another time while calls run."""
 
 import pathlib
-import signal
 import time
 
 from cluster import Cluster
 from ledger import Broken
-from server import STOP_SECONDS
-from traffic import Traffic
+from traffic import traffic_to
 
 HOUR = 3600
 # Seconds from the real time: forwards, backwards, and beyond the time after which
@@ -43,20 +41,15 @@ def clock_jumps(base, folder, postgres, rng, seconds):
     """Calls go on for some seconds after each jump."""
     clock = Clock(folder)
     with Cluster(base, folder, postgres, prefixes={0: clock.prefix}) as cluster:
-        traffic = Traffic([cluster.address], base.reference, rng, calls=10**9, max_chars=20).start()
-        for offset in JUMPS:
+        with traffic_to(cluster, base, rng) as traffic:
+            for offset in JUMPS:
+                time.sleep(seconds)
+                clock.set(offset)
             time.sleep(seconds)
-            clock.set(offset)
-        time.sleep(seconds)
-        traffic.end()
-        traffic.join()
-        for replica in cluster.replicas:
-            traffic.verify(replica.address)
         if traffic.repeated:
             raise Broken(f"calls failed: {traffic.repeated}")
         jumped = cluster.replicas[0]
-        jumped.signal(signal.SIGTERM)
-        jumped.process.wait(STOP_SECONDS)
+        jumped.stop()
         stamp = jumped.log().splitlines()[-1].split()[0]
         if int(stamp[:4]) <= time.gmtime().tm_year:
             raise Broken(f"the clock of the replica did not jump: {stamp}")

@@ -99,6 +99,11 @@ def outline(events):
     return names, sequences
 
 
+def whole_outline(epochs):
+    """The names of `outline` for a training that was carried out once, in full."""
+    return ["accepted", *(f"epoch {number}" for number in range(1, epochs + 1)), "finished"]
+
+
 def small_model(client):
     """Trains a small model and returns its file."""
     training, _ = train(client, "small")
@@ -221,8 +226,7 @@ def training_takeover(replicas, store, rng, kills):
                        "the zombie sees the end")
         events = list(survivor.training_events(training))
         names, sequences = outline(events)
-        epochs = [f"epoch {number}" for number in range(1, SPEC["epochs"] + 1)]
-        assert names == ["accepted", *epochs, "finished"], names
+        assert names == whole_outline(SPEC["epochs"]), names
         assert sequences == sorted(set(sequences)), sequences
         assert weights(survivor.export_model(model)) == expected, "other weights"
         # A replica that is killed while it publishes leaves a gap in the numbers.

@@ -24,7 +24,7 @@ from cost import cost
 from ledger import PROMPT, Broken
 from partition import TAKEOVER_SECONDS, partition
 from slow_reader import SlowReader
-from traffic import Traffic
+from traffic import Traffic, traffic_to
 
 OUTAGE_SECONDS = 20
 
@@ -52,16 +52,12 @@ def mixed_kernels(base, folder, postgres, rng, calls):
 def kills(base, folder, postgres, rng, count):
     """kill -9 of replicas at random under load; their clients repeat their calls."""
     with Cluster(base, folder, postgres) as cluster:
-        traffic = Traffic([cluster.address], base.reference, rng, calls=10**9, max_chars=20).start()
-        for _ in range(count):
-            time.sleep(rng.uniform(0.2, 1.5))
-            cluster.restart(rng.randrange(3))
-            if not traffic.is_running():
-                break
-        traffic.end()
-        traffic.join()
-        for replica in cluster.replicas:
-            traffic.verify(replica.address)
+        with traffic_to(cluster, base, rng) as traffic:
+            for _ in range(count):
+                time.sleep(rng.uniform(0.2, 1.5))
+                cluster.restart(rng.randrange(3))
+                if not traffic.is_running():
+                    break
         return f"{count} kills, {traffic.summary()}"
 
 
@@ -111,31 +107,25 @@ def suspended(base, folder, postgres, rng, count):
 def database_restarts(base, folder, postgres, rng, count):
     """The database is restarted in the middle of commits."""
     with Cluster(base, folder, postgres) as cluster:
-        traffic = Traffic([cluster.address], base.reference, rng, calls=10**9, max_chars=20).start()
-        for _ in range(count):
-            time.sleep(rng.uniform(0.5, 2))
-            postgres.restart()
-        time.sleep(1)
-        traffic.end()
-        traffic.join()
-        traffic.verify(cluster.address)
+        with traffic_to(cluster, base, rng) as traffic:
+            for _ in range(count):
+                time.sleep(rng.uniform(0.5, 2))
+                postgres.restart()
+            time.sleep(1)
         return f"{count} restarts, {traffic.summary()}"
 
 
 def outage(base, folder, postgres, rng, seconds):
     """All connections to the database are cut for a while."""
     with Cluster(base, folder, postgres) as cluster:
-        traffic = Traffic([cluster.address], base.reference, rng, calls=10**9, max_chars=20).start()
-        time.sleep(1)
-        cuts = [threading.Thread(target=link.cut, args=(seconds,)) for link in cluster.links]
-        for cut in cuts:
-            cut.start()
-        for cut in cuts:
-            cut.join()
-        time.sleep(3)
-        traffic.end()
-        traffic.join()
-        traffic.verify(cluster.address)
+        with traffic_to(cluster, base, rng) as traffic:
+            time.sleep(1)
+            cuts = [threading.Thread(target=link.cut, args=(seconds,)) for link in cluster.links]
+            for cut in cuts:
+                cut.start()
+            for cut in cuts:
+                cut.join()
+            time.sleep(3)
         if not traffic.repeated.get("STORAGE_UNAVAILABLE"):
             raise Broken("no call failed because the storage was not available")
         return f"cut for {seconds} s, {traffic.summary()}"

@@ -9,10 +9,10 @@ from object_store import moto
 
 def missing_tools():
     """Returns what the machine does not have."""
-    is_there = {
+    tools = {
         "postgresql": postgres_programs(),
         "moto (make python)": moto().exists(),
         "nginx": shutil.which("nginx", path="/usr/sbin:/usr/bin"),
         "libfaketime": faketime(),
     }
-    return [name for name, found in is_there.items() if not found]
+    return [name for name, found in tools.items() if not found]

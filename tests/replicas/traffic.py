@@ -1,5 +1,6 @@
 """Clients that call sessions at random, and repeat each call until it succeeds."""
 
+import contextlib
 import random
 import threading
 import time
@@ -125,3 +126,17 @@ class Traffic:
     def summary(self):
         repeated = ", ".join(f"{n} {cause}" for cause, n in sorted(self.repeated.items()))
         return f"{len(self.positions)} sessions; repeated: {repeated or 'none'}"
+
+
+@contextlib.contextmanager
+def traffic_to(cluster, base, rng):
+    """Calls through the load balancer of a cluster while the body runs. After it, every
+    replica must have what was acknowledged."""
+    traffic = Traffic([cluster.address], base.reference, rng, calls=10**9, max_chars=20).start()
+    try:
+        yield traffic
+    finally:
+        traffic.end()
+    traffic.join()
+    for replica in cluster.replicas:
+        traffic.verify(replica.address)

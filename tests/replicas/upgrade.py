@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import time
@@ -13,9 +12,9 @@ from base import train
 from client import Client
 from cluster import Cluster, postgres_programs
 from ledger import PROMPT, Broken
-from models_and_trainings import CORPUS, SPEC, finished, outline, wait_until
+from models_and_trainings import CORPUS, SPEC, finished, outline, wait_until, whole_outline
 from server import ROOT, Server, program
-from traffic import Traffic
+from traffic import traffic_to
 
 GOLDEN = ROOT / "tests/golden/database-0.1"
 # Of each text.
@@ -140,26 +139,22 @@ def rolling_upgrade(base, folder, postgres, rng, epochs):
     """Under load, every replica is stopped and another program takes its place: that of
     the environment variable CHARLSTM_PREVIOUS_SERVER is replaced by the one under test."""
     previous = os.environ.get("CHARLSTM_PREVIOUS_SERVER")
-    with Cluster(base, folder, postgres, path=previous and pathlib.Path(previous)) as cluster:
+    with Cluster(base, folder, postgres, path=previous) as cluster:
         before = _migrations(postgres, cluster)
-        traffic = Traffic([cluster.address], base.reference, rng, calls=10**9, max_chars=20).start()
-        first = Client(cluster.replicas[0].address)
-        training = first.start_training(CORPUS, **{**SPEC, "epochs": epochs, "model": "trained"})
-        cluster.path = program()
-        for number, replica in enumerate(cluster.replicas):
-            time.sleep(2)
-            if replica.stop() != 0:
-                raise Broken(f"replica {number} did not end in good order")
-            cluster.replicas[number] = cluster.launch(number)
-        last = Client(cluster.replicas[2].address)
-        wait_until(lambda: finished(last, training), "the training ends")
-        traffic.end()
-        traffic.join()
-        for replica in cluster.replicas:
-            traffic.verify(replica.address)
+        with traffic_to(cluster, base, rng) as traffic:
+            first = Client(cluster.replicas[0].address)
+            spec = {**SPEC, "epochs": epochs, "model": "trained"}
+            training = first.start_training(CORPUS, **spec)
+            cluster.path = program()
+            for number, replica in enumerate(cluster.replicas):
+                time.sleep(2)
+                if replica.stop() != 0:
+                    raise Broken(f"replica {number} did not stop cleanly")
+                cluster.replicas[number] = cluster.launch(number)
+            last = Client(cluster.replicas[2].address)
+            wait_until(lambda: finished(last, training), "the training ends")
         names, _ = outline(last.training_events(training))
-        expected = ["accepted", *(f"epoch {epoch + 1}" for epoch in range(epochs)), "finished"]
-        if names != expected or last.list_models() != {"verse": 1, "trained": 1}:
+        if names != whole_outline(epochs) or last.list_models() != {"verse": 1, "trained": 1}:
             raise Broken(f"the training: {names}, {last.list_models()}")
         after = _migrations(postgres, cluster)
     what = f"from {previous}" if previous else "the same program"

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -192,6 +193,12 @@ impl Drop for Server {
             eprintln!("--- log of the server ---\n{log}---");
         }
     }
+}
+
+/// Returns an address of this machine on which no server listens.
+pub(crate) fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 /// Returns the command that starts the server under test on a data folder and

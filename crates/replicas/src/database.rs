@@ -27,13 +27,17 @@ pub type Statement<'q> = Query<'q, Postgres, PgArguments>;
 /// database may have been restarted in between. Under load nothing is tested.
 const TESTED_AFTER: Duration = Duration::from_secs(1);
 
-/// How often it is tried whether there is a pooler in transaction mode: it is not noticed
-/// if others begin transactions at the same moment.
+/// Number of probes for a pooler in transaction mode: one may miss it if others begin
+/// transactions at the same moment.
 const POOLER_PROBES: u32 = 4;
 
-/// Returns the number of the process of PostgreSQL that carries it out.
-fn process<'q>() -> Statement<'q> {
+/// Returns the statement that asks for the process of PostgreSQL that serves a connection.
+fn ask_for_process<'q>() -> Statement<'q> {
     sqlx::query("SELECT pg_backend_pid()")
+}
+
+fn process_id(rows: &[PgRow]) -> Result<i32, sqlx::Error> {
+    rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
 }
 
 /// How the database is used.
@@ -174,8 +178,8 @@ impl Database {
     /// not, a pooler in transaction mode is in between: then `LISTEN` must not be used,
     /// because the notifications would arrive on the connections of others, which fail.
     ///
-    /// A pooler can be noticed because it gives the process of an idle connection away: to
-    /// the transaction that begins next, or if it takes turns, after each statement.
+    /// A pooler gives itself away by what it does with the process of an idle connection: it
+    /// serves the next transaction, or each statement is served by the next process in turn.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
@@ -185,17 +189,14 @@ impl Database {
     ) -> Result<bool, DatabaseError> {
         let timeout = self.settings.statement_timeout;
         for _ in 0..POOLER_PROBES {
-            let before = until(timeout, process().fetch_one(&mut *listener)).await?;
+            let before = until(timeout, ask_for_process().fetch_all(&mut *listener)).await?;
             let mut transaction = self.begin().await?;
-            let other = transaction.fetch_all(process()).await?;
-            let after = until(timeout, process().fetch_one(&mut *listener)).await?;
+            let other = transaction.fetch_all(ask_for_process()).await?;
+            let after = until(timeout, ask_for_process().fetch_all(&mut *listener)).await?;
             transaction.commit().await?;
-            let id = |row: &PgRow| row.try_get::<i32, _>(0);
-            let (before, after) = (id(&before)?, id(&after)?);
-            for row in &other {
-                if before != after || id(row)? == before {
-                    return Ok(false);
-                }
+            let own = process_id(&before)?;
+            if process_id(&after)? != own || process_id(&other)? == own {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -56,9 +56,12 @@ impl ClaimedRun {
         self.observe(self.trainings.release(&self.claim))
     }
 
-    /// Stores the event files for TensorBoard, if there are any, as they are now. A failure
-    /// is logged: the training does not need them.
+    /// Stores the event files for TensorBoard, if there are any, as they are now, unless
+    /// another replica has taken over. A failure is logged: the training does not need them.
     pub(super) fn save_event_files(&self, folder: &Path) {
+        if self.is_lost() {
+            return;
+        }
         let saved = tensorboard::event_files(folder).and_then(|files| {
             for file in files {
                 self.trainings.save_event_file(&self.claim, &file)?;

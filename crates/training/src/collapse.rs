@@ -6,8 +6,8 @@ use std::io;
 use charlstm_model::tokens::CorpusTokens;
 use serde::{Deserialize, Serialize};
 
-/// Number of steps over which losses are averaged: more than a difficult passage of a
-/// text takes.
+/// Number of steps over which losses are averaged: longer than a difficult passage of a
+/// text.
 const STEPS: f64 = 30.0;
 
 /// A network has learned something if its loss is lower by this than that of the
@@ -24,7 +24,7 @@ const CHUNK: usize = 1 << 16;
 /// What the losses say about a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// Nothing bad.
+    /// It predicts better than the frequencies of the characters, or has not learned to yet.
     Sound,
     /// In the last step, it predicted no better than the frequencies of the characters,
     /// although it once did.
@@ -49,10 +49,14 @@ impl LossTrend {
         self.mean = Some(mean);
         self.has_learned |= mean < entropy - LEARNED;
         let nothing = entropy - NOTHING;
-        match self.has_learned {
-            true if mean > nothing => Health::Collapsed,
-            true if loss > nothing => Health::Suspicious,
-            _ => Health::Sound,
+        if !self.has_learned {
+            Health::Sound
+        } else if mean > nothing {
+            Health::Collapsed
+        } else if loss > nothing {
+            Health::Suspicious
+        } else {
+            Health::Sound
         }
     }
 }

@@ -39,6 +39,7 @@ impl Run<'_> {
         Ok(self.divergence_of(loss))
     }
 
+    /// Judges the network by a step, and records its loss.
     pub(super) fn divergence_of_step(&mut self, outcome: &StepOutcome) -> Option<Divergence> {
         if outcome.loss.is_finite() && !outcome.gradient_norm.is_finite() {
             // The weights are useless already, though this loss does not show it.
@@ -52,11 +53,11 @@ impl Run<'_> {
         }
         self.health = self.position.loss_trend.add(outcome.loss, self.entropy);
         if self.position.rollbacks == MAX_ROLLBACKS {
-            // Better a poor model than none: it may also be the text that is random here.
+            // A poor model is better than none, and the text itself may be random here.
             self.health = Health::Sound;
         }
         (self.health == Health::Collapsed).then_some(Divergence {
-            reason: "the network predicts no better any more than the frequencies of the characters",
+            reason: "the network now predicts no better than the frequencies of the characters",
             loss: outcome.loss,
         })
     }

@@ -147,9 +147,7 @@ impl Shared {
             return;
         };
         let state = finished.state;
-        if !run.is_lost() {
-            run.save_event_files(job.folder());
-        }
+        run.save_event_files(job.folder());
         if run.is_lost() {
             // The other replica reports it.
         } else if state == State::Interrupted {
