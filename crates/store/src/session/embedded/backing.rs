@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::database::{Database, DatabaseError};
 use super::disk::Disk;
 use super::log::LogWriter;
+use super::opened::Opened;
 use super::pending::Pending;
 use super::rows::database_key;
 use crate::session::clock::RunningClock;
@@ -112,8 +113,7 @@ pub(super) struct Shared {
     pub(super) checkpoints_changed: Condvar,
     pending: Mutex<Pending>,
     health: Mutex<Health>,
-    /// `None` while it is being reopened.
-    database: Mutex<Option<Arc<Database>>>,
+    pub(super) database: Opened,
     pub(super) next_log: AtomicU64,
     /// Number of the last log whose changes are all in the database.
     pub(super) applied_log: AtomicU64,
@@ -155,7 +155,7 @@ impl Shared {
             checkpoints_changed: Condvar::new(),
             pending: Mutex::new(pending),
             health: Mutex::default(),
-            database: Mutex::new(Some(Arc::new(database))),
+            database: Opened::new(database),
             next_log: AtomicU64::new(next_log),
             applied_log: AtomicU64::new(0),
             damaged: AtomicU64::new(damaged),
@@ -177,19 +177,6 @@ impl Shared {
 
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         lock(&self.health)
-    }
-
-    pub(super) fn database(&self) -> Option<Arc<Database>> {
-        lock(&self.database).clone()
-    }
-
-    pub(super) fn set_database(&self, database: Option<Database>) {
-        let old = {
-            let mut current = lock(&self.database);
-            std::mem::replace(&mut *current, database.map(Arc::new))
-        };
-        // Closing it may write, and must not happen under the lock.
-        drop(old);
     }
 
     /// The sessions on top, unless they were dropped.
@@ -276,11 +263,30 @@ impl EmbeddedBacking {
     }
 }
 
+/// For how long a read waits for the database to be opened again: it takes a
+/// moment, after [`Tuning::retry_after`] if that failed before.
+const REOPENING: Duration = Duration::from_secs(5);
+
 impl Shared {
+    /// Reads a record. After an error of the disk, redb reads nothing more
+    /// until the file is opened again, whoever met the error. So a read that
+    /// fails is repeated once on a database that was opened since. Blocks.
     fn read(&self, key: &[u8]) -> Result<Bytes, ReadError> {
-        let closed = || ReadError::Unavailable(self.unavailable("the database is being reopened"));
-        let database = self.database().ok_or_else(closed)?;
-        match database.record(key) {
+        let closed = || {
+            let cause = self.health().database.clone();
+            let cause = cause.unwrap_or_else(|| "the database is closed".into());
+            ReadError::Unavailable(self.unavailable(&cause))
+        };
+        let mut database = self.database.wait(None, REOPENING).ok_or_else(closed)?;
+        let mut record = database.record(key);
+        if let Err(DatabaseError::Redb(_)) = record {
+            self.must_reopen(&database);
+            if let Some(reopened) = self.database.wait(Some(&database), REOPENING) {
+                database = reopened;
+                record = database.record(key);
+            }
+        }
+        match record {
             Ok(Some(record)) => Ok(record),
             Ok(None) => Err(ReadError::Damaged(RecordError::Content(
                 "the record is missing",
@@ -288,13 +294,20 @@ impl Shared {
             Err(error) => {
                 tracing::error!(%error, "a session could not be read from the database");
                 if let DatabaseError::Redb(_) = error {
-                    // After an error of the disk, redb reads nothing more.
-                    self.checkpoints().must_reopen = true;
-                    self.checkpoints_changed.notify_all();
+                    self.must_reopen(&database);
                 }
                 let cause = format!("the session cannot be read: {error}");
                 Err(ReadError::Unavailable(self.unavailable(&cause)))
             }
+        }
+    }
+
+    /// Has a database opened again that reported an error to a reader.
+    fn must_reopen(&self, failed: &Arc<Database>) {
+        let is_current = |current: Arc<Database>| Arc::ptr_eq(failed, &current);
+        if self.database.get().is_some_and(is_current) {
+            self.checkpoints().must_reopen = true;
+            self.checkpoints_changed.notify_all();
         }
     }
 }

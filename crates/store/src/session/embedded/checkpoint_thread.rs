@@ -136,7 +136,7 @@ impl CheckpointThread {
         let Some((number, batch)) = self.shared.pending().oldest_closed() else {
             return;
         };
-        let Some(database) = self.shared.database() else {
+        let Some(database) = self.shared.database.get() else {
             return self.reopen();
         };
         if let Err(error) = database.apply(&batch, number) {
@@ -227,13 +227,10 @@ impl CheckpointThread {
     /// Opens the database again after an error. If that needs writes that fail
     /// as well, it is opened so that it can at least be read.
     fn reopen(&mut self) {
-        if let Some(old) = self.shared.database() {
-            old.detach();
-        }
-        self.shared.set_database(None);
+        self.shared.database.begin_reopening();
         match open_database(&*self.shared.disk, self.shared.tuning.page_cache_bytes) {
             Ok((database, error)) => {
-                self.shared.set_database(Some(database));
+                self.shared.database.reopened(database);
                 self.is_view = error.is_some();
                 if let Some(error) = error {
                     self.report(&error);
@@ -243,6 +240,7 @@ impl CheckpointThread {
             Err(error) => {
                 tracing::error!(%error, "the session database cannot be opened again");
                 self.report(&error);
+                self.shared.database.close();
                 self.is_view = false;
                 self.shared.checkpoints().must_reopen = true;
                 self.retry_later();
@@ -252,7 +250,7 @@ impl CheckpointThread {
 
     /// Copies the database on a thread of its own: it may take minutes.
     fn back_up(&self, backup: Backup) {
-        let Some(database) = self.shared.database() else {
+        let Some(database) = self.shared.database.get() else {
             let closed = self.shared.unavailable("the database is being reopened");
             // Nobody waits if the call has ended.
             let _ = backup.done.send(Err(closed.into()));
@@ -278,7 +276,7 @@ impl CheckpointThread {
     fn finish(&mut self, outcome: Result<(), SessionError>) {
         let is_behind = self.shared.pending().has_closed();
         // Closes it cleanly, so that the next start is quick.
-        self.shared.set_database(None);
+        self.shared.database.close();
         if is_behind {
             tracing::warn!("the last session changes are in the log only; the next start reads it");
         } else if outcome.is_ok() {

@@ -73,6 +73,7 @@ mod legacy;
 mod log;
 mod log_thread;
 mod open_error;
+mod opened;
 mod opening;
 mod pending;
 mod redb_file;

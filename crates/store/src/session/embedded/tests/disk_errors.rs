@@ -312,14 +312,8 @@ async fn on_a_read_only_disk_sessions_can_be_read_and_later_be_changed_again() {
     .await;
     for at in 0..40 {
         let id = format!("s{at}");
-        until("the session can be read", async || {
-            let record = fixture.export(&id).await;
-            if let Ok(record) = &record {
-                assert_eq!(record.end.position, fixture.position(&id).await);
-            }
-            record.is_ok()
-        })
-        .await;
+        let record = fixture.export(&id).await.unwrap();
+        assert_eq!(record.end.position, fixture.position(&id).await);
     }
     assert!(is_unavailable(&fixture.open("s2").await));
     disk.set_fault(None);
@@ -331,6 +325,62 @@ async fn on_a_read_only_disk_sessions_can_be_read_and_later_be_changed_again() {
     assert_eq!(fixture.position("s0").await, 6);
     assert_eq!(fixture.position("s2").await, 6);
     assert_eq!(fixture.ids().await.len(), 40);
+}
+
+/// Reads all sessions, with nothing cached, while reads fail. Returns how many
+/// sessions were read.
+async fn read_while_reads_fail(disk: &SimulatedDisk, after: u64, count: u64) -> usize {
+    let disk = disk.restart(after);
+    let uncached = super::Tuning {
+        page_cache_bytes: 0,
+        ..small(Durability::Committed)
+    };
+    let fixture = open_with(&disk, SessionLimits::default(), uncached).unwrap();
+    recovered(&fixture, &disk).await;
+    disk.set_fault(Some(Fault {
+        kind: ErrorKind::Other,
+        what: What::Reads,
+        after,
+        count,
+    }));
+    let mut read = 0;
+    for at in 0..40 {
+        match fixture.export(&format!("s{at}")).await {
+            Ok(record) => {
+                assert_eq!(record.end, state(3));
+                read += 1;
+            }
+            Err(SessionError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let has_failed = disk.fault().is_some_and(|fault| fault.count < count);
+    assert!(has_failed, "no read has failed: {after}, {count}");
+    disk.set_fault(None);
+    for at in 0..40 {
+        let id = format!("s{at}");
+        until("the session can be read", async || {
+            fixture.export(&id).await.is_ok()
+        })
+        .await;
+    }
+    assert_eq!(fixture.storage.stats().damaged, 0);
+    read
+}
+
+#[tokio::test]
+async fn a_read_that_fails_once_is_repeated_and_later_reads_succeed() {
+    let disk = SimulatedDisk::new(1);
+    let fixture = open(&disk).unwrap();
+    for at in 0..40 {
+        fixture.call(&format!("s{at}"), 3).await.unwrap();
+    }
+    fixture.storage.shutdown().await.unwrap();
+    for after in 0..8 {
+        assert_eq!(read_while_reads_fail(&disk, after, 1).await, 40, "{after}");
+        let read = read_while_reads_fail(&disk, after, u64::MAX).await;
+        assert!(read < 40, "{after}");
+    }
 }
 
 #[tokio::test]
@@ -361,11 +411,8 @@ async fn a_store_opens_on_a_full_disk_and_is_read() {
             };
             for at in 0..40 {
                 let id = format!("s{at}");
-                until("the session can be read", async || {
-                    let record = fixture.export(&id).await;
-                    record.is_ok_and(|record| record.end == state(3))
-                })
-                .await;
+                let record = fixture.export(&id).await.unwrap();
+                assert_eq!(record.end, state(3), "{id}");
             }
             // Once the logs are in the database, there is space for new ones.
             assert!(!is_clean || is_unavailable(&fixture.open("s2").await));

@@ -87,6 +87,7 @@ pub(super) enum What {
     Syncs,
     /// Everything that changes something, syncs included.
     Changes,
+    Reads,
 }
 
 impl Change {
@@ -259,6 +260,11 @@ impl SimulatedDisk {
         self.state().syncs
     }
 
+    /// The fault, with what is left of it.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.state().fault
+    }
+
     pub(super) fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
     }
@@ -335,17 +341,29 @@ impl State {
     fn operation(&mut self, is_sync: bool) -> io::Result<bool> {
         self.check_on()?;
         self.operations += 1;
-        if let Some(fault) = &mut self.fault
-            && (is_sync || fault.what == What::Changes)
-        {
-            if fault.after > 0 {
-                fault.after -= 1;
-            } else if fault.count > 0 {
-                fault.count = fault.count.saturating_sub(1);
-                return Err(fault.kind.into());
-            }
-        }
+        self.fail(|what| match what {
+            What::Syncs => is_sync,
+            What::Changes => true,
+            What::Reads => false,
+        })?;
         Ok(self.cut_at.is_some_and(|at| self.operations > at))
+    }
+
+    /// Fails if the fault is of this kind and it is its turn.
+    fn fail(&mut self, is_of: impl Fn(What) -> bool) -> io::Result<()> {
+        let Some(fault) = &mut self.fault else {
+            return Ok(());
+        };
+        if !is_of(fault.what) {
+            return Ok(());
+        }
+        if fault.after > 0 {
+            fault.after -= 1;
+        } else if fault.count > 0 {
+            fault.count = fault.count.saturating_sub(1);
+            return Err(fault.kind.into());
+        }
+        Ok(())
     }
 
     fn change_entries(&mut self, change: EntryChange) -> io::Result<()> {
@@ -453,8 +471,9 @@ impl DiskFile for SimulatedFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
         state.check_on()?;
+        state.fail(|what| what == What::Reads)?;
         let at = usize::try_from(offset).unwrap();
         let content = state.files[self.file].current.get(at..);
         let content = content.and_then(|content| content.get(..buffer.len()));
