@@ -1,7 +1,7 @@
 //! The program `charlstm-server` on a free port, with a data folder that is
 //! deleted afterwards.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -44,13 +44,36 @@ impl Server {
 
     /// As [`Server::start`], with a data folder on a disk of its own with this
     /// number of bytes, which the test reaches as [`Server::small_disk`].
+    /// Nothing takes space of it in the background.
     /// `None`, after [`skip`], if the system does not let a test mount one.
     pub(crate) fn start_on_small_disk(bytes: u64, extra_flags: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let options = format!("size={bytes}");
         let command = on_own_disk(&data, &options, &command(&data, extra_flags))?;
-        Some(Self::launch(folder, command))
+        let server = Self::launch(folder, command);
+        server.wait_for_session_logs();
+        Some(server)
+    }
+
+    /// Waits until the session store has the space of its logs, which it
+    /// allocates in the background: space that it fails to get is free again.
+    fn wait_for_session_logs(&self) {
+        const LOG_BYTES: u64 = 48 << 20;
+        let folder = self.small_disk().join("sessions");
+        let is_complete = |path: &Path| {
+            path.extension().is_some_and(|kind| kind == "log")
+                && path.metadata().is_ok_and(|log| log.len() >= LOG_BYTES)
+        };
+        for _ in 0..6000 {
+            let files = fs::read_dir(&folder).unwrap();
+            let logs = files.filter(|file| is_complete(&file.as_ref().unwrap().path()));
+            if logs.count() == 2 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the session store has not created its logs");
     }
 
     /// Returns the data folder of [`Server::start_on_small_disk`], for tests to
