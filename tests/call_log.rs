@@ -10,17 +10,12 @@ use crate::support::{Server, http_call};
 /// Returns the line of the log of a call.
 async fn line(server: &Server, request_id: &str) -> String {
     let id = format!("request_id=\"{request_id}\"");
-    let found = async {
-        loop {
-            let log = server.log();
-            let is_of_call = |line: &&str| line.contains(&id) && line.contains("duration_ms");
-            if let Some(line) = log.lines().find(is_of_call) {
-                break line.to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(wire::LIMIT, found).await.unwrap()
+    wire::eventually(async || {
+        let log = server.log();
+        let is_of_call = |line: &&str| line.contains(&id) && line.contains("duration_ms");
+        log.lines().find(is_of_call).map(str::to_owned)
+    })
+    .await
 }
 
 fn with_id<T>(message: T, id: &'static str) -> Request<T> {

@@ -21,6 +21,23 @@ pub(crate) const PRIMED: u64 = PRIME.len() as u64;
 /// Reached only if the server never does what a test waits for.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
+/// Time between two looks at something that a test waits for: looking is to
+/// take little of the processor from what makes it happen.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks for something until it is there, for at most [`LIMIT`].
+pub(crate) async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                break found;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, found).await.unwrap()
+}
+
 /// Flow-control windows of the connection, in bytes: for one unread stream,
 /// and for all together.
 const STREAM_WINDOW: u32 = 1 << 16;
@@ -142,16 +159,14 @@ impl Wire {
     /// leaves cannot know when the server has noticed. A session exists from
     /// the commit of its first call on.
     pub(crate) async fn idle(&mut self, id: &str) -> Session {
-        let idle = async {
-            loop {
-                match self.session(id).await {
-                    Ok(session) if !session.busy => break session,
-                    Ok(_) => {}
-                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
-                }
+        eventually(async || match self.session(id).await {
+            Ok(session) => (!session.busy).then_some(session),
+            Err(status) => {
+                assert_eq!(status.code(), Code::NotFound, "{status}");
+                None
             }
-        };
-        tokio::time::timeout(LIMIT, idle).await.unwrap()
+        })
+        .await
     }
 
     /// Starts a generation, as soon as the server has a place for it.
@@ -159,15 +174,16 @@ impl Wire {
         &mut self,
         request: GenerateRequest,
     ) -> Streaming<GenerateResponse> {
-        let admitted = async {
-            loop {
-                match self.generation.generate(request.clone()).await {
-                    Ok(stream) => break stream.into_inner(),
-                    Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+        eventually(
+            async || match self.generation.generate(request.clone()).await {
+                Ok(stream) => Some(stream.into_inner()),
+                Err(status) => {
+                    assert_eq!(status.code(), Code::ResourceExhausted);
+                    None
                 }
-            }
-        };
-        tokio::time::timeout(LIMIT, admitted).await.unwrap()
+            },
+        )
+        .await
     }
 }
 
