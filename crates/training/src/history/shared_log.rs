@@ -30,14 +30,22 @@ pub trait EventSink: Send + Sync {
 /// The end of a shared history on one replica.
 #[derive(Default)]
 pub(super) struct SharedLog {
-    next_sequence: u64,
-    /// Events of this replica that are not stored yet.
+    /// Of the next event from the shared store: all before it are kept here.
+    next_stored: u64,
+    /// Events of this replica that are not stored yet, as far as it knows.
+    /// Their sequence numbers begin at `next_stored`.
     pending: Vec<Arc<Event>>,
     /// Set while this replica runs the training.
     sink: Option<Arc<dyn EventSink>>,
     /// Events stored since the last time that the store was trimmed.
     untrimmed: usize,
     trouble: bool,
+}
+
+impl SharedLog {
+    fn next_sequence(&self) -> u64 {
+        self.next_stored + self.pending.len() as u64
+    }
 }
 
 impl History {
@@ -52,17 +60,22 @@ impl History {
     }
 
     /// Adds events that are in the shared store, unless they are here already.
+    /// They replace events of this replica with the same sequence numbers: those
+    /// are the same, stored although the answer was lost, or are never stored,
+    /// because another replica runs the training.
     pub(crate) fn follow(&self, events: impl IntoIterator<Item = Event>) {
         let Log::Shared(log) = &self.log else {
             return;
         };
         let mut log = lock(log);
         for event in events {
-            if event.sequence >= log.next_sequence {
-                log.next_sequence = event.sequence + 1;
+            if event.sequence >= log.next_stored {
+                log.next_stored = event.sequence + 1;
                 lock(&self.kept).add(Arc::new(event), 0);
             }
         }
+        let next_stored = log.next_stored;
+        log.pending.retain(|event| event.sequence >= next_stored);
         drop(log);
         self.wake();
     }
@@ -84,9 +97,6 @@ impl History {
         if let Log::Shared(log) = &self.log {
             let mut log = lock(log);
             log.sink = None;
-            if let Some(lost) = log.pending.first() {
-                log.next_sequence = lost.sequence;
-            }
             log.pending.clear();
         }
     }
@@ -109,8 +119,7 @@ impl History {
     /// Adds an event of this replica. If it cannot be stored, it is kept for
     /// later, and a warning is logged.
     pub(super) fn append_shared(&self, log: &mut SharedLog, event: EventKind) -> Arc<Event> {
-        let sequence = log.next_sequence;
-        log.next_sequence += 1;
+        let sequence = log.next_sequence();
         let event = Arc::new(Event { sequence, event });
         log.pending.push(Arc::clone(&event));
         if let Err(error) = self.flush_log(log)
@@ -134,6 +143,7 @@ impl History {
         log.trouble = false;
         let mut kept = lock(&self.kept);
         log.untrimmed += log.pending.len();
+        log.next_stored = log.next_sequence();
         for event in log.pending.drain(..) {
             kept.add(event, 0);
         }

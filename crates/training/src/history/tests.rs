@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod shared;
+
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
