@@ -45,14 +45,8 @@ async fn a_call_beyond_a_quota_is_rejected_with_the_limit_and_a_delay() {
     assert_quota(&status, "limit of 1 generations");
     fixture.generate("root", wire::start("", 1)).await.unwrap();
     drop(stream);
-    wire::eventually(async || match alice(wire::start("a", 1)).await {
-        Ok(_) => Some(()),
-        Err(status) => {
-            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            None
-        }
-    })
-    .await;
+    let call = async || alice(wire::start("a", 1)).await;
+    wire::accepted(Code::ResourceExhausted, call).await;
 
     // Two sessions, exactly.
     alice(wire::start("b", 1)).await.unwrap();

@@ -44,7 +44,7 @@ impl Server {
 
     /// As [`Server::start`], with a data folder on a disk of its own with this
     /// number of bytes, which the test reaches as [`Server::small_disk`].
-    /// Nothing takes space of it in the background.
+    /// The server then takes no more of its space in the background.
     /// `None`, after [`skip`], if the system does not let a test mount one.
     pub(crate) fn start_on_small_disk(bytes: u64, extra_flags: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
@@ -56,8 +56,8 @@ impl Server {
         Some(server)
     }
 
-    /// Waits until the session store has the space of its logs, which it
-    /// allocates in the background: space that it fails to get is free again.
+    /// Waits until the session store has allocated its logs, which it does in the
+    /// background. If that fails, what it had allocated is free again.
     fn wait_for_session_logs(&self) {
         const LOG_BYTES: u64 = 48 << 20;
         let folder = self.small_disk().join("sessions");

@@ -38,6 +38,21 @@ pub(crate) async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T
     tokio::time::timeout(LIMIT, found).await.unwrap()
 }
 
+/// Repeats a call until it succeeds. Until then it must fail with this code.
+pub(crate) async fn accepted<T>(
+    while_rejected: Code,
+    mut call: impl AsyncFnMut() -> Result<T, Status>,
+) -> T {
+    eventually(async || match call().await {
+        Ok(answer) => Some(answer),
+        Err(status) => {
+            assert_eq!(status.code(), while_rejected, "{status}");
+            None
+        }
+    })
+    .await
+}
+
 /// Flow-control windows of the connection, in bytes: for one unread stream,
 /// and for all together.
 const STREAM_WINDOW: u32 = 1 << 16;
@@ -174,16 +189,9 @@ impl Wire {
         &mut self,
         request: GenerateRequest,
     ) -> Streaming<GenerateResponse> {
-        eventually(
-            async || match self.generation.generate(request.clone()).await {
-                Ok(stream) => Some(stream.into_inner()),
-                Err(status) => {
-                    assert_eq!(status.code(), Code::ResourceExhausted);
-                    None
-                }
-            },
-        )
-        .await
+        let generation = &mut self.generation;
+        let call = async || generation.generate(request.clone()).await;
+        accepted(Code::ResourceExhausted, call).await.into_inner()
     }
 }
 

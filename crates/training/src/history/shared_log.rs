@@ -30,7 +30,8 @@ pub trait EventSink: Send + Sync {
 /// The end of a shared history on one replica.
 #[derive(Default)]
 pub(super) struct SharedLog {
-    /// Of the next event from the shared store: all before it are kept here.
+    /// Sequence number of the next event from the shared store: this replica has
+    /// all events before it.
     next_stored: u64,
     /// Events of this replica that are not stored yet, as far as it knows.
     /// Their sequence numbers begin at `next_stored`.

@@ -263,24 +263,27 @@ impl EmbeddedBacking {
     }
 }
 
-/// For how long a read waits for the database to be opened again: it takes a
-/// moment, after [`Tuning::retry_after`] if that failed before.
+/// Maximum time that a read waits for the database to be opened again: that takes
+/// a moment, after [`Tuning::retry_after`] if an attempt has just failed.
 const REOPENING: Duration = Duration::from_secs(5);
 
+/// Why the database cannot be used, if no error is known.
+pub(super) const NOT_OPEN: &str = "the database is not open";
+
 impl Shared {
-    /// Reads a record. After an error of the disk, redb reads nothing more
-    /// until the file is opened again, whoever met the error. So a read that
-    /// fails is repeated once on a database that was opened since. Blocks.
+    /// Reads a record. After an error of the disk, in any thread, redb reads
+    /// nothing more until the file is opened again. So a read that fails is
+    /// repeated once when it has been. Blocks.
     fn read(&self, key: &[u8]) -> Result<Bytes, ReadError> {
         let closed = || {
             let cause = self.health().database.clone();
-            let cause = cause.unwrap_or_else(|| "the database is closed".into());
+            let cause = cause.unwrap_or_else(|| NOT_OPEN.into());
             ReadError::Unavailable(self.unavailable(&cause))
         };
         let mut database = self.database.wait(None, REOPENING).ok_or_else(closed)?;
         let mut record = database.record(key);
         if let Err(DatabaseError::Redb(_)) = record {
-            self.must_reopen(&database);
+            self.request_reopening(&database);
             if let Some(reopened) = self.database.wait(Some(&database), REOPENING) {
                 database = reopened;
                 record = database.record(key);
@@ -294,7 +297,7 @@ impl Shared {
             Err(error) => {
                 tracing::error!(%error, "a session could not be read from the database");
                 if let DatabaseError::Redb(_) = error {
-                    self.must_reopen(&database);
+                    self.request_reopening(&database);
                 }
                 let cause = format!("the session cannot be read: {error}");
                 Err(ReadError::Unavailable(self.unavailable(&cause)))
@@ -302,8 +305,9 @@ impl Shared {
         }
     }
 
-    /// Has a database opened again that reported an error to a reader.
-    fn must_reopen(&self, failed: &Arc<Database>) {
+    /// Requests that the database is opened again if it is still the one that
+    /// `failed` a reader.
+    fn request_reopening(&self, failed: &Arc<Database>) {
         let is_current = |current: Arc<Database>| Arc::ptr_eq(failed, &current);
         if self.database.get().is_some_and(is_current) {
             self.checkpoints().must_reopen = true;

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::DATABASE;
-use super::backing::{Backup, Checkpoints, PanicGuard, Shared};
+use super::backing::{Backup, Checkpoints, NOT_OPEN, PanicGuard, Shared};
 use super::database::{Database, DatabaseError};
 use super::disk::{Disk, Folder, remove_if_there};
 use super::log::{self, LogWriter};
@@ -251,7 +251,7 @@ impl CheckpointThread {
     /// Copies the database on a thread of its own: it may take minutes.
     fn back_up(&self, backup: Backup) {
         let Some(database) = self.shared.database.get() else {
-            let closed = self.shared.unavailable("the database is being reopened");
+            let closed = self.shared.unavailable(NOT_OPEN);
             // Nobody waits if the call has ended.
             let _ = backup.done.send(Err(closed.into()));
             return;

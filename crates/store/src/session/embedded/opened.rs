@@ -1,5 +1,5 @@
-//! The database as it is open at the moment. After an error it is opened
-//! again, and those that read it wait for that.
+//! The database that is open at the moment. After an error it is opened again,
+//! and readers wait for that.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,8 +48,8 @@ impl Opened {
         }
     }
 
-    /// Waits for at most `limit` for the database, if it is being reopened or
-    /// is still `failed`, which is going to be. Blocks.
+    /// Waits, for at most `limit`, until a database other than `failed` is open.
+    /// `None` if that takes longer, or if the database is closed. Blocks.
     pub(super) fn wait(
         &self,
         failed: Option<&Arc<Database>>,

@@ -33,6 +33,15 @@ fn is_unavailable<T>(outcome: &Result<T, SessionError>) -> bool {
     matches!(outcome, Err(SessionError::Unavailable(_)))
 }
 
+/// A store with the sessions `s0` to `s39`, each of 3 characters.
+async fn with_sessions(disk: &SimulatedDisk) -> Fixture {
+    let fixture = open(disk).unwrap();
+    for at in 0..40 {
+        fixture.call(&format!("s{at}"), 3).await.unwrap();
+    }
+    fixture
+}
+
 /// Waits until the store is available and its disk is idle.
 async fn recovered(fixture: &Fixture, disk: &SimulatedDisk) {
     until("the store recovers", async || {
@@ -241,10 +250,7 @@ async fn a_disk_that_is_full_for_a_moment_loses_nothing_that_was_acknowledged() 
 #[tokio::test]
 async fn on_a_full_disk_calls_that_have_begun_commit_and_no_others_begin() {
     let disk = SimulatedDisk::new(1);
-    let fixture = open(&disk).unwrap();
-    for at in 0..40 {
-        fixture.call(&format!("s{at}"), 3).await.unwrap();
-    }
+    let fixture = with_sessions(&disk).await;
     recovered(&fixture, &disk).await;
     let mut begun = Vec::new();
     for at in 0..10 {
@@ -290,10 +296,7 @@ async fn on_a_full_disk_calls_that_have_begun_commit_and_no_others_begin() {
 #[tokio::test]
 async fn on_a_read_only_disk_sessions_can_be_read_and_later_be_changed_again() {
     let disk = SimulatedDisk::new(1);
-    let fixture = open(&disk).unwrap();
-    for at in 0..40 {
-        fixture.call(&format!("s{at}"), 3).await.unwrap();
-    }
+    let fixture = with_sessions(&disk).await;
     fixture.storage.shutdown().await.unwrap();
     drop(fixture);
     // Nothing is cached now.
@@ -371,10 +374,7 @@ async fn read_while_reads_fail(disk: &SimulatedDisk, after: u64, count: u64) -> 
 #[tokio::test]
 async fn a_read_that_fails_once_is_repeated_and_later_reads_succeed() {
     let disk = SimulatedDisk::new(1);
-    let fixture = open(&disk).unwrap();
-    for at in 0..40 {
-        fixture.call(&format!("s{at}"), 3).await.unwrap();
-    }
+    let fixture = with_sessions(&disk).await;
     fixture.storage.shutdown().await.unwrap();
     for after in 0..8 {
         assert_eq!(read_while_reads_fail(&disk, after, 1).await, 40, "{after}");
@@ -386,10 +386,7 @@ async fn a_read_that_fails_once_is_repeated_and_later_reads_succeed() {
 #[tokio::test]
 async fn a_store_opens_on_a_full_disk_and_is_read() {
     let disk = SimulatedDisk::new(1);
-    let fixture = open(&disk).unwrap();
-    for at in 0..40 {
-        fixture.call(&format!("s{at}"), 3).await.unwrap();
-    }
+    let _fixture = with_sessions(&disk).await;
     // With and without logs that are not in the database yet.
     for is_clean in [false, true] {
         let disk = disk.kill(1);
