@@ -1,39 +1,72 @@
 #!/bin/sh
 # scripts/java_example.sh PROGRAM: compiles examples/java/Tour.java with the packages of
-# Debian (default-jdk-headless, protobuf-compiler, protobuf-compiler-grpc-java-plugin,
-# libgrpc-java, libprotobuf-java, libnetty-java, libnetty-tcnative-java,
-# libnetty-tcnative-jni, libperfmark-java, libgoogle-common-protos-java,
-# libgeronimo-annotation-1.3-spec-java), and writes the shell script PROGRAM, which
-# runs it. Exits with code 3 if a tool is missing.
+# Debian, and writes the shell script PROGRAM, which runs it. Exits with code 3 if a tool
+# is missing. scripts/java_example.sh --missing prints the packages that are missing.
 set -eu
-for tool in javac protoc grpc_java_plugin; do
-    command -v "$tool" >/dev/null || {
-        echo "the Java example needs $tool (see scripts/java_example.sh)" >&2
-        exit 3
-    }
-done
 cd "$(dirname "$0")/.."
 
-home=$PWD/target/java
 jars=/usr/share/java
+# What is needed (a program, or a library in $jars), and the package that has it.
+needed="
+javac default-jdk-headless
+protoc protobuf-compiler
+grpc_java_plugin protobuf-compiler-grpc-java-plugin
+grpc-api.jar libgrpc-java
+grpc-context.jar libgrpc-java
+grpc-core.jar libgrpc-java
+grpc-netty.jar libgrpc-java
+grpc-protobuf.jar libgrpc-java
+grpc-protobuf-lite.jar libgrpc-java
+grpc-stub.jar libgrpc-java
+protobuf.jar libprotobuf-java
+guava.jar libguava-java
+gson.jar libgoogle-gson-java
+perfmark-api.jar libperfmark-java
+netty-buffer.jar libnetty-java
+netty-codec.jar libnetty-java
+netty-codec-http.jar libnetty-java
+netty-codec-http2.jar libnetty-java
+netty-common.jar libnetty-java
+netty-handler.jar libnetty-java
+netty-resolver.jar libnetty-java
+netty-transport.jar libnetty-java
+netty-tcnative.jar libnetty-tcnative-java
+libnetty-tcnative.so libnetty-tcnative-jni
+proto-google-common-protos.jar libgoogle-common-protos-java
+geronimo-annotation-1.3-spec.jar libgeronimo-annotation-1.3-spec-java
+"
+
+# Whether a line of $needed is there.
+has() {
+    case $1 in
+    *.jar) [ -e "$jars/$1" ] ;;
+    *.so) ls /usr/lib/*/jni/"$1" ;;
+    *) command -v "$1" ;;
+    esac >/dev/null 2>&1
+}
+
+if [ "$1" = --missing ]; then
+    echo "$needed" | while read -r what package; do
+        [ -z "$what" ] || has "$what" || echo "$package"
+    done | sort -u
+    exit
+fi
+
+home=$PWD/target/java
 path=$home/classes
-for name in grpc-api grpc-context grpc-core grpc-netty grpc-protobuf grpc-protobuf-lite \
-    grpc-stub protobuf guava gson perfmark-api netty-buffer netty-codec netty-codec-http \
-    netty-codec-http2 netty-common netty-handler netty-resolver netty-tcnative netty-transport \
-    proto-google-common-protos geronimo-annotation-1.3-spec; do
-    [ -e "$jars/$name.jar" ] || {
-        echo "the Java example needs $jars/$name.jar (see scripts/java_example.sh)" >&2
+while read -r what package; do
+    [ -n "$what" ] || continue
+    has "$what" || {
+        echo "the Java example needs $what (Debian's package $package)" >&2
         exit 3
     }
-    path=$path:$jars/$name.jar
-done
+    case $what in *.jar) path=$path:$jars/$what ;; esac
+done <<EOF_NEEDED
+$needed
+EOF_NEEDED
 # Debian's netty offers HTTP/2 over TLS only with OpenSSL, and looks for its
 # library under another name than that of Debian's package.
 set -- "$1" /usr/lib/*/jni/libnetty-tcnative.so
-[ -e "$2" ] || {
-    echo "the Java example needs libnetty-tcnative.so (see scripts/java_example.sh)" >&2
-    exit 3
-}
 rm -rf "$home"
 mkdir -p "$home/source" "$home/classes" "$home/native"
 cp "$2" "$home/native/libnetty_tcnative.so"

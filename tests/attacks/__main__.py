@@ -19,6 +19,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "faults")]
 
 import base  # noqa: E402 (needs the path above)
 import scenarios  # noqa: E402
+from ending import end, limit_time  # noqa: E402
 
 
 class Base(base.Base):
@@ -36,6 +37,7 @@ def main():
     names = [one.__name__ for one in scenarios.SCENARIOS]
     parser.add_argument("names", nargs="*", metavar="SCENARIO", help=", ".join(names))
     arguments = parser.parse_args()
+    limit_time(arguments.full, extra_minutes=arguments.soak or 0)
     # The attacks hold thousands of connections.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -62,4 +64,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

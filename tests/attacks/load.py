@@ -57,7 +57,8 @@ class OneStream:
     """One stream of a principal, whose characters are counted."""
 
     def __init__(self, address, name):
-        self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        self.channel = grpc.insecure_channel(
+            address, [rpc.NO_TRANSPARENT_RETRIES, ("grpc.use_local_subchannel_pool", 1)])
         stub = rpc._generation_services.GenerationServiceStub(self.channel)
         metadata = [("authorization", f"Bearer {token_of(name)}")]
         self.chars = 0

@@ -246,6 +246,7 @@ def three_principals(base, full):
         rates = [(one.chars - chars) / passed * 60 for one, chars in zip(principals, first)]
         for thread in threads:
             thread.join(timeout=120)
+            require(not thread.is_alive(), "a client hangs")
         failures = [failure for one in principals for failure in one.failures]
         require(not failures, f"{len(failures)} failures, one with {failures[:1]}")
         for name, rate in zip(NAMES, rates):

@@ -107,6 +107,7 @@ class GoodClient:
     def __exit__(self, *_):
         self.stopping.set()
         self.thread.join(timeout=60)
+        require(not self.thread.is_alive(), "the well-behaved client hangs")
         self.client.close()
 
     def percentile(self, part):

@@ -18,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import scenarios  # noqa: E402 (needs the path above)
 from base import Base  # noqa: E402
+from ending import end, limit_time  # noqa: E402
 
 
 def main():
@@ -27,6 +28,7 @@ def main():
     parser.add_argument("--keep", action="store_true", help="keep the folders of all scenarios")
     parser.add_argument("names", nargs="*", metavar="SCENARIO", help=", ".join(scenarios.SCENARIOS))
     arguments = parser.parse_args()
+    limit_time(arguments.full)
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**32)
     print(f"fault suite, seed {seed}", flush=True)
     rng = random.Random(seed)
@@ -46,4 +48,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

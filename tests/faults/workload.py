@@ -6,6 +6,7 @@ import threading
 import grpc
 
 from client import SHUTDOWN, Client, Interrupted, reason_of
+from ending import print_stacks
 from ledger import PROMPT, Broken
 
 # Errors that say that the server is about to stop, or refuse a busy session.
@@ -37,6 +38,7 @@ class Workload:
         for thread in self.threads:
             thread.join(timeout=120)
             if thread.is_alive():
+                print_stacks()
                 raise Broken("a client hangs although its server is gone")
         if self.failure is not None:
             raise self.failure

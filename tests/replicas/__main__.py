@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "faults"), str(HERE.parents[1] / "s
 
 from base import Base  # noqa: E402 (needs the path above)
 from cluster import Postgres  # noqa: E402
+from ending import end, limit_time  # noqa: E402
 from scenarios import SCENARIOS, run  # noqa: E402
 from tools import missing_tools  # noqa: E402
 import upgrade  # noqa: E402
@@ -99,6 +100,7 @@ def main():
                         help="write the golden files of this version, and end")
     parser.add_argument("names", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     arguments = parser.parse_args()
+    limit_time(arguments.full)
     if missing := missing_tools():
         print(f"replica suite: skipped: not installed: {', '.join(missing)}")
         return 1 if os.environ.get("CHARLSTM_REQUIRE_ALL") else 0
@@ -125,4 +127,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

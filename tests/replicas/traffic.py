@@ -8,6 +8,7 @@ import time
 import grpc
 
 from client import Client, Interrupted, reason_of
+from ending import print_stacks
 from ledger import PROMPT, Broken
 
 # Errors after which a client repeats the same call, here or at another replica.
@@ -53,6 +54,7 @@ class Traffic:
         for thread in self.threads:
             thread.join(timeout=600)
             if thread.is_alive():
+                print_stacks()
                 raise Broken("a client hangs")
         if self.failure is not None:
             raise self.failure

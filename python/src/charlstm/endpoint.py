@@ -36,6 +36,10 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # generates before the reader needs it.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 1 << 16),
+    # The client repeats calls itself. If grpcio repeats a streaming call whose
+    # server stops, and cannot connect again, the call never ends, not even at its
+    # deadline (seen with versions 1.74 to 1.85).
+    ("grpc.enable_retries", 0),
     # A server that restarts is found within seconds; the default is up to two
     # minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
