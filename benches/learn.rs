@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
-use charlstm_model::device::Device;
+use charlstm_model::device::{Device, GpuMath};
 use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{LearnerConfig, LearnerFactory, Techniques, TrainingPrecision};
 use charlstm_model::optimizer_config::OptimizerConfig;
@@ -53,6 +53,7 @@ fn measure(config: &LearnerConfig, steps: usize, threads: usize) {
         device: Device::Cpu,
         threads,
         kernels: FloatKernels::best(),
+        gpu_math: GpuMath::default(),
     };
     let tokens: CorpusTokens = (0..373_097u32)
         .map(|i| (i % 1000 * (i % 1000) / 7 + i) % 78)

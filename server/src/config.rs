@@ -31,13 +31,13 @@ pub use self::replicas::ReplicaConfig;
 pub use self::task::Task;
 use self::value::{
     Checked, address, boolean, byte_size, cache_size, count, device, durability, duration,
-    gpu_failure, kernels, log_format, log_level, path, precision, threads, url,
+    gpu_failure, gpu_math, kernels, log_format, log_level, path, precision, threads, url,
 };
 pub use self::value::{GpuFailure, LogFormat};
 use crate::access::AccessFiles;
 use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
-use charlstm_model::device::DeviceChoice;
+use charlstm_model::device::{DeviceChoice, GpuMath};
 use charlstm_model::kernels::KernelChoice;
 use charlstm_store::session::Durability;
 use tracing::level_filters::LevelFilter;
@@ -146,6 +146,17 @@ pub struct Config {
         value_parser = Checked(gpu_failure)
     )]
     pub gpu_failure: GpuFailure,
+
+    /// Products of trainings on a GPU: float32, or tf32, which rounds their inputs
+    /// to 10 bits and is faster. Generation does not change
+    #[arg(
+        long,
+        env = "CHARLSTM_GPU_MATH",
+        value_name = "float32|tf32",
+        default_value = "float32",
+        value_parser = Checked(gpu_math)
+    )]
+    pub gpu_math: GpuMath,
 
     /// Number of threads that compute; auto: one per physical core
     #[arg(

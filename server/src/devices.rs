@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use charlstm_cuda::{CudaDecoder, CudaEvent};
 use charlstm_model::decode_step::{Int8Processor, Precision, Processor};
-use charlstm_model::device::{Device, DeviceChoice, DeviceError};
+use charlstm_model::device::{Device, DeviceChoice, DeviceError, GpuMath};
 use charlstm_model::kernels::{FloatKernels, Kernels};
 use charlstm_model::learner::LearnerFactory;
 use charlstm_repository::DecodeDevices;
@@ -124,11 +124,13 @@ pub(crate) fn learners(
     device: Device,
     threads: usize,
     kernels: FloatKernels,
+    gpu_math: GpuMath,
 ) -> Arc<dyn LearnerFactory> {
     Arc::new(charlstm_torch::learner::TorchLearnerFactory {
         device,
         threads,
         kernels,
+        gpu_math,
     })
 }
 
@@ -139,6 +141,7 @@ pub(crate) fn learners(
     device: Device,
     _threads: usize,
     _kernels: FloatKernels,
+    _gpu_math: GpuMath,
 ) -> Arc<dyn LearnerFactory> {
     Arc::new(inference_only::NoLearners { device })
 }

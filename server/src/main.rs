@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => return fail(&error, 2),
     };
+    set_up_gpu(&config);
     start_log(&config);
     for message in unknown_variables() {
         tracing::warn!("{message}");
@@ -33,6 +34,19 @@ fn main() -> ExitCode {
         Err(error) => fail(&error, 1),
     }
 }
+
+/// Makes libtorch compute on a GPU as configured. Must be called before any thread
+/// is started.
+#[cfg(feature = "torch")]
+fn set_up_gpu(config: &Config) {
+    for (name, value) in charlstm_torch::environment::variables(config.gpu_math) {
+        // SAFETY: no other thread reads or writes variables yet.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
+#[cfg(not(feature = "torch"))]
+fn set_up_gpu(_config: &Config) {}
 
 async fn run(config: Config) -> anyhow::Result<()> {
     match &config.task {

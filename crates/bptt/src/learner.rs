@@ -3,7 +3,6 @@
 //! arithmetic is that of a [`Trainer`].
 
 use charlstm_model::batches::Batches;
-use charlstm_model::evaluate;
 use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{
     LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, StepOutcome,
@@ -14,6 +13,7 @@ use charlstm_model::tokens::CorpusTokens;
 
 use super::dropout::subkey;
 use super::instructions::Instructions;
+use super::optimizer::OptimizerState;
 use super::trainer::{self, StepInput, Trainer, TrainerConfig};
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ impl LearnerFactory for CpuLearnerFactory {
         tokens: CorpusTokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learner>, LearnError> {
-        let learner = NetworkLearner::start(config, tokens, initial, self.threads, self)?;
+        let learner = NetworkLearner::start(config, tokens, initial, self)?;
         Ok(Box::new(learner))
     }
 
@@ -68,7 +68,7 @@ impl LearnerFactory for CpuLearnerFactory {
         tokens: CorpusTokens,
         state: LearnerState,
     ) -> Result<Box<dyn Learner>, LearnError> {
-        let learner = NetworkLearner::resume(config, tokens, state, self.threads, self)?;
+        let learner = NetworkLearner::resume(config, tokens, state, self)?;
         Ok(Box::new(learner))
     }
 }
@@ -106,8 +106,6 @@ const OFFSET_KEY: u64 = u64::MAX;
 /// A network in training. Its methods block the calling thread.
 pub struct NetworkLearner {
     config: LearnerConfig,
-    /// Threads that evaluate.
-    threads: usize,
     tokens: CorpusTokens,
     batches: Batches,
     trainer: Box<dyn Trainer>,
@@ -129,7 +127,6 @@ impl NetworkLearner {
         config: &LearnerConfig,
         tokens: CorpusTokens,
         initial: Option<Parameters>,
-        threads: usize,
         factory: &dyn TrainerFactory,
     ) -> Result<Self, LearnError> {
         let batches = Batches::new(tokens.len(), config.batch_size, config.sequence_length)?;
@@ -140,7 +137,6 @@ impl NetworkLearner {
         let characters = config.batch_size * config.sequence_length;
         Ok(Self {
             trainer: factory.trainer(config, &initial)?,
-            threads,
             tokens,
             batches,
             step: 0,
@@ -159,7 +155,6 @@ impl NetworkLearner {
         config: &LearnerConfig,
         tokens: CorpusTokens,
         state: LearnerState,
-        threads: usize,
         factory: &dyn TrainerFactory,
     ) -> Result<Self, LearnError> {
         let count = config.architecture.parameter_count();
@@ -188,15 +183,14 @@ impl NetworkLearner {
             architecture: config.architecture,
             values: state.parameters,
         };
-        let mut learner = Self::start(config, tokens, Some(parameters), threads, factory)?;
-        let optimizer = learner.trainer.optimizer_state();
-        optimizer
-            .first_moments
-            .copy_from_slice(&state.first_moments);
-        optimizer
-            .second_moments
-            .copy_from_slice(&state.second_moments);
-        optimizer.average.copy_from_slice(&state.average);
+        let optimizer = OptimizerState {
+            parameters: parameters.values.clone(),
+            first_moments: state.first_moments,
+            second_moments: state.second_moments,
+            average: state.average,
+        };
+        let mut learner = Self::start(config, tokens, Some(parameters), factory)?;
+        learner.trainer.set_optimizer_state(&optimizer)?;
         learner.trainer.set_hidden(&state.hidden)?;
         learner.step = state.step;
         learner.epoch_loss_sum = state.epoch_loss_sum;
@@ -272,12 +266,12 @@ impl Learner for NetworkLearner {
     }
 
     fn parameters(&mut self) -> Result<Parameters, LearnError> {
-        let values = self.trainer.optimizer_state().parameters.to_vec();
+        let values = self.trainer.parameters()?;
         Ok(self.of_architecture(values))
     }
 
     fn average(&mut self) -> Result<Option<Parameters>, LearnError> {
-        let values = self.trainer.optimizer_state().average.to_vec();
+        let values = self.trainer.average()?;
         Ok((!values.is_empty()).then(|| self.of_architecture(values)))
     }
 
@@ -286,19 +280,24 @@ impl Learner for NetworkLearner {
         parameters: &Parameters,
         tokens: &CorpusTokens,
     ) -> Result<f64, LearnError> {
-        evaluate::mean_loss(parameters, tokens, self.threads).map_err(LearnError::Text)
+        self.trainer.mean_loss(parameters, tokens)
     }
 
     fn state(&mut self) -> Result<LearnerState, LearnError> {
         let hidden = self.trainer.hidden()?;
-        let optimizer = self.trainer.optimizer_state();
+        let OptimizerState {
+            parameters,
+            first_moments,
+            second_moments,
+            average,
+        } = self.trainer.optimizer_state()?;
         Ok(LearnerState {
             step: self.step,
             epoch_loss_sum: self.epoch_loss_sum,
-            parameters: optimizer.parameters.to_vec(),
-            first_moments: optimizer.first_moments.to_vec(),
-            second_moments: optimizer.second_moments.to_vec(),
-            average: optimizer.average.to_vec(),
+            parameters,
+            first_moments,
+            second_moments,
+            average,
             hidden,
         })
     }

@@ -1,23 +1,20 @@
 //! Adam on flat buffers, computed by a team: norm of the gradient, clipping, the
 //! update and the average of the weights.
 
-use std::sync::OnceLock;
-
-use charlstm_model::learner::LearnError;
 use pulp::Arch;
 
 use super::shared_buffer::SharedBuffer;
-use super::team::{Member, Panicked, Team};
+use super::team::Member;
 
 /// Parameters that are summed and updated at a time. The norm is summed in parts
 /// of this size, whatever the number of threads.
 const PARAMETERS_AT_ONCE: usize = 1 << 14;
 
 /// Keeps the quotient finite if a second moment is 0.
-const EPSILON: f32 = 1e-8;
+pub const EPSILON: f32 = 1e-8;
 
 /// Decay rate of the first moments.
-const BETA1: f64 = 0.9;
+pub const BETA1: f64 = 0.9;
 
 /// The parameters and everything that a step changes besides the hidden states.
 pub(crate) struct Optimizer {
@@ -50,18 +47,18 @@ pub struct Update {
     pub average_decay: f64,
 }
 
-/// Views of what the optimizer changes, each in the order of
+/// What the optimizer changes, each in the order of
 /// `charlstm_model::parameters::layout`.
-#[derive(Debug)]
-pub struct OptimizerState<'a> {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OptimizerState {
     /// The parameters.
-    pub parameters: &'a mut [f32],
+    pub parameters: Vec<f32>,
     /// First moments of Adam.
-    pub first_moments: &'a mut [f32],
+    pub first_moments: Vec<f32>,
     /// Second moments of Adam.
-    pub second_moments: &'a mut [f32],
+    pub second_moments: Vec<f32>,
     /// The moving average of the parameters; empty if there is none.
-    pub average: &'a mut [f32],
+    pub average: Vec<f32>,
 }
 
 impl Optimizer {
@@ -85,14 +82,29 @@ impl Optimizer {
         }
     }
 
-    /// Returns parameters, moments and average for reading or replacing.
-    pub(crate) fn state(&mut self) -> OptimizerState<'_> {
+    /// Copies parameters, moments and average.
+    pub(crate) fn state(&mut self) -> OptimizerState {
         OptimizerState {
-            parameters: self.parameters.all(),
-            first_moments: self.first_moments.all(),
-            second_moments: self.second_moments.all(),
-            average: self.average.all(),
+            parameters: self.parameters.all().to_vec(),
+            first_moments: self.first_moments.all().to_vec(),
+            second_moments: self.second_moments.all().to_vec(),
+            average: self.average.all().to_vec(),
         }
+    }
+
+    /// Replaces parameters, moments and average.
+    ///
+    /// # Panics
+    /// If one of them has another length.
+    pub(crate) fn set_state(&mut self, state: &OptimizerState) {
+        self.parameters.all().copy_from_slice(&state.parameters);
+        self.first_moments
+            .all()
+            .copy_from_slice(&state.first_moments);
+        self.second_moments
+            .all()
+            .copy_from_slice(&state.second_moments);
+        self.average.all().copy_from_slice(&state.average);
     }
 
     /// Takes a step along the gradient, which all members have computed before
@@ -167,58 +179,6 @@ impl Optimizer {
             }
         }
         norm
-    }
-}
-
-/// An optimizer in main memory for a gradient that another device computes.
-pub struct HostOptimizer {
-    optimizer: Optimizer,
-    gradient: SharedBuffer<f32>,
-    team: Team,
-    arch: Arch,
-}
-
-impl HostOptimizer {
-    /// Starts at some parameters, with moments of zero, on `threads` threads, of
-    /// which the calling thread is one.
-    ///
-    /// # Errors
-    /// A thread could not be started.
-    pub fn start(parameters: &[f32], keeps_average: bool, threads: usize) -> std::io::Result<Self> {
-        Ok(Self {
-            optimizer: Optimizer::new(parameters, keeps_average),
-            gradient: SharedBuffer::new(parameters.len()),
-            team: Team::start(threads)?,
-            arch: Arch::new(),
-        })
-    }
-
-    /// Returns the gradient, to be written before a step.
-    pub fn gradient(&mut self) -> &mut [f32] {
-        self.gradient.all()
-    }
-
-    /// Takes a step along the gradient; returns its norm before clipping. Blocks
-    /// until all threads are done.
-    ///
-    /// # Errors
-    /// A thread panicked.
-    pub fn step(&mut self, update: &Update) -> Result<f64, LearnError> {
-        let norm = OnceLock::new();
-        let (optimizer, gradient, arch) = (&self.optimizer, &self.gradient, self.arch);
-        self.team
-            .run(self.team.size(), &|member| {
-                let value = optimizer.update(arch, member, gradient, update);
-                // All members compute the same.
-                let _ = norm.set(value);
-            })
-            .map_err(|Panicked| LearnError::Panicked)?;
-        Ok(norm.into_inner().unwrap_or(f64::NAN))
-    }
-
-    /// Returns parameters, moments and average for reading or replacing.
-    pub fn state(&mut self) -> OptimizerState<'_> {
-        self.optimizer.state()
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use charlstm_model::architecture::Architecture;
+use charlstm_model::evaluate;
 use charlstm_model::learner::{LearnError, LearnerConfig};
+use charlstm_model::parameters::Parameters;
+use charlstm_model::tokens::CorpusTokens;
 
 use super::dropout::Dropout;
 use super::instructions::{Instructions, OnArithmetic};
@@ -97,10 +100,48 @@ pub trait Trainer {
 
     /// Returns the gradient of the last step, before clipping, in the order of
     /// `charlstm_model::parameters::layout`.
-    fn gradient(&mut self) -> &[f32];
+    ///
+    /// # Errors
+    /// The device failed.
+    fn gradient(&mut self) -> Result<Vec<f32>, LearnError>;
 
-    /// Returns parameters and moments for reading or replacing.
-    fn optimizer_state(&mut self) -> OptimizerState<'_>;
+    /// Returns the parameters, in the same order.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn parameters(&mut self) -> Result<Vec<f32>, LearnError>;
+
+    /// Returns the moving average of the parameters; empty if there is none.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn average(&mut self) -> Result<Vec<f32>, LearnError>;
+
+    /// Returns parameters, moments and average.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn optimizer_state(&mut self) -> Result<OptimizerState, LearnError>;
+
+    /// Replaces parameters, moments and average.
+    ///
+    /// # Errors
+    /// The device failed.
+    ///
+    /// # Panics
+    /// If one of them has another length.
+    fn set_optimizer_state(&mut self, state: &OptimizerState) -> Result<(), LearnError>;
+
+    /// Returns the mean loss of `parameters` on a text, as
+    /// [`evaluate::mean_loss`] defines it.
+    ///
+    /// # Errors
+    /// The text could not be read, or the device failed.
+    fn mean_loss(
+        &mut self,
+        parameters: &Parameters,
+        tokens: &CorpusTokens,
+    ) -> Result<f64, LearnError>;
 
     /// Returns the hidden states, `[batch, layers, 2, hidden]`.
     ///
@@ -242,12 +283,33 @@ impl<A: Arithmetic> Trainer for NetworkTrainer<A> {
         })
     }
 
-    fn gradient(&mut self) -> &[f32] {
-        self.network.gradient_mut()
+    fn gradient(&mut self) -> Result<Vec<f32>, LearnError> {
+        Ok(self.network.gradient_mut().to_vec())
     }
 
-    fn optimizer_state(&mut self) -> OptimizerState<'_> {
-        self.optimizer.state()
+    fn parameters(&mut self) -> Result<Vec<f32>, LearnError> {
+        Ok(self.optimizer.parameters.all().to_vec())
+    }
+
+    fn average(&mut self) -> Result<Vec<f32>, LearnError> {
+        Ok(self.optimizer.average.all().to_vec())
+    }
+
+    fn optimizer_state(&mut self) -> Result<OptimizerState, LearnError> {
+        Ok(self.optimizer.state())
+    }
+
+    fn set_optimizer_state(&mut self, state: &OptimizerState) -> Result<(), LearnError> {
+        self.optimizer.set_state(state);
+        Ok(())
+    }
+
+    fn mean_loss(
+        &mut self,
+        parameters: &Parameters,
+        tokens: &CorpusTokens,
+    ) -> Result<f64, LearnError> {
+        evaluate::mean_loss(parameters, tokens, self.team.size()).map_err(LearnError::Text)
     }
 
     fn hidden(&mut self) -> Result<Vec<f32>, LearnError> {

@@ -24,6 +24,16 @@ impl fmt::Display for Device {
     }
 }
 
+/// How a GPU computes the float32 products of a training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum GpuMath {
+    /// In float32.
+    #[default]
+    Float32,
+    /// In TF32: the inputs are rounded to 10 bits of mantissa, which is faster.
+    Tf32,
+}
+
 /// A user's choice of a device. [`Self::select`] checks that it is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DeviceChoice {

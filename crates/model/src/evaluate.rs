@@ -13,7 +13,7 @@ use super::tokens::CorpusTokens;
 const MAX_SEGMENTS: usize = 128;
 
 /// Characters before a segment that warm up its hidden state.
-const WARM_UP_CHARS: usize = 100;
+pub const WARM_UP_CHARS: usize = 100;
 
 /// Minimum length of a segment: with shorter ones, most of the work would be
 /// warm-up.
@@ -40,11 +40,8 @@ pub fn mean_loss(
     if tokens.len() < 2 {
         return Ok(0.0);
     }
-    let predicted = tokens.len() - 1;
-    let rows = MAX_SEGMENTS.min(predicted.div_ceil(MIN_SEGMENT_CHARS));
-    // Segment r predicts the tokens starts[r] + 1 ..= starts[r + 1].
-    let starts: Vec<usize> = (0..=rows).map(|row| row * predicted / rows).collect();
-    let segments: Vec<Range<usize>> = starts.windows(2).map(|pair| pair[0]..pair[1]).collect();
+    let segments = segments(tokens.len());
+    let rows = segments.len();
     let weights = Arc::new(DecodeWeights::on_processor(parameters));
     let losses: io::Result<Vec<Vec<f64>>> = std::thread::scope(|scope| {
         let parts = segments.chunks(rows.div_ceil(threads.max(1)));
@@ -64,7 +61,19 @@ pub fn mean_loss(
             .collect()
     });
     // Summed in the order of the segments, whichever thread computed them.
-    Ok(losses?.iter().flatten().sum::<f64>() / predicted as f64)
+    Ok(losses?.iter().flatten().sum::<f64>() / (tokens.len() - 1) as f64)
+}
+
+/// Divides a text of at least two tokens into segments that can be predicted at
+/// the same time. The tokens of a segment are the inputs; each predicts the token
+/// after it. All segments but the first begin [`WARM_UP_CHARS`] after the
+/// beginning of the text, or later.
+pub fn segments(tokens: usize) -> Vec<Range<usize>> {
+    let predicted = tokens - 1;
+    let rows = MAX_SEGMENTS.min(predicted.div_ceil(MIN_SEGMENT_CHARS));
+    (0..rows)
+        .map(|row| row * predicted / rows..(row + 1) * predicted / rows)
+        .collect()
 }
 
 /// Reads the token ids of one row in ascending order, in blocks.

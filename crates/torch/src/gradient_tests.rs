@@ -9,7 +9,7 @@ use charlstm_model::initial::Initial;
 use charlstm_model::parameters::{Parameters, layout};
 use tch::{Device, TchError, Tensor};
 
-use crate::autograd::{AutogradNetwork, Drops};
+use crate::autograd::{AutogradNetwork, Drops, to_host};
 use crate::process_state::use_calling_thread_only;
 
 /// Parameters large enough that every gate leaves its linear range.
@@ -80,10 +80,10 @@ impl Drops for SameDrops<'_> {
         one_hot.f_mul(&Tensor::from_slice(&factors))
     }
 
-    fn recurrent(&self, layer: usize, weight: &Tensor) -> Result<Tensor, TchError> {
+    fn recurrent(&self, layer: usize, weight: &Tensor) -> Result<Option<Tensor>, TchError> {
         let probability = self.config.recurrent_dropout;
         if probability == 0.0 {
-            return Ok(weight.shallow_clone());
+            return Ok(None);
         }
         let hidden = self.config.architecture.hidden_size;
         let factors: Vec<f32> = (0..4 * hidden as u64)
@@ -92,7 +92,7 @@ impl Drops for SameDrops<'_> {
                 self.factors(probability, &key, hidden)
             })
             .collect();
-        weight.f_mul(&Tensor::from_slice(&factors).view_as(weight))
+        Ok(Some(Tensor::from_slice(&factors).view_as(weight)))
     }
 
     fn output(&self, layer: usize, output: Tensor) -> Result<Tensor, TchError> {
@@ -142,8 +142,8 @@ fn compare(config: TrainerConfig, instructions: Instructions, threads: usize, to
             let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
             Tensor::from_slice(&tokens).view([-1, config.batch_size as i64])
         };
-        let (loss, expected) = network
-            .loss_and_gradient(
+        let expected = network
+            .gradient(
                 &to_tensor(&inputs),
                 &to_tensor(&targets),
                 &mut state,
@@ -153,13 +153,15 @@ fn compare(config: TrainerConfig, instructions: Instructions, threads: usize, to
                 },
             )
             .expect("a gradient");
+        let loss = expected.mean_loss.double_value(&[]);
+        let expected = to_host(&expected.flat).expect("a gradient");
         let what = format!("{config:?} {instructions:?} {threads} threads, step {step}");
         assert!(
             (outcome.loss / loss - 1.0).abs() < tolerance,
             "{what}: {} {loss}",
             outcome.loss
         );
-        let gradient = trainer.gradient();
+        let gradient = trainer.gradient().expect("a gradient");
         for view in layout(&architecture) {
             let (ours, theirs) = (&gradient[view.range.clone()], &expected[view.range]);
             let norm = |values: &mut dyn Iterator<Item = f32>| {

@@ -2,7 +2,7 @@
 
 use charlstm_bptt::learner::{CpuLearnerFactory, NetworkLearner, TrainerFactory};
 use charlstm_bptt::trainer::Trainer;
-use charlstm_model::device::Device;
+use charlstm_model::device::{Device, GpuMath};
 use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{
     LearnError, Learner, LearnerConfig, LearnerFactory, LearnerState, TrainingPrecision,
@@ -22,10 +22,13 @@ use super::process_state::use_calling_thread_only;
 pub struct TorchLearnerFactory {
     /// The device that computes the gradients.
     pub device: Device,
-    /// Threads on the CPU. On a GPU, they run the optimizer and evaluate.
+    /// Threads that compute on the CPU; a GPU needs one.
     pub threads: usize,
     /// The instruction set of trainings on the CPU.
     pub kernels: FloatKernels,
+    /// How a GPU computes. Only recorded here: the caller has set it with
+    /// [`environment`](super::environment).
+    pub gpu_math: GpuMath,
 }
 
 impl TorchLearnerFactory {
@@ -48,7 +51,8 @@ impl TrainerFactory for TorchLearnerFactory {
             device @ Device::Cuda(_) => {
                 use_calling_thread_only();
                 let device = torch_device(device);
-                let trainer = CudaTrainer::new(config, parameters, device, self.threads)?;
+                let trainer = CudaTrainer::new(config, parameters, device)
+                    .map_err(|error| LearnError::Backend(Box::new(error)))?;
                 Ok(Box::new(trainer))
             }
         }
@@ -74,7 +78,10 @@ impl LearnerFactory for TorchLearnerFactory {
     fn instructions(&self, precision: TrainingPrecision) -> String {
         match self.device {
             Device::Cpu => self.on_cpu().instructions(precision),
-            Device::Cuda(_) => "cuda".to_owned(),
+            Device::Cuda(_) => match self.gpu_math {
+                GpuMath::Float32 => "cuda".to_owned(),
+                GpuMath::Tf32 => "cuda tf32".to_owned(),
+            },
         }
     }
 
@@ -84,7 +91,7 @@ impl LearnerFactory for TorchLearnerFactory {
         tokens: CorpusTokens,
         initial: Option<Parameters>,
     ) -> Result<Box<dyn Learner>, LearnError> {
-        let learner = NetworkLearner::start(config, tokens, initial, self.threads, self)?;
+        let learner = NetworkLearner::start(config, tokens, initial, self)?;
         Ok(Box::new(learner))
     }
 
@@ -94,7 +101,7 @@ impl LearnerFactory for TorchLearnerFactory {
         tokens: CorpusTokens,
         state: LearnerState,
     ) -> Result<Box<dyn Learner>, LearnError> {
-        let learner = NetworkLearner::resume(config, tokens, state, self.threads, self)?;
+        let learner = NetworkLearner::resume(config, tokens, state, self)?;
         Ok(Box::new(learner))
     }
 }

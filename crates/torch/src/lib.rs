@@ -10,6 +10,9 @@ mod autograd;
 mod cuda_trainer;
 pub mod decode_step;
 pub mod device;
+mod device_evaluation;
+mod device_optimizer;
+pub mod environment;
 #[cfg(test)]
 mod gradient_tests;
 pub mod learner;

@@ -19,6 +19,27 @@ pub(crate) struct LayerParameters<T> {
     pub(crate) bias_hh: T,
 }
 
+impl<T> LayerParameters<T> {
+    /// Returns the parameters, in the order of [`layout`].
+    pub(crate) fn all(&self) -> [&T; 4] {
+        [
+            &self.weight_ih,
+            &self.weight_hh,
+            &self.bias_ih,
+            &self.bias_hh,
+        ]
+    }
+
+    fn all_mut(&mut self) -> [&mut T; 4] {
+        [
+            &mut self.weight_ih,
+            &mut self.weight_hh,
+            &mut self.bias_ih,
+            &mut self.bias_hh,
+        ]
+    }
+}
+
 /// All parameters of a network.
 #[derive(Debug)]
 pub(crate) struct NamedParameters<T> {
@@ -32,7 +53,10 @@ pub(crate) struct NamedParameters<T> {
 
 impl<T> NamedParameters<T> {
     /// Assigns names to parameters that come in the order of [`layout`].
-    fn assign(
+    ///
+    /// # Errors
+    /// The first error among the parameters.
+    pub(crate) fn assign(
         architecture: &Architecture,
         parameters: impl IntoIterator<Item = Result<T, TchError>>,
     ) -> Result<Self, TchError> {
@@ -57,6 +81,18 @@ impl<T> NamedParameters<T> {
             fc_weight: next()?,
             fc_bias: next()?,
         })
+    }
+
+    /// Returns all parameters, in the order of [`layout`].
+    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
+        let layers = self.layers.iter().flat_map(LayerParameters::all);
+        layers.chain([&self.fc_weight, &self.fc_bias])
+    }
+
+    /// As [`Self::all`], to be replaced.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let layers = self.layers.iter_mut().flat_map(LayerParameters::all_mut);
+        layers.chain([&mut self.fc_weight, &mut self.fc_bias])
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use charlstm_model::device::Device;
+use charlstm_model::device::{Device, GpuMath};
 use charlstm_model::kernels::FloatKernels;
 use charlstm_torch::learner::TorchLearnerFactory;
 use charlstm_training::events::{EventKind, State};
@@ -31,6 +31,7 @@ fn open_with_sampler(
         device: Device::Cpu,
         threads: 2,
         kernels: FloatKernels::best(),
+        gpu_math: GpuMath::default(),
     };
     let mut config = JobsConfig::new(folder.to_owned());
     // A checkpoint after every step.

@@ -19,6 +19,7 @@ const HEADINGS: [(&str, &[&str]); 9] = [
             "precision",
             "kernels",
             "gpu_failure",
+            "gpu_math",
             "threads",
             "max_batch",
         ],

@@ -281,3 +281,15 @@ fn levels_and_collectors_that_do_not_exist_are_rejected() {
     assert!(endpoint.otlp_endpoint.is_some());
     assert!(message(&["--otlp-endpoint", "localhost"]).contains("must be a URL"));
 }
+
+#[test]
+fn the_arithmetic_of_a_gpu_and_what_its_failure_does_are_chosen_by_name() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.gpu_math, GpuMath::Float32);
+    assert_eq!(config.gpu_failure, GpuFailure::Exit);
+    let config = load(&["--gpu-math", "tf32", "--gpu-failure", "cpu"]).unwrap();
+    assert_eq!(config.gpu_math, GpuMath::Tf32);
+    assert_eq!(config.gpu_failure, GpuFailure::Cpu);
+    assert!(message(&["--gpu-math", "bf16"]).contains("must be float32 or tf32"));
+    assert!(message(&["--gpu-failure", "no"]).contains("must be exit or cpu"));
+}

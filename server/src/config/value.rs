@@ -15,7 +15,7 @@ use clap::{Arg, Command, Error};
 use crate::rpc::principal::Role;
 use bytesize::ByteSize;
 use charlstm_model::decode_step::Precision;
-use charlstm_model::device::DeviceChoice;
+use charlstm_model::device::{DeviceChoice, GpuMath};
 use charlstm_model::kernels::{Kernel, KernelChoice};
 use charlstm_replicas::database::{DatabaseError, DatabaseUrl};
 use charlstm_store::session::{Durability, Owner};
@@ -181,6 +181,14 @@ pub(super) fn gpu_failure(text: &str) -> Result<GpuFailure, String> {
         "exit" => Ok(GpuFailure::Exit),
         "cpu" => Ok(GpuFailure::Cpu),
         _ => Err("must be exit or cpu".to_owned()),
+    }
+}
+
+pub(super) fn gpu_math(text: &str) -> Result<GpuMath, String> {
+    match text {
+        "float32" => Ok(GpuMath::Float32),
+        "tf32" => Ok(GpuMath::Tf32),
+        _ => Err("must be float32 or tf32".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use charlstm_model::learner::LearnerFactory;
 use charlstm_replicas::registry::Registry;
 use charlstm_repository::Repository;
 use charlstm_training::jobs::{Jobs, JobsConfig};
@@ -28,7 +29,7 @@ pub(super) fn open(
     let folder = config.data_dir.join(TRAININGS);
     let jobs = Jobs::open(
         jobs_config(config, &folder),
-        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
+        learners(config, prepared),
         Arc::new(repository.clone()),
         Box::new(sample::write),
     );
@@ -37,6 +38,15 @@ pub(super) fn open(
         jobs.resume_interrupted();
     }
     Ok(jobs)
+}
+
+fn learners(config: &Config, prepared: &Prepared) -> Arc<dyn LearnerFactory> {
+    devices::learners(
+        prepared.device,
+        config.threads,
+        prepared.kernels.float32,
+        config.gpu_math,
+    )
 }
 
 /// Opens the trainings that replicas share, and runs what this replica claims.
@@ -55,7 +65,7 @@ pub(super) fn open_shared(
     let trainings = storage.trainings(&registry.info().name);
     let jobs = Jobs::open_shared(
         jobs_config(config, &folder),
-        devices::learners(prepared.device, config.threads, prepared.kernels.float32),
+        learners(config, prepared),
         Arc::new(repository.clone()),
         Box::new(sample::write),
         Arc::new(trainings.following(registry.changes().clone())),

@@ -63,11 +63,11 @@ impl TrainerFactory for Fixed {
 
 impl Fixed {
     fn start(self, config: &LearnerConfig, tokens: CorpusTokens) -> NetworkLearner {
-        NetworkLearner::start(config, tokens, None, self.threads, &self).expect("a learner")
+        NetworkLearner::start(config, tokens, None, &self).expect("a learner")
     }
 
     fn resume(self, config: &LearnerConfig, state: LearnerState) -> NetworkLearner {
-        NetworkLearner::resume(config, tokens(), state, self.threads, &self).expect("a learner")
+        NetworkLearner::resume(config, tokens(), state, &self).expect("a learner")
     }
 }
 
@@ -172,7 +172,7 @@ fn the_gradient_under_all_kinds_of_dropout_is_the_slope_of_the_loss() {
                 learning_rate: 0.0,
             })
             .expect("a step");
-        (step.loss, trainer.gradient().to_vec())
+        (step.loss, trainer.gradient().expect("a gradient"))
     };
     let (_, gradient) = step(&initial.values);
     const STEP: f32 = 1e-2;
@@ -275,7 +275,7 @@ fn a_state_of_another_network_is_rejected() {
     let fixed = float32(1);
     let state = fixed.start(&config(), tokens()).state().expect("a state");
     let rejection = |state| {
-        let resumed = NetworkLearner::resume(&config(), tokens(), state, 1, &fixed);
+        let resumed = NetworkLearner::resume(&config(), tokens(), state, &fixed);
         resumed.err().expect("rejected").to_string()
     };
     let mut shorter = state.clone();
@@ -404,7 +404,7 @@ fn assert_matches_pytorch(
         threads: 2,
     };
     let mut learner =
-        NetworkLearner::start(&config, tokens, Some(initial), 2, &fixed).expect("a learner");
+        NetworkLearner::start(&config, tokens, Some(initial), &fixed).expect("a learner");
     for (index, step) in case.steps.iter().enumerate() {
         let outcome = learner.step().expect("a step");
         assert!(
@@ -414,7 +414,7 @@ fn assert_matches_pytorch(
         );
         assert!((outcome.gradient_norm / step.gradient_norm - 1.0).abs() < tolerance);
         if index == 0 {
-            let gradient = learner.trainer.gradient();
+            let gradient = learner.trainer.gradient().expect("a gradient");
             for view in layout(&architecture) {
                 let expected = &case.first_gradients[&view.name];
                 assert_close(&view.name, &gradient[view.range], expected, tolerance);

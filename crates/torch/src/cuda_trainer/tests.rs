@@ -3,6 +3,7 @@
 use charlstm_bptt::instructions::Instructions;
 use charlstm_bptt::trainer::{self, TrainerConfig};
 use charlstm_model::architecture::Architecture;
+use charlstm_model::evaluate;
 use charlstm_model::kernels::FloatKernels;
 use charlstm_model::learner::{Techniques, TrainingPrecision};
 use charlstm_model::optimizer_config::OptimizerConfig;
@@ -40,7 +41,7 @@ fn initial(config: &LearnerConfig) -> Parameters {
 
 fn on_libtorch(config: &LearnerConfig) -> CudaTrainer {
     use_calling_thread_only();
-    CudaTrainer::new(config, &initial(config), Device::Cpu, 2).expect("a trainer")
+    CudaTrainer::new(config, &initial(config), Device::Cpu).expect("a trainer")
 }
 
 /// Takes some steps; returns the losses.
@@ -80,9 +81,14 @@ fn it_trains_as_the_cpu_does() {
     }
     let hidden = on_libtorch.hidden().expect("a state");
     assert_close(&hidden, &on_cpu.hidden().expect("a state"));
-    let (ours, theirs) = (on_libtorch.optimizer_state(), on_cpu.optimizer_state());
-    assert_close(ours.parameters, theirs.parameters);
-    assert_close(ours.average, theirs.average);
+    let state = |trainer: &mut dyn Trainer| trainer.optimizer_state().expect("a state");
+    let (ours, theirs) = (state(&mut on_libtorch), state(&mut *on_cpu));
+    assert_close(&ours.parameters, &theirs.parameters);
+    assert_close(&ours.first_moments, &theirs.first_moments);
+    assert_close(&ours.second_moments, &theirs.second_moments);
+    assert_close(&ours.average, &theirs.average);
+    let gradient = |trainer: &mut dyn Trainer| trainer.gradient().expect("a gradient");
+    assert_close(&gradient(&mut on_libtorch), &gradient(&mut *on_cpu));
 }
 
 #[test]
@@ -100,22 +106,31 @@ fn with_every_technique_a_resumed_run_is_that_of_an_uninterrupted_one() {
     let mut first = on_libtorch(&config);
     assert_eq!(run(&mut first, 0..3), expected[..3]);
     let hidden = first.hidden().expect("a state");
-    let state = first.optimizer_state();
-    let parameters = Parameters {
-        architecture: config.architecture,
-        values: state.parameters.to_vec(),
-    };
-    let mut second = CudaTrainer::new(&config, &parameters, Device::Cpu, 1).expect("a trainer");
-    let resumed = second.optimizer_state();
-    resumed.first_moments.copy_from_slice(state.first_moments);
-    resumed.second_moments.copy_from_slice(state.second_moments);
-    resumed.average.copy_from_slice(state.average);
+    let state = first.optimizer_state().expect("a state");
+    let mut second = on_libtorch(&config);
+    second.set_optimizer_state(&state).expect("a trainer");
     second.set_hidden(&hidden).expect("a state");
     assert_eq!(run(&mut second, 3..6), expected[3..]);
     assert_eq!(
-        second.optimizer_state().average,
-        uninterrupted.optimizer_state().average
+        second.optimizer_state().expect("a state"),
+        uninterrupted.optimizer_state().expect("a state")
     );
     config.techniques.recurrent_dropout = 0.0;
     assert_ne!(run(&mut on_libtorch(&config), 0..6), expected);
+}
+
+#[test]
+fn a_text_of_any_length_has_the_loss_that_the_cpu_computes() {
+    let config = config();
+    let parameters = initial(&config);
+    let mut trainer = on_libtorch(&config);
+    for len in [0, 1, 2, 3, 90, 101, 399, 401, 402, 1_000, 5_003, 60_001] {
+        let tokens: Vec<u32> = (0..len)
+            .map(|i: u32| (i % 1_000 * (i % 77) + i / 3) % 9)
+            .collect();
+        let tokens = CorpusTokens::from(&tokens[..]);
+        let expected = evaluate::mean_loss(&parameters, &tokens, 2).expect("in memory");
+        let loss = trainer.mean_loss(&parameters, &tokens).expect("a loss");
+        assert!((loss - expected).abs() < 1e-5, "{len}: {loss} {expected}");
+    }
 }
