@@ -122,14 +122,11 @@ gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
 		cargo run --quiet -p charlstm-cuda --example compile_kernels -- $(GPU_TARGETS)
 
-gpu-bundle: ## Build target/gpu-bundle.tar.gz: checks and timings for a machine with a GPU
+gpu-bundle: libtorch ## Build target/gpu-bundle.tar.gz: checks and timings for a machine with a GPU
 	@# The scalar reference is slow without AVX2, which every machine with such a GPU has.
 	RUSTFLAGS="-C target-cpu=x86-64-v3" cargo build --release -p charlstm-cuda --example gpu_check --target-dir target/v3
-	@rm -rf target/gpu-bundle && mkdir -p target/gpu-bundle
-	@strip -o target/gpu-bundle/gpu_check target/v3/release/examples/gpu_check
-	@cp scripts/gpu_check.sh bench/reference/notebook.py bench/reference/predict_cuda.py target/gpu-bundle
-	@tar -C target -czf target/gpu-bundle.tar.gz gpu-bundle
-	@echo "Copy target/gpu-bundle.tar.gz to the machine, unpack it, and run gpu-bundle/gpu_check.sh"
+	$(CARGO) build --release -p charlstm-server -p charlstm-client
+	@scripts/gpu_bundle.sh
 
 api-docs: ## Generate docs/api.md from the comments in the .proto files
 	@python3 scripts/api_docs.py

@@ -72,8 +72,9 @@ class Trainer:
 
     def backward(self, inputs: numpy.ndarray, targets: numpy.ndarray) -> float:
         """Computes the gradients, without clipping; returns the loss."""
-        features = torch.from_numpy(one_hot(inputs, self.tokens))
-        goal = torch.from_numpy(numpy.ascontiguousarray(targets)).reshape(-1)
+        device = next(self.model.parameters()).device
+        features = torch.from_numpy(one_hot(inputs, self.tokens)).to(device)
+        goal = torch.from_numpy(numpy.ascontiguousarray(targets)).reshape(-1).to(device)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             output, state = self.model(features, self.state)
             loss = self.loss(output, goal)

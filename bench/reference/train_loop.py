@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures the notebook's training loop in PyTorch, on the CPU, in float32 or, with
+"""Measures the notebook's training loop in PyTorch, in float32 or, on the CPU with
 --bf16, with `torch.autocast` in bfloat16.
 
     train_loop.py --text FILE [--hidden-size 512 --num-layers 2 --batch-size 128
-                  --sequence-length 100 --steps 20 --warmup 3 --threads 2 --bf16]
+                  --sequence-length 100 --steps 20 --warmup 3 --threads 2 --bf16 --device cuda]
 
 Prints a JSON object with the training speed in characters per second, without
 the warm-up steps, the loss of the last step, and the peak resident memory.
@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="number of timed steps")
     parser.add_argument("--warmup", type=int, default=3, help="number of untimed steps")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 (autocast)")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
@@ -57,7 +58,7 @@ def main() -> None:
         raise SystemExit(f"{options.text} is shorter than one batch")
 
     model = CharLstm(len(vocabulary), options.hidden_size, options.num_layers, options.dropout)
-    model.train()
+    model.to(options.device).train()
     rate, clip = options.learning_rate, options.clip_norm
     trainer = Trainer(model, len(vocabulary), rate, clip, options.bf16)
     source = all_epochs(data, trainer, options.batch_size, options.sequence_length)
