@@ -103,7 +103,7 @@ class Bench:
 def training_flags(bench: Bench, model: str) -> list:
     """A training of some epochs that drops and averages weights."""
     hidden = 32 if bench.options.quick else 128
-    return ["train", "--text", bench.folder / "text.txt", "--model", model, "--epochs", 6,
+    return ["train", "--text", bench.folder / "text.txt", "--model", model, "--epochs", 12,
             "--hidden-size", hidden, "--seed", 5, "--sample-chars", 0,
             "--recurrent-dropout", 0.1, "--dropout", 0.2, "--average-decay", 0.99]
 
@@ -136,9 +136,11 @@ def check_resume(bench: Bench, checks: Checks) -> None:
         until_epoch(3, address, "trainings", "watch", training)
         process.kill()
     with bench.server("data", None, "--resume-interrupted") as (process, address):
-        client(address, "trainings", "watch", training)
+        events = client(address, "--json", "trainings", "watch", training).splitlines()
+        resumed = sum(json.loads(line).get("event") == "resumed" for line in events)
         checks.require("a training that was stopped, resumed, killed and resumed has the weights "
-                       "of an undisturbed one", bench.weights(address, "killed") == undisturbed)
+                       "of an undisturbed one",
+                       resumed == 2 and bench.weights(address, "killed") == undisturbed)
         stop_cleanly(process)
 
 
