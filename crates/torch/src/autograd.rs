@@ -194,6 +194,7 @@ impl AutogradNetwork {
         state: &mut DeviceState,
     ) -> Result<Tensor, TchError> {
         let _guard = tch::no_grad_guard();
+        self.copy_to_leaves(&NoDrops)?;
         let logits = self.forward(inputs, state, &NoDrops, false)?;
         loss_of(&logits, targets, Reduction::Sum)?.f_to_kind(Kind::Double)
     }

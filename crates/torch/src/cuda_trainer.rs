@@ -177,7 +177,7 @@ impl Trainer for CudaTrainer {
         parameters: &Parameters,
         tokens: &CorpusTokens,
     ) -> Result<f64, LearnError> {
-        device_evaluation::mean_loss_of(parameters, self.network.device(), tokens)
+        device_evaluation::mean_loss(parameters, self.network.device(), tokens)
     }
 
     fn hidden(&mut self) -> Result<Vec<f32>, LearnError> {

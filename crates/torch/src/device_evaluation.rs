@@ -3,9 +3,9 @@
 use std::io;
 use std::ops::Range;
 
-use charlstm_model::architecture::Architecture;
 use charlstm_model::evaluate::{WARM_UP_CHARS, segments};
 use charlstm_model::learner::LearnError;
+use charlstm_model::parameters::Parameters;
 use charlstm_model::tokens::CorpusTokens;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -14,14 +14,14 @@ use super::autograd::{AutogradNetwork, DeviceState, NOT_COUNTED};
 /// Maximum number of logits that are computed at a time: 64 MB of float32.
 const MAX_LOGITS: usize = 1 << 24;
 
-/// Returns the mean loss of a text, as `charlstm_model::evaluate::mean_loss`
-/// defines it.
+/// Returns the mean loss of `parameters` on a text, as
+/// `charlstm_model::evaluate::mean_loss` defines it.
 ///
 /// # Errors
 /// The text could not be read, or libtorch failed.
 pub(super) fn mean_loss(
-    network: &mut AutogradNetwork,
-    architecture: &Architecture,
+    parameters: &Parameters,
+    device: Device,
     tokens: &CorpusTokens,
 ) -> Result<f64, LearnError> {
     if tokens.len() < 2 {
@@ -29,14 +29,10 @@ pub(super) fn mean_loss(
     }
     let segments = segments(tokens.len());
     let longest = segments.iter().map(Range::len).max().unwrap_or(0);
-    let most = (MAX_LOGITS / (segments.len() * architecture.vocabulary_size)).max(1);
-    let mut evaluation = Evaluation {
-        state: network.zero_state(segments.len()).map_err(failed)?,
-        sum: Tensor::f_zeros([1], (Kind::Double, network.device())).map_err(failed)?,
-        network,
-        tokens,
-        segments: &segments,
-    };
+    let vocabulary = parameters.architecture.vocabulary_size;
+    let most = (MAX_LOGITS / (segments.len() * vocabulary)).max(1);
+    let mut evaluation =
+        Evaluation::start(parameters, device, tokens, &segments).map_err(failed)?;
     for start in (0..WARM_UP_CHARS).step_by(most) {
         evaluation.steps(start..(start + most).min(WARM_UP_CHARS))?;
     }
@@ -51,7 +47,7 @@ pub(super) fn mean_loss(
 }
 
 struct Evaluation<'a> {
-    network: &'a mut AutogradNetwork,
+    network: AutogradNetwork,
     tokens: &'a CorpusTokens,
     /// One row each.
     segments: &'a [Range<usize>],
@@ -60,7 +56,24 @@ struct Evaluation<'a> {
     sum: Tensor,
 }
 
-impl Evaluation<'_> {
+impl<'a> Evaluation<'a> {
+    /// Copies the parameters to the device.
+    fn start(
+        parameters: &Parameters,
+        device: Device,
+        tokens: &'a CorpusTokens,
+        segments: &'a [Range<usize>],
+    ) -> Result<Self, TchError> {
+        let network = AutogradNetwork::new(parameters, device)?;
+        Ok(Self {
+            state: network.zero_state(segments.len())?,
+            sum: Tensor::f_zeros([1], (Kind::Double, device))?,
+            network,
+            tokens,
+            segments,
+        })
+    }
+
     /// Feeds the tokens of some steps to all rows. Step 0 is [`WARM_UP_CHARS`]
     /// before the segment of a row.
     fn steps(&mut self, steps: Range<usize>) -> Result<(), LearnError> {
@@ -127,17 +140,4 @@ fn row(
 
 fn failed(error: TchError) -> LearnError {
     LearnError::Backend(Box::new(error))
-}
-
-/// Uploads parameters and computes the mean loss of a text with them.
-///
-/// # Errors
-/// As [`mean_loss`].
-pub(super) fn mean_loss_of(
-    parameters: &charlstm_model::parameters::Parameters,
-    device: Device,
-    tokens: &CorpusTokens,
-) -> Result<f64, LearnError> {
-    let mut network = AutogradNetwork::new(parameters, device).map_err(failed)?;
-    mean_loss(&mut network, &parameters.architecture, tokens)
 }
