@@ -267,6 +267,11 @@ impl<J: Schedulable> Scheduler<J> {
         Some(job)
     }
 
+    /// Returns the job that [`Self::next_to_prefill`] will return.
+    pub(crate) fn peek_to_prefill(&self) -> Option<&J> {
+        self.prefilling.peek_in_turn()
+    }
+
     /// Queues a job whose prefill is not complete behind the others in
     /// prefill, so that a short prompt does not wait for a long one.
     pub(crate) fn continue_prefill(&mut self, job: J) {

@@ -161,6 +161,21 @@ pub trait BatchBackend: Send {
         logits: Option<&mut Vec<f32>>,
     ) -> Result<(), DecodeError>;
 
+    /// Returns how many sequences outside the batch the device feeds at once:
+    /// more than one if that takes hardly longer than one.
+    fn prefill_width(&self) -> usize {
+        1
+    }
+
+    /// Feeds a chunk of characters to each of at most [`Self::prefill_width`]
+    /// sequences outside the batch.
+    fn prefill_all(&mut self, chunks: &mut [Chunk<'_>]) -> Result<(), DecodeError> {
+        for (state, tokens) in chunks {
+            self.prefill(state, tokens, None)?;
+        }
+        Ok(())
+    }
+
     /// Starts or ends a second thread that computes a part of each step while
     /// there is one row. Does nothing on devices that have no use for it.
     ///
@@ -170,6 +185,9 @@ pub trait BatchBackend: Send {
         Ok(())
     }
 }
+
+/// Characters for a sequence outside a batch, and the state that they advance.
+pub type Chunk<'a> = (&'a mut HiddenState, &'a [u32]);
 
 /// A batch of sequences that are stepped together. Its rows are `0..rows()`; if
 /// one is removed, the last one takes its index. Methods block the calling
@@ -298,6 +316,29 @@ impl DecodeBatch {
     /// architecture or precision.
     pub fn prefill(&mut self, state: &mut HiddenState, tokens: &[u32]) -> Result<(), DecodeError> {
         self.prefill_each(state, tokens, None)
+    }
+
+    /// Returns how many sequences [`Self::prefill_all`] should be given; more are
+    /// an error of the caller.
+    pub fn prefill_width(&self) -> usize {
+        self.states.prefill_width()
+    }
+
+    /// Feeds several sequences outside the batch, at once where the device can.
+    ///
+    /// # Errors
+    /// As [`Self::step`]. The states are not to be used then.
+    ///
+    /// # Panics
+    /// As [`Self::prefill`], or if there are more than [`Self::prefill_width`].
+    pub fn prefill_all(&mut self, chunks: &mut [Chunk<'_>]) -> Result<(), DecodeError> {
+        assert!(chunks.len() <= self.prefill_width(), "too many sequences");
+        for (state, tokens) in &*chunks {
+            self.assert_fits(state);
+            self.assert_known(tokens);
+        }
+        let _control = DefaultFloatControl::set();
+        self.states.prefill_all(chunks)
     }
 
     /// Feeds a chunk as [`Self::prefill`] does, and returns the logits after

@@ -38,6 +38,16 @@ impl<J> Queue<J> {
         self.jobs.len() + self.returning.len()
     }
 
+    /// Returns what [`Self::pop`] will take.
+    fn peek(&self) -> Option<&J> {
+        let (first, second) = if self.is_turn_of_returning {
+            (&self.returning, &self.jobs)
+        } else {
+            (&self.jobs, &self.returning)
+        };
+        first.front().or_else(|| second.front())
+    }
+
     fn pop(&mut self) -> Option<J> {
         let (first, second) = if self.is_turn_of_returning {
             (&mut self.returning, &mut self.jobs)
@@ -104,6 +114,11 @@ impl<J: Schedulable> CallerQueues<J> {
         let caller = self.turns.pop_front()?;
         self.turns.push_back(caller.clone());
         self.pop(&caller)
+    }
+
+    /// Returns what [`Self::pop_in_turn`] will take.
+    pub(super) fn peek_in_turn(&self) -> Option<&J> {
+        self.queues.get(self.turns.front()?)?.peek()
     }
 
     fn removed(&mut self, caller: &CallerId) {

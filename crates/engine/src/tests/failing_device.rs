@@ -3,27 +3,35 @@
 use std::sync::atomic::AtomicBool;
 
 use charlstm_model::decode_step::{
-    Arithmetic, BatchBackend, DecodeError, DecodeWeights, HiddenState, WeightLayout,
+    Arithmetic, BatchBackend, Chunk, DecodeError, DecodeWeights, HiddenState, WeightLayout,
 };
 
 use super::*;
 
 /// The CPU, until it fails; batches made afterwards work again, as those of a
-/// GPU do that is replaced by the CPU.
+/// GPU do that is replaced by the CPU. As a GPU, it is given several prompts at
+/// once.
 #[derive(Debug, Default)]
 struct FailingDevice {
     has_failed: Arc<AtomicBool>,
+    /// Numbers of prompts that were fed at once.
+    prefills: Arc<Mutex<Vec<usize>>>,
 }
+
+/// Prompts that the device feeds at once.
+const PREFILL_WIDTH: usize = 8;
 
 #[derive(Debug)]
 struct FailingWeights {
     inner: Arc<DecodeWeights>,
     has_failed: Arc<AtomicBool>,
+    prefills: Arc<Mutex<Vec<usize>>>,
 }
 
 struct FailingBatch {
     inner: Box<dyn BatchBackend>,
     has_failed: Arc<AtomicBool>,
+    prefills: Arc<Mutex<Vec<usize>>>,
     /// The device works for this batch, whatever happens to others.
     is_sound: bool,
 }
@@ -33,6 +41,7 @@ impl DecodeDevice for FailingDevice {
         let weights = FailingWeights {
             inner: Arc::new(Int8Processor::default().prepare(parameters)?),
             has_failed: Arc::clone(&self.has_failed),
+            prefills: Arc::clone(&self.prefills),
         };
         Ok(DecodeWeights::new(
             parameters.architecture,
@@ -54,6 +63,7 @@ impl WeightLayout for FailingWeights {
         Ok(Box::new(FailingBatch {
             inner: self.inner.backend(max_rows)?,
             has_failed: Arc::clone(&self.has_failed),
+            prefills: Arc::clone(&self.prefills),
             is_sound: self.has_failed.load(Ordering::SeqCst),
         }))
     }
@@ -89,6 +99,19 @@ impl BatchBackend for FailingBatch {
         self.inner.step(tokens)
     }
 
+    fn prefill_width(&self) -> usize {
+        PREFILL_WIDTH
+    }
+
+    fn prefill_all(&mut self, chunks: &mut [Chunk<'_>]) -> Result<(), DecodeError> {
+        self.check()?;
+        self.prefills.lock().unwrap().push(chunks.len());
+        for (state, tokens) in chunks {
+            self.inner.prefill(state, tokens, None)?;
+        }
+        Ok(())
+    }
+
     fn prefill(
         &mut self,
         state: &mut HiddenState,
@@ -100,9 +123,8 @@ impl BatchBackend for FailingBatch {
     }
 }
 
-/// An engine whose model `m@1` is on a device, and the switch that makes the
-/// device fail.
-fn start_on_device() -> (Engine, Arc<AtomicBool>) {
+/// An engine whose model `m@1` is on a device.
+fn start_on_device() -> (Engine, FailingDevice) {
     let device = FailingDevice::default();
     let (engine, models) = start_in(
         Precision::Int8,
@@ -117,7 +139,7 @@ fn start_on_device() -> (Engine, Arc<AtomicBool>) {
     let mut all = models.models.lock().unwrap();
     all.get_mut(&id).unwrap().int8 = on_device;
     drop(all);
-    (engine, device.has_failed)
+    (engine, device)
 }
 
 /// Reads to the end, and returns the text before the error.
@@ -135,7 +157,7 @@ async fn read_to_error(stream: &mut GenerationStream) -> (String, GenerateError)
 
 #[tokio::test]
 async fn the_calls_on_a_failed_device_end_and_their_sessions_continue_with_the_same_text() {
-    let (engine, has_failed) = start_on_device();
+    let (engine, FailingDevice { has_failed, .. }) = start_on_device();
     let expected = whole(&engine, seeded_call("reference", "abc", 3_000)).await;
     let long = seeded_call("s", "abc", 1_000_000);
     let mut stream = engine.generate(long).await.unwrap();
@@ -163,7 +185,7 @@ async fn the_calls_on_a_failed_device_end_and_their_sessions_continue_with_the_s
 
 #[tokio::test]
 async fn a_device_that_fails_while_nothing_is_generated_is_replaced_at_the_next_call() {
-    let (engine, has_failed) = start_on_device();
+    let (engine, FailingDevice { has_failed, .. }) = start_on_device();
     let expected = whole(&engine, call("abc", 50)).await;
     has_failed.store(true, Ordering::SeqCst);
     let failed = engine.generate(call("abc abc abc", 50)).await.unwrap();
@@ -172,5 +194,28 @@ async fn a_device_that_fails_while_nothing_is_generated_is_replaced_at_the_next_
     assert_eq!(whole(&engine, call("abc", 50)).await.text, expected.text);
     let scored = score(&engine, &["abc"]).await;
     assert!(scored.is_ok());
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn prompts_that_a_device_feeds_at_once_give_the_text_of_each_alone() {
+    let storage = Arc::new(MemorySessions::new(SessionLimits::default()));
+    let (on_cpu, _) = start_in(Precision::Int8, config(), storage);
+    let (engine, FailingDevice { prefills, .. }) = start_on_device();
+    // None begins like another one, whose state would be kept.
+    let calls = (0..16).map(|number| {
+        let letter = |at: usize| char::from(b"abc"[(at * (number + 1) + at / 3 + number) % 3]);
+        let prompt: String = (0..1 + number * 170).map(letter).collect();
+        call(&prompt, 30)
+    });
+    let mut alone = Vec::new();
+    for call in calls.clone() {
+        alone.push(text(&on_cpu, call).await);
+    }
+    let together = calls.map(|call| text(&engine, call));
+    assert_eq!(futures_util::future::join_all(together).await, alone);
+    let largest = prefills.lock().unwrap().iter().copied().max();
+    assert_eq!(largest, Some(PREFILL_WIDTH));
+    on_cpu.stop().await.unwrap();
     engine.stop().await.unwrap();
 }

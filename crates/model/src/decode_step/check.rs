@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{DecodeBatch, DecodeError, DecodeWeights, HiddenState};
+use super::{Chunk, DecodeBatch, DecodeError, DecodeWeights, HiddenState};
 
 /// Sizes of the batches in which a row is compared: they leave one, two and
 /// three rows after full blocks of the kernel, and the last has several blocks.
@@ -105,6 +105,23 @@ fn results(weights: &DecodeWeights) -> Result<(Vec<HiddenState>, Vec<u32>), Deco
         logits.extend(batch.step(&tokens)?.iter().map(|logit| logit.to_bits()));
     }
     let mut states = vec![prefilled];
+    // Several at once, of different lengths.
+    let width = batch.prefill_width().min(COMPARED_ROWS);
+    let mut together: Vec<HiddenState> = (0..width).map(|_| weights.zero_state()).collect();
+    let lengths = text.len() - width..;
+    let mut chunks: Vec<Chunk<'_>> = together
+        .iter_mut()
+        .zip(lengths)
+        .map(|(state, length)| (state, &text[..length]))
+        .collect();
+    batch.prefill_all(&mut chunks)?;
+    // One at a time is the same, if the other device has another width.
+    for length in text.len() - COMPARED_ROWS..text.len() - width {
+        let mut state = weights.zero_state();
+        batch.prefill(&mut state, &text[..length], None)?;
+        states.push(state);
+    }
+    states.extend(together);
     for row in 0..COMPARED_ROWS {
         states.push(batch.read(row)?);
     }
