@@ -11,7 +11,7 @@ use charlstm_int8::{QuantisedNetwork, State};
 use charlstm_model::decode_step::check::same_results;
 use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, Chunk, DecodeDevice, DecodeError, DecodeWeights, HiddenState,
-    Int8Processor, WeightLayout, quantise,
+    HighestOfRows, Int8Processor, WeightLayout, quantise,
 };
 use charlstm_model::parameters::Parameters;
 
@@ -19,6 +19,10 @@ use crate::batch::{CudaBatch, Slot};
 use crate::device::CudaDevice;
 use crate::error::CudaError;
 use crate::network::CudaNetwork;
+
+/// From this size of the vocabulary on, the device selects the highest logits where
+/// they are enough: fewer than all are copied and sampled from.
+const MIN_SELECTED_VOCABULARY: usize = 512;
 
 /// Sequences that are prefilled at once. With 64 of them, a prefill feeds 38 times as
 /// many characters in the same time as with one (docs/gpu.md).
@@ -204,6 +208,12 @@ struct CudaRows {
 }
 
 impl CudaRows {
+    fn set_inputs(&mut self, tokens: &[u32]) {
+        self.inputs.clear();
+        let rows = self.slots.iter().copied().zip(tokens.iter().copied());
+        self.inputs.extend(rows);
+    }
+
     fn done<T>(&self, result: Result<T, CudaError>) -> Result<T, DecodeError> {
         result.map_err(|error| self.health.report(error))
     }
@@ -230,12 +240,22 @@ impl BatchBackend for CudaRows {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
-        self.inputs.clear();
-        let rows = self.slots.iter().copied().zip(tokens.iter().copied());
-        self.inputs.extend(rows);
+        self.set_inputs(tokens);
         let health = &self.health;
         let logits = self.batch.get_mut().step(&self.inputs);
         logits.map_err(|error| health.report(error))
+    }
+
+    fn selects_highest(&self) -> bool {
+        self.batch.borrow().network().shape().vocabulary_size() >= MIN_SELECTED_VOCABULARY
+    }
+
+    fn step_highest(&mut self, tokens: &[u32]) -> Result<HighestOfRows<'_>, DecodeError> {
+        self.set_inputs(tokens);
+        let health = &self.health;
+        let top = self.batch.get_mut().step_top(&self.inputs);
+        top.map(|top| top.all())
+            .map_err(|error| health.report(error))
     }
 
     fn prefill_width(&self) -> usize {

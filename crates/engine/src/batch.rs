@@ -118,12 +118,19 @@ impl Batch {
     ) -> Result<Vec<(Job, Next)>, DecodeError> {
         self.tokens.clear();
         self.tokens.extend(self.jobs.iter().map(Job::last));
-        let logits = self.rows.step(&self.tokens)?;
-        let width = logits.len() / self.jobs.len();
         self.drawn.clear();
-        let rows = self.jobs.iter_mut().zip(logits.chunks_exact(width));
-        self.drawn
-            .extend(rows.map(|(job, logits)| job.draw(sampler, logits)));
+        if self.rows.selects_highest() && self.jobs.iter().all(Job::needs_only_highest) {
+            let highest = self.rows.step_highest(&self.tokens)?;
+            let jobs = self.jobs.iter_mut().enumerate();
+            self.drawn
+                .extend(jobs.map(|(row, job)| job.draw_of_highest(sampler, &highest.row(row))));
+        } else {
+            let logits = self.rows.step(&self.tokens)?;
+            let width = logits.len() / self.jobs.len();
+            let rows = self.jobs.iter_mut().zip(logits.chunks_exact(width));
+            self.drawn
+                .extend(rows.map(|(job, logits)| job.draw(sampler, logits)));
+        }
 
         let mut leaving = Vec::new();
         for row in (0..self.jobs.len()).rev() {

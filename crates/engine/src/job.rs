@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use charlstm_model::decode_step::HiddenState;
-use charlstm_model::sampler::{Draws, Sampler, SamplingSettings, log_probability};
+use charlstm_model::sampler::{Draws, HighestLogits, Sampler, SamplingSettings, log_probability};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{LeaseStatus, SessionError};
 
@@ -272,6 +272,23 @@ impl Job {
         let uniform = self.draws.uniform();
         let token = sampler.choose(&self.settings, logits, uniform);
         let logprob = self.logprobs.then(|| log_probability(logits, token) as f32);
+        Drawn { token, logprob }
+    }
+
+    /// Whether [`Self::draw_of_highest`] is enough.
+    pub(crate) fn needs_only_highest(&self) -> bool {
+        self.settings.need_only_highest()
+    }
+
+    /// As [`Self::draw`], from the highest of its logits.
+    pub(crate) fn draw_of_highest(
+        &mut self,
+        sampler: &mut Sampler,
+        highest: &HighestLogits<'_>,
+    ) -> Drawn {
+        let uniform = self.draws.uniform();
+        let token = sampler.choose_of_highest(&self.settings, highest, uniform);
+        let logprob = self.logprobs.then(|| highest.log_probability(token) as f32);
         Drawn { token, logprob }
     }
 

@@ -27,6 +27,7 @@ pub use self::state::HiddenState;
 use super::architecture::Architecture;
 use super::kernels::FloatKernels;
 use super::parameters::Parameters;
+use crate::sampler::{HIGHEST, HighestLogits};
 
 /// Prepares models for generation on one device: the extension point for
 /// other arithmetic and other devices.
@@ -152,6 +153,17 @@ pub trait BatchBackend: Send {
     /// `[rows, vocabulary]`.
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError>;
 
+    /// Whether [`Self::step_highest`] is faster than [`Self::step`].
+    fn selects_highest(&self) -> bool {
+        false
+    }
+
+    /// As [`Self::step`], but returns the highest logits of each row. Called only if
+    /// [`Self::selects_highest`].
+    fn step_highest(&mut self, _tokens: &[u32]) -> Result<HighestOfRows<'_>, DecodeError> {
+        Err(DecodeError("the device does not select logits".into()))
+    }
+
     /// Feeds a chunk of characters to a sequence outside the batch; appends the
     /// logits after each character to `logits`, if given.
     fn prefill(
@@ -183,6 +195,35 @@ pub trait BatchBackend: Send {
     /// The thread cannot be started; the batch computes without it.
     fn set_partner(&mut self, _wanted: bool) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The highest logits of each row of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct HighestOfRows<'a> {
+    /// Token ids of the rows; [`HighestLogits`] has their order.
+    pub ids: &'a [u32],
+    /// Their logits.
+    pub logits: &'a [f32],
+    /// The logarithm of the sum of the exponentials of all logits of each row.
+    pub log_sums: &'a [f64],
+    /// Logits of a row.
+    pub count: usize,
+    /// Distance of two rows in `ids` and `logits`.
+    pub stride: usize,
+}
+
+impl<'a> HighestOfRows<'a> {
+    /// Returns those of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> HighestLogits<'a> {
+        HighestLogits {
+            ids: &self.ids[row * self.stride..][..self.count],
+            logits: &self.logits[row * self.stride..][..self.count],
+            log_sum_exp: self.log_sums[row],
+        }
     }
 }
 
@@ -291,6 +332,27 @@ impl DecodeBatch {
         self.assert_known(tokens);
         let _control = DefaultFloatControl::set();
         self.states.step(tokens)
+    }
+
+    /// Whether [`Self::step_highest`] is faster than [`Self::step`].
+    pub fn selects_highest(&self) -> bool {
+        // All characters are not sorted to sample from them, see `Sampler`.
+        self.architecture.vocabulary_size > HIGHEST && self.states.selects_highest()
+    }
+
+    /// As [`Self::step`], but returns the highest logits of each row. To be called
+    /// only if [`Self::selects_highest`].
+    ///
+    /// # Errors
+    /// As [`Self::step`], or the device does not select logits.
+    ///
+    /// # Panics
+    /// As [`Self::step`].
+    pub fn step_highest(&mut self, tokens: &[u32]) -> Result<HighestOfRows<'_>, DecodeError> {
+        assert_eq!(tokens.len(), self.rows, "one token for each row");
+        self.assert_known(tokens);
+        let _control = DefaultFloatControl::set();
+        self.states.step_highest(tokens)
     }
 
     /// Starts or ends a second thread that computes a part of each step while

@@ -113,6 +113,11 @@ impl SamplingSettings {
         bytes
     }
 
+    /// Whether the [`HIGHEST`] highest logits of a row are enough to sample from.
+    pub fn need_only_highest(&self) -> bool {
+        self.temperature == 0.0 || (1..=HIGHEST).contains(&self.top_k)
+    }
+
     /// Returns settings that always select the most probable character.
     pub fn greedy() -> Self {
         Self {
@@ -193,8 +198,53 @@ struct Candidate {
     weight: f64,
 }
 
-/// Up to this `top_k`, insertion is faster than a selection algorithm.
+/// Up to this `top_k`, insertion is faster than a selection algorithm, and a device
+/// may select the logits.
 const INSERTION_LIMIT: usize = 16;
+
+/// Number of logits of a row that a device must select, if the vocabulary has as
+/// many.
+pub const HIGHEST: usize = INSERTION_LIMIT;
+
+/// The highest logits of a row, [`HIGHEST`] or more of them, by falling logit;
+/// equal logits by rising token id, where -0 equals 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HighestLogits<'a> {
+    /// Token ids.
+    pub ids: &'a [u32],
+    /// Their logits.
+    pub logits: &'a [f32],
+    /// [`log_sum_exp`] of all logits of the row.
+    pub log_sum_exp: f64,
+}
+
+/// Returns the fields of [`HighestLogits`] for all logits of a row, with [`HIGHEST`]
+/// of them: what a device must select. NaN counts as impossible.
+pub fn highest(logits: &[f32]) -> (Vec<u32>, Vec<f32>, f64) {
+    let mut sampler = Sampler::default();
+    sampler.select(logits, HIGHEST);
+    let candidates = &mut sampler.candidates;
+    // If the vocabulary has no more, they are not sorted yet.
+    candidates.sort_by(|a, b| {
+        let order = b.logit.partial_cmp(&a.logit);
+        order.unwrap_or(std::cmp::Ordering::Equal)
+    });
+    let ids = candidates.iter().map(|c| c.token).collect();
+    let highest = candidates.iter().map(|c| c.logit).collect();
+    (ids, highest, log_sum_exp(logits))
+}
+
+impl HighestLogits<'_> {
+    /// As [`log_probability`], for a character that was chosen from these logits.
+    ///
+    /// # Panics
+    /// If `token` is not among them.
+    pub fn log_probability(&self, token: u32) -> f64 {
+        let place = self.ids.iter().position(|&id| id == token);
+        let place = place.expect("a chosen character is one of the highest");
+        f64::from(self.logits[place]) - self.log_sum_exp
+    }
+}
 
 impl Sampler {
     /// Samples the next token id, given the logits `[vocabulary]` and a uniform
@@ -205,6 +255,35 @@ impl Sampler {
             return most_probable(logits);
         }
         self.select(logits, settings.top_k);
+        self.sample(settings, uniform)
+            .unwrap_or_else(|| most_probable(logits))
+    }
+
+    /// As [`Self::choose`], with the same result, if
+    /// [`SamplingSettings::need_only_highest`].
+    pub fn choose_of_highest(
+        &mut self,
+        settings: &SamplingSettings,
+        highest: &HighestLogits<'_>,
+        uniform: f64,
+    ) -> u32 {
+        let most_probable = highest.ids.first().copied().unwrap_or(0);
+        if settings.temperature == 0.0 || settings.top_k == 1 {
+            return most_probable;
+        }
+        let candidates = highest.ids.iter().zip(highest.logits).take(settings.top_k);
+        self.candidates.clear();
+        self.candidates
+            .extend(candidates.map(|(&token, &logit)| Candidate {
+                token,
+                logit,
+                weight: 0.0,
+            }));
+        self.sample(settings, uniform).unwrap_or(most_probable)
+    }
+
+    /// Samples one of the candidates.
+    fn sample(&mut self, settings: &SamplingSettings, uniform: f64) -> Option<u32> {
         self.weigh(settings.temperature);
         if settings.top_p < 1.0 {
             self.keep_top_p(settings.top_p);
@@ -213,7 +292,7 @@ impl Sampler {
             // The most probable candidate has weight 1.
             self.candidates.retain(|c| c.weight >= settings.min_p);
         }
-        self.draw(uniform).unwrap_or_else(|| most_probable(logits))
+        self.draw(uniform)
     }
 
     /// Fills the candidates with the `top_k` most probable characters, or all.

@@ -1,5 +1,7 @@
 //! The highest logits of a step.
 
+use charlstm_model::decode_step::HighestOfRows;
+
 use crate::launch::TOP;
 
 /// The highest logits of several rows; see [`CudaBatch::step_top`](super::CudaBatch::step_top).
@@ -32,6 +34,17 @@ impl<'a> TopLogits<'a> {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.log_sums.is_empty()
+    }
+
+    /// The results of all rows, as the engine takes them.
+    pub(crate) fn all(&self) -> HighestOfRows<'a> {
+        HighestOfRows {
+            ids: self.ids,
+            logits: self.logits,
+            log_sums: self.log_sums,
+            count: self.count,
+            stride: TOP,
+        }
     }
 
     /// The result for a row.

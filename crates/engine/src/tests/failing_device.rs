@@ -3,14 +3,17 @@
 use std::sync::atomic::AtomicBool;
 
 use charlstm_model::decode_step::{
-    Arithmetic, BatchBackend, Chunk, DecodeError, DecodeWeights, HiddenState, WeightLayout,
+    Arithmetic, BatchBackend, Chunk, DecodeError, DecodeWeights, HiddenState, HighestOfRows,
+    WeightLayout,
 };
+
+use charlstm_model::sampler::highest;
 
 use super::*;
 
 /// The CPU, until it fails; batches made afterwards work again, as those of a
 /// GPU do that is replaced by the CPU. As a GPU, it is given several prompts at
-/// once.
+/// once, and selects the highest logits.
 #[derive(Debug, Default)]
 struct FailingDevice {
     has_failed: Arc<AtomicBool>,
@@ -32,6 +35,10 @@ struct FailingBatch {
     inner: Box<dyn BatchBackend>,
     has_failed: Arc<AtomicBool>,
     prefills: Arc<Mutex<Vec<usize>>>,
+    /// Of the last step, for all rows.
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+    log_sums: Vec<f64>,
     /// The device works for this batch, whatever happens to others.
     is_sound: bool,
 }
@@ -64,6 +71,9 @@ impl WeightLayout for FailingWeights {
             inner: self.inner.backend(max_rows)?,
             has_failed: Arc::clone(&self.has_failed),
             prefills: Arc::clone(&self.prefills),
+            ids: Vec::new(),
+            logits: Vec::new(),
+            log_sums: Vec::new(),
             is_sound: self.has_failed.load(Ordering::SeqCst),
         }))
     }
@@ -97,6 +107,32 @@ impl BatchBackend for FailingBatch {
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], DecodeError> {
         self.check()?;
         self.inner.step(tokens)
+    }
+
+    fn selects_highest(&self) -> bool {
+        true
+    }
+
+    fn step_highest(&mut self, tokens: &[u32]) -> Result<HighestOfRows<'_>, DecodeError> {
+        self.check()?;
+        self.ids.clear();
+        self.logits.clear();
+        self.log_sums.clear();
+        let all = self.inner.step(tokens)?;
+        for row in all.chunks_exact(all.len() / tokens.len()) {
+            let (ids, logits, log_sum) = highest(row);
+            self.ids.extend(ids);
+            self.logits.extend(logits);
+            self.log_sums.push(log_sum);
+        }
+        let count = self.ids.len() / tokens.len();
+        Ok(HighestOfRows {
+            ids: &self.ids,
+            logits: &self.logits,
+            log_sums: &self.log_sums,
+            count,
+            stride: count,
+        })
     }
 
     fn prefill_width(&self) -> usize {
@@ -216,6 +252,43 @@ async fn prompts_that_a_device_feeds_at_once_give_the_text_of_each_alone() {
     assert_eq!(futures_util::future::join_all(together).await, alone);
     let largest = prefills.lock().unwrap().iter().copied().max();
     assert_eq!(largest, Some(PREFILL_WIDTH));
+    on_cpu.stop().await.unwrap();
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_text_sampled_from_the_highest_logits_is_that_of_all_logits() {
+    let storage = Arc::new(MemorySessions::new(SessionLimits::default()));
+    let (on_cpu, _) = start_in(Precision::Int8, config(), storage);
+    let (engine, _) = start_on_device();
+    let settings = [
+        (0.0, 0, 1.0, 0.0),
+        (1.0, 1, 1.0, 0.0),
+        (1.0, 3, 1.0, 0.0),
+        (0.7, 16, 1.0, 0.0),
+        (1.5, 10, 0.8, 0.0),
+        (1.0, 12, 1.0, 0.1),
+        (1.0, 17, 1.0, 0.0),
+        (1.0, 0, 0.9, 0.0),
+    ];
+    let calls = settings.map(|(temperature, top_k, top_p, min_p)| GenerateCall {
+        settings: SamplingSettings::new(temperature, top_k, top_p, min_p).unwrap(),
+        logprobs: true,
+        ..call("abc", 300)
+    });
+    for call in &calls {
+        let expected = whole(&on_cpu, call.clone()).await;
+        let text = whole(&engine, call.clone()).await;
+        assert_eq!(text.text, expected.text, "{:?}", call.settings);
+        assert_eq!(text.logprobs, expected.logprobs, "{:?}", call.settings);
+    }
+    // Next to a call that needs all logits, the others are sampled from all.
+    let together = calls.clone().map(|call| text(&engine, call));
+    let mut expected = Vec::new();
+    for call in calls {
+        expected.push(text(&on_cpu, call).await);
+    }
+    assert_eq!(futures_util::future::join_all(together).await, expected);
     on_cpu.stop().await.unwrap();
     engine.stop().await.unwrap();
 }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Chunk, DecodeBatch, DecodeError, DecodeWeights, HiddenState};
+use super::{BatchBackend, Chunk, DecodeBatch, DecodeError, DecodeWeights, HiddenState};
+use crate::sampler::{self, HIGHEST};
 
 /// Sizes of the batches in which a row is compared: they leave one, two and
 /// three rows after full blocks of the kernel, and the last has several blocks.
@@ -104,6 +105,8 @@ fn results(weights: &DecodeWeights) -> Result<(Vec<HiddenState>, Vec<u32>), Deco
         let tokens: Vec<u32> = (0..COMPARED_ROWS).map(|row| token(row, at)).collect();
         logits.extend(batch.step(&tokens)?.iter().map(|logit| logit.to_bits()));
     }
+    let tokens: Vec<u32> = (0..COMPARED_ROWS).map(|row| token(row, 0)).collect();
+    logits.extend(highest_of_step(&mut *batch, vocabulary, &tokens)?);
     let mut states = vec![prefilled];
     // Several at once, of different lengths.
     let width = batch.prefill_width().min(COMPARED_ROWS);
@@ -126,6 +129,36 @@ fn results(weights: &DecodeWeights) -> Result<(Vec<HiddenState>, Vec<u32>), Deco
         states.push(batch.read(row)?);
     }
     Ok((states, logits))
+}
+
+/// Takes a step; returns the highest logits of each row, as bits and with their token
+/// ids, as the device selects them, or of all logits if it does not.
+fn highest_of_step(
+    batch: &mut dyn BatchBackend,
+    vocabulary: usize,
+    tokens: &[u32],
+) -> Result<Vec<u32>, DecodeError> {
+    let mut bits = Vec::new();
+    let mut add = |ids: &[u32], logits: &[f32], log_sum: f64| {
+        bits.extend(ids);
+        bits.extend(logits.iter().map(|logit| logit.to_bits()));
+        let log_sum = log_sum.to_bits();
+        bits.extend([log_sum as u32, (log_sum >> 32) as u32]);
+    };
+    if batch.selects_highest() {
+        let highest = batch.step_highest(tokens)?;
+        for row in 0..tokens.len() {
+            let row = highest.row(row);
+            let count = HIGHEST.min(vocabulary);
+            add(&row.ids[..count], &row.logits[..count], row.log_sum_exp);
+        }
+    } else {
+        for row in batch.step(tokens)?.chunks_exact(vocabulary) {
+            let (ids, logits, log_sum) = sampler::highest(row);
+            add(&ids, &logits, log_sum);
+        }
+    }
+    Ok(bits)
 }
 
 #[cfg(test)]

@@ -158,3 +158,41 @@ fn log_probabilities_are_those_of_the_models_distribution() {
         assert!(error.abs() < 1e-12);
     }
 }
+
+#[test]
+fn the_highest_logits_give_the_choice_of_all_also_among_equals_and_both_zeros() {
+    let mut sampler = Sampler::default();
+    // Few different values, so that many are equal.
+    let logits: Vec<f32> = (0..700u32)
+        .map(|i| [-1.0, 0.0, -0.0, 0.0, 2.5, -0.0, -7.0][(i * i % 7) as usize])
+        .collect();
+    for logits in [&logits[..], &logits[..17], &logits[5..40]] {
+        let (ids, values, log_sum_exp) = highest(logits);
+        let highest = HighestLogits {
+            ids: &ids,
+            logits: &values,
+            log_sum_exp,
+        };
+        for (temperature, top_k, top_p, min_p) in [
+            (0.0, 0, 1.0, 0.0),
+            (1.0, 1, 1.0, 0.0),
+            (1.0, 5, 1.0, 0.0),
+            (2.0, 16, 1.0, 0.0),
+            (1.0, 16, 0.6, 0.0),
+            (3.0, 16, 1.0, 0.3),
+        ] {
+            let settings = settings(temperature, top_k, top_p, min_p);
+            assert!(settings.need_only_highest());
+            for draw in 0..100 {
+                let uniform = f64::from(draw) / 100.0;
+                let expected = sampler.choose(&settings, logits, uniform);
+                let chosen = sampler.choose_of_highest(&settings, &highest, uniform);
+                assert_eq!(chosen, expected, "{settings:?} {uniform}");
+                let expected = log_probability(logits, expected).to_bits();
+                assert_eq!(highest.log_probability(chosen).to_bits(), expected);
+            }
+        }
+    }
+    assert!(!settings(1.0, 17, 1.0, 0.0).need_only_highest());
+    assert!(!settings(1.0, 0, 1.0, 0.0).need_only_highest());
+}
