@@ -9,7 +9,7 @@ const PREFIX: &str = "CHARLSTM_";
 
 /// Variables of the client, the scripts and the tests, which may be set for
 /// everything that a person starts. A test looks for others in the repository.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "CHARLSTM_ADDR",
     "CHARLSTM_TOKEN_FILE",
     "CHARLSTM_TLS_CA",
@@ -24,6 +24,7 @@ const OTHERS: [&str; 14] = [
     "CHARLSTM_PICTURES",
     "CHARLSTM_STUB",
     "CHARLSTM_BIN",
+    "CHARLSTM_LIBTORCH",
 ];
 
 /// Similarity from which a setting is suggested; 1 is the same name.
