@@ -126,7 +126,10 @@ async fn check(fixture: &Fixture, book: &mut Book, seed: u64) -> bool {
             }
             Err(SessionError::Unknown) => None,
             Err(SessionError::Evicted(EvictionReason::Capacity)) => {
-                assert!(known.acknowledged.is_some() || known.asked.is_some() || known.is_evicted);
+                assert!(
+                    known.acknowledged.is_some() || known.asked.is_some() || known.is_evicted,
+                    "{seed} {id}: evicted, {known:?}"
+                );
                 *known = Known {
                     is_evicted: true,
                     ..Known::default()
