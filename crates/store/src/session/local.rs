@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use super::clock::RunningClock;
 use super::commit_plan::CommitPlan;
 use super::error::{EvictionReason, RecordError, SessionError, StorageUnavailable};
 use super::identity::{ModelVersion, SessionIdentity};
-use super::index::{Applied, Change, Index, OpenStep, Plan, RecordVersion};
+use super::index::{Applied, Change, Index, OpenStep, Plan, RecordVersion, stored_bytes};
 use super::lease::{LeaseState, ReleaseLease, SessionLease, StartPoint};
 use super::name::SessionKey;
 use super::record::{SessionRecord, SessionState};
@@ -340,19 +341,20 @@ impl LocalSessions {
                     last_used_ms,
                     ..*record
                 };
-                Ok((outcome, Some(self.put(lease, record)?)))
+                // Outside of the lock: the checksum takes longer than the plan.
+                let encoded = record.encode()?;
+                Ok((outcome, Some(self.put(lease, record, encoded)?)))
             }
         }
     }
 
-    /// Submits the record of a leased session.
+    /// Submits the record of a leased session, and its encoding.
     fn put(
         self: &Arc<Self>,
         lease: SessionLease,
         record: SessionRecord,
+        encoded: Bytes,
     ) -> Result<Outcome, SessionError> {
-        // Outside of the lock: the checksum takes longer than the plan.
-        let encoded = record.encode()?;
         let mut plan = Plan::default();
         let mut index = self.index();
         let planned = index.plan_put(&lease.state, Arc::new(record), encoded, &mut plan);
@@ -395,8 +397,20 @@ impl LocalSessions {
             last_used_ms: self.clock.now_ms(),
             ..record
         };
-        settled(self.put(lease, record)?).await?;
-        self.index().info(&key, self.clock.now_ms())
+        let encoded = record.encode()?;
+        // Not read from the index: it may be evicted as soon as it is stored.
+        let info = SessionInfo {
+            key,
+            identity: record.identity.clone(),
+            position: record.end.position,
+            last_call_position: record.begin.position,
+            busy: false,
+            idle: Duration::ZERO,
+            bytes: stored_bytes(encoded.len()).into(),
+            created_unix_ms: record.created_unix_ms,
+        };
+        settled(self.put(lease, record, encoded)?).await?;
+        Ok(info)
     }
 
     /// The record of a session that nobody uses.

@@ -34,6 +34,7 @@ macro_rules! session_storage_rules {
             two_owners_can_use_the_same_id,
             the_least_recently_used_session_is_evicted_for_a_new_one,
             the_limit_on_bytes_evicts_too,
+            an_imported_session_that_is_evicted_at_once_was_imported,
             sessions_in_use_are_never_evicted,
             idle_sessions_are_evicted_by_running_time,
             without_limits_no_session_is_ever_too_old,

@@ -46,6 +46,36 @@ pub async fn the_limit_on_bytes_evicts_too(start: Start) {
     assert_eq!(fixture.get("a").await, evicted(EvictionReason::Capacity));
 }
 
+pub async fn an_imported_session_that_is_evicted_at_once_was_imported(start: Start) {
+    let fixture = start(at_most(2)).await;
+    fixture.call("a", 1).await.unwrap();
+    let record = fixture.export("a").await.unwrap();
+    let imports: Vec<_> = (0..60)
+        .map(|number| {
+            let fixture = fixture.clone();
+            let record = SessionRecord {
+                key: key(&format!("i{number}")),
+                ..SessionRecord::clone(&record)
+            };
+            tokio::spawn(async move {
+                let key = record.key.clone();
+                let request = ImportRequest {
+                    record,
+                    owner_limit: None,
+                };
+                (key, fixture.storage.import(request).await)
+            })
+        })
+        .collect();
+    for import in imports {
+        match import.await.unwrap() {
+            (key, Ok(info)) => assert_eq!((info.key, info.position), (key, record.end.position)),
+            // All places are taken by imports that have not ended.
+            (_, Err(error)) => assert_eq!(error, SessionError::Full),
+        }
+    }
+}
+
 pub async fn sessions_in_use_are_never_evicted(start: Start) {
     let limits = SessionLimits {
         max_idle: Duration::from_secs(60),
