@@ -50,9 +50,8 @@ DURING_TRAINING = 0.7
 def text(chars: int, vocabulary: int = 78) -> str:
     """Returns words of random letters, in which all characters of a vocabulary occur."""
     rng = random.Random(7)
-    letters = "".join(chr(0x4E00 + n) for n in range(vocabulary - 1))
-    if vocabulary < 100:
-        letters = "".join(chr(0x21 + n) for n in range(vocabulary - 1))
+    first = "!" if vocabulary < 100 else "一"
+    letters = "".join(chr(ord(first) + n) for n in range(vocabulary - 1))
     words = ["".join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(500)]
     made, size = [letters], len(letters)
     while size < chars:
@@ -144,9 +143,9 @@ def check_resume(bench: Bench, checks: Checks) -> None:
         stop_cleanly(process)
 
 
-def generated(address: str, seed: int, *flags) -> str:
+def generated(address: str, seed: int) -> str:
     return client(address, "generate", "--model", "undisturbed", "--prime", "!", "--seed", seed,
-                  "--length", COMPARED, "--no-echo", *flags)
+                  "--length", COMPARED, "--no-echo")
 
 
 def in_session(address: str, session: str, seed: int, first: bool) -> str:
@@ -172,8 +171,8 @@ def check_texts(bench: Bench, checks: Checks) -> None:
         checks.require("texts are those of the CPU",
                        all(generated(address, seed) == expected[seed] for seed in SEEDS))
         load = subprocess.Popen(
-            [CLIENT, "--addr", address, "bench", "--model", "undisturbed", "--sessions", "48",
-             "--seconds", "6"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            measure.load_command(address, 48, 6, model="undisturbed"),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(1)
         checks.require("texts are the same among 48 other streams",
                        all(generated(address, seed) == expected[seed] for seed in SEEDS))
@@ -215,7 +214,8 @@ def pytorch_training(bench: Bench, sizes: tuple):
 def trainings(bench: Bench) -> list:
     """Measures trainings of the notebook's recipe."""
     quick = bench.options.quick
-    (bench.folder / "long.txt").write_text(text(20_000 if quick else 3_000_000))
+    long = text(20_000 if quick else 3_000_000)
+    (bench.folder / "long.txt").write_text(long)
     sizes_and_flags = (((8, 20, 32, 2), (), None),) if quick else TRAININGS
     rows = []
     for sizes, flags, target in sizes_and_flags:
@@ -224,8 +224,7 @@ def trainings(bench: Bench) -> list:
         peer = None if flags else pytorch_training(bench, sizes)
         # A small batch does not need all of the text.
         shorter = bench.folder / "part.txt"
-        chars = min(3_000_000, 600 * sizes[0] * sizes[1])
-        shorter.write_text((bench.folder / "long.txt").read_text()[:chars])
+        shorter.write_text(long[: 600 * sizes[0] * sizes[1]])
         with bench.server("speed", None, *flags) as (process, address):
             done = measure.train(address, shorter, sizes, "bench", "--precision", "float32")
             stop_cleanly(process)
@@ -233,23 +232,27 @@ def trainings(bench: Bench) -> list:
     return rows
 
 
+def throughput(bench: Bench, address: str, model: str, count: int) -> float:
+    """Measures generation with this number of streams, in characters per second."""
+    progress(f"streams of {model}: {count:,}")
+    seconds = 2 if bench.options.quick else 8
+    done = measure.load(address, count, seconds, "--length", "2000", model=model)
+    return done["chars_per_second"]
+
+
 def streams(bench: Bench, address: str, model: str, counts: tuple) -> list:
     """Measures generation with several numbers of streams."""
     rows = []
-    seconds = 2 if bench.options.quick else 8
     for count, target in counts:
-        progress(f"streams of {model}: {count:,}")
-        done = measure.load_results(measure.call(
-            [CLIENT, "--addr", address, "--json", "bench", "--model", model, "--sessions",
-             str(count), "--seconds", str(seconds), "--length", "2000"]))
+        speed = throughput(bench, address, model, count)
         target = None if bench.options.quick else target
         plural = "" if count == 1 else "s"
-        rows.append(speed_row(f"{model}: {count:,} stream{plural}", done["chars_per_second"], target))
+        rows.append(speed_row(f"{model}: {count:,} stream{plural}", speed, target))
     return rows
 
 
 def seconds_of(command) -> float:
-    """The shortest of three times, without the start of the client."""
+    """The shortest of three times, with the start of the client."""
     def once() -> float:
         begin = time.perf_counter()
         command()
@@ -292,15 +295,15 @@ def train_for_generation(bench: Bench, address: str, model: str, hidden: int,
            hidden, "--num-layers", 2, "--sample-chars", 0)
 
 
-def during_training(bench: Bench, address: str, alone: float) -> tuple:
-    """Measures 64 streams while a training uses the same device."""
+def during_training(bench: Bench, address: str) -> tuple:
+    """Measures 64 streams right before a training, and while it uses the same device."""
+    alone = throughput(bench, address, "large", 64)
     detached = client(address, "train", "--text", bench.folder / "long.txt", "--model", "busy",
                       "--recipe", "notebook", "--epochs", 1000, "--sample-chars", 0, "--detach")
     training = detached.split()[-1]
     time.sleep(3)
-    row = streams(bench, address, "large", ((64, None),))[0]
+    part = throughput(bench, address, "large", 64) / alone
     client(address, "trainings", "cancel", training)
-    part = float(row[1].replace(",", "")) / alone
     met = "" if bench.options.quick else ("yes" if part >= DURING_TRAINING else "no")
     target = "" if bench.options.quick else f"{DURING_TRAINING:.0%}"
     return ("64 streams during a training, part of those without", f"{part:.0%}", "", target, met)
@@ -314,11 +317,10 @@ def generation(bench: Bench) -> list:
         hidden = 32 if quick else 512
         train_for_generation(bench, address, "large", hidden, 78)
         rows = streams(bench, address, "large", ((1, None), (64, None)) if quick else STREAMS)
-        alone = float(rows[1][1].replace(",", ""))
         train_for_generation(bench, address, "chinese", hidden, LARGE_VOCABULARY)
         rows += streams(bench, address, "chinese", ((1, None),) if quick else LARGE_STREAMS)
         rows += prompt_and_score(bench, address)
-        rows.append(during_training(bench, address, alone))
+        rows.append(during_training(bench, address))
         print(f"memory of the server: {measure.peak_memory(process.pid) / 2**20:,.0f} MiB")
         if shutil.which("nvidia-smi"):
             query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]

@@ -152,16 +152,17 @@ def train(address: str, text: Path, sizes: tuple, model: str, *flags: str) -> di
     }
 
 
-def load(address: str, streams: int, seconds: int, *flags: str) -> dict:
+def load(address: str, streams: int, seconds: int, *flags: str, model: str = "bench") -> dict:
     """Runs the load test with one number of streams; returns its measurements."""
-    return load_results(call(load_command(address, streams, seconds, *flags)))
+    return load_results(call(load_command(address, streams, seconds, *flags, model=model)))
 
 
-def load_command(address: str, streams: int, seconds: int, *flags: str) -> list:
+def load_command(
+    address: str, streams: int, seconds: int, *flags: str, model: str = "bench"
+) -> list:
     """The command of the load test: `charlstm-client bench`."""
     command = [str(RELEASE / "charlstm-client"), "--addr", address, "--json", "bench"]
-    return [*command, "--model", "bench", "--sessions", str(streams), "--seconds", str(seconds),
-            *flags]
+    return [*command, "--model", model, "--sessions", str(streams), "--seconds", str(seconds), *flags]
 
 
 def load_results(output: str) -> dict:

@@ -49,7 +49,7 @@ pub struct Update {
 
 /// What the optimizer changes, each in the order of
 /// `charlstm_model::parameters::layout`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct OptimizerState {
     /// The parameters.
     pub parameters: Vec<f32>,

@@ -5,19 +5,18 @@ mod prefill;
 mod prepared;
 mod slots;
 mod states;
-mod top_logits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use charlstm_model::decode_step::HighestOfRows;
 use cudarc::driver::{CudaStream, DriverError};
 
 use self::prefill::WholePrefill;
 pub use self::prepared::BatchOptions;
 pub use self::slots::Slot;
 use self::slots::SlotTable;
-pub use self::top_logits::{TopLogits, TopRow};
 use crate::error::CudaError;
 use crate::graph::Graph;
 use crate::launch::{
@@ -236,7 +235,7 @@ impl CudaBatch {
     ///
     /// # Errors
     /// As [`Self::step`].
-    pub fn step_top(&mut self, rows: &[(Slot, u32)]) -> Result<TopLogits<'_>, CudaError> {
+    pub fn step_top(&mut self, rows: &[(Slot, u32)]) -> Result<HighestOfRows<'_>, CudaError> {
         self.run_step(rows, true)?;
         // SAFETY: the stream has completed.
         let results = unsafe {
@@ -246,11 +245,12 @@ impl CudaBatch {
                 self.host_top_logits.values(),
             )
         };
-        Ok(TopLogits {
+        Ok(HighestOfRows {
             log_sums: &results.0[..rows.len()],
             ids: &results.1[..rows.len() * TOP],
             logits: &results.2[..rows.len() * TOP],
             count: self.network.shape().vocabulary_size().min(TOP),
+            stride: TOP,
         })
     }
 

@@ -253,9 +253,8 @@ impl BatchBackend for CudaRows {
     fn step_highest(&mut self, tokens: &[u32]) -> Result<HighestOfRows<'_>, DecodeError> {
         self.set_inputs(tokens);
         let health = &self.health;
-        let top = self.batch.get_mut().step_top(&self.inputs);
-        top.map(|top| top.all())
-            .map_err(|error| health.report(error))
+        let highest = self.batch.get_mut().step_top(&self.inputs);
+        highest.map_err(|error| health.report(error))
     }
 
     fn prefill_width(&self) -> usize {

@@ -41,7 +41,7 @@ mod memory;
 mod network;
 mod state_layout;
 
-pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot, TopLogits, TopRow};
+pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot};
 pub use compiler::{CompiledKernels, compile_kernels};
 pub use decode_device::{CudaDecoder, CudaEvent, OnEvent};
 pub use device::{CudaDevice, DeviceInfo, devices};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use charlstm_model::decode_step::HiddenState;
+use charlstm_model::decode_step::{Chunk, HiddenState};
 use charlstm_model::sampler::{Draws, HighestLogits, Sampler, SamplingSettings, log_probability};
 use charlstm_repository::LoadedModel;
 use charlstm_store::session::{LeaseStatus, SessionError};
@@ -229,7 +229,10 @@ impl Job {
 
     /// The next chunk to prefill, of at most `max_chars` characters, and the
     /// state to feed it to; `None` once all is fed.
-    pub(crate) fn next_chunk(&mut self, max_chars: usize) -> Option<(&mut HiddenState, &[u32])> {
+    pub(crate) fn next_chunk(&mut self, max_chars: usize) -> Option<Chunk<'_>> {
+        if self.is_prefilled {
+            return None;
+        }
         // The chunk ends where the session was, to record the state there.
         let session_end = self.unfed.saturating_sub(1);
         let end = if self.fed < session_end {
@@ -243,8 +246,12 @@ impl Job {
         (!chunk.is_empty()).then_some((&mut self.state, chunk))
     }
 
-    /// Records that a chunk of `chars` characters was fed.
+    /// Records that a chunk of `chars` characters was fed; without one, that the
+    /// prompt may be complete already.
     pub(crate) fn advance_prefill(&mut self, chars: usize) {
+        if self.is_prefilled {
+            return;
+        }
         self.fed += chars;
         if let Some(recorder) = &mut self.recorder {
             recorder.reached(self.fed, &self.state);
@@ -255,7 +262,7 @@ impl Job {
         {
             progress.begin_reached(&self.state, self.feed[self.fed]);
         }
-        if !self.is_prefilled && self.fed + 1 == self.feed.len() {
+        if self.fed + 1 == self.feed.len() {
             self.is_prefilled = true;
             if let Some(progress) = &mut self.progress {
                 progress.prefilled(&self.state, self.last);

@@ -27,7 +27,7 @@ pub use self::state::HiddenState;
 use super::architecture::Architecture;
 use super::kernels::FloatKernels;
 use super::parameters::Parameters;
-use crate::sampler::{HIGHEST, HighestLogits};
+use super::sampler::{HIGHEST, HighestLogits};
 
 /// Prepares models for generation on one device: the extension point for
 /// other arithmetic and other devices.

@@ -198,12 +198,12 @@ struct Candidate {
     weight: f64,
 }
 
-/// Up to this `top_k`, insertion is faster than a selection algorithm, and a device
-/// may select the logits.
+/// Up to this `top_k`, insertion is faster than a selection algorithm.
 const INSERTION_LIMIT: usize = 16;
 
 /// Number of logits of a row that a device must select, if the vocabulary has as
-/// many.
+/// many. It may be no larger than that: the selection algorithm orders -0 after 0,
+/// and a device does not distinguish them.
 pub const HIGHEST: usize = INSERTION_LIMIT;
 
 /// The highest logits of a row, [`HIGHEST`] or more of them, by falling logit;

@@ -12,6 +12,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::autograd::{AutogradNetwork, DeviceState, Drops, read_state, to_host, write_state};
 use super::device_evaluation;
 use super::device_optimizer::DeviceOptimizer;
+use super::failed;
 use super::process_state::seed_generator;
 
 /// A network in training on a device.
@@ -69,7 +70,7 @@ impl CudaTrainer {
         let norm = self
             .optimizer
             .step(self.network.flat(), &self.gradient, &update)?;
-        // The only wait for the device.
+        // Waits for the device.
         let outcome = to_host(&Tensor::f_stack(&[&gradient.mean_loss, &norm], 0)?)?;
         Ok(Step {
             loss: f64::from(outcome[0]),
@@ -187,10 +188,6 @@ impl Trainer for CudaTrainer {
     fn set_hidden(&mut self, hidden: &[f32]) -> Result<(), LearnError> {
         write_state(hidden, &mut self.state).map_err(failed)
     }
-}
-
-fn failed(error: TchError) -> LearnError {
-    LearnError::Backend(Box::new(error))
 }
 
 #[cfg(test)]

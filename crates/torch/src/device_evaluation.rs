@@ -10,6 +10,7 @@ use charlstm_model::tokens::CorpusTokens;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::autograd::{AutogradNetwork, DeviceState, NOT_COUNTED};
+use super::failed;
 
 /// Maximum number of logits that are computed at a time: 64 MB of float32.
 const MAX_LOGITS: usize = 1 << 24;
@@ -136,8 +137,4 @@ fn row(
         _ => (0, NOT_COUNTED),
     });
     Ok(values.unzip())
-}
-
-fn failed(error: TchError) -> LearnError {
-    LearnError::Backend(Box::new(error))
 }

@@ -12,6 +12,7 @@ use charlstm_model::tokens::CorpusTokens;
 
 use super::cuda_trainer::CudaTrainer;
 use super::device::torch_device;
+use super::failed;
 use super::process_state::use_calling_thread_only;
 
 /// Creates learners for a device.
@@ -51,8 +52,7 @@ impl TrainerFactory for TorchLearnerFactory {
             device @ Device::Cuda(_) => {
                 use_calling_thread_only();
                 let device = torch_device(device);
-                let trainer = CudaTrainer::new(config, parameters, device)
-                    .map_err(|error| LearnError::Backend(Box::new(error)))?;
+                let trainer = CudaTrainer::new(config, parameters, device).map_err(failed)?;
                 Ok(Box::new(trainer))
             }
         }

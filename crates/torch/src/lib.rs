@@ -18,3 +18,10 @@ mod gradient_tests;
 pub mod learner;
 mod named_parameters;
 mod process_state;
+
+use charlstm_model::learner::LearnError;
+use tch::TchError;
+
+fn failed(error: TchError) -> LearnError {
+    LearnError::Backend(Box::new(error))
+}

@@ -6,7 +6,6 @@ use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, Chunk, DecodeError, DecodeWeights, HiddenState, HighestOfRows,
     WeightLayout,
 };
-
 use charlstm_model::sampler::highest;
 
 use super::*;
@@ -142,10 +141,7 @@ impl BatchBackend for FailingBatch {
     fn prefill_all(&mut self, chunks: &mut [Chunk<'_>]) -> Result<(), DecodeError> {
         self.check()?;
         self.prefills.lock().unwrap().push(chunks.len());
-        for (state, tokens) in chunks {
-            self.inner.prefill(state, tokens, None)?;
-        }
-        Ok(())
+        self.inner.prefill_all(chunks)
     }
 
     fn prefill(

@@ -62,9 +62,7 @@ impl Worker {
         let mut fed = vec![0; jobs.len()];
         let mut chunks: Vec<Chunk<'_>> = Vec::with_capacity(jobs.len());
         for (job, fed) in jobs.iter_mut().zip(&mut fed) {
-            if !job.is_prefilled()
-                && let Some(chunk) = job.next_chunk(max_chars)
-            {
+            if let Some(chunk) = job.next_chunk(max_chars) {
                 *fed = chunk.1.len();
                 chunks.push(chunk);
             }
@@ -73,14 +71,10 @@ impl Worker {
             batch.rows().prefill_all(&mut chunks)?;
         }
         for (job, &fed) in jobs.iter_mut().zip(&fed) {
-            if !job.is_prefilled() {
-                job.advance_prefill(fed);
-            }
+            job.advance_prefill(fed);
         }
-        let (longest, all) = (
-            fed.iter().copied().max().unwrap_or(0),
-            fed.iter().sum::<usize>(),
-        );
+        let longest = fed.iter().copied().max().unwrap_or(0);
+        let all: usize = fed.iter().sum();
         self.load
             .prefill_chars
             .fetch_add(all as u64, Ordering::Relaxed);

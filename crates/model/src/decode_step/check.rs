@@ -108,23 +108,17 @@ fn results(weights: &DecodeWeights) -> Result<(Vec<HiddenState>, Vec<u32>), Deco
     let tokens: Vec<u32> = (0..COMPARED_ROWS).map(|row| token(row, 0)).collect();
     logits.extend(highest_of_step(&mut *batch, vocabulary, &tokens)?);
     let mut states = vec![prefilled];
-    // Several at once, of different lengths.
-    let width = batch.prefill_width().min(COMPARED_ROWS);
-    let mut together: Vec<HiddenState> = (0..width).map(|_| weights.zero_state()).collect();
-    let lengths = text.len() - width..;
-    let mut chunks: Vec<Chunk<'_>> = together
-        .iter_mut()
-        .zip(lengths)
-        .map(|(state, length)| (state, &text[..length]))
-        .collect();
-    batch.prefill_all(&mut chunks)?;
-    // One at a time is the same, if the other device has another width.
-    for length in text.len() - COMPARED_ROWS..text.len() - width {
-        let mut state = weights.zero_state();
-        batch.prefill(&mut state, &text[..length], None)?;
-        states.push(state);
+    let lengths: Vec<usize> = (COMPARED_CHARS - COMPARED_ROWS..COMPARED_CHARS).collect();
+    // Whichever width the device has, the results are in the same order.
+    for lengths in lengths.chunks(batch.prefill_width()) {
+        let mut together: Vec<HiddenState> = lengths.iter().map(|_| weights.zero_state()).collect();
+        let chunks = together.iter_mut().zip(lengths);
+        let mut chunks: Vec<Chunk<'_>> = chunks
+            .map(|(state, &length)| (state, &text[..length]))
+            .collect();
+        batch.prefill_all(&mut chunks)?;
+        states.extend(together);
     }
-    states.extend(together);
     for row in 0..COMPARED_ROWS {
         states.push(batch.read(row)?);
     }
