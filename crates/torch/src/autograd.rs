@@ -63,14 +63,6 @@ pub(super) struct AutogradNetwork {
 /// h and c of every layer, each `[1, rows, hidden]`, on the device.
 pub(super) type DeviceState = Vec<[Tensor; 2]>;
 
-/// The loss of a batch and its gradient, on the device.
-pub(super) struct Gradient {
-    /// In nats per character.
-    pub(super) mean_loss: Tensor,
-    /// In the order of the parameters.
-    pub(super) flat: Tensor,
-}
-
 impl AutogradNetwork {
     /// Copies the parameters to the device.
     ///
@@ -148,8 +140,9 @@ impl AutogradNetwork {
     }
 
     /// Returns the mean loss of `inputs` against `targets` (token ids, both
-    /// `[time, rows]`), and its gradient. `state` is replaced by the state after
-    /// the last character. Does not wait for the device.
+    /// `[time, rows]`), in nats per character, on the device; writes its gradient to
+    /// `gradient`, in the order of the parameters. `state` is replaced by the state
+    /// after the last character. Does not wait for the device.
     ///
     /// # Errors
     /// libtorch failed.
@@ -159,7 +152,8 @@ impl AutogradNetwork {
         targets: &Tensor,
         state: &mut DeviceState,
         drops: &dyn Drops,
-    ) -> Result<Gradient, TchError> {
+        gradient: &Tensor,
+    ) -> Result<Tensor, TchError> {
         let dropped = self.copy_to_leaves(drops)?;
         let logits = self.forward(inputs, state, drops, true)?;
         let mean_loss = loss_of(&logits, targets, Reduction::Mean)?;
@@ -175,10 +169,8 @@ impl AutogradNetwork {
         }
         let parts: Result<Vec<Tensor>, TchError> =
             gradients.all().map(|part| part.f_reshape([-1])).collect();
-        Ok(Gradient {
-            mean_loss: mean_loss.f_detach()?,
-            flat: Tensor::f_cat(&parts?, 0)?,
-        })
+        let _ = Tensor::f_cat_out(gradient, &parts?, 0)?;
+        mean_loss.f_detach()
     }
 
     /// Returns the summed loss of `inputs` against `targets`, without dropout, as
@@ -197,6 +189,21 @@ impl AutogradNetwork {
         self.copy_to_leaves(&NoDrops)?;
         let logits = self.forward(inputs, state, &NoDrops, false)?;
         loss_of(&logits, targets, Reduction::Sum)?.f_to_kind(Kind::Double)
+    }
+
+    /// Returns handles on the same tensors.
+    #[cfg(test)]
+    pub(super) fn shallow_clone(&self) -> Self {
+        let handles = |named: &NamedParameters<Tensor>| {
+            let tensors = named.all().map(|tensor| Ok(tensor.shallow_clone()));
+            NamedParameters::assign(&self.architecture, tensors).expect("the same number")
+        };
+        Self {
+            architecture: self.architecture,
+            flat: self.flat.shallow_clone(),
+            parameters: handles(&self.parameters),
+            leaves: handles(&self.leaves),
+        }
     }
 
     /// Returns the device of the parameters.

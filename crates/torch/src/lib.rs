@@ -7,17 +7,20 @@
 //! on a GPU. Do not use libtorch elsewhere in the same process.
 
 mod autograd;
+mod cuda_graph;
 mod cuda_trainer;
 pub mod decode_step;
 pub mod device;
 mod device_evaluation;
 mod device_optimizer;
+mod device_step;
 pub mod environment;
 #[cfg(test)]
 mod gradient_tests;
 pub mod learner;
 mod named_parameters;
 mod process_state;
+mod step_launcher;
 
 use charlstm_model::learner::LearnError;
 use tch::TchError;
