@@ -134,3 +134,26 @@ fn a_text_of_any_length_has_the_loss_that_the_cpu_computes() {
         assert!((loss - expected).abs() < 1e-5, "{len}: {loss} {expected}");
     }
 }
+
+#[test]
+#[ignore = "needs a GPU"]
+fn on_a_gpu_steps_are_recorded() {
+    let mut config = config();
+    config.dropout = 0.3;
+    config.techniques = Techniques {
+        locked_dropout: true,
+        recurrent_dropout: 0.2,
+        input_dropout: 0.1,
+        average_decay: Some(0.9),
+    };
+    let trainer = CudaTrainer::new(&config, &initial(&config), Device::Cuda(0));
+    let mut recorded = trainer.expect("a GPU");
+    let losses = run(&mut recorded, 0..10);
+    assert!(matches!(recorded.launcher, StepLauncher::Recorded(_)));
+    let trainer = CudaTrainer::new(&config, &initial(&config), Device::Cuda(0));
+    let mut plain = trainer.expect("a GPU");
+    plain.launcher = StepLauncher::Plain;
+    assert_eq!(run(&mut plain, 0..10), losses);
+    let state = |trainer: &mut CudaTrainer| trainer.optimizer_state().expect("a state");
+    assert_eq!(state(&mut recorded), state(&mut plain));
+}
