@@ -329,6 +329,15 @@ def generation(bench: Bench) -> list:
     return rows
 
 
+def check_graphs(bench: Bench, checks: Checks) -> None:
+    """No server has reported that training steps are launched one operation at a time."""
+    if bench.options.device == "cpu":
+        return
+    logs = Path(bench.options.logs).glob("server-*.log")
+    reported = any("do not run as CUDA graphs" in log.read_text(errors="replace") for log in logs)
+    checks.require("the steps of trainings run as CUDA graphs", not reported)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda:0")
@@ -341,6 +350,7 @@ def main() -> int:
         check_resume(bench, checks)
         check_texts(bench, checks)
         rows = trainings(bench) + generation(bench)
+        check_graphs(bench, checks)
     heading = ("characters per second", "measured", "PyTorch, notebook", "target", "met")
     print(aligned([heading, *rows]))
     print(f"{checks.broken} guarantees broken")

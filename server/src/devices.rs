@@ -31,8 +31,7 @@ pub(crate) fn select(choice: DeviceChoice) -> Result<Device, DeviceError> {
 pub(crate) struct Generation {
     /// Prepare models.
     pub(crate) devices: DecodeDevices,
-    /// Number of threads that generate. A GPU computes one large batch faster
-    /// than several small ones.
+    /// Number of threads that generate.
     pub(crate) threads: usize,
     /// Cancelled if the GPU fails and the server is to end then.
     pub(crate) failed: CancellationToken,
@@ -79,6 +78,7 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
             let max_rows = settings.max_rows;
             generation.devices.float32 =
                 Arc::new(charlstm_torch::decode_step::TorchDevice { device, max_rows });
+            // Every step computes a batch of full size.
             generation.threads = 1;
         }
         (Device::Cuda(ordinal), Precision::Int8) => {
@@ -86,7 +86,7 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
             match CudaDecoder::open(ordinal, int8_on_cpu, on_event) {
                 Ok(decoder) => {
                     generation.devices.int8 = Arc::new(decoder);
-                    generation.threads = 1;
+                    generation.threads = threads_with_gpu(settings.threads);
                 }
                 Err(error) => {
                     tracing::warn!(%device, %error, "int8 generation runs on the CPU");
@@ -96,6 +96,14 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
         _ => {}
     }
     generation
+}
+
+/// Returns how many threads generate with a GPU, each with a batch of its own. While
+/// the GPU computes the step of one batch, the characters of others are sampled: with
+/// many rows, that takes longer than the step. The threads wait for the GPU without
+/// sleeping, and the other cores have the messages to write.
+fn threads_with_gpu(threads: usize) -> usize {
+    (threads / 4).clamp(1, 4)
 }
 
 /// Returns what handles an event of the GPU: logs it, and ends the server if it
