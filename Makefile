@@ -19,7 +19,7 @@ endif
 endif
 
 .PHONY: help web demo test serve install package try-package libtorch bench check man node python python-stubs \
-	api-docs contract-image gpu-kernels gpu-bundle faults attacks soak fuzz deploy-check try-container sizing recipes replicas
+	api-docs contract-image gpu-kernels gpu-dry-run gpu-bundle faults attacks soak fuzz deploy-check try-container sizing recipes replicas
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -121,6 +121,12 @@ sizing: libtorch python ## Measure what models, sessions, streams and trainings 
 gpu-kernels: ## Compile every GPU kernel with NVRTC (no GPU needed)
 	@folder=$$(python3 scripts/nvrtc.py) && LD_LIBRARY_PATH=$$folder \
 		cargo run --quiet -p charlstm-cuda --example compile_kernels -- $(GPU_TARGETS)
+
+gpu-dry-run: libtorch ## Run GPU training steps up to the kernels, without a GPU (fetches 4 GB)
+	@$(MAKE) --no-print-directory libtorch DEVICE=cuda
+	@script=$$(python3 tests/cuda_stand_in/build.py) && \
+		CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$$script \
+		cargo test -p charlstm-torch --lib -- --ignored --nocapture
 
 gpu-bundle: libtorch ## Build target/gpu-bundle.tar.gz: checks and timings for a machine with a GPU
 	@# The scalar reference is slow without AVX2, which every machine with such a GPU has.

@@ -128,13 +128,14 @@ impl DeviceStep {
     }
 
     /// Waits for the device; returns whether everything that a step changes has the
-    /// bits of a snapshot. A NaN is not equal to itself.
+    /// bits of a snapshot.
     ///
     /// # Errors
     /// The device failed.
     pub(super) fn equals(&mut self, snapshot: &Snapshot) -> Result<bool, TchError> {
-        for (tensor, copy) in self.changed().into_iter().zip(&snapshot.0) {
-            if !tensor.f_equal(copy)? {
+        for (tensor, copy) in self.changed().iter().zip(&snapshot.0) {
+            let (values, copies) = (bits(tensor)?, bits(copy)?);
+            if values != copies {
                 return Ok(false);
             }
         }
@@ -174,6 +175,12 @@ impl DeviceStep {
         changed.extend(rest.map(Tensor::shallow_clone));
         changed
     }
+}
+
+/// Copies the bits of a tensor to main memory.
+fn bits(tensor: &Tensor) -> Result<Vec<u32>, TchError> {
+    let values = to_host(&tensor.f_reshape([-1])?)?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
 }
 
 /// A copy of everything that a step changes.
