@@ -33,6 +33,7 @@ mod device;
 mod error;
 mod fragments;
 mod graph;
+mod health;
 #[cfg(test)]
 mod host_kernels;
 mod launch;
@@ -43,9 +44,10 @@ mod state_layout;
 
 pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot};
 pub use compiler::{CompiledKernels, compile_kernels};
-pub use decode_device::{CudaDecoder, CudaEvent, OnEvent};
+pub use decode_device::CudaDecoder;
 pub use device::{CudaDevice, DeviceInfo, devices};
 pub use error::CudaError;
+pub use health::{CudaEvent, OnEvent};
 pub use network::CudaNetwork;
 
 #[cfg(test)]
