@@ -9,7 +9,7 @@ use charlstm_int8::{QuantisedNetwork, State};
 use charlstm_model::decode_step::check::same_results;
 use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, Chunk, DecodeDevice, DecodeError, DecodeWeights, HiddenState,
-    HighestOfRows, Int8Processor, WeightLayout, quantise,
+    HighestOfRows, Int8Processor, Processor, WeightLayout, quantise,
 };
 use charlstm_model::parameters::Parameters;
 
@@ -18,6 +18,7 @@ use crate::device::CudaDevice;
 use crate::error::CudaError;
 use crate::health::{Health, OnEvent};
 use crate::network::CudaNetwork;
+use crate::score_device::CudaScoring;
 
 /// From this size of the vocabulary on, the device selects the highest logits where
 /// they are enough: fewer than all are copied and sampled from.
@@ -52,6 +53,12 @@ impl CudaDecoder {
             health: Arc::new(Health::new(on_event)),
             processor,
         })
+    }
+
+    /// Returns the float32 decode step of the CPU with its scores on this GPU,
+    /// which has failed for both if it fails for one.
+    pub fn scoring(&self, processor: Processor) -> CudaScoring {
+        CudaScoring::new(self.device.clone(), Arc::clone(&self.health), processor)
     }
 
     /// Uploads a network. `None` if the GPU cannot be used for it.
