@@ -15,6 +15,9 @@ pub enum CudaEvent<'a> {
     Failed(&'a CudaError),
     /// A model does not fit the GPU and runs on the CPU.
     ModelOnProcessor(&'a CudaError),
+    /// What the scores of a model need does not fit the GPU, and they run on
+    /// the CPU.
+    ScoresOnProcessor(&'a CudaError),
 }
 
 /// A callback for what happens to a GPU. It is called on any thread and must not
@@ -57,14 +60,28 @@ impl Health {
 
     /// Records why a model or a batch runs on the CPU.
     pub(crate) fn avoid(&self, error: CudaError) {
-        if matches!(
-            error,
-            CudaError::OutOfMemory { .. } | CudaError::NetworkTooLarge { .. }
-        ) {
+        if is_too_large(&error) {
             (self.on_event)(CudaEvent::ModelOnProcessor(&error));
         } else {
             // Nothing has been generated that would have to end with it.
             drop(self.report(error));
         }
     }
+
+    /// Records why the scores of a model run on the CPU.
+    pub(crate) fn avoid_scores(&self, error: CudaError) {
+        if is_too_large(&error) {
+            (self.on_event)(CudaEvent::ScoresOnProcessor(&error));
+        } else {
+            drop(self.report(error));
+        }
+    }
+}
+
+/// Whether a model does not fit a sound GPU.
+fn is_too_large(error: &CudaError) -> bool {
+    matches!(
+        error,
+        CudaError::OutOfMemory { .. } | CudaError::NetworkTooLarge { .. }
+    )
 }

@@ -51,7 +51,7 @@ impl CudaScorer {
     /// # Errors
     /// Fails if the device has too little memory or is lost.
     pub fn new(network: Arc<CudaFloatNetwork>) -> Result<Self, CudaError> {
-        const WHAT: &str = "the buffers of a score";
+        const WHAT: &str = "the memory of a score";
         let device = network.device();
         device.bind()?;
         let stream = device.stream()?;

@@ -89,7 +89,7 @@ impl CudaScoring {
         match CudaFloatNetwork::upload(&self.device, parameters) {
             Ok(uploaded) => Some(Arc::new(uploaded)),
             Err(error) => {
-                self.health.avoid(error);
+                self.health.avoid_scores(error);
                 None
             }
         }
@@ -145,7 +145,7 @@ fn is_correct(
         .and_then(|mut scorer| scorer.feed(&mut state, &text, &mut logits));
     match scored {
         Err(error) => {
-            health.avoid(error);
+            health.avoid_scores(error);
             Ok(false)
         }
         Ok(()) if same(&logits, &expected) && same(&state, expected_state.float32()) => Ok(true),
@@ -235,7 +235,7 @@ impl ScoringRows {
             None => match Arc::clone(uploaded).scorer() {
                 Ok(scorer) => self.scorer.insert(scorer),
                 Err(error) => {
-                    self.health.avoid(error);
+                    self.health.avoid_scores(error);
                     return None;
                 }
             },

@@ -10,6 +10,7 @@ use charlstm_model::decode_step::{
 };
 use charlstm_model::parameters::Parameters;
 
+use super::random::random_parameters;
 use super::*;
 use crate::health::Health;
 use crate::score::chunk::{pack_chunk, unpack_state};
@@ -163,13 +164,6 @@ impl DecodeDevice for HostScoring {
             &Arc::new(Health::new(Box::new(fail))),
         )
     }
-}
-
-fn random_parameters(numbers: &mut Numbers, architecture: Architecture) -> Parameters {
-    let mut parameters = Parameters::zeros(architecture);
-    let count = parameters.values.len();
-    parameters.values = numbers.floats(count, 0.5);
-    parameters
 }
 
 #[test]

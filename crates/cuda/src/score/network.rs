@@ -35,7 +35,7 @@ impl CudaFloatNetwork {
     /// Fails if the device has too little memory or is lost, or if a size of
     /// the network is beyond what the kernels can index.
     pub fn upload(device: &CudaDevice, parameters: &Parameters) -> Result<Self, CudaError> {
-        const WHAT: &str = "the float32 weights of a model, for scores,";
+        const WHAT: &str = "the copy of a model for scores";
         device.bind()?;
         let stream = device.stream()?;
         let mut memory = Vec::new();

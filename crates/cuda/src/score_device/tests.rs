@@ -48,7 +48,7 @@ impl FloatWeights for Simulated {
     fn scorer(self: Arc<Self>) -> Result<Box<dyn Scorer>, CudaError> {
         if self.behaviour == Behaviour::IsFull {
             return Err(CudaError::OutOfMemory {
-                what: "the buffers of a score",
+                what: "the memory of a score",
                 bytes: 2,
                 free: 1,
             });
@@ -103,7 +103,8 @@ impl Bench {
         let on_event = move |event: CudaEvent<'_>| {
             let line = match event {
                 CudaEvent::Failed(error) => format!("failed: {error}"),
-                CudaEvent::ModelOnProcessor(error) => format!("on the CPU: {error}"),
+                CudaEvent::ModelOnProcessor(error) => format!("model on the CPU: {error}"),
+                CudaEvent::ScoresOnProcessor(error) => format!("scores on the CPU: {error}"),
             };
             log.lock().expect("no panic").push(line);
         };
@@ -236,7 +237,7 @@ fn a_model_that_does_not_fit_the_gpu_is_scored_on_the_cpu() {
     let weights = Arc::new(bench.prepare(&parameters()).expect("weights"));
     let events = bench.events();
     assert!(
-        matches!(&events[..], [event] if event.starts_with("on the CPU: out of GPU memory")),
+        matches!(&events[..], [event] if event.starts_with("scores on the CPU: out of GPU memory")),
         "{events:?}"
     );
     assert_eq!(score(&weights), expected());
