@@ -16,6 +16,9 @@
 // a multiple of 64. A padded weight is -0, and a padded number of a vector is
 // 0: their product is -0, which changes no sum, not even one of -0. A group of
 // 32 rows of a layer is 8 units with their four gates: row 4 * unit + gate.
+//
+// Consecutive waves overlap. What an earlier wave has written is read past the
+// cache of the multiprocessor (`__ldcg`), which may hold what was there before.
 
 constexpr int SCORE_CHUNK = 64;    // characters of a chunk
 constexpr int SCORE_COLUMNS = 64;  // columns that a thread loads at a time
@@ -93,7 +96,7 @@ DEVICE void multiply(float (&sums)[VECTORS], float4 (&first)[SCORE_LOADS], const
 #pragma unroll
       for (int v = 0; v < WARPS * VECTORS; v++) {
         const float4* from = (const float4*)(vectors + (size_t)min(v, count - 1) * columns + start);
-        for (int i = threadIdx.x; i < length; i += 32 * WARPS) ((float4*)(piece + v * PIECE))[i] = from[i];
+        for (int i = threadIdx.x; i < length; i += 32 * WARPS) ((float4*)(piece + v * PIECE))[i] = __ldcg(from + i);
       }
       __syncthreads();
     }
@@ -142,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(32) score_wave(const ScoreWaveArgum
   else
     vector = p.begin + (size_t)layer * p.columns;
   float* of_input = layer > 0 ? p.sums + ((size_t)(layer - 1) * 2 + (character & 1)) * rows + row : nullptr;
-  if (!is_input && layer > 0) sums[0] = *of_input;
+  if (!is_input && layer > 0) sums[0] = __ldcg(of_input);
   multiply<1, 1, WAVE_PIECE>(sums, first, weights, vector, 1, p.columns);
   if (is_input) {
     *of_input = sums[0];
@@ -157,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(32) score_wave(const ScoreWaveArgum
   int unit = row / 4;
   if ((lane & 3) != 0 || unit >= p.hidden) return;
   size_t place = (size_t)layer * p.columns + unit, c_begin = (size_t)p.layers * p.columns;
-  float kept = __fmul_rn(forget, character > 0 ? p.c[place] : p.begin[c_begin + place]);
+  float kept = __fmul_rn(forget, __ldcg(character > 0 ? p.c + place : p.begin + c_begin + place));
   float c = __fmaf_rn(activated, candidate, kept);
   float h = __fmul_rn(output, tanh_rational(c));
   p.c[place] = c;
@@ -170,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(32) score_wave(const ScoreWaveArgum
 
 // The logits after each character of the chunk. A block has 32 characters of
 // the vocabulary and LOGITS_WARPS * LOGITS_CHARACTERS of the chunk.
-extern "C" __global__ void __launch_bounds__(32 * LOGITS_WARPS) score_logits(const ScoreLogitsArguments p) {
+extern "C" __global__ void __launch_bounds__(32 * LOGITS_WARPS, 1) score_logits(const ScoreLogitsArguments p) {
   int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, token = blockIdx.x * 32 + lane;
   int first_character = blockIdx.y * LOGITS_WARPS * LOGITS_CHARACTERS, count = (int)p.chunk[0] - first_character;
   const float4* weights = p.weights + (size_t)blockIdx.x * (p.columns / 4) * 32 + lane;

@@ -203,11 +203,32 @@ fn a_score_continues_on_the_cpu_if_the_gpu_fails_and_later_ones_run_there() {
     let bench = Bench::new(Behaviour::FailsFrom(COMPARED_CHARS + 1));
     let weights = Arc::new(bench.prepare(&parameters()).expect("weights"));
     bench.fed();
-    assert_eq!(score(&weights), expected(), "the second part fails");
-    assert_eq!(bench.fed(), 7, "the first part");
+    let on_processor = Arc::new(DecodeWeights::on_processor(&parameters()));
+    let [mut batch, mut other] = [&weights, &on_processor].map(|weights| {
+        let mut batch = DecodeBatch::new(Arc::clone(weights), 4).expect("a batch");
+        batch.push(&weights.zero_state());
+        batch.step(&[2]).expect("a step");
+        batch
+    });
+    let mut state = weights.zero_state();
+    batch.prefill_logits(&mut state, &TEXT).expect("a score");
+    let [given, same] = [&mut batch, &mut other].map(|batch| batch.step(&[4]).map(<[f32]>::to_vec));
+    let (given, same) = (given.expect("a step"), same.expect("a step"));
+    assert_eq!(given, same, "a session in the same batch is not affected");
+    assert_eq!(bench.fed(), 0, "all of the text is scored on the CPU");
     assert_eq!(bench.events(), [format!("failed: {}", lost())]);
     assert_eq!(score(&weights), expected());
     assert_eq!((bench.fed(), bench.events().len()), (0, 0));
+}
+
+#[test]
+fn the_first_part_of_a_score_is_kept_if_the_gpu_fails_in_the_second() {
+    let bench = Bench::new(Behaviour::FailsFrom(COMPARED_CHARS + 1));
+    let weights = Arc::new(bench.prepare(&parameters()).expect("weights"));
+    bench.fed();
+    assert_eq!(score(&weights), expected());
+    assert_eq!(bench.fed(), 7, "the first part");
+    assert_eq!(bench.events(), [format!("failed: {}", lost())]);
 }
 
 #[test]
