@@ -4,8 +4,8 @@
     gpu_server.py [--device cuda:0] [--quick] [--logs FOLDER]
 
 Trains a model on the device and kills the server in between; generates alone and among
-other requests, in one call and in several, and moves a session from the CPU to the GPU
-and back. Then it prints the speeds next to the targets, and PyTorch's if python3 has
+other requests, in one call and in several, moves a session from the CPU to the GPU and
+back, and scores. Then it prints the speeds next to the targets, and PyTorch's if python3 has
 it. With --quick, sizes and times are small, and there are no targets: that runs on any
 machine, also with --device cpu. Exits with 1 if a guarantee was broken.
 """
@@ -155,6 +155,12 @@ def in_session(address: str, session: str, seed: int, first: bool) -> str:
                   "--no-echo").removesuffix("\n")
 
 
+def score_of(address: str, file: Path) -> dict:
+    """Returns the score of a text, with all digits."""
+    printed = client(address, "--json", "score", "--model", "undisturbed", "--text", file)
+    return json.loads(printed.splitlines()[-1])
+
+
 def move(bench: Bench, session: str, source: str, target: str) -> None:
     file = bench.folder / "session"
     client(source, "sessions", "export", session, "--output", file, "--force")
@@ -163,19 +169,24 @@ def move(bench: Bench, session: str, source: str, target: str) -> None:
 
 
 def check_texts(bench: Bench, checks: Checks) -> None:
-    """Texts do not depend on the device, on other requests, or on the calls."""
+    """Texts and scores do not depend on the device, on other requests, or on the calls."""
     shutil.copytree(bench.folder / "data", bench.folder / "on_cpu")
     with (bench.server("data") as (process, address),
           bench.server("on_cpu", "cpu") as (_, on_cpu)):
         expected = {seed: generated(on_cpu, seed) for seed in SEEDS}
         checks.require("texts are those of the CPU",
                        all(generated(address, seed) == expected[seed] for seed in SEEDS))
+        scored = bench.folder / "scored.txt"
+        scored.write_text(bench.small[: 1_000 if bench.options.quick else 5_000])
+        score = score_of(on_cpu, scored)
+        checks.require("a score is that of the CPU", score_of(address, scored) == score)
         load = subprocess.Popen(
             measure.load_command(address, 48, 6, model="undisturbed"),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(1)
         checks.require("texts are the same among 48 other streams",
                        all(generated(address, seed) == expected[seed] for seed in SEEDS))
+        checks.require("a score is the same among 48 other streams", score_of(address, scored) == score)
         load.wait()
         split, moved = [], []
         for part in range(3):

@@ -21,7 +21,7 @@ fn the_check_of_a_server_on_a_gpu_passes_on_the_cpu() {
         .args(["--device", "cpu", "--quick", "--logs"])
         .arg(folder.path())
         .env("CARGO_TARGET_DIR", folder.path()));
-    assert_eq!(printed.matches("ok      ").count(), 5, "{printed}");
+    assert_eq!(printed.matches("ok      ").count(), 7, "{printed}");
     assert!(printed.contains("0 guarantees broken"), "{printed}");
     assert!(
         printed.contains("| 64 streams during a training"),

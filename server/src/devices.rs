@@ -1,6 +1,7 @@
 //! The devices that this build can use for training and generation. Training
 //! and float32 on a GPU are computed by libtorch, with the cargo feature
-//! `torch`; int8 on a GPU by the project's own kernels, in every build.
+//! `torch`; int8 on a GPU, and the scores of such a server, by the project's own
+//! kernels, in every build.
 
 use std::sync::Arc;
 
@@ -52,8 +53,9 @@ pub(crate) struct GenerationSettings {
 
 /// Returns the decode devices, which prepare models for generation. The
 /// precision of the server is computed on its device; sessions of the other
-/// one, and all scores, are computed on the CPU. Blocks for seconds if kernels
-/// must be compiled for a GPU.
+/// one are computed on the CPU. Scores are computed on the GPU if there is one,
+/// and otherwise on the CPU. Blocks for seconds if kernels must be compiled for
+/// a GPU.
 pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
     let GenerationSettings {
         device, precision, ..
@@ -61,11 +63,12 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
     let int8_on_cpu = Int8Processor {
         kernel: settings.kernels.int8,
     };
+    let float32_on_cpu = Processor {
+        kernels: settings.kernels.float32,
+    };
     let mut generation = Generation {
         devices: DecodeDevices {
-            float32: Arc::new(Processor {
-                kernels: settings.kernels.float32,
-            }),
+            float32: Arc::new(float32_on_cpu),
             int8: Arc::new(int8_on_cpu),
             precision,
         },
@@ -85,11 +88,12 @@ pub(crate) fn generation(settings: &GenerationSettings) -> Generation {
             let on_event = on_event(device, settings.gpu_failure, generation.failed.clone());
             match CudaDecoder::open(ordinal, int8_on_cpu, on_event) {
                 Ok(decoder) => {
+                    generation.devices.float32 = Arc::new(decoder.scoring(float32_on_cpu));
                     generation.devices.int8 = Arc::new(decoder);
                     generation.threads = threads_with_gpu(settings.threads);
                 }
                 Err(error) => {
-                    tracing::warn!(%device, %error, "int8 generation runs on the CPU");
+                    tracing::warn!(%device, %error, "generation and scores run on the CPU");
                 }
             }
         }
@@ -116,6 +120,9 @@ fn on_event(
     Box::new(move |event| match event {
         CudaEvent::ModelOnProcessor(error) => {
             tracing::warn!(%device, %error, "a model runs on the CPU");
+        }
+        CudaEvent::ScoresOnProcessor(error) => {
+            tracing::warn!(%device, %error, "a model is scored on the CPU");
         }
         CudaEvent::Failed(error) => {
             tracing::error!(%device, %error, "the GPU failed and is not used any more");

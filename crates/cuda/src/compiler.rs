@@ -16,6 +16,8 @@ const SOURCE: &str = concat!(
     include_str!("kernels/device.cuh"),
     "#line 1 \"decode.cu\"\n",
     include_str!("kernels/decode.cu"),
+    "#line 1 \"score.cu\"\n",
+    include_str!("kernels/score.cu"),
 );
 
 /// Kernels as the driver loads them. Only [`compile_kernels`] makes them, so a

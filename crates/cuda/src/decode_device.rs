@@ -3,22 +3,22 @@
 //! generated.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use charlstm_int8::{QuantisedNetwork, State};
 use charlstm_model::decode_step::check::same_results;
 use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, Chunk, DecodeDevice, DecodeError, DecodeWeights, HiddenState,
-    HighestOfRows, Int8Processor, WeightLayout, quantise,
+    HighestOfRows, Int8Processor, Processor, WeightLayout, quantise,
 };
 use charlstm_model::parameters::Parameters;
 
 use crate::batch::{CudaBatch, Slot};
 use crate::device::CudaDevice;
 use crate::error::CudaError;
+use crate::health::{Health, OnEvent};
 use crate::network::CudaNetwork;
+use crate::score_device::CudaScoring;
 
 /// From this size of the vocabulary on, the device selects the highest logits where
 /// they are enough: fewer than all are copied and sampled from.
@@ -28,58 +28,13 @@ const MIN_SELECTED_VOCABULARY: usize = 512;
 /// many characters in the same time as with one (docs/gpu.md).
 const PREFILL_WIDTH: usize = 64;
 
-/// What happened to a GPU that is used for decode steps.
-#[derive(Clone, Copy, Debug)]
-pub enum CudaEvent<'a> {
-    /// The GPU has failed and is not used any more. Reported once.
-    Failed(&'a CudaError),
-    /// A model does not fit the GPU and runs on the CPU.
-    ModelOnProcessor(&'a CudaError),
-}
-
-/// A callback for what happens to a GPU. It is called on any thread and must not
-/// block.
-pub type OnEvent = Box<dyn Fn(CudaEvent<'_>) + Send + Sync>;
-
 /// A GPU that computes int8 decode steps. If it fails, the generations that it
 /// was computing end with an error, and all later ones run on the CPU.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct CudaDecoder {
     device: CudaDevice,
     health: Arc<Health>,
     processor: Int8Processor,
-}
-
-struct Health {
-    has_failed: AtomicBool,
-    on_event: OnEvent,
-}
-
-impl Health {
-    fn is_usable(&self) -> bool {
-        !self.has_failed.load(Ordering::Acquire)
-    }
-
-    /// Records a failure and returns it as the error of the operation.
-    fn report(&self, error: CudaError) -> DecodeError {
-        if !self.has_failed.swap(true, Ordering::AcqRel) {
-            (self.on_event)(CudaEvent::Failed(&error));
-        }
-        DecodeError(Box::new(error))
-    }
-
-    /// Records why a model or a batch runs on the CPU.
-    fn avoid(&self, error: CudaError) {
-        if matches!(
-            error,
-            CudaError::OutOfMemory { .. } | CudaError::NetworkTooLarge { .. }
-        ) {
-            (self.on_event)(CudaEvent::ModelOnProcessor(&error));
-        } else {
-            // Nothing has been generated that would have to end with it.
-            drop(self.report(error));
-        }
-    }
 }
 
 impl CudaDecoder {
@@ -95,12 +50,15 @@ impl CudaDecoder {
     ) -> Result<Self, CudaError> {
         Ok(Self {
             device: CudaDevice::open(ordinal)?,
-            health: Arc::new(Health {
-                has_failed: AtomicBool::new(false),
-                on_event,
-            }),
+            health: Arc::new(Health::new(on_event)),
             processor,
         })
+    }
+
+    /// Returns the float32 decode step of the CPU with its scores on this GPU,
+    /// which has failed for both if it fails for one.
+    pub fn scoring(&self, processor: Processor) -> CudaScoring {
+        CudaScoring::new(self.device.clone(), Arc::clone(&self.health), processor)
     }
 
     /// Uploads a network. `None` if the GPU cannot be used for it.
@@ -115,15 +73,6 @@ impl CudaDecoder {
                 None
             }
         }
-    }
-}
-
-impl fmt::Debug for CudaDecoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CudaDecoder")
-            .field("device", &self.device)
-            .field("is_usable", &self.health.is_usable())
-            .finish_non_exhaustive()
     }
 }
 
@@ -150,19 +99,11 @@ impl DecodeDevice for CudaDecoder {
 }
 
 /// The weights of a model on the GPU, and on the CPU for when it fails.
+#[derive(Debug)]
 struct CudaWeights {
     uploaded: Option<Arc<CudaNetwork>>,
     on_processor: Arc<DecodeWeights>,
     health: Arc<Health>,
-}
-
-impl fmt::Debug for CudaWeights {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CudaWeights")
-            .field("uploaded", &self.uploaded)
-            .field("on_processor", &self.on_processor)
-            .finish_non_exhaustive()
-    }
 }
 
 impl WeightLayout for CudaWeights {

@@ -101,6 +101,8 @@ struct Inner {
     prefill_kernels: [CudaFunction; 2],
     top_kernel: CudaFunction,
     copy_kernel: CudaFunction,
+    score_wave_kernel: CudaFunction,
+    score_logits_kernel: CudaFunction,
     shared_bytes: usize,
     programmatic_launch: bool,
     log: String,
@@ -194,6 +196,8 @@ impl CudaDevice {
             shared_bytes: usize::try_from(shared_bytes).unwrap_or(0),
             top_kernel: module.load_function("top_logits").map_err(failed)?,
             copy_kernel: module.load_function("copy_states").map_err(failed)?,
+            score_wave_kernel: module.load_function("score_wave").map_err(failed)?,
+            score_logits_kernel: module.load_function("score_logits").map_err(failed)?,
             info,
             context,
             programmatic_launch,
@@ -236,6 +240,8 @@ impl CudaDevice {
             Kernel::Prefill { division, .. } => &self.0.prefill_kernels[division.groups - 1],
             Kernel::Top(_) => &self.0.top_kernel,
             Kernel::CopyStates(_) => &self.0.copy_kernel,
+            Kernel::ScoreWave(_) => &self.0.score_wave_kernel,
+            Kernel::ScoreLogits(_) => &self.0.score_logits_kernel,
         }
     }
 

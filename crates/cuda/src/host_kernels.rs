@@ -12,9 +12,11 @@ use charlstm_int8::{QuantisedNetwork, Shape, State, activation, logsumexp, refer
 
 #[path = "../examples/gpu_check/random.rs"]
 mod random;
+mod score;
 
 use random::{Numbers, random_network, random_state};
 
+use crate::error::CudaError;
 use crate::launch::{
     self, BatchAddresses, Exchange, Kernel, Launch, MAX_WHOLE_CHUNK, NetworkAddresses, OutputRows,
     PrefillDivision, TABLE_HEADER, TILES, TOP, TileChoice, TopArguments, table_entry, table_words,
@@ -109,6 +111,8 @@ impl HostKernels {
             Kernel::Prefill { division, .. } => format!("prefill_{}", 8 * division.groups),
             Kernel::Top(_) => "top_logits".to_owned(),
             Kernel::CopyStates(_) => "copy_states".to_owned(),
+            Kernel::ScoreWave(_) => "score_wave".to_owned(),
+            Kernel::ScoreLogits(_) => "score_logits".to_owned(),
         };
         let name = CString::new(name).expect("a name");
         let [x, y, z] = launch.grid;

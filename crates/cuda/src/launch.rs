@@ -4,6 +4,11 @@
 
 use std::ffi::c_void;
 
+use crate::score::launch::{
+    LOGITS_SHARED_BYTES, LOGITS_THREADS, ScoreLogitsArguments, ScoreWaveArguments,
+    WAVE_SHARED_BYTES, WAVE_THREADS,
+};
+
 /// Columns of a weight matrix that a kernel processes at a time. Hidden sizes
 /// are padded to a multiple of it.
 pub(crate) const COLUMN_BLOCK: usize = 64;
@@ -329,6 +334,8 @@ pub(crate) enum Kernel {
     },
     Top(TopArguments),
     CopyStates(CopyArguments),
+    ScoreWave(ScoreWaveArguments),
+    ScoreLogits(ScoreLogitsArguments),
 }
 
 /// One kernel launch.
@@ -346,6 +353,8 @@ impl Launch {
             Kernel::Prefill { division, .. } => division.threads(),
             Kernel::Top(_) => TOP_THREADS,
             Kernel::CopyStates(_) => 256,
+            Kernel::ScoreWave(_) => WAVE_THREADS,
+            Kernel::ScoreLogits(_) => LOGITS_THREADS,
         }
     }
 
@@ -356,6 +365,8 @@ impl Launch {
             Kernel::Prefill { division, .. } => division.shared_bytes(),
             Kernel::Top(_) => TOP_SHARED_BYTES,
             Kernel::CopyStates(_) => 0,
+            Kernel::ScoreWave(_) => WAVE_SHARED_BYTES,
+            Kernel::ScoreLogits(_) => LOGITS_SHARED_BYTES,
         }
     }
 
@@ -367,6 +378,8 @@ impl Launch {
             Kernel::Prefill { arguments, .. } => std::ptr::from_ref(arguments).cast(),
             Kernel::Top(arguments) => std::ptr::from_ref(arguments).cast(),
             Kernel::CopyStates(arguments) => std::ptr::from_ref(arguments).cast(),
+            Kernel::ScoreWave(arguments) => std::ptr::from_ref(arguments).cast(),
+            Kernel::ScoreLogits(arguments) => std::ptr::from_ref(arguments).cast(),
         }
     }
 }

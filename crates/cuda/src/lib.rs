@@ -1,11 +1,13 @@
-//! The int8 decode step of a character LSTM on NVIDIA GPUs.
+//! The int8 decode step of a character LSTM on NVIDIA GPUs, and its scores in
+//! float32.
 //!
 //! The kernels are this crate's own CUDA sources (`src/kernels/`). NVRTC
 //! compiles them for the device when it is opened; libcuda and libnvrtc are
 //! loaded at run time, so building needs no CUDA toolkit and a machine without
 //! them gets an error value. The results are bit for bit those of
 //! [`charlstm_int8::reference`], for any number of rows, in any order, so a
-//! session can move between a CPU and a GPU.
+//! session can move between a CPU and a GPU. Scores ([`CudaScorer`]) have the
+//! bits of the CPU's float32 decode step.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -22,9 +24,9 @@
 //! # }
 //! ```
 //!
-//! A [`CudaBatch`] is owned by one thread at a time. Every call blocks until
-//! the device has finished, spinning rather than sleeping: a step takes tens of
-//! microseconds.
+//! A [`CudaBatch`] and a [`CudaScorer`] are owned by one thread at a time. Every
+//! call blocks until the device has finished, spinning rather than sleeping: a
+//! step takes tens of microseconds.
 
 mod batch;
 mod compiler;
@@ -33,20 +35,26 @@ mod device;
 mod error;
 mod fragments;
 mod graph;
+mod health;
 #[cfg(test)]
 mod host_kernels;
 mod launch;
 mod library;
 mod memory;
 mod network;
+mod score;
+mod score_device;
 mod state_layout;
 
 pub use batch::{BatchOptions, CudaBatch, MAX_CAPACITY, Slot};
 pub use compiler::{CompiledKernels, compile_kernels};
-pub use decode_device::{CudaDecoder, CudaEvent, OnEvent};
+pub use decode_device::CudaDecoder;
 pub use device::{CudaDevice, DeviceInfo, devices};
 pub use error::CudaError;
+pub use health::{CudaEvent, OnEvent};
 pub use network::CudaNetwork;
+pub use score::{CudaFloatNetwork, CudaScorer};
+pub use score_device::CudaScoring;
 
 #[cfg(test)]
 mod tests {
@@ -57,7 +65,9 @@ mod tests {
         fn sent<T: Send>() {}
         fn shared<T: Send + Sync>() {}
         sent::<CudaBatch>();
+        sent::<CudaScorer>();
         shared::<CudaNetwork>();
+        shared::<CudaFloatNetwork>();
         shared::<CudaDevice>();
         shared::<CudaError>();
     }

@@ -20,6 +20,25 @@ const MAX_HIDDEN: usize = 131_072;
 const MAX_VOCABULARY: usize = 1 << 21;
 const MAX_LAYERS: usize = 1 << 15;
 
+/// Fails if the kernels cannot index a network of these sizes. `hidden` is
+/// padded.
+pub(crate) fn check_sizes(
+    hidden: usize,
+    vocabulary: usize,
+    layers: usize,
+) -> Result<(), CudaError> {
+    for (what, given, max) in [
+        ("the hidden size", hidden, MAX_HIDDEN),
+        ("the vocabulary", vocabulary, MAX_VOCABULARY),
+        ("the number of layers", layers, MAX_LAYERS),
+    ] {
+        if given > max {
+            return Err(CudaError::NetworkTooLarge { what, given, max });
+        }
+    }
+    Ok(())
+}
+
 /// The weights of a network on a device, packed for the kernels. Batches share
 /// it through an [`Arc`](std::sync::Arc).
 #[derive(Debug)]
@@ -42,15 +61,7 @@ pub(crate) fn place_network(
     let shape = network.shape();
     let unpadded = shape.hidden_size();
     let hidden = unpadded.next_multiple_of(COLUMN_BLOCK);
-    for (what, given, max) in [
-        ("the hidden size", hidden, MAX_HIDDEN),
-        ("the vocabulary", shape.vocabulary_size(), MAX_VOCABULARY),
-        ("the number of layers", shape.num_layers(), MAX_LAYERS),
-    ] {
-        if given > max {
-            return Err(CudaError::NetworkTooLarge { what, given, max });
-        }
-    }
+    check_sizes(hidden, shape.vocabulary_size(), shape.num_layers())?;
     let mut hidden_weights = Vec::new();
     let mut hidden_scales = Vec::new();
     let mut input_weights = Vec::new();

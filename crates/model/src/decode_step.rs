@@ -165,7 +165,9 @@ pub trait BatchBackend: Send {
     }
 
     /// Feeds a chunk of characters to a sequence outside the batch; appends the
-    /// logits after each character to `logits`, if given.
+    /// logits after each character to `logits`, if given. Only scores ask for
+    /// logits, so a device may compute such a prefill elsewhere than the steps
+    /// of its batch, with the same bits.
     fn prefill(
         &mut self,
         state: &mut HiddenState,

@@ -8,7 +8,7 @@ use charlstm_model::decode_step::{DecodeDevice, Int8Processor, Precision, Proces
 /// generate.
 #[derive(Clone, Debug)]
 pub struct DecodeDevices {
-    /// Device of the float32 decode step.
+    /// Device of the float32 decode step, and of scores.
     pub float32: Arc<dyn DecodeDevice>,
     /// Device of the int8 decode step.
     pub int8: Arc<dyn DecodeDevice>,

@@ -1,5 +1,6 @@
-//! Checks the decode step on a GPU against the scalar reference, bit for bit,
-//! and measures its speed. Prints one table.
+//! Checks the decode step on a GPU against the scalar reference, and scores
+//! against the CPU, bit for bit, and measures the speed of both. Prints one
+//! table.
 //!
 //! ```text
 //! gpu_check [--device N] [--only exact|speed|loss] [--short]
@@ -14,6 +15,7 @@
 
 mod exact;
 mod random;
+mod scores;
 mod speed;
 
 use std::error::Error;
@@ -21,11 +23,15 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use charlstm_cuda::{CudaBatch, CudaDevice, CudaError, CudaNetwork, devices};
+use charlstm_cuda::{
+    CudaBatch, CudaDevice, CudaError, CudaFloatNetwork, CudaNetwork, CudaScorer, devices,
+};
 use charlstm_int8::{Shape, State};
+use charlstm_model::architecture::Architecture;
 
 use exact::exactness;
-use random::{Numbers, random_network};
+use random::{Numbers, random_network, random_parameters};
+use scores::{score_speed, scores};
 use speed::speed;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -91,6 +97,18 @@ fn loss(device: &CudaDevice, report: &mut Report) -> Outcome {
     let mut batch = CudaBatch::new(network.clone(), 4)?;
     let slot = batch.push(&State::zeros(&shape))?;
     batch.step(&[(slot, 1)])?;
+    let architecture = Architecture {
+        vocabulary_size: 78,
+        hidden_size: 64,
+        num_layers: 1,
+    };
+    let parameters = random_parameters(&mut Numbers(2), architecture);
+    let floats = Arc::new(CudaFloatNetwork::upload(device, &parameters)?);
+    let mut scorer = CudaScorer::new(floats.clone())?;
+    let mut state = vec![0.0; architecture.state_len()];
+    let mut logits = Vec::new();
+    scorer.feed(&mut state, &[1, 2], &mut logits)?;
+    let before = (state.clone(), logits.clone());
 
     let context = cudarc::driver::CudaContext::new(device.info().ordinal)?;
     let module = context.load_module(cudarc::nvrtc::Ptx::from_src(
@@ -123,6 +141,12 @@ fn loss(device: &CudaDevice, report: &mut Report) -> Outcome {
         ),
         ("read", is_loss(batch.read(slot).map(|_| ()))),
         ("new batch", is_loss(CudaBatch::new(network, 4).map(|_| ()))),
+        (
+            "score",
+            is_loss(scorer.feed(&mut state, &[1, 2], &mut logits)),
+        ),
+        ("unchanged score", (state, logits) == before),
+        ("new scorer", is_loss(CudaScorer::new(floats).map(|_| ()))),
     ];
     let missing: Vec<&str> = seen
         .iter()
@@ -165,9 +189,11 @@ fn main() -> Outcome {
     let part = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     if part("exact") {
         exactness(&device, &mut report, options.short)?;
+        scores(&device, &mut report, options.short)?;
     }
     if part("speed") && !options.short {
         speed(&device, &mut report)?;
+        score_speed(&device, &mut report)?;
     }
     if part("loss") && !options.short {
         loss(&device, &mut report)?;

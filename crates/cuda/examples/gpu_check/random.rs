@@ -1,6 +1,8 @@
 //! Random networks and states, the same on every machine.
 
 use charlstm_int8::{FloatLayer, FloatNetwork, QuantisedNetwork, Shape, State};
+use charlstm_model::architecture::Architecture;
+use charlstm_model::parameters::Parameters;
 
 /// A deterministic source of numbers (splitmix64).
 pub(crate) struct Numbers(pub(crate) u64);
@@ -68,4 +70,13 @@ pub(crate) fn random_state(numbers: &mut Numbers, shape: &Shape) -> State {
         .collect();
     let c = numbers.floats(units, 2.0).into_boxed_slice();
     State::from_parts(shape, h, c).expect("a valid state")
+}
+
+/// Random parameters of a network in float32.
+pub(crate) fn random_parameters(numbers: &mut Numbers, architecture: Architecture) -> Parameters {
+    let count = architecture.parameter_count();
+    Parameters {
+        architecture,
+        values: numbers.floats(count, 0.3),
+    }
 }

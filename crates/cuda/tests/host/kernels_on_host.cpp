@@ -3,6 +3,7 @@
 
 #include "../../src/kernels/arithmetic.cuh"
 #include "../../src/kernels/decode.cu"
+#include "../../src/kernels/score.cu"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -44,6 +45,8 @@ EXPORT bool host_launch(const char* name, const void* arguments, unsigned x, uns
   LAUNCH_TILE(128)
   LAUNCH(copy_states, CopyArguments)
   LAUNCH(top_logits, TopArguments)
+  LAUNCH(score_wave, ScoreWaveArguments)
+  LAUNCH(score_logits, ScoreLogitsArguments)
 #define LAUNCH_PREFILL(KERNEL) /* its blocks wait for each other */ \
   if (!std::strcmp(name, #KERNEL)) { \
     launch(KERNEL, *static_cast<const PrefillArguments*>(arguments), {x, y, z}, threads, shared_bytes, true); \
