@@ -30,29 +30,36 @@ EXPORT void host_ln(const double* x, double* y, std::size_t n) {
 EXPORT unsigned host_top_shared_bytes() { return sizeof(TopShared); }
 EXPORT void host_schedule(unsigned seed) { schedule_seed = seed; }
 
+// Copies the arguments of the kernel with this name and returns what runs it; empty if
+// there is no such kernel.
+inline std::function<void()> prepared(const char* name, const void* arguments, Dimensions grid, unsigned threads, unsigned shared_bytes) {
+  constexpr bool TOGETHER = true;  // the blocks wait for each other
+#define KERNEL(KERNEL, ARGUMENTS, ...) \
+  if (!std::strcmp(name, #KERNEL)) { \
+    ARGUMENTS copy = *static_cast<const ARGUMENTS*>(arguments); \
+    return [=] { launch(KERNEL, copy, grid, threads, shared_bytes, ##__VA_ARGS__); }; \
+  }
+#define TILE(N) KERNEL(layer_##N, LayerArguments) KERNEL(output_##N, OutputArguments)
+  TILE(8)
+  TILE(16)
+  TILE(32)
+  TILE(64)
+  TILE(128)
+  KERNEL(copy_states, CopyArguments)
+  KERNEL(top_logits, TopArguments)
+  KERNEL(score_wave, ScoreWaveArguments)
+  KERNEL(score_logits, ScoreLogitsArguments)
+  KERNEL(prefill_8, PrefillArguments, TOGETHER)
+  KERNEL(prefill_16, PrefillArguments, TOGETHER)
+#undef TILE
+#undef KERNEL
+  (void)TOGETHER;
+  return nullptr;
+}
+
 // Runs the kernel with this name; false if there is none.
 EXPORT bool host_launch(const char* name, const void* arguments, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned shared_bytes) {
-#define LAUNCH(KERNEL, ARGUMENTS) \
-  if (!std::strcmp(name, #KERNEL)) { \
-    launch(KERNEL, *static_cast<const ARGUMENTS*>(arguments), {x, y, z}, threads, shared_bytes); \
-    return true; \
-  }
-#define LAUNCH_TILE(N) LAUNCH(layer_##N, LayerArguments) LAUNCH(output_##N, OutputArguments)
-  LAUNCH_TILE(8)
-  LAUNCH_TILE(16)
-  LAUNCH_TILE(32)
-  LAUNCH_TILE(64)
-  LAUNCH_TILE(128)
-  LAUNCH(copy_states, CopyArguments)
-  LAUNCH(top_logits, TopArguments)
-  LAUNCH(score_wave, ScoreWaveArguments)
-  LAUNCH(score_logits, ScoreLogitsArguments)
-#define LAUNCH_PREFILL(KERNEL) /* its blocks wait for each other */ \
-  if (!std::strcmp(name, #KERNEL)) { \
-    launch(KERNEL, *static_cast<const PrefillArguments*>(arguments), {x, y, z}, threads, shared_bytes, true); \
-    return true; \
-  }
-  LAUNCH_PREFILL(prefill_8)
-  LAUNCH_PREFILL(prefill_16)
-  return false;
+  std::function<void()> run = prepared(name, arguments, {x, y, z}, threads, shared_bytes);
+  if (run) run();
+  return static_cast<bool>(run);
 }
