@@ -1,8 +1,5 @@
 //! The build without libtorch: `--no-default-features`.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use charlstm_model::architecture::Architecture;
 use charlstm_model::model_file::{ModelFile, ModelMetadata};
 use charlstm_model::parameters::Parameters;
@@ -14,30 +11,8 @@ use charlstm_proto::v1::{GenerateRequest, StartTrainingRequest, TrainRequest, Tr
 use charlstm_repository::{Publisher, Repository};
 use tonic::Code;
 
-use crate::support::server::{Server, command_of};
+use crate::support::server::{Server, command_of, inference_only_program};
 use crate::support::wire::{assert_status, length, rest};
-use crate::support::{process, root};
-
-/// Builds the server without libtorch and returns its program. It has a target
-/// folder of its own, so that it does not replace the program that the other
-/// tests use, and is not optimized, so that it is built quickly.
-fn build() -> PathBuf {
-    let target = root().join("target/inference-only");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    process::run(
-        Command::new(cargo)
-            .args(["build", "--quiet", "--package", "charlstm-server"])
-            .args(["--no-default-features", "--target-dir"])
-            .arg(&target)
-            .args(["--config", "profile.dev.opt-level=0"])
-            .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
-            .args(["--config", "profile.dev.debug=false"])
-            // Without these, a dependency on libtorch could not be built.
-            .env("LIBTORCH", "/nonexistent")
-            .env_remove("LIBTORCH_USE_PYTORCH"),
-    );
-    target.join("debug/charlstm-server")
-}
 
 /// A small model whose weights are all different.
 fn model() -> ModelFile {
@@ -59,7 +34,7 @@ fn model() -> ModelFile {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_libtorch_generates_and_rejects_trainings_with_a_reason() {
-    let program = build();
+    let program = inference_only_program();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let repository = Repository::open(&data).unwrap();
@@ -67,7 +42,7 @@ async fn a_server_without_libtorch_generates_and_rejects_trainings_with_a_reason
         .publish(&Publisher::admin(), "small", &model())
         .unwrap();
     drop(repository);
-    let server = Server::launch(folder, command_of(&program, &data, &[]));
+    let server = Server::launch(folder, command_of(program, &data, &[]));
     let libraries = std::fs::read_to_string(format!("/proc/{}/maps", server.id())).unwrap();
     for library in ["libtorch", "libc10"] {
         assert!(!libraries.contains(library), "{library} is loaded");

@@ -13,6 +13,7 @@ mod dependencies;
 mod deployment_docs;
 mod determinism;
 mod examples;
+mod gpu;
 mod gpu_bundle;
 mod http;
 mod inference_only;

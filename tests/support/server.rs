@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use super::process::{self, Process};
+use super::root;
 use super::tools::skip;
 
 /// Longest clean stop, which saves trainings and sessions. Ample for a slow
@@ -235,6 +237,30 @@ pub(crate) fn server_program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_charlstm-server"))
 }
 
+/// Builds the server without libtorch, once, and returns its program. It has a target
+/// folder of its own, so that it does not replace the program that the other
+/// tests use, and is not optimized, so that it is built quickly.
+pub(crate) fn inference_only_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let target = root().join("target/inference-only");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        process::run(
+            Command::new(cargo)
+                .args(["build", "--quiet", "--package", "charlstm-server"])
+                .args(["--no-default-features", "--target-dir"])
+                .arg(&target)
+                .args(["--config", "profile.dev.opt-level=0"])
+                .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
+                .args(["--config", "profile.dev.debug=false"])
+                // Without these, a dependency on libtorch could not be built.
+                .env("LIBTORCH", "/nonexistent")
+                .env_remove("LIBTORCH_USE_PYTORCH"),
+        );
+        target.join("debug/charlstm-server")
+    })
+}
+
 /// As [`command`], for another build of the server.
 pub(crate) fn command_of(program: &Path, data_dir: &Path, extra_flags: &[&str]) -> Command {
     let mut command = Command::new(program);
@@ -244,8 +270,11 @@ pub(crate) fn command_of(program: &Path, data_dir: &Path, extra_flags: &[&str]) 
             command.env_remove(name);
         }
     }
+    if !extra_flags.contains(&"--device") {
+        command.args(["--device", "cpu"]);
+    }
     command
-        .args(["--listen", "127.0.0.1:0", "--device", "cpu", "--data-dir"])
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir)
         .args(extra_flags);
     command

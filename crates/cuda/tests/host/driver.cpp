@@ -5,6 +5,9 @@
 // What is submitted to a stream runs when the host waits for the stream, and no
 // earlier: results that are read too early, and memory that is changed or freed too
 // early, show.
+//
+// With CUDA_STAND_IN_FAILS_AFTER=N, the device is lost after N kernels. With
+// CUDA_STAND_IN_IS_WRONG=1, weights arrive on the device with wrong bits.
 #include "kernels_on_host.cpp"
 
 #include <atomic>
@@ -15,7 +18,15 @@
 
 namespace {
 
-enum Result { SUCCESS = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_STATE = 401, CAPTURE_UNSUPPORTED = 900 };
+enum Result {
+  SUCCESS = 0,
+  INVALID_VALUE = 1,
+  OUT_OF_MEMORY = 2,
+  ILLEGAL_STATE = 401,
+  NOT_FOUND = 500,
+  LAUNCH_FAILED = 719,
+  CAPTURE_UNSUPPORTED = 900,
+};
 
 // The attributes of a Hopper GPU, as far as they are asked for, with few
 // multiprocessors.
@@ -27,6 +38,8 @@ enum Attribute {
   COMPUTE_CAPABILITY_MINOR = 76,
   MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
 };
+// Smaller copies are not of weights.
+constexpr std::size_t WEIGHTS = 4096;
 constexpr std::size_t MEMORY = std::size_t{4} << 30;
 
 using Operation = std::function<void()>;
@@ -51,11 +64,20 @@ int the_context, the_module;
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
+long setting(const char* name, long otherwise) {
+  const char* value = std::getenv(name);
+  return value ? std::atol(value) : otherwise;
+}
+const bool is_wrong = setting("CUDA_STAND_IN_IS_WRONG", 0) != 0;
+long kernels_left = setting("CUDA_STAND_IN_FAILS_AFTER", -1);
+bool is_lost = false;
+
+// Runs what was submitted. A lost device runs nothing any more.
 void finish(Stream& stream) {
   while (!stream.submitted.empty()) {
     Operation operation = std::move(stream.submitted.front());
     stream.submitted.pop_front();
-    operation();
+    if (!is_lost) operation();
   }
 }
 void finish_all() {
@@ -63,6 +85,7 @@ void finish_all() {
 }
 Result submit(Stream* stream, Operation operation) {
   Lock lock(mutex);
+  if (is_lost) return LAUNCH_FAILED;
   if (!streams.count(stream)) return INVALID_VALUE;
   if (stream->recording)
     stream->recorded.push_back(std::move(operation));
@@ -106,7 +129,7 @@ DRIVER cuCtxSetCurrent(void* context) { return current_context = context, SUCCES
 DRIVER cuCtxSynchronize() {
   Lock lock(mutex);
   finish_all();
-  return SUCCESS;
+  return is_lost ? LAUNCH_FAILED : SUCCESS;
 }
 DRIVER cuCtxGetStreamPriorityRange(int* least, int* greatest) { return *least = 0, *greatest = -5, SUCCESS; }
 
@@ -119,10 +142,11 @@ DRIVER cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
 }
 DRIVER cuMemAlloc_v2(std::uintptr_t* address, std::size_t bytes) {
   Lock lock(mutex);
+  if (is_lost) return LAUNCH_FAILED;
   if (!current_context) return INVALID_VALUE;
-  if (bytes > MEMORY - used) return NO_MEMORY;
+  if (bytes > MEMORY - used) return OUT_OF_MEMORY;
   void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (!memory) return NO_MEMORY;
+  if (!memory) return OUT_OF_MEMORY;
   std::memset(memory, 0xEE, bytes);
   *address = reinterpret_cast<std::uintptr_t>(memory);
   allocated[*address] = bytes;
@@ -142,7 +166,7 @@ DRIVER cuMemFree_v2(std::uintptr_t address) {
 }
 DRIVER cuMemHostAlloc(void** memory, std::size_t bytes, unsigned) {
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  return *memory ? SUCCESS : NO_MEMORY;
+  return *memory ? SUCCESS : OUT_OF_MEMORY;
 }
 DRIVER cuMemFreeHost(void* memory) {
   Lock lock(mutex);
@@ -159,7 +183,12 @@ DRIVER cuMemsetD32Async(std::uintptr_t address, unsigned value, std::size_t word
   });
 }
 DRIVER cuMemcpyHtoDAsync_v2(std::uintptr_t to, const void* from, std::size_t bytes, Stream* stream) {
-  return submit(stream, [=] { std::memcpy(reinterpret_cast<void*>(to), from, bytes); });
+  return submit(stream, [=] {
+    auto* bytes_there = reinterpret_cast<unsigned char*>(to);
+    std::memcpy(bytes_there, from, bytes);
+    if (is_wrong && bytes >= WEIGHTS)
+      for (std::size_t i = 0; i < bytes; i += 16) bytes_there[i] ^= 1;
+  });
 }
 DRIVER cuMemcpyDtoHAsync_v2(void* to, std::uintptr_t from, std::size_t bytes, Stream* stream) {
   return submit(stream, [=] { std::memcpy(to, reinterpret_cast<const void*>(from), bytes); });
@@ -182,7 +211,13 @@ DRIVER cuLaunchKernelEx(const LaunchConfig* config, void* function, void** param
   Dimensions grid{config->x, config->y, config->z};
   // Copies the arguments, as CUDA does.
   Operation run = prepared(static_cast<const char*>(function), parameters[0], grid, config->threads, config->shared_bytes);
-  return run ? submit(config->stream, std::move(run)) : NOT_FOUND;
+  if (!run) return NOT_FOUND;
+  return submit(config->stream, [run = std::move(run)] {
+    is_lost = kernels_left == 0;
+    if (is_lost) return;
+    if (kernels_left > 0) kernels_left--;
+    run();
+  });
 }
 
 // Streams.
@@ -204,7 +239,7 @@ DRIVER cuStreamSynchronize(Stream* stream) {
   if (!streams.count(stream)) return INVALID_VALUE;
   if (stream->recording) return CAPTURE_UNSUPPORTED;
   finish(*stream);
-  return SUCCESS;
+  return is_lost ? LAUNCH_FAILED : SUCCESS;
 }
 DRIVER cuEventCreate(Event** event, unsigned) { return *event = new Event, SUCCESS; }
 DRIVER cuEventDestroy_v2(Event* event) { return delete event, SUCCESS; }
