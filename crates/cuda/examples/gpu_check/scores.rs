@@ -223,9 +223,9 @@ pub(super) fn scores(device: &CudaDevice, report: &mut Report, short: bool) -> O
         };
         let mut outcome = Ok(());
         for &length in lengths {
-            let parts = || format!("parts of {length}");
             let checked = expected.check(&mut scorer, length);
-            outcome = outcome.and(checked.map_err(|error| format!("{}: {error}", parts()).into()));
+            let checked = checked.map_err(|error| format!("parts of {length}: {error}").into());
+            outcome = outcome.and(checked);
         }
         let outcome = outcome.map(|()| format!("parts of {lengths:?} equal"));
         report.check(&format!("score    {name}"), outcome)?;
