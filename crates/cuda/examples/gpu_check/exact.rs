@@ -7,8 +7,8 @@ use std::sync::Arc;
 use charlstm_cuda::{BatchOptions, CudaBatch, CudaDevice, CudaError, CudaNetwork, Slot};
 use charlstm_int8::{QuantisedNetwork, Shape, State, logsumexp, reference};
 
-use crate::random::{Numbers, random_network, random_state};
-use crate::{Outcome, Report};
+use super::random::{Numbers, random_network, random_state};
+use super::{Outcome, Report, Size};
 
 /// Sequences with known token ids, and what the reference makes of them.
 struct Expected {
@@ -349,11 +349,11 @@ fn check_errors(network: &Arc<CudaNetwork>) -> Result<String, Box<dyn Error>> {
 }
 
 /// Checks all steps and prefills of several networks.
-pub(super) fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -> Outcome {
-    let shapes: &[(usize, usize, usize, &[usize], usize)] = if short {
-        &[(78, 512, 2, &[5, 40], 2), (130, 100, 3, &[9, 200], 2)]
-    } else {
-        &[
+pub(super) fn exactness(device: &CudaDevice, report: &mut Report, size: Size) -> Outcome {
+    let shapes: &[(usize, usize, usize, &[usize], usize)] = match size {
+        Size::Tiny => &[(78, 64, 2, &[1, 20], 3), (530, 40, 1, &[9], 2)],
+        Size::Short => &[(78, 512, 2, &[5, 40], 2), (130, 100, 3, &[9, 200], 2)],
+        Size::Full => &[
             (
                 78,
                 512,
@@ -368,7 +368,7 @@ pub(super) fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -
             (4002, 512, 2, &[1, 64, 256], 3),
             (4002, 64, 1, &[3, 500], 3),
             (97, 1088, 1, &[5, 40], 3),
-        ]
+        ],
     };
     for (seed, &(vocabulary, hidden, layers, row_counts, steps)) in shapes.iter().enumerate() {
         let shape = Shape::new(vocabulary, hidden, layers)?;
@@ -390,7 +390,11 @@ pub(super) fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -
         let outcome = check_top(&mut batch, &expected, rows);
         report.check(&format!("top 64   {name}, {rows} rows"), outcome)?;
         if seed == 0 {
-            let rows = if short { 40 } else { 300 };
+            let rows = match size {
+                Size::Tiny => 20,
+                Size::Short => 40,
+                Size::Full => 300,
+            };
             for tile in [8, 16, 32, 64, 128] {
                 for (overlap, direct) in [(true, 0), (false, usize::MAX)] {
                     let options = BatchOptions {
@@ -411,10 +415,14 @@ pub(super) fn exactness(device: &CudaDevice, report: &mut Report, short: bool) -
         }
     }
 
-    let shape = Shape::new(78, 512, 2)?;
+    let (hidden, steps) = match size {
+        Size::Tiny => (64, 8),
+        Size::Short => (512, 8),
+        Size::Full => (512, 200),
+    };
+    let shape = Shape::new(78, hidden, 2)?;
     let network = random_network(&mut Numbers(1), &shape);
     let on_device = Arc::new(CudaNetwork::upload(device, &network)?);
-    let steps = if short { 8 } else { 200 };
     let few = self::expected(&network, 77, 24, steps);
     let mut batch = CudaBatch::new(on_device.clone(), 24)?;
     let outcome = check_steps(&mut batch, &few, 24);

@@ -3,10 +3,11 @@
 //! table.
 //!
 //! ```text
-//! gpu_check [--device N] [--only exact|speed|loss] [--short]
+//! gpu_check [--device N] [--only exact|speed|loss] [--short|--tiny]
 //! ```
 //!
-//! `--short` runs a few small checks, for use under compute-sanitizer. `loss`
+//! `--short` runs a few small checks, for use under compute-sanitizer; `--tiny` checks
+//! small networks, on a stand-in for a device (`tests/gpu_check.rs`). `loss`
 //! makes the device fail on purpose and checks that this is reported; it comes
 //! last, because the process cannot use the device afterwards.
 //!
@@ -29,24 +30,34 @@ use charlstm_cuda::{
 use charlstm_int8::{Shape, State};
 use charlstm_model::architecture::Architecture;
 
-use exact::exactness;
-use random::{Numbers, random_network, random_parameters};
-use scores::{score_speed, scores};
-use speed::speed;
+use self::exact::exactness;
+use self::random::{Numbers, random_network, random_parameters};
+use self::scores::{score_speed, scores};
+use self::speed::speed;
 
-type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-struct Options {
-    device: usize,
-    only: Option<String>,
-    short: bool,
+/// What is checked.
+pub(crate) struct Options {
+    pub(crate) device: usize,
+    /// One part only.
+    pub(crate) only: Option<String>,
+    pub(crate) size: Size,
+}
+
+/// How much is checked.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Size {
+    Full,
+    Short,
+    Tiny,
 }
 
 fn options() -> Outcome<Options> {
     let mut options = Options {
         device: 0,
         only: None,
-        short: false,
+        size: Size::Full,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -54,7 +65,8 @@ fn options() -> Outcome<Options> {
         match argument.as_str() {
             "--device" => options.device = value()?.parse()?,
             "--only" => options.only = Some(value()?),
-            "--short" => options.short = true,
+            "--short" => options.size = Size::Short,
+            "--tiny" => options.size = Size::Tiny,
             _ => return Err(format!("unknown argument {argument:?}").into()),
         }
     }
@@ -162,7 +174,11 @@ fn loss(device: &CudaDevice, report: &mut Report) -> Outcome {
 }
 
 fn main() -> Outcome {
-    let options = options()?;
+    run(&options()?)
+}
+
+/// Checks and prints one line for each check.
+pub(crate) fn run(options: &Options) -> Outcome {
     let mut report = Report {
         started: Instant::now(),
         failed: 0,
@@ -188,14 +204,14 @@ fn main() -> Outcome {
     ))?;
     let part = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     if part("exact") {
-        exactness(&device, &mut report, options.short)?;
-        scores(&device, &mut report, options.short)?;
+        exactness(&device, &mut report, options.size)?;
+        scores(&device, &mut report, options.size)?;
     }
-    if part("speed") && !options.short {
+    if part("speed") && options.size == Size::Full {
         speed(&device, &mut report)?;
         score_speed(&device, &mut report)?;
     }
-    if part("loss") && !options.short {
+    if part("loss") && options.size == Size::Full {
         loss(&device, &mut report)?;
     }
     report.line(&format!(

@@ -15,9 +15,9 @@ use charlstm_model::decode_step::{
 };
 use charlstm_model::parameters::Parameters;
 
-use crate::random::{Numbers, random_network, random_parameters};
-use crate::speed::measure;
-use crate::{Outcome, Report};
+use super::random::{Numbers, random_network, random_parameters};
+use super::speed::measure;
+use super::{Outcome, Report, Size};
 
 /// Most time that a score of [`TARGET_CHARS`] characters may take, for 2 x 512
 /// with a vocabulary of 83, in milliseconds.
@@ -90,9 +90,10 @@ fn check_concurrency(
     device: &CudaDevice,
     network: &Arc<CudaFloatNetwork>,
     expected: &Expected,
+    hidden: usize,
     rounds: usize,
 ) -> Result<String, Box<dyn Error>> {
-    let shape = Shape::new(78, 512, 2)?;
+    let shape = Shape::new(78, hidden, 2)?;
     let int8 = random_network(&mut Numbers(1), &shape);
     let mut batch = CudaBatch::new(Arc::new(CudaNetwork::upload(device, &int8)?), 8)?;
     let slot = batch.push(&State::zeros(&shape))?;
@@ -191,11 +192,12 @@ fn check_device(parameters: &Parameters, ordinal: usize) -> Result<String, Box<d
 }
 
 /// Checks the scores of several networks.
-pub(super) fn scores(device: &CudaDevice, report: &mut Report, short: bool) -> Outcome {
-    let shapes: &[(usize, usize, usize)] = if short {
-        &[(83, 512, 2), (130, 100, 3)]
-    } else {
-        &[
+pub(super) fn scores(device: &CudaDevice, report: &mut Report, size: Size) -> Outcome {
+    let is_full = size == Size::Full;
+    let shapes: &[(usize, usize, usize)] = match size {
+        Size::Tiny => &[(83, 64, 2), (530, 40, 3)],
+        Size::Short => &[(83, 512, 2), (130, 100, 3)],
+        Size::Full => &[
             (83, 512, 2),
             (1, 64, 1),
             (78, 64, 3),
@@ -204,10 +206,10 @@ pub(super) fn scores(device: &CudaDevice, report: &mut Report, short: bool) -> O
             (4002, 512, 2),
             (33, 2100, 1),
             (40_000, 64, 1),
-        ]
+        ],
     };
-    // The sanitizer is slow.
-    let characters = if short { 20 } else { 200 };
+    // The sanitizer and the stand-in are slow.
+    let characters = if is_full { 200 } else { 20 };
     for (seed, &(vocabulary, hidden, layers)) in shapes.iter().enumerate() {
         let mut numbers = Numbers(seed as u64 + 30);
         let architecture = architecture(vocabulary, hidden, layers);
@@ -216,10 +218,10 @@ pub(super) fn scores(device: &CudaDevice, report: &mut Report, short: bool) -> O
         let network = Arc::new(CudaFloatNetwork::upload(device, &parameters)?);
         let mut scorer = CudaScorer::new(network.clone())?;
         let name = format!("{layers} x {hidden}, vocabulary {vocabulary}");
-        let lengths: &[usize] = if short {
-            &[20, 7]
-        } else {
+        let lengths: &[usize] = if is_full {
             &[200, 200, 64, 33, 7, 1]
+        } else {
+            &[20, 7]
         };
         let mut outcome = Ok(());
         for &length in lengths {
@@ -230,12 +232,12 @@ pub(super) fn scores(device: &CudaDevice, report: &mut Report, short: bool) -> O
         let outcome = outcome.map(|()| format!("parts of {lengths:?} equal"));
         report.check(&format!("score    {name}"), outcome)?;
         if seed == 0 {
-            let rounds = if short { 1 } else { 20 };
-            let outcome = check_concurrency(device, &network, &expected, rounds);
+            let rounds = if is_full { 20 } else { 1 };
+            let outcome = check_concurrency(device, &network, &expected, hidden, rounds);
             report.check("score    on two threads, next to decode steps", outcome)?;
             let outcome = check_errors(&network);
             report.check("score    invalid calls give their errors", outcome)?;
-            if !short {
+            if size != Size::Short {
                 let outcome = check_device(&parameters, device.info().ordinal);
                 report.check("score    on the device that a server uses", outcome)?;
             }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use charlstm_cuda::{BatchOptions, CudaBatch, CudaDevice, CudaNetwork, Slot};
 use charlstm_int8::{Shape, State};
 
-use crate::random::{Numbers, random_network, random_state};
-use crate::{Outcome, Report};
+use super::random::{Numbers, random_network, random_state};
+use super::{Outcome, Report};
 
 fn median(times: &mut [Duration], part: f64) -> f64 {
     times.sort();
