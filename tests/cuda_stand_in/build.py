@@ -49,7 +49,7 @@ def undefined(library: Path) -> set:
 
 def driver_functions(library: Path) -> set:
     """Returns the functions of the driver that a library looks up by name."""
-    names = re.findall(rb"\bcu[A-Z]\w+", library.read_bytes())
+    names = re.findall(rb"\bcu[A-Z][a-z]+[A-Z]\w+", library.read_bytes())
     return {name.decode() for name in names if not re.match(rb"cu(BLAS|DNN|SOLVER)", name)}
 
 
