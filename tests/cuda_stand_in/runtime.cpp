@@ -1,6 +1,6 @@
 // A stand-in for the CUDA runtime, cuDNN and cuBLAS on a machine without a GPU. Device
 // memory is main memory, and copies are made; kernels and library calls compute
-// nothing. Streams can be recorded and replayed, and what CUDA forbids during that
+// nothing, or zeros. Streams can be recorded and replayed, and what CUDA forbids during that
 // fails here, too. So libtorch's CUDA code runs up to the kernels.
 //
 // Every other function of these libraries that libtorch calls succeeds and does
@@ -487,12 +487,25 @@ STAND_IN cudnnStatus_t cudnnGetRNNWeightParams(cudnnHandle_t, cudnnRNNDescriptor
   }
   return CUDNN_STATUS_SUCCESS;
 }
+// Sets the hidden states to zero: they are copied, and must not be whatever was in
+// their memory before.
 STAND_IN cudnnStatus_t
 cudnnRNNForward(cudnnHandle_t handle, cudnnRNNDescriptor_t, cudnnForwardMode_t, const int32_t *,
                 cudnnRNNDataDescriptor_t, const void *, cudnnRNNDataDescriptor_t, void *,
-                cudnnTensorDescriptor_t, const void *, void *, cudnnTensorDescriptor_t,
-                const void *, void *, size_t, const void *, size_t, void *, size_t, void *) {
-  return run_on(handle);
+                cudnnTensorDescriptor_t size_of_state, const void *, void *h,
+                cudnnTensorDescriptor_t, const void *, void *c, size_t, const void *, size_t,
+                void *, size_t, void *) {
+  Lock lock(state().mutex);
+  size_t bytes = sizeof(float);
+  const Size size = state().sizes[size_of_state];
+  for (int i = 0; i < size.count; ++i) {
+    bytes *= size.values[i];
+  }
+  run(state().stream_of_handle[handle], [=] {
+    std::memset(h, 0, bytes);
+    std::memset(c, 0, bytes);
+  });
+  return CUDNN_STATUS_SUCCESS;
 }
 STAND_IN cudnnStatus_t
 cudnnRNNBackwardData_v8(cudnnHandle_t handle, cudnnRNNDescriptor_t, const int32_t *,
@@ -525,5 +538,10 @@ STAND_IN int cublasSetStream_v2(void *handle, cudaStream_t stream) {
 STAND_IN int cublasSgemm_v2(void *handle) {
   Lock lock(state().mutex);
   run(state().stream_of_handle[handle], [] {});
+  return 0;
+}
+STAND_IN int cublasLtMatmulAlgoGetHeuristic(void *, void *, void *, void *, void *, void *,
+                                            void *, int, void *, int *found) {
+  *found = 1;
   return 0;
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 use std::ptr;
 
-use tch::{Device, TchError};
+use tch::TchError;
 
 use super::device_step::DeviceStep;
 use super::step_launcher::{Recorder, Recording};
@@ -56,24 +56,21 @@ fn call(function: impl FnOnce(*mut c_char, usize) -> bool) -> Result<(), TchErro
 }
 
 /// A stream on which the work of one training runs: that of other threads goes on
-/// meanwhile, and libtorch can record graphs only on a stream of their own.
-#[derive(Debug)]
+/// meanwhile, and libtorch can record graphs only on a stream of their own. By
+/// default, the stream that is current anyway.
+#[derive(Debug, Default)]
 pub(super) struct TrainingStream {
-    /// `None`: the device has no streams.
     stream: Option<RawStream>,
 }
 
 impl TrainingStream {
-    /// Reserves a stream of a GPU. A CPU needs none.
+    /// Reserves a stream of a GPU.
     ///
     /// # Errors
     /// libtorch failed, or has another version.
-    pub(super) fn new(device: Device) -> Result<Self, TchError> {
-        let Device::Cuda(index) = device else {
-            return Ok(Self { stream: None });
-        };
-        let index = i8::try_from(index)
-            .map_err(|_| TchError::Torch(format!("there is no GPU number {index}")))?;
+    pub(super) fn new(gpu: usize) -> Result<Self, TchError> {
+        let index = i8::try_from(gpu)
+            .map_err(|_| TchError::Torch(format!("there is no GPU number {gpu}")))?;
         let mut stream = RawStream::default();
         // SAFETY: `stream` is writable.
         call(|message, size| unsafe { charlstm_stream_new(index, &mut stream, message, size) })?;
@@ -170,7 +167,7 @@ mod tests {
         if tch::Cuda::is_available() {
             return;
         }
-        let error = TrainingStream::new(Device::Cuda(0)).expect_err("no GPU");
+        let error = TrainingStream::new(0).expect_err("no GPU");
         assert!(!error.to_string().is_empty());
     }
 }

@@ -35,12 +35,8 @@ impl CudaTrainer {
         initial: &Parameters,
         device: Device,
     ) -> Result<Self, TchError> {
-        let stream = TrainingStream::new(device)?;
+        let (stream, launcher) = launching_on(device);
         let _current = stream.enter()?;
-        let launcher = match device {
-            Device::Cuda(_) => StepLauncher::recording(Box::new(CudaGraphs)),
-            _ => StepLauncher::Plain,
-        };
         Ok(Self {
             launcher,
             step: DeviceStep::new(TrainerConfig::of(config), initial, device)?,
@@ -91,6 +87,21 @@ impl CudaTrainer {
             tensor.f_copy_(&Tensor::f_from_slice(values)?)?;
         }
         Ok(())
+    }
+}
+
+/// Returns how the steps of a training reach a device. A GPU of which no stream can
+/// be reserved uses the default one, where nothing can be recorded.
+fn launching_on(device: Device) -> (TrainingStream, StepLauncher) {
+    let Device::Cuda(index) = device else {
+        return (TrainingStream::default(), StepLauncher::Plain);
+    };
+    match TrainingStream::new(index) {
+        Ok(stream) => (stream, StepLauncher::recording(Box::new(CudaGraphs))),
+        Err(error) => (
+            TrainingStream::default(),
+            StepLauncher::plain_because(&error),
+        ),
     }
 }
 

@@ -2,6 +2,8 @@
 //! recorded graph. A step of a small network has hundreds of operations, whose
 //! launches take longer than they do themselves.
 
+use std::error::Error;
+
 use charlstm_bptt::trainer::{Step, StepInput};
 use tch::TchError;
 
@@ -53,6 +55,15 @@ impl StepLauncher {
         }
     }
 
+    /// Launches one operation at a time, and reports why.
+    pub(super) fn plain_because(reason: &(dyn Error + 'static)) -> Self {
+        tracing::warn!(
+            reason,
+            "training is slower: its steps do not run as CUDA graphs"
+        );
+        Self::Plain
+    }
+
     /// Takes a step. Blocks until the device has finished.
     ///
     /// # Errors
@@ -70,19 +81,18 @@ impl StepLauncher {
                 steps_left: 0,
                 recorder,
             } => {
-                let before = step.snapshot()?;
+                let before = step.snapshot().map_err(NotRecorded::Unrecordable);
                 step.run()?;
                 drop(generator);
-                *self = match recorded(&**recorder, step, input.key, &before) {
+                let recorded =
+                    before.and_then(|before| record(&**recorder, step, input.key, &before));
+                *self = match recorded {
                     Ok(recording) => {
                         tracing::info!("training steps run as one CUDA graph each");
                         Self::Recorded(recording)
                     }
                     Err(NotRecorded::Failed(error)) => return Err(error),
-                    Err(reason) => {
-                        tracing::warn!(%reason, "training is slower: its steps do not run as CUDA graphs");
-                        Self::Plain
-                    }
+                    Err(reason) => Self::plain_because(&reason),
                 };
                 step.outcome()
             }
@@ -121,13 +131,13 @@ enum NotRecorded {
 
 /// Records the step that has just run from `before`, and replays it. Its result must
 /// be the same, bit for bit; otherwise, that of the first run is restored.
-fn recorded(
+fn record(
     recorder: &dyn Recorder,
     step: &mut DeviceStep,
     key: u64,
     before: &Snapshot,
 ) -> Result<Box<dyn Recording>, NotRecorded> {
-    let expected = step.snapshot()?;
+    let expected = step.snapshot().map_err(NotRecorded::Unrecordable)?;
     let generator = seed_generator(key);
     let mut recording = recorder.record(step).map_err(NotRecorded::Unrecordable)?;
     drop(generator);
