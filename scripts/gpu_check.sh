@@ -46,7 +46,7 @@ server() { # seconds, flags
     limit=$1
     shift
     run server "$limit" python3 -B "$here/bench/gpu_server.py" --logs "$logs" "$@"
-    grep '^ok \|^BROKEN\|^|\|^memory\|broken$\|^bench:' "$logs/server.txt"
+    grep '^ok \|^BROKEN\|^speed\|^|\|^memory\|broken$\|^bench:' "$logs/server.txt"
 }
 if ! nvidia-smi >/dev/null 2>&1; then
     echo "no GPU: only the server is checked, on the CPU"
