@@ -2,7 +2,19 @@
 //! grids and arguments. This is plain arithmetic; nothing here touches a
 //! device.
 
+mod arguments;
+mod tiles;
+mod whole_prefill;
+
 use std::ffi::c_void;
+
+pub(crate) use self::arguments::TopArguments;
+use self::arguments::{CopyArguments, LayerArguments, OutputArguments, PrefillArguments};
+pub(crate) use self::tiles::{TILES, TileChoice};
+pub(crate) use self::whole_prefill::{
+    Exchange, MAX_WHOLE_PREFILL_ROWS, PREFILL_TILE_ROWS, PrefillDivision, exchange_bytes,
+    whole_prefill,
+};
 
 use crate::score::launch::{
     LOGITS_SHARED_BYTES, LOGITS_THREADS, ScoreLogitsArguments, ScoreWaveArguments,
@@ -44,206 +56,6 @@ pub(crate) fn table_words(bucket: usize, characters: usize) -> usize {
     TABLE_HEADER + bucket * (1 + characters)
 }
 
-/// The tile of one block: `32 * warps_m` weight rows by `rows` batch rows.
-/// Must match the instances in `decode.cu`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tile {
-    /// Batch rows.
-    pub(crate) rows: usize,
-    warps_m: usize,
-    warps_n: usize,
-    stages: usize,
-}
-
-pub(crate) const TILES: [Tile; 5] = [
-    Tile {
-        rows: 8,
-        warps_m: 2,
-        warps_n: 1,
-        stages: 17,
-    },
-    Tile {
-        rows: 16,
-        warps_m: 2,
-        warps_n: 1,
-        stages: 17,
-    },
-    Tile {
-        rows: 32,
-        warps_m: 4,
-        warps_n: 2,
-        stages: 8,
-    },
-    Tile {
-        rows: 64,
-        warps_m: 4,
-        warps_n: 2,
-        stages: 6,
-    },
-    Tile {
-        rows: 128,
-        warps_m: 4,
-        warps_n: 2,
-        stages: 4,
-    },
-];
-
-impl Tile {
-    /// Weight rows.
-    pub(crate) fn weight_rows(&self) -> usize {
-        32 * self.warps_m
-    }
-
-    /// Threads of a block.
-    pub(crate) fn threads(&self) -> usize {
-        32 * self.warps_m * self.warps_n
-    }
-
-    /// Bytes of the weights and h of one block of columns.
-    fn stage_bytes(&self) -> usize {
-        self.warps_m * 2048 + self.rows * 64
-    }
-
-    /// Bytes of dynamic shared memory of a block: the ring of weights and h,
-    /// with an entry and a token id per batch row behind it, or the logits on
-    /// their way out, which reuse the ring.
-    pub(crate) fn shared_bytes(&self) -> usize {
-        let ring = self.stages * self.stage_bytes() + self.rows * 8;
-        let logits = self.rows * (self.weight_rows() + 4) * 4;
-        ring.max(logits)
-    }
-
-    /// Blocks for a product of `weight_rows` rows with `bucket` batch rows.
-    fn blocks(&self, weight_rows: usize, bucket: usize) -> usize {
-        weight_rows / self.weight_rows() * bucket.div_ceil(self.rows)
-    }
-
-    /// Index in [`TILES`] of the tile for a product on a device with
-    /// `multiprocessors`: the largest that still occupies them, because a
-    /// larger tile reads the weights less often. Tiles of 128 rows are slower
-    /// than those of 64 (measured on an H100), as one block then has a
-    /// multiprocessor to itself and its cells do not overlap with products.
-    pub(crate) fn choose(weight_rows: usize, bucket: usize, multiprocessors: usize) -> usize {
-        TILES[..TILES.len() - 1]
-            .iter()
-            .rposition(|tile| {
-                let enough = if tile.rows == 64 { 6 } else { 2 };
-                tile.rows <= bucket
-                    && tile.blocks(weight_rows, bucket) * 5 >= multiprocessors * enough
-            })
-            .unwrap_or(0)
-    }
-}
-
-/// Arguments of the kernels `layer_*`; the layout of `LayerArguments` in
-/// `decode.cu`. Pointers are addresses on the device.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LayerArguments {
-    pub(crate) hidden_weights: u64,
-    pub(crate) input_weights: u64,
-    pub(crate) hidden_scales: u64,
-    pub(crate) input_scales: u64,
-    pub(crate) biases: u64,
-    pub(crate) initial: u64,
-    pub(crate) states: u64,
-    pub(crate) table: u64,
-    pub(crate) hidden: i32,
-    pub(crate) layers: i32,
-    pub(crate) bucket: i32,
-    pub(crate) first_layer: i32,
-    pub(crate) wave: i32,
-    pub(crate) early: i32,
-    pub(crate) history_rows: i32,
-    pub(crate) history: u64,
-}
-
-/// Rows of a tile of [`whole_prefill`].
-pub(crate) const PREFILL_TILE_ROWS: usize = 8;
-
-/// Most rows of a [`whole_prefill`], which bounds the memory of its exchange.
-/// More rows than that keep a device busy with a launch per character, too.
-pub(crate) const MAX_WHOLE_PREFILL_ROWS: usize = 128;
-
-/// Most threads of a block of [`whole_prefill`], as `decode.cu` says.
-const MAX_PREFILL_THREADS: usize = 256;
-
-/// How the units of a network are divided among the blocks of
-/// [`whole_prefill`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PrefillDivision {
-    /// 1 or 2 groups of 8 units of each layer per block.
-    pub(crate) groups: usize,
-    hidden: usize,
-    layers: usize,
-}
-
-impl PrefillDivision {
-    /// All divisions of a network that the kernels support, larger blocks
-    /// first.
-    pub(crate) fn all(hidden: usize, layers: usize) -> impl Iterator<Item = Self> {
-        let divisions = [2, 1].map(|groups| Self {
-            groups,
-            hidden,
-            layers,
-        });
-        divisions
-            .into_iter()
-            .filter(|division| division.threads() <= MAX_PREFILL_THREADS)
-    }
-
-    /// Threads of a block: a warp per layer and group.
-    pub(crate) fn threads(&self) -> usize {
-        32 * self.groups * self.layers
-    }
-
-    /// Blocks for each tile of rows.
-    pub(crate) fn blocks(&self) -> usize {
-        self.hidden / (8 * self.groups)
-    }
-
-    /// Bytes of shared memory of a block: its part of all matrices, h of all
-    /// layers twice, and an entry per row.
-    pub(crate) fn shared_bytes(&self) -> usize {
-        let weights = (2 * self.layers - 1) * self.groups * 32 * self.hidden;
-        let h = 2 * self.layers * PREFILL_TILE_ROWS * self.hidden;
-        weights + h + PREFILL_TILE_ROWS * 4
-    }
-}
-
-/// Bytes of the memory through which the blocks of [`whole_prefill`] exchange h:
-/// two buffers of an 8-byte word per 4 units.
-pub(crate) fn exchange_bytes(hidden: usize, layers: usize, rows: usize) -> usize {
-    2 * layers * rows.next_multiple_of(PREFILL_TILE_ROWS) * hidden / 4 * 8
-}
-
-/// Arguments of the kernels `prefill_*`; the layout of `PrefillArguments` in
-/// `decode.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PrefillArguments {
-    pub(crate) layer: LayerArguments,
-    pub(crate) exchange: u64,
-    pub(crate) characters: i32,
-    pub(crate) base: u32,
-}
-
-/// Arguments of the kernels `output_*`; the layout of `OutputArguments` in
-/// `decode.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OutputArguments {
-    pub(crate) weights: u64,
-    pub(crate) scales: u64,
-    pub(crate) biases: u64,
-    pub(crate) rows: u64,
-    pub(crate) row_bytes: u64,
-    pub(crate) table: u64,
-    pub(crate) logits: u64,
-    pub(crate) hidden: i32,
-    pub(crate) vocabulary: i32,
-}
-
 /// Where a network's packed weights are; see `LayerArguments` and
 /// `OutputArguments` in `decode.cu` for the contents.
 #[derive(Clone, Copy, Debug)]
@@ -282,17 +94,6 @@ pub(crate) struct BatchAddresses {
     pub(crate) history: u64,
 }
 
-/// Arguments of the kernel `copy_states`; the layout of `CopyArguments` in
-/// `decode.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CopyArguments {
-    pub(crate) states: u64,
-    pub(crate) rows: u64,
-    pub(crate) out: u64,
-    pub(crate) bytes: i32,
-}
-
 /// Number of logits that `top_logits` returns per row.
 pub(crate) const TOP: usize = 64;
 
@@ -302,19 +103,6 @@ const TOP_THREADS: usize = 256;
 /// Bytes of shared memory of a block of `top_logits`: `TopShared` in
 /// `decode.cu`.
 pub(crate) const TOP_SHARED_BYTES: usize = 18_488;
-
-/// Arguments of the kernel `top_logits`; the layout of `TopArguments` in
-/// `decode.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TopArguments {
-    pub(crate) logits: u64,
-    pub(crate) table: u64,
-    pub(crate) log_sums: u64,
-    pub(crate) ids: u64,
-    pub(crate) top: u64,
-    pub(crate) vocabulary: i32,
-}
 
 /// A kernel and its arguments. Tiles are indices in [`TILES`].
 #[derive(Clone, Copy, Debug)]
@@ -384,23 +172,6 @@ impl Launch {
     }
 }
 
-/// Tiles of the kernels of a launch sequence, as indices in [`TILES`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TileChoice {
-    pub(crate) layer: usize,
-    pub(crate) output: usize,
-}
-
-impl TileChoice {
-    /// The tiles for `bucket` rows on a device with `multiprocessors`.
-    pub(crate) fn new(network: &NetworkAddresses, bucket: usize, multiprocessors: usize) -> Self {
-        Self {
-            layer: Tile::choose(4 * network.hidden, bucket, multiprocessors),
-            output: Tile::choose(network.padded_vocabulary(), bucket, multiprocessors),
-        }
-    }
-}
-
 /// A launch of layers `layers` of a network, for one wave.
 fn layer_launch(
     network: &NetworkAddresses,
@@ -452,50 +223,6 @@ fn layer_arguments(
         early: 0,
         history_rows: MAX_WHOLE_CHUNK as i32,
         history: batch.history,
-    }
-}
-
-/// What a [`whole_prefill`] needs besides the table and the states.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Exchange {
-    /// Address of [`exchange_bytes`] bytes.
-    pub(crate) address: u64,
-    /// All sequence numbers in that memory are at most this.
-    pub(crate) base: u32,
-}
-
-impl Exchange {
-    /// Number of sequence numbers that a launch uses.
-    pub(crate) fn waves(layers: usize, characters: usize) -> u32 {
-        (characters + layers) as u32
-    }
-}
-
-/// The one launch that processes up to `characters` known characters of `rows`
-/// rows. All its blocks must fit on the device at once.
-pub(crate) fn whole_prefill(
-    network: &NetworkAddresses,
-    batch: &BatchAddresses,
-    exchange: &Exchange,
-    division: PrefillDivision,
-    rows: usize,
-    characters: usize,
-) -> Launch {
-    Launch {
-        grid: [
-            division.blocks() as u32,
-            rows.div_ceil(PREFILL_TILE_ROWS) as u32,
-            1,
-        ],
-        kernel: Kernel::Prefill {
-            division,
-            arguments: PrefillArguments {
-                layer: layer_arguments(network, batch, bucket(rows)),
-                exchange: exchange.address,
-                characters: characters as i32,
-                base: exchange.base,
-            },
-        },
     }
 }
 
@@ -647,6 +374,7 @@ pub(crate) fn bucket(rows: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::tiles::Tile;
     use super::*;
 
     #[test]
