@@ -58,7 +58,8 @@ class GetServerStatusResponse(google.protobuf.message.Message):
     """Device that trains and generates: "cpu" or "cuda:N"."""
     threads: builtins.int
     """Number of threads (`--threads`). A training computes on this many threads;
-    so does generation on the CPU. On a GPU, generation uses a quarter of them, at most four.
+    so does generation on the CPU. On a GPU, generation uses a quarter of them,
+    at most four.
     """
     uptime_seconds: builtins.int
     """Seconds since the server started."""
