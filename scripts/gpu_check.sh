@@ -1,10 +1,10 @@
 #!/bin/sh
 # Checks and measures generation and training on this machine's GPU; the time limits of
 # its parts add up to twelve minutes. Part of the bundle that `make gpu-bundle` builds;
-# runs in the folder of the bundle. Needs an NVIDIA driver and PyTorch 2.11 for CUDA, which contains NVRTC and
-# libtorch; without PyTorch, NVRTC 12 or 13 is enough for the kernels alone. Without a
-# GPU, only the server is checked, on the CPU, with the libtorch in the folder
-# $CHARLSTM_LIBTORCH or that of PyTorch.
+# runs in the folder of the bundle. Needs an NVIDIA driver and PyTorch 2.11 for CUDA,
+# which contains NVRTC and libtorch; without PyTorch, NVRTC 12 or 13 is enough for the
+# kernels alone. Without a GPU, only the server is checked, on the CPU, with the
+# libtorch in the folder $CHARLSTM_LIBTORCH or that of PyTorch.
 #
 #     gpu_check.sh [FOLDER FOR THE LOGS]
 set -u

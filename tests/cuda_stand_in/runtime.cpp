@@ -1,7 +1,7 @@
 // A stand-in for the CUDA runtime, cuDNN and cuBLAS on a machine without a GPU. Device
 // memory is main memory, and copies are made; kernels and library calls compute
-// nothing, or zeros. Streams can be recorded and replayed, and what CUDA forbids during that
-// fails here, too. So libtorch's CUDA code runs up to the kernels.
+// nothing, or zeros. Streams can be captured and replayed, and what CUDA forbids during a
+// capture fails here, too. So libtorch's CUDA code runs up to the kernels.
 //
 // Every other function of these libraries that libtorch calls succeeds and does
 // nothing: see build.py.
@@ -25,7 +25,7 @@ namespace {
 
 using Operation = std::function<void()>;
 
-struct Recording {
+struct Capture {
   cudaStreamCaptureMode mode;
   unsigned long long id;
   std::vector<Operation> operations;
@@ -42,8 +42,8 @@ struct Layer {
 
 struct State {
   std::recursive_mutex mutex;
-  std::map<cudaStream_t, Recording> recordings;
-  unsigned long long recorded = 0;
+  std::map<cudaStream_t, Capture> captures;
+  unsigned long long captured = 0;
   std::map<char *, size_t> memory;
   std::map<void *, cudaStream_t> stream_of_handle;
   std::map<void *, Layer> layers;
@@ -59,19 +59,19 @@ State &state() {
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
-thread_local int recordings_of_thread = 0;
+thread_local int captures_of_thread = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local cudaStream_t stream_of_launch;
 
 cudaError_t forbidden(const char *what) {
-  std::fprintf(stderr, "forbidden while a stream is recorded: %s\n", what);
+  std::fprintf(stderr, "forbidden during a capture: %s\n", what);
   last_error = cudaErrorStreamCaptureUnsupported;
   return last_error;
 }
 
-bool is_recorded(cudaStream_t stream) {
+bool is_capturing(cudaStream_t stream) {
   Lock lock(state().mutex);
-  return state().recordings.count(stream) != 0;
+  return state().captures.count(stream) != 0;
 }
 
 // Whether calls that may wait for a device are forbidden in this thread.
@@ -83,18 +83,18 @@ bool must_not_wait() {
   const auto is_global = [](const auto &entry) {
     return entry.second.mode == cudaStreamCaptureModeGlobal;
   };
-  const auto &recordings = state().recordings;
-  return recordings_of_thread > 0 ||
-         std::any_of(recordings.begin(), recordings.end(), is_global);
+  const auto &captures = state().captures;
+  return captures_of_thread > 0 ||
+         std::any_of(captures.begin(), captures.end(), is_global);
 }
 
 cudaError_t run(cudaStream_t stream, Operation operation) {
   Lock lock(state().mutex);
-  const auto recording = state().recordings.find(stream);
-  if (recording == state().recordings.end()) {
+  const auto capture = state().captures.find(stream);
+  if (capture == state().captures.end()) {
     operation();
   } else {
-    recording->second.operations.push_back(std::move(operation));
+    capture->second.operations.push_back(std::move(operation));
   }
   return cudaSuccess;
 }
@@ -102,7 +102,7 @@ cudaError_t run(cudaStream_t stream, Operation operation) {
 // CUDA would permit a kernel on another stream, but it would be missing in the graph.
 cudaError_t launch(cudaStream_t stream) {
   Lock lock(state().mutex);
-  if (!state().recordings.empty() && !is_recorded(stream)) {
+  if (!state().captures.empty() && !is_capturing(stream)) {
     return forbidden("a kernel on another stream");
   }
   return run(stream, [] {});
@@ -268,7 +268,7 @@ STAND_IN cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
 }
 STAND_IN cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size,
                                      cudaMemcpyKind kind, cudaStream_t stream) {
-  if (is_recorded(stream) && kind != cudaMemcpyDeviceToDevice) {
+  if (is_capturing(stream) && kind != cudaMemcpyDeviceToDevice) {
     return forbidden("a copy to or from main memory");
   }
   return run(stream, [=] { std::memmove(to, from, size); });
@@ -305,15 +305,15 @@ STAND_IN cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned
   return cudaSuccess;
 }
 STAND_IN cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return is_recorded(stream) || must_not_wait() ? forbidden("cudaStreamSynchronize")
+  return is_capturing(stream) || must_not_wait() ? forbidden("cudaStreamSynchronize")
                                                 : cudaSuccess;
 }
 STAND_IN cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  return is_recorded(stream) ? forbidden("cudaStreamQuery") : cudaSuccess;
+  return is_capturing(stream) ? forbidden("cudaStreamQuery") : cudaSuccess;
 }
 STAND_IN cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
                                            cudaStreamCaptureStatus *status) {
-  *status = is_recorded(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  *status = is_capturing(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 STAND_IN cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream,
@@ -322,8 +322,8 @@ STAND_IN cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream,
                                               const cudaGraphNode_t **, const cudaGraphEdgeData **,
                                               size_t *count) {
   Lock lock(state().mutex);
-  const auto found = state().recordings.find(stream);
-  const bool is_active = found != state().recordings.end();
+  const auto found = state().captures.find(stream);
+  const bool is_active = found != state().captures.end();
   *status = is_active ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   if (id != nullptr) {
     *id = is_active ? found->second.id : 0;
@@ -339,19 +339,19 @@ STAND_IN cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream,
 STAND_IN cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   Lock lock(state().mutex);
   if (stream == nullptr) {
-    return forbidden("the recording of the default stream");
+    return forbidden("a capture of the default stream");
   }
-  state().recordings[stream] = Recording{mode, ++state().recorded, {}};
-  ++recordings_of_thread;
+  state().captures[stream] = Capture{mode, ++state().captured, {}};
+  ++captures_of_thread;
   return cudaSuccess;
 }
 STAND_IN cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   Lock lock(state().mutex);
-  const auto found = state().recordings.find(stream);
+  const auto found = state().captures.find(stream);
   *graph = reinterpret_cast<cudaGraph_t>(new auto(found->second.operations));
-  std::fprintf(stderr, "recorded %zu operations\n", found->second.operations.size());
-  state().recordings.erase(found);
-  --recordings_of_thread;
+  std::fprintf(stderr, "captured %zu operations\n", found->second.operations.size());
+  state().captures.erase(found);
+  --captures_of_thread;
   return cudaSuccess;
 }
 STAND_IN cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *launchable,

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use charlstm_int8::{QuantisedNetwork, State};
+use charlstm_int8::State;
 use charlstm_model::decode_step::check::same_results;
 use charlstm_model::decode_step::{
     Arithmetic, BatchBackend, Chunk, DecodeDevice, DecodeError, DecodeWeights, HiddenState,
@@ -60,20 +60,6 @@ impl CudaDecoder {
     pub fn scoring(&self, processor: Processor) -> CudaScoring {
         CudaScoring::new(self.device.clone(), Arc::clone(&self.health), processor)
     }
-
-    /// Uploads a network. `None` if the GPU cannot be used for it.
-    fn upload(&self, network: &QuantisedNetwork) -> Option<Arc<CudaNetwork>> {
-        if !self.health.is_usable() {
-            return None;
-        }
-        match CudaNetwork::upload(&self.device, network) {
-            Ok(uploaded) => Some(Arc::new(uploaded)),
-            Err(error) => {
-                self.health.avoid(error);
-                None
-            }
-        }
-    }
 }
 
 impl DecodeDevice for CudaDecoder {
@@ -84,7 +70,10 @@ impl DecodeDevice for CudaDecoder {
         let network = quantise(parameters)?;
         let on_processor = Arc::new(self.processor.lay_out(architecture, &network)?);
         let layout = CudaWeights {
-            uploaded: self.upload(&network),
+            uploaded: self.health.upload(
+                || CudaNetwork::upload(&self.device, &network),
+                Health::avoid,
+            ),
             on_processor: Arc::clone(&on_processor),
             health: Arc::clone(&self.health),
         };

@@ -2,6 +2,7 @@
 //! what is reported about it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use charlstm_model::decode_step::DecodeError;
@@ -48,6 +49,25 @@ impl Health {
 
     pub(crate) fn is_usable(&self) -> bool {
         !self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// Uploads something to the GPU. `None` if the GPU cannot be used for it; `avoid`
+    /// records why.
+    pub(crate) fn upload<T>(
+        &self,
+        upload: impl FnOnce() -> Result<T, CudaError>,
+        avoid: impl FnOnce(&Self, CudaError),
+    ) -> Option<Arc<T>> {
+        if !self.is_usable() {
+            return None;
+        }
+        match upload() {
+            Ok(uploaded) => Some(Arc::new(uploaded)),
+            Err(error) => {
+                avoid(self, error);
+                None
+            }
+        }
     }
 
     /// Records a failure and returns it as the error of the operation.

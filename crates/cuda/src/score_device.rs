@@ -80,20 +80,6 @@ impl CudaScoring {
             processor,
         }
     }
-
-    /// Uploads a network. `None` if the GPU cannot be used for it.
-    fn upload(&self, parameters: &Parameters) -> Option<Arc<dyn FloatWeights>> {
-        if !self.health.is_usable() {
-            return None;
-        }
-        match CudaFloatNetwork::upload(&self.device, parameters) {
-            Ok(uploaded) => Some(Arc::new(uploaded)),
-            Err(error) => {
-                self.health.avoid_scores(error);
-                None
-            }
-        }
-    }
 }
 
 impl DecodeDevice for CudaScoring {
@@ -101,7 +87,11 @@ impl DecodeDevice for CudaScoring {
     /// whose results differ from those of the CPU has failed.
     fn prepare(&self, parameters: &Parameters) -> Result<DecodeWeights, DecodeError> {
         let on_processor = self.processor.prepare(parameters)?;
-        let uploaded = self.upload(parameters);
+        let uploaded = self.health.upload(
+            || CudaFloatNetwork::upload(&self.device, parameters),
+            Health::avoid_scores,
+        );
+        let uploaded = uploaded.map(|network| network as Arc<dyn FloatWeights>);
         with_scores_on(uploaded, on_processor, &self.health)
     }
 }

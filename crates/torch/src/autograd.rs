@@ -191,7 +191,7 @@ impl AutogradNetwork {
         loss_of(&logits, targets, Reduction::Sum)?.f_to_kind(Kind::Double)
     }
 
-    /// Returns handles on the same tensors.
+    /// Returns handles to the same tensors.
     #[cfg(test)]
     pub(super) fn shallow_clone(&self) -> Self {
         let handles = |named: &NamedParameters<Tensor>| {

@@ -6,7 +6,7 @@ use std::ptr;
 use tch::TchError;
 
 use super::device_step::DeviceStep;
-use super::step_launcher::{Recorder, Recording};
+use super::step_launcher::{Capture, CapturedStep};
 
 /// A stream of a GPU, `c10::cuda::CUDAStream`.
 #[repr(C)]
@@ -55,9 +55,9 @@ fn call(function: impl FnOnce(*mut c_char, usize) -> bool) -> Result<(), TchErro
     Err(TchError::Torch(first_line.to_owned()))
 }
 
-/// A stream on which the work of one training runs: that of other threads goes on
-/// meanwhile, and libtorch can record graphs only on a stream of their own. By
-/// default, the stream that is current anyway.
+/// The stream of one training: it runs concurrently with those of other threads, and
+/// libtorch can capture a graph only on a stream that is not the default one. The
+/// default value keeps the current stream of the thread.
 #[derive(Debug, Default)]
 pub(super) struct TrainingStream {
     stream: Option<RawStream>,
@@ -115,13 +115,13 @@ impl Drop for CurrentStream {
     }
 }
 
-/// Records training steps as CUDA graphs, on the current stream, which must not be
+/// Captures training steps as CUDA graphs, on the current stream, which must not be
 /// the default one.
 #[derive(Debug)]
 pub(super) struct CudaGraphs;
 
-impl Recorder for CudaGraphs {
-    fn record(&self, step: &mut DeviceStep) -> Result<Box<dyn Recording>, TchError> {
+impl Capture for CudaGraphs {
+    fn capture(&self, step: &mut DeviceStep) -> Result<Box<dyn CapturedStep>, TchError> {
         let mut graph = CudaGraph {
             raw: ptr::null_mut(),
         };
@@ -136,12 +136,12 @@ impl Recorder for CudaGraphs {
     }
 }
 
-/// A recorded step. Its tensors are in memory that the graph owns, or outlive it.
+/// A captured step. Its tensors are in memory that the graph owns, or outlive it.
 struct CudaGraph {
     raw: *mut RawGraph,
 }
 
-impl Recording for CudaGraph {
+impl CapturedStep for CudaGraph {
     fn replay(&mut self) -> Result<(), TchError> {
         // SAFETY: the graph is complete.
         call(|message, size| unsafe { charlstm_graph_replay(self.raw, message, size) })
@@ -151,8 +151,8 @@ impl Recording for CudaGraph {
 impl Drop for CudaGraph {
     fn drop(&mut self) {
         if !self.raw.is_null() {
-            // SAFETY: nobody else has the graph. A failure leaves its memory to the
-            // end of the process.
+            // SAFETY: the graph has no other owner. If this fails, its memory is not
+            // freed before the process ends.
             let _ = call(|message, size| unsafe { charlstm_graph_free(self.raw, message, size) });
         }
     }

@@ -91,13 +91,13 @@ impl CudaTrainer {
 }
 
 /// Returns how the steps of a training reach a device. A GPU of which no stream can
-/// be reserved uses the default one, where nothing can be recorded.
+/// be reserved uses the default one, where nothing can be captured.
 fn launching_on(device: Device) -> (TrainingStream, StepLauncher) {
     let Device::Cuda(index) = device else {
         return (TrainingStream::default(), StepLauncher::Plain);
     };
     match TrainingStream::new(index) {
-        Ok(stream) => (stream, StepLauncher::recording(Box::new(CudaGraphs))),
+        Ok(stream) => (stream, StepLauncher::capturing(Box::new(CudaGraphs))),
         Err(error) => (
             TrainingStream::default(),
             StepLauncher::plain_because(&error),

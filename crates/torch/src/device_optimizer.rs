@@ -11,7 +11,7 @@ pub(super) struct DeviceOptimizer {
     pub(super) second_moments: Tensor,
     /// Exponential moving average of the parameters, if there is one.
     pub(super) average: Option<Tensor>,
-    /// What changes from step to step, on the device, so that a recorded step reads
+    /// What changes from step to step, on the device, so that a captured step reads
     /// it: see [`Self::set_factors`].
     factors: Tensor,
 }
@@ -94,7 +94,7 @@ impl DeviceOptimizer {
         Ok(norm)
     }
 
-    /// Returns handles on the same tensors.
+    /// Returns handles to the same tensors.
     #[cfg(test)]
     pub(super) fn shallow_clone(&self) -> Self {
         Self {

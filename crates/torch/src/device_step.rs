@@ -1,5 +1,5 @@
 //! A training step on a device: tensors that stay where they are, and the operations
-//! between them, which can be recorded and replayed.
+//! between them, which can be captured and replayed.
 
 use charlstm_bptt::trainer::{Step, StepInput, TrainerConfig};
 use charlstm_model::parameters::Parameters;
@@ -56,8 +56,8 @@ impl DeviceStep {
                 let _ = tensor.f_zero_()?;
             }
         }
-        let tokens = [input.inputs, input.targets].concat();
-        let tokens: Vec<i64> = tokens.into_iter().map(i64::from).collect();
+        let tokens = input.inputs.iter().chain(input.targets);
+        let tokens: Vec<i64> = tokens.copied().map(i64::from).collect();
         let tokens = Tensor::f_from_slice(&tokens)?.f_view(&*self.tokens.size())?;
         self.tokens.f_copy_(&tokens)?;
         self.optimizer.set_factors(&self.config.update(input))
@@ -73,11 +73,7 @@ impl DeviceStep {
         let drops = RandomDrops {
             config: &self.config,
         };
-        let mut state: DeviceState = self
-            .state
-            .iter()
-            .map(|layer| layer.each_ref().map(Tensor::shallow_clone))
-            .collect();
+        let mut state = handles(&self.state);
         let mean_loss =
             self.network
                 .gradient(&inputs, &targets, &mut state, &drops, &self.gradient)?;
@@ -142,24 +138,21 @@ impl DeviceStep {
         Ok(true)
     }
 
-    /// Returns handles on the same tensors.
+    /// Returns handles to the same tensors.
     #[cfg(test)]
     pub(super) fn shallow_clone(&self) -> Self {
-        let layers = self.state.iter();
         Self {
             config: self.config,
             network: self.network.shallow_clone(),
             optimizer: self.optimizer.shallow_clone(),
-            state: layers
-                .map(|layer| layer.each_ref().map(Tensor::shallow_clone))
-                .collect(),
+            state: handles(&self.state),
             gradient: self.gradient.shallow_clone(),
             tokens: self.tokens.shallow_clone(),
             outcome: self.outcome.shallow_clone(),
         }
     }
 
-    /// Returns handles on the tensors that a step changes.
+    /// Returns handles to the tensors that a step changes.
     pub(super) fn changed(&mut self) -> Vec<Tensor> {
         let mut changed: Vec<Tensor> = [
             self.network.flat(),
@@ -175,6 +168,14 @@ impl DeviceStep {
         changed.extend(rest.map(Tensor::shallow_clone));
         changed
     }
+}
+
+/// Returns handles to the same tensors.
+fn handles(state: &DeviceState) -> DeviceState {
+    let layers = state.iter();
+    layers
+        .map(|layer| layer.each_ref().map(Tensor::shallow_clone))
+        .collect()
 }
 
 /// Copies the bits of a tensor to main memory.

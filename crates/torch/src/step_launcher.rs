@@ -1,5 +1,5 @@
 //! How the operations of a training step reach the device: one by one, or as one
-//! recorded graph. A step of a small network has hundreds of operations, whose
+//! captured graph. A step of a small network has hundreds of operations, whose
 //! launches take longer than they do themselves.
 
 use std::error::Error;
@@ -10,23 +10,23 @@ use tch::TchError;
 use super::device_step::{DeviceStep, Snapshot};
 use super::process_state::seed_generator;
 
-/// Steps before one is recorded: libraries allocate workspaces and choose algorithms
+/// Steps before one is captured: libraries allocate workspaces and choose algorithms
 /// in the first ones.
 const WARM_UP_STEPS: u32 = 3;
 
-/// Records the operations of a step.
-pub(super) trait Recorder {
-    /// Records [`DeviceStep::run`] without computing anything. The operations of the
+/// Captures the operations of a step.
+pub(super) trait Capture {
+    /// Captures [`DeviceStep::run`] without computing anything. The operations of the
     /// calling thread must be allowed to draw random numbers.
     ///
     /// # Errors
-    /// Something in the step cannot be recorded; the step can still be run.
-    fn record(&self, step: &mut DeviceStep) -> Result<Box<dyn Recording>, TchError>;
+    /// Something in the step cannot be captured; the step can still be run.
+    fn capture(&self, step: &mut DeviceStep) -> Result<Box<dyn CapturedStep>, TchError>;
 }
 
-/// A recorded step.
-pub(super) trait Recording {
-    /// Launches the step, which reads and writes the tensors of the recorded one.
+/// A captured step.
+pub(super) trait CapturedStep {
+    /// Launches the step, which reads and writes the tensors of the captured one.
     ///
     /// # Errors
     /// The device failed.
@@ -35,22 +35,22 @@ pub(super) trait Recording {
 
 /// Launches steps.
 pub(super) enum StepLauncher {
-    /// One operation at a time, until the step is recorded after some more steps.
+    /// One operation at a time, until the step is captured after some more steps.
     WarmingUp {
-        recorder: Box<dyn Recorder>,
+        capture: Box<dyn Capture>,
         steps_left: u32,
     },
     /// As a graph.
-    Recorded(Box<dyn Recording>),
+    Captured(Box<dyn CapturedStep>),
     /// One operation at a time.
     Plain,
 }
 
 impl StepLauncher {
-    /// Records steps once the device has warmed up.
-    pub(super) fn recording(recorder: Box<dyn Recorder>) -> Self {
+    /// Captures steps once the device has warmed up.
+    pub(super) fn capturing(capture: Box<dyn Capture>) -> Self {
         Self::WarmingUp {
-            recorder,
+            capture,
             steps_left: WARM_UP_STEPS,
         }
     }
@@ -79,25 +79,25 @@ impl StepLauncher {
         match self {
             Self::WarmingUp {
                 steps_left: 0,
-                recorder,
+                capture,
             } => {
-                let before = step.snapshot().map_err(NotRecorded::Unrecordable);
+                let before = step.snapshot().map_err(NotCaptured::Uncapturable);
                 step.run()?;
                 drop(generator);
-                let recorded =
-                    before.and_then(|before| record(&**recorder, step, input.key, &before));
-                *self = match recorded {
-                    Ok(recording) => {
+                let captured = before
+                    .and_then(|before| capture_and_check(&**capture, step, input.key, &before));
+                *self = match captured {
+                    Ok(captured_step) => {
                         tracing::info!("training steps run as one CUDA graph each");
-                        Self::Recorded(recording)
+                        Self::Captured(captured_step)
                     }
-                    Err(NotRecorded::Failed(error)) => return Err(error),
+                    Err(NotCaptured::Failed(error)) => return Err(error),
                     Err(reason) => Self::plain_because(&reason),
                 };
                 step.outcome()
             }
-            Self::Recorded(recording) => {
-                recording.replay()?;
+            Self::Captured(captured_step) => {
+                captured_step.replay()?;
                 let outcome = step.outcome();
                 // Not before the step has finished: it reads the seed from the device.
                 drop(generator);
@@ -117,40 +117,40 @@ impl StepLauncher {
 
 /// Why steps do not run as graphs.
 #[derive(Debug, thiserror::Error)]
-enum NotRecorded {
-    #[error("a step cannot be recorded: {0}")]
-    Unrecordable(TchError),
-    #[error("a recorded step cannot be replayed: {0}")]
+enum NotCaptured {
+    #[error("a step cannot be captured: {0}")]
+    Uncapturable(TchError),
+    #[error("a captured step cannot be replayed: {0}")]
     Unreplayable(TchError),
-    #[error("a recorded step has another result than the same step before")]
+    #[error("a captured step has a different result from the same step before")]
     WrongResult,
     /// The device failed, and the training with it.
     #[error(transparent)]
     Failed(#[from] TchError),
 }
 
-/// Records the step that has just run from `before`, and replays it. Its result must
+/// Captures the step that has just run from `before`, and replays it. Its result must
 /// be the same, bit for bit; otherwise, that of the first run is restored.
-fn record(
-    recorder: &dyn Recorder,
+fn capture_and_check(
+    capture: &dyn Capture,
     step: &mut DeviceStep,
     key: u64,
     before: &Snapshot,
-) -> Result<Box<dyn Recording>, NotRecorded> {
-    let expected = step.snapshot().map_err(NotRecorded::Unrecordable)?;
+) -> Result<Box<dyn CapturedStep>, NotCaptured> {
+    let expected = step.snapshot().map_err(NotCaptured::Uncapturable)?;
     let generator = seed_generator(key);
-    let mut recording = recorder.record(step).map_err(NotRecorded::Unrecordable)?;
+    let mut captured_step = capture.capture(step).map_err(NotCaptured::Uncapturable)?;
     drop(generator);
     step.restore(before)?;
     let generator = seed_generator(key);
-    let replayed = recording.replay();
+    let replayed = captured_step.replay();
     let is_same = replayed.is_ok() && step.equals(&expected)?;
     drop(generator);
     if is_same {
-        return Ok(recording);
+        return Ok(captured_step);
     }
     step.restore(&expected)?;
-    Err(replayed.map_or_else(NotRecorded::Unreplayable, |()| NotRecorded::WrongResult))
+    Err(replayed.map_or_else(NotCaptured::Unreplayable, |()| NotCaptured::WrongResult))
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ fn check_concurrency(
         outcome.map_err(|_| "a thread panicked")??;
     }
     let steps = steps.map_err(|_| "a thread panicked")??;
-    Ok(format!("{steps} decode steps meanwhile"))
+    Ok(format!("{steps} concurrent decode steps"))
 }
 
 fn check_errors(network: &Arc<CudaFloatNetwork>) -> Result<String, Box<dyn Error>> {

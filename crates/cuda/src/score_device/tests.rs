@@ -1,5 +1,5 @@
-//! Tests with a simulated GPU: the CPU, which counts its scores and fails when
-//! it is told to.
+//! Tests with a simulated GPU: the CPU, which counts its scores and fails as
+//! configured.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

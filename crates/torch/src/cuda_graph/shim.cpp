@@ -1,4 +1,4 @@
-// CUDA streams and graphs of libtorch, which its C interface lacks. The functions
+// CUDA streams and graphs of libtorch, which tch has no functions for. The functions
 // are looked up at run time, so that one program runs with and without the CUDA
 // libraries of libtorch. Layouts and names are those of libtorch 2.11 with the
 // Itanium C++ ABI (c10/cuda/CUDAStream.h, ATen/cuda/CUDAGraph.h).
@@ -25,7 +25,7 @@ static_assert(sizeof(Stream) == 16);
 using Pool = std::pair<unsigned long long, unsigned long long>;
 
 // cudaStreamCaptureModeThreadLocal: other threads, which generate text on the same
-// GPU, may allocate memory meanwhile.
+// GPU, may allocate memory during a capture.
 constexpr int THREAD_LOCAL = 1;
 
 // Memory for an at::cuda::CUDAGraph, with room to spare.
@@ -110,7 +110,7 @@ bool charlstm_stream_enter(const Stream *stream, Stream *before, char *message, 
   });
 }
 
-// Starts to record what the calling thread launches on its current stream.
+// Starts a capture of what the calling thread launches on its current stream.
 bool charlstm_graph_begin(Graph **graph, char *message, size_t size) {
   return guarded(message, size, [&](const Functions &torch) {
     Graph *memory = new Graph();
@@ -121,13 +121,13 @@ bool charlstm_graph_begin(Graph **graph, char *message, size_t size) {
   });
 }
 
-// Ends the recording, which can be replayed from then on.
+// Ends the capture; from then on, the graph can be replayed.
 bool charlstm_graph_end(Graph *graph, char *message, size_t size) {
   return guarded(message, size,
                  [&](const Functions &torch) { torch.capture_end(graph); });
 }
 
-// Launches what was recorded on the current stream.
+// Launches what was captured on the current stream.
 bool charlstm_graph_replay(Graph *graph, char *message, size_t size) {
   return guarded(message, size, [&](const Functions &torch) { torch.replay(graph); });
 }

@@ -34,6 +34,19 @@ fn config() -> LearnerConfig {
     }
 }
 
+fn with_every_technique() -> LearnerConfig {
+    LearnerConfig {
+        dropout: 0.3,
+        techniques: Techniques {
+            locked_dropout: true,
+            recurrent_dropout: 0.2,
+            input_dropout: 0.1,
+            average_decay: Some(0.9),
+        },
+        ..config()
+    }
+}
+
 fn initial(config: &LearnerConfig) -> Parameters {
     let initial = config.optimizer.initial;
     initial.parameters(config.architecture, config.seed)
@@ -93,14 +106,7 @@ fn it_trains_as_the_cpu_does() {
 
 #[test]
 fn with_every_technique_a_resumed_run_is_that_of_an_uninterrupted_one() {
-    let mut config = config();
-    config.dropout = 0.3;
-    config.techniques = Techniques {
-        locked_dropout: true,
-        recurrent_dropout: 0.2,
-        input_dropout: 0.1,
-        average_decay: Some(0.9),
-    };
+    let mut config = with_every_technique();
     let mut uninterrupted = on_libtorch(&config);
     let expected = run(&mut uninterrupted, 0..6);
     let mut first = on_libtorch(&config);
@@ -137,23 +143,16 @@ fn a_text_of_any_length_has_the_loss_that_the_cpu_computes() {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn on_a_gpu_steps_are_recorded() {
-    let mut config = config();
-    config.dropout = 0.3;
-    config.techniques = Techniques {
-        locked_dropout: true,
-        recurrent_dropout: 0.2,
-        input_dropout: 0.1,
-        average_decay: Some(0.9),
-    };
+fn on_a_gpu_steps_are_captured() {
+    let config = with_every_technique();
     let trainer = CudaTrainer::new(&config, &initial(&config), Device::Cuda(0));
-    let mut recorded = trainer.expect("a GPU");
-    let losses = run(&mut recorded, 0..10);
-    assert!(matches!(recorded.launcher, StepLauncher::Recorded(_)));
+    let mut captured = trainer.expect("a GPU");
+    let losses = run(&mut captured, 0..10);
+    assert!(matches!(captured.launcher, StepLauncher::Captured(_)));
     let trainer = CudaTrainer::new(&config, &initial(&config), Device::Cuda(0));
     let mut plain = trainer.expect("a GPU");
     plain.launcher = StepLauncher::Plain;
     assert_eq!(run(&mut plain, 0..10), losses);
     let state = |trainer: &mut CudaTrainer| trainer.optimizer_state().expect("a state");
-    assert_eq!(state(&mut recorded), state(&mut plain));
+    assert_eq!(state(&mut captured), state(&mut plain));
 }

@@ -1,4 +1,4 @@
-//! With libtorch's CPU, and recordings that run the step again.
+//! With libtorch's CPU, and captured steps that run the step again.
 
 use charlstm_bptt::trainer::TrainerConfig;
 use charlstm_model::architecture::Architecture;
@@ -9,7 +9,7 @@ use super::*;
 use crate::autograd::to_host;
 use crate::process_state::use_calling_thread_only;
 
-/// What replays of a recorder do.
+/// What the replays of a captured step do.
 #[derive(Clone, Copy, PartialEq)]
 enum Replays {
     /// The step.
@@ -20,7 +20,7 @@ enum Replays {
     Failing,
 }
 
-/// Records by keeping handles on the tensors of a step.
+/// Captures by keeping handles to the tensors of a step.
 struct OnCpu(Replays);
 
 struct Rerun {
@@ -28,8 +28,8 @@ struct Rerun {
     replays: Replays,
 }
 
-impl Recorder for OnCpu {
-    fn record(&self, step: &mut DeviceStep) -> Result<Box<dyn Recording>, TchError> {
+impl Capture for OnCpu {
+    fn capture(&self, step: &mut DeviceStep) -> Result<Box<dyn CapturedStep>, TchError> {
         Ok(Box::new(Rerun {
             step: step.shallow_clone(),
             replays: self.0,
@@ -37,7 +37,7 @@ impl Recorder for OnCpu {
     }
 }
 
-impl Recording for Rerun {
+impl CapturedStep for Rerun {
     fn replay(&mut self) -> Result<(), TchError> {
         if self.replays == Replays::Failing {
             return Err(TchError::Torch("the graph is broken".to_owned()));
@@ -52,11 +52,11 @@ impl Recording for Rerun {
     }
 }
 
-/// Cannot record.
+/// Cannot capture.
 struct Unable;
 
-impl Recorder for Unable {
-    fn record(&self, _step: &mut DeviceStep) -> Result<Box<dyn Recording>, TchError> {
+impl Capture for Unable {
+    fn capture(&self, _step: &mut DeviceStep) -> Result<Box<dyn CapturedStep>, TchError> {
         Err(TchError::Torch(
             "an operation waits for the device".to_owned(),
         ))
@@ -106,24 +106,24 @@ fn run(launcher: &mut StepLauncher) -> (Vec<Step>, Vec<Vec<f32>>) {
 }
 
 #[test]
-fn recorded_steps_have_the_results_of_plain_ones_with_every_technique() {
+fn captured_steps_have_the_results_of_plain_ones_with_every_technique() {
     let expected = run(&mut StepLauncher::Plain);
-    let mut launcher = StepLauncher::recording(Box::new(OnCpu(Replays::Right)));
+    let mut launcher = StepLauncher::capturing(Box::new(OnCpu(Replays::Right)));
     assert_eq!(run(&mut launcher), expected);
-    assert!(matches!(launcher, StepLauncher::Recorded(_)));
+    assert!(matches!(launcher, StepLauncher::Captured(_)));
     assert!(expected.0.iter().all(|step| step.loss.is_finite()));
 }
 
 #[test]
-fn a_step_that_cannot_be_recorded_or_replayed_has_the_results_of_a_plain_one() {
+fn a_step_that_cannot_be_captured_or_replayed_has_the_results_of_a_plain_one() {
     let expected = run(&mut StepLauncher::Plain);
-    let recorders: [Box<dyn Recorder>; 3] = [
+    let captures: [Box<dyn Capture>; 3] = [
         Box::new(Unable),
         Box::new(OnCpu(Replays::Wrong)),
         Box::new(OnCpu(Replays::Failing)),
     ];
-    for recorder in recorders {
-        let mut launcher = StepLauncher::recording(recorder);
+    for capture in captures {
+        let mut launcher = StepLauncher::capturing(capture);
         assert_eq!(run(&mut launcher), expected);
         assert!(matches!(launcher, StepLauncher::Plain));
     }
