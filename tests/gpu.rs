@@ -5,10 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use charlstm_model::architecture::Architecture;
-use charlstm_model::model_file::{ModelFile, ModelMetadata};
-use charlstm_model::parameters::Parameters;
-use charlstm_model::vocabulary::Vocabulary;
 use charlstm_proto::v1::*;
 use charlstm_repository::{Publisher, Repository};
 use futures_util::future::join_all;
@@ -17,6 +13,7 @@ use tonic::Code;
 
 use crate::support::server::{Server, command_of, inference_only_program};
 use crate::support::tools::skip;
+use crate::support::untrained::{LETTERS, untrained_model};
 use crate::support::wire::{Wire, rest};
 use crate::support::{process, root};
 
@@ -38,26 +35,6 @@ fn stand_in() -> Option<&'static Path> {
     built.as_deref()
 }
 
-/// A model whose weights are all different.
-fn model(characters: impl Iterator<Item = char>, scale: f32) -> ModelFile {
-    let vocabulary = Vocabulary::of(characters);
-    let mut parameters = Parameters::zeros(Architecture {
-        vocabulary_size: vocabulary.len(),
-        hidden_size: 24,
-        num_layers: 2,
-    });
-    for (index, value) in parameters.values.iter_mut().enumerate() {
-        *value = ((index * 31 % 97) as f32 / 97.0 - 0.5) * scale;
-    }
-    ModelFile {
-        parameters,
-        vocabulary,
-        metadata: ModelMetadata::default(),
-    }
-}
-
-const LETTERS: &str = "\n abcdefghij";
-
 /// The first of the characters of the model with a large vocabulary.
 const FIRST: char = '一';
 
@@ -68,8 +45,8 @@ fn with_models() -> TempDir {
     let repository = Repository::open(&folder.path().join("data")).unwrap();
     let many = (0..600).filter_map(|n| char::from_u32(FIRST as u32 + n));
     for (name, model) in [
-        ("few", model(LETTERS.chars(), 1.0)),
-        ("many", model(many, 0.5)),
+        ("few", untrained_model(LETTERS.chars(), 1.0)),
+        ("many", untrained_model(many, 0.5)),
     ] {
         let publisher = Publisher::admin();
         repository.publish(&publisher, name, &model).unwrap();

@@ -1,9 +1,5 @@
 //! The build without libtorch: `--no-default-features`.
 
-use charlstm_model::architecture::Architecture;
-use charlstm_model::model_file::{ModelFile, ModelMetadata};
-use charlstm_model::parameters::Parameters;
-use charlstm_model::vocabulary::Vocabulary;
 use charlstm_proto::v1::generation_service_client::GenerationServiceClient;
 use charlstm_proto::v1::train_request::Payload;
 use charlstm_proto::v1::training_service_client::TrainingServiceClient;
@@ -12,25 +8,8 @@ use charlstm_repository::{Publisher, Repository};
 use tonic::Code;
 
 use crate::support::server::{Server, command_of, inference_only_program};
+use crate::support::untrained::{LETTERS, untrained_model};
 use crate::support::wire::{assert_status, length, rest};
-
-/// A small model whose weights are all different.
-fn model() -> ModelFile {
-    let vocabulary = Vocabulary::of("\n abcdefghij".chars());
-    let mut parameters = Parameters::zeros(Architecture {
-        vocabulary_size: vocabulary.len(),
-        hidden_size: 16,
-        num_layers: 2,
-    });
-    for (index, value) in parameters.values.iter_mut().enumerate() {
-        *value = (index % 97) as f32 / 97.0 - 0.5;
-    }
-    ModelFile {
-        parameters,
-        vocabulary,
-        metadata: ModelMetadata::default(),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_libtorch_generates_and_rejects_trainings_with_a_reason() {
@@ -39,7 +18,11 @@ async fn a_server_without_libtorch_generates_and_rejects_trainings_with_a_reason
     let data = folder.path().join("data");
     let repository = Repository::open(&data).unwrap();
     repository
-        .publish(&Publisher::admin(), "small", &model())
+        .publish(
+            &Publisher::admin(),
+            "small",
+            &untrained_model(LETTERS.chars(), 1.0),
+        )
         .unwrap();
     drop(repository);
     let server = Server::launch(folder, command_of(program, &data, &[]));

@@ -12,6 +12,7 @@ pub(crate) mod principals;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod tools;
+pub(crate) mod untrained;
 pub(crate) mod wire;
 
 use std::path::{Path, PathBuf};

@@ -8,6 +8,8 @@ use std::ffi::c_uint;
 use charlstm_int8::{QuantisedNetwork, Shape, State, activation, logsumexp, reference};
 
 mod batch;
+#[path = "../tests/host/compiler.rs"]
+mod compiler;
 mod library;
 #[path = "../examples/gpu_check/random.rs"]
 mod random;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::compiler::compiler;
 use crate::launch::{Kernel, Launch, TILES};
 
 /// The kernel sources, compiled for the CPU.
@@ -41,15 +42,7 @@ pub(super) fn host_kernels() -> Option<Locked> {
 }
 
 pub(super) fn compile_for_host() -> Option<HostKernels> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
-    if Command::new(&compiler).arg("--version").output().is_err() {
-        assert!(
-            std::env::var_os("CHARLSTM_REQUIRE_ALL").is_none(),
-            "{compiler} is not installed, and CHARLSTM_REQUIRE_ALL is set"
-        );
-        eprintln!("skipped: {compiler} is not installed");
-        return None;
-    }
+    let compiler = compiler()?;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let library = folder.path().join("kernels_on_host.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/kernels_on_host.cpp");
