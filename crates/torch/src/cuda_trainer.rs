@@ -49,10 +49,8 @@ impl CudaTrainer {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, TchError>,
     ) -> Result<T, LearnError> {
-        let current = self.stream.enter().map_err(failed)?;
-        let done = work(self);
-        drop(current);
-        done.map_err(failed)
+        let _current = self.stream.enter().map_err(failed)?;
+        work(self).map_err(failed)
     }
 
     fn try_state(&mut self) -> Result<OptimizerState, TchError> {

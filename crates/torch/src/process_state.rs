@@ -32,7 +32,8 @@ pub(crate) struct SeededGenerator {
 /// guard is dropped. Blocks while another learner holds them.
 ///
 /// The random numbers of an operation are determined when it is started, also
-/// on a GPU, where it runs later.
+/// on a GPU, where it runs later. Those of a CUDA graph are determined when it
+/// runs: keep the guard until then.
 pub(crate) fn seed_generator(seed: u64) -> SeededGenerator {
     let guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(seed as i64);
